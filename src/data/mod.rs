@@ -1,0 +1,1 @@
+//! Data sets: a table of rows, one file per source, the shard format and the order of batches.

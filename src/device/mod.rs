@@ -1,0 +1,3 @@
+//! Devices and memory. The only unsafe code of the crate is here.
+
+pub mod cpu;

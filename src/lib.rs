@@ -1,0 +1,23 @@
+//! stepback-native trains the fixed experiments of the Python package step-back: same configs, same
+//! initial weights, same batches, comparable numbers.
+//!
+//! Modules import downwards only:
+//! `cli -> train | verify -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
+//! the three in braces never import one another, `optim` skips `nn` and `ops`, and `config`, `random`
+//! and `error` import nothing of ours (but `error`). `tests/layers.rs` checks it.
+
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod graph;
+pub mod models;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod random;
+pub mod results;
+pub mod train;
+
+pub use error::{Error, Result};

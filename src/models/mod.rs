@@ -1,0 +1,1 @@
+//! Models: a table of rows, one file per family.

@@ -1,0 +1,1 @@
+//! Tensor ops: one file each, a method on Var and its bodies.

@@ -1,0 +1,1 @@
+//! Training: one run, and a sweep of runs.
