@@ -43,3 +43,116 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
         lanes.iter().sum::<f64>() + rest
     })
 }
+
+/// y += x.
+pub fn add_assign(y: &mut [f32], x: &[f32]) {
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+}
+
+/// y = f(x), element by element.
+pub fn map(y: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32 + Sync) {
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x)));
+}
+
+/// y = f(a, b), element by element.
+pub fn map2(y: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    y.par_chunks_mut(CHUNK)
+        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
+        .for_each(|(y, (a, b))| {
+            for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
+                *y = f(*a, *b);
+            }
+        });
+}
+
+/// Sum of f(a, b) over the elements.
+pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f64 + Sync) -> f64 {
+    assert_eq!(a.len(), b.len());
+    sum_chunks(a, b, |a, b| a.iter().zip(b).map(|(a, b)| f(*a, *b)).sum())
+}
+
+/// sums[j] = sum over the rows of x (rows, sums.len()), in the order of the rows.
+pub fn sum_rows(sums: &mut [f32], x: &[f32]) {
+    sums.fill(0.0);
+    for row in x.chunks_exact(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum += x;
+        }
+    }
+}
+
+/// A matrix in a slice, read row by row or, transposed, column by column.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// The row-major matrix (rows, columns).
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Matrix<'a> {
+        assert_eq!(data.len(), rows * columns);
+        Matrix {
+            data,
+            rows,
+            columns,
+            row_stride: columns,
+            column_stride: 1,
+        }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Matrix<'a> {
+        Matrix {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+}
+
+/// Rows of the result that one task computes. Fixed, so that results do not depend on threads.
+const ROW_BLOCK: usize = 64;
+
+/// c = a b, or c += a b; c is row-major.
+pub fn matmul(c: &mut [f32], a: Matrix, b: Matrix, accumulate: bool) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert_eq!(k, b.rows);
+    assert_eq!(c.len(), m * n);
+    c.par_chunks_mut(ROW_BLOCK * n).enumerate().for_each(|(block, c)| {
+        let first = block * ROW_BLOCK * a.row_stride;
+        // SAFETY: all three matrices lie inside their slices: checked above and in `Matrix::new`.
+        unsafe {
+            gemm::gemm(
+                c.len() / n,
+                n,
+                k,
+                c.as_mut_ptr(),
+                1,
+                n as isize,
+                accumulate,
+                a.data.as_ptr().add(first),
+                a.column_stride as isize,
+                a.row_stride as isize,
+                b.data.as_ptr(),
+                b.column_stride as isize,
+                b.row_stride as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    });
+}

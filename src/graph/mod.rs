@@ -1,1 +1,14 @@
-//! Recording and running: tape, parameters, the trait of an op, and the plan.
+//! Record once, run many: a model's forward pass records a [`Tape`] of ops with known shapes, and
+//! [`Plan::freeze`] turns it into steps over fixed slots of one arena.
+
+mod memory;
+mod op;
+mod params;
+mod plan;
+mod tape;
+
+pub use memory::Memory;
+pub use op::{Bwd, Clock, Fwd, MAX_INPUTS, Op};
+pub use params::{Params, Range, Tensor};
+pub use plan::{Plan, Targets};
+pub use tape::{Mode, Tape, Var};

@@ -1,1 +1,71 @@
 //! Models: a table of rows, one file per family.
+//!
+//! A model is built once per run: it creates its parameters, drawing them in the reference's order, and
+//! is then recorded on as many tapes as the run needs.
+
+mod completion;
+mod linear;
+
+use serde_json::{Map, Value};
+
+use crate::config::{Entry, Values};
+use crate::graph::{Params, Var};
+
+pub trait Model: Send + Sync {
+    /// Records the forward pass of a batch (N, input shape...): (N, output shape...).
+    fn forward<'t>(&self, x: Var<'t>) -> Var<'t>;
+}
+
+/// What a model must know of its data set.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Shape of one sample, as PyTorch has it: (features,) or (channels, height, width).
+    pub input: Vec<usize>,
+    /// Shape of one target.
+    pub target: Vec<usize>,
+    /// Number of classes, where the targets are class indices.
+    pub classes: Option<usize>,
+}
+
+/// Builds a model, or says why it does not fit its data or its own keys.
+type Build = fn(&mut Params, &Data, &Values) -> Result<Box<dyn Model>, String>;
+
+/// A row of the table of models.
+pub struct Row {
+    pub entry: Entry,
+    build: Build,
+}
+
+pub const ROWS: &[Row] = &[
+    linear::LINEAR,
+    linear::MLP,
+    linear::MATRIX_FAC,
+    completion::MATRIX_COMPLETION,
+];
+
+impl Row {
+    /// Creates the model and its parameters. `kwargs` have been checked against the entry's keys.
+    pub fn build(
+        &self,
+        params: &mut Params,
+        data: &Data,
+        kwargs: &Map<String, Value>,
+    ) -> Result<Box<dyn Model>, String> {
+        (self.build)(params, data, &Values::new(self.entry.keys, kwargs))
+    }
+}
+
+pub fn row(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.entry.name == name)
+}
+
+/// The number of features of flat samples.
+fn features(data: &Data) -> Result<usize, String> {
+    match data.input[..] {
+        [n] => Ok(n),
+        _ => Err(format!(
+            "it takes flat samples, not samples of shape {:?} (for mnist: \"as_image\": false)",
+            data.input
+        )),
+    }
+}

@@ -1,1 +1,33 @@
 //! Layers made of ops, with PyTorch's initial values and parameter names; losses and scores.
+
+pub mod loss;
+
+use crate::graph::{Params, Range, Var};
+
+/// PyTorch's `Linear`: weight (out, in) and bias (out), uniform in ±1/sqrt(in).
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    pub weight: Range,
+    pub bias: Option<Range>,
+}
+
+impl Linear {
+    /// Draws the weight, then the bias. `name` is PyTorch's name of the layer.
+    pub fn new(
+        params: &mut Params,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> Linear {
+        let bound = (1.0 / (inputs as f64).sqrt()) as f32;
+        let weight = params.uniform(format!("{name}.weight"), &[outputs, inputs], bound);
+        let bias = bias.then(|| params.uniform(format!("{name}.bias"), &[outputs], bound));
+        Linear { weight, bias }
+    }
+
+    pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let bias = self.bias.map(|b| x.tape.param(b));
+        x.linear(x.tape.param(self.weight), bias)
+    }
+}

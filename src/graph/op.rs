@@ -1,0 +1,75 @@
+//! What an op is.
+
+pub const MAX_INPUTS: usize = 6;
+
+/// The position in a run, for ops that draw random numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    pub seed: u64,
+    /// Training steps done before this one.
+    pub step: u64,
+}
+
+/// A tensor op with fixed shapes: what it needs beside inputs and output, and its bodies.
+///
+/// Bodies overwrite their outputs. The gradient buffer `dx[i]` is empty where input `i` needs no
+/// gradient. Where a tensor has several consumers, the plan adds up their contributions.
+pub trait Op: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    /// Floats that forward leaves for backward.
+    fn saved(&self) -> usize {
+        0
+    }
+
+    /// Floats of workspace in forward.
+    fn fwd_work(&self) -> usize {
+        0
+    }
+
+    /// Floats of workspace in backward.
+    fn bwd_work(&self) -> usize {
+        0
+    }
+
+    /// Does backward read the inputs? If not, `Bwd::x` holds empty slices.
+    fn bwd_reads_inputs(&self) -> bool {
+        true
+    }
+
+    /// Does backward read the output? If not, `Bwd::y` is empty.
+    fn bwd_reads_output(&self) -> bool {
+        false
+    }
+
+    /// Multiply-adds times two, in forward.
+    fn flops(&self) -> usize {
+        0
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>);
+
+    fn cpu_bwd(&self, io: Bwd<'_>);
+}
+
+/// What a forward body sees.
+pub struct Fwd<'a> {
+    pub x: [&'a [f32]; MAX_INPUTS],
+    pub y: &'a mut [f32],
+    pub saved: &'a mut [f32],
+    pub work: &'a mut [f32],
+    /// The buffers that the op was recorded with (running averages).
+    pub state: &'a mut [f32],
+    pub clock: Clock,
+}
+
+/// What a backward body sees.
+pub struct Bwd<'a> {
+    pub x: [&'a [f32]; MAX_INPUTS],
+    pub y: &'a [f32],
+    pub saved: &'a [f32],
+    pub dy: &'a [f32],
+    pub dx: [&'a mut [f32]; MAX_INPUTS],
+    pub work: &'a mut [f32],
+    pub clock: Clock,
+}

@@ -1,0 +1,107 @@
+//! Parameters and buffers: named contiguous ranges of flat vectors, with PyTorch's names, shapes and
+//! layouts.
+
+use crate::random::torch::Generator;
+
+/// Index range in a flat vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub start: usize,
+    pub len: usize,
+}
+
+/// A named tensor in a flat vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub range: Range,
+}
+
+/// The parameters (trained) and buffers (running averages) of a model, while it is built and after.
+/// Layers draw their initial values from the generator in the order in which they are made.
+pub struct Params {
+    pub generator: Generator,
+    pub tensors: Vec<Tensor>,
+    pub values: Vec<f32>,
+    pub buffers: Vec<Tensor>,
+    pub buffer_values: Vec<f32>,
+}
+
+impl Params {
+    pub fn new(generator: Generator) -> Params {
+        Params {
+            generator,
+            tensors: Vec::new(),
+            values: Vec::new(),
+            buffers: Vec::new(),
+            buffer_values: Vec::new(),
+        }
+    }
+
+    /// A new parameter, filled with `value`.
+    pub fn constant(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
+        add(&mut self.tensors, &mut self.values, name, shape, value)
+    }
+
+    /// A new parameter, uniform in [-bound, bound).
+    pub fn uniform(&mut self, name: impl Into<String>, shape: &[usize], bound: f32) -> Range {
+        let range = self.constant(name, shape, 0.0);
+        self.generator
+            .uniform(slice(&mut self.values, range), -bound, bound);
+        range
+    }
+
+    /// A new parameter, normal with mean 0.
+    pub fn normal(&mut self, name: impl Into<String>, shape: &[usize], std: f32) -> Range {
+        let range = self.constant(name, shape, 0.0);
+        self.redraw_normal(range, std);
+        range
+    }
+
+    /// Draws a parameter again, normal with mean 0.
+    pub fn redraw_normal(&mut self, range: Range, std: f32) {
+        self.generator
+            .normal(slice(&mut self.values, range), 0.0, std);
+    }
+
+    /// A new buffer, filled with `value`.
+    pub fn buffer(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
+        add(
+            &mut self.buffers,
+            &mut self.buffer_values,
+            name,
+            shape,
+            value,
+        )
+    }
+
+    pub fn shape(&self, range: Range) -> &[usize] {
+        let tensor = self.tensors.iter().find(|t| t.range == range);
+        &tensor.expect("a parameter of this model").shape
+    }
+}
+
+fn slice(values: &mut [f32], range: Range) -> &mut [f32] {
+    &mut values[range.start..range.start + range.len]
+}
+
+fn add(
+    tensors: &mut Vec<Tensor>,
+    values: &mut Vec<f32>,
+    name: impl Into<String>,
+    shape: &[usize],
+    value: f32,
+) -> Range {
+    let range = Range {
+        start: values.len(),
+        len: shape.iter().product(),
+    };
+    values.resize(range.start + range.len, value);
+    tensors.push(Tensor {
+        name: name.into(),
+        shape: shape.to_vec(),
+        range,
+    });
+    range
+}

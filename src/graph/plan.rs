@@ -1,0 +1,418 @@
+//! The plan: a tape frozen into steps over fixed slots.
+
+use super::memory::{Layout, Memory, part};
+use super::op::{Bwd, Clock, Fwd, MAX_INPUTS, Op};
+use super::params::Params;
+use super::tape::{Mode, Node, Source, Tape, Var};
+use crate::device::arena::{Slot, round_up};
+use crate::device::{Device, cpu};
+
+/// What one step does.
+enum Action {
+    Forward,
+    Backward,
+    /// `dx[0] += dy`: a further contribution to a gradient.
+    Accumulate,
+}
+
+struct Step {
+    action: Action,
+    /// Index into the plan's ops.
+    op: usize,
+    x: [Slot; MAX_INPUTS],
+    y: Slot,
+    saved: Slot,
+    dy: Slot,
+    dx: [Slot; MAX_INPUTS],
+    work: Slot,
+    state: Slot,
+}
+
+/// What a plan is to compute: forward to the outputs and, if `backward` names a tensor, back from it to
+/// all parameters. Ops that neither depends on are left out.
+pub struct Targets<'t> {
+    pub outputs: Vec<Var<'t>>,
+    pub backward: Option<Var<'t>>,
+}
+
+/// Steps over fixed slots. Inputs and outputs are in the order of recording.
+pub struct Plan {
+    ops: Vec<Box<dyn Op>>,
+    steps: Vec<Step>,
+    pub inputs: Vec<Slot>,
+    pub outputs: Vec<Slot>,
+    /// The gradient with respect to the tensor that backward starts from; written by the caller
+    /// before each run.
+    pub seed: Slot,
+    end: usize,
+    device: Device,
+}
+
+/// A buffer before it has a place: alive from step `born` to step `dies`.
+struct Buffer {
+    len: usize,
+    born: usize,
+    dies: usize,
+}
+
+/// Where a step's operand will be found.
+#[derive(Clone, Copy)]
+enum Place {
+    None,
+    Fixed(Slot),
+    Buffer(usize),
+}
+
+/// A step whose operands have no slots yet.
+struct Draft {
+    action: Action,
+    op: usize,
+    x: [Place; MAX_INPUTS],
+    y: Place,
+    saved: Place,
+    dy: Place,
+    dx: [Place; MAX_INPUTS],
+    work: Place,
+    state: Place,
+}
+
+impl Draft {
+    fn new(action: Action, op: usize) -> Draft {
+        Draft {
+            action,
+            op,
+            x: [Place::None; MAX_INPUTS],
+            y: Place::None,
+            saved: Place::None,
+            dy: Place::None,
+            dx: [Place::None; MAX_INPUTS],
+            work: Place::None,
+            state: Place::None,
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let single = [self.y, self.saved, self.dy, self.work, self.state];
+        self.x.into_iter().chain(self.dx).chain(single)
+    }
+
+    fn settle(self, slot: impl Fn(Place) -> Slot) -> Step {
+        Step {
+            action: self.action,
+            op: self.op,
+            x: self.x.map(&slot),
+            y: slot(self.y),
+            saved: slot(self.saved),
+            dy: slot(self.dy),
+            dx: self.dx.map(&slot),
+            work: slot(self.work),
+            state: slot(self.state),
+        }
+    }
+}
+
+/// Collects drafts and the buffers they need.
+#[derive(Default)]
+struct Draftsman {
+    drafts: Vec<Draft>,
+    buffers: Vec<Buffer>,
+}
+
+impl Draftsman {
+    /// A new buffer; where it is used decides how long it lives.
+    fn buffer(&mut self, len: usize) -> Place {
+        if len == 0 {
+            return Place::None;
+        }
+        self.buffers.push(Buffer {
+            len,
+            born: usize::MAX,
+            dies: 0,
+        });
+        Place::Buffer(self.buffers.len() - 1)
+    }
+
+    fn push(&mut self, draft: Draft) {
+        let now = self.drafts.len();
+        for place in draft.places() {
+            if let Place::Buffer(id) = place {
+                let buffer = &mut self.buffers[id];
+                buffer.born = buffer.born.min(now);
+                buffer.dies = now;
+            }
+        }
+        self.drafts.push(draft);
+    }
+
+    /// Keeps a buffer to itself for the whole plan.
+    fn keep(&mut self, place: Place) {
+        if let Place::Buffer(id) = place {
+            self.buffers[id].born = 0;
+            self.buffers[id].dies = usize::MAX;
+        }
+    }
+}
+
+impl Plan {
+    /// Records a forward pass and freezes it.
+    pub fn record(
+        params: &Params,
+        mode: Mode,
+        device: Device,
+        forward: impl for<'t> FnOnce(&'t Tape<'t>) -> Targets<'t>,
+    ) -> Plan {
+        let tape = Tape::new(params, mode);
+        let targets = forward(&tape);
+        let outputs: Vec<usize> = targets.outputs.iter().map(|v| v.id).collect();
+        let backward = targets.backward.map(|v| v.id);
+        Plan::freeze(tape, device, &outputs, backward)
+    }
+
+    fn freeze(
+        tape: Tape<'_>,
+        device: Device,
+        outputs: &[usize],
+        backward: Option<usize>,
+    ) -> Plan {
+        let layout = Layout::new(tape.params);
+        let mut nodes = tape.nodes.into_inner();
+        let needed = needed(&nodes, outputs.iter().copied().chain(backward));
+        let mut ops = Vec::new();
+        let mut men = Draftsman::default();
+        let mut places = vec![Place::None; nodes.len()];
+        let mut forward: Vec<Option<Draft>> = Vec::new();
+        let mut wants_grad = vec![false; nodes.len()];
+        let mut inputs = Vec::new();
+
+        for (id, node) in nodes.iter_mut().enumerate() {
+            forward.push(None);
+            let len = node.shape.iter().product();
+            match &mut node.source {
+                Source::Input => {
+                    places[id] = men.buffer(len);
+                    men.keep(places[id]);
+                    inputs.push(places[id]);
+                }
+                Source::Param(range) => {
+                    places[id] = Place::Fixed(part(layout.values, *range));
+                    wants_grad[id] = true;
+                }
+                Source::Op { .. } if !needed[id] => {}
+                Source::Op { op, inputs, state } => {
+                    wants_grad[id] = inputs.iter().any(|&i| wants_grad[i]);
+                    places[id] = men.buffer(len);
+                    let new_draft = |action| {
+                        let mut draft = Draft::new(action, ops.len());
+                        for (x, &i) in draft.x.iter_mut().zip(inputs.iter()) {
+                            *x = places[i];
+                        }
+                        draft.y = places[id];
+                        draft
+                    };
+                    let mut draft = new_draft(Action::Forward);
+                    let mut back = new_draft(Action::Backward);
+                    draft.saved = men.buffer(op.saved());
+                    back.saved = draft.saved;
+                    draft.work = men.buffer(op.fwd_work());
+                    if let Some(range) = state {
+                        draft.state = Place::Fixed(part(layout.buffers, *range));
+                    }
+                    men.push(draft);
+                    if !op.bwd_reads_inputs() {
+                        back.x = [Place::None; MAX_INPUTS];
+                    }
+                    if !op.bwd_reads_output() {
+                        back.y = Place::None;
+                    }
+                    forward[id] = Some(back);
+                    ops.push(std::mem::replace(op, Box::new(Moved)));
+                }
+            }
+        }
+        for &id in outputs {
+            men.keep(places[id]);
+        }
+
+        let mut grads = vec![Place::None; nodes.len()];
+        let mut seed = Place::None;
+        if let Some(id) = backward {
+            seed = men.buffer(nodes[id].shape.iter().product());
+            men.keep(seed);
+            grads[id] = seed;
+        }
+        for id in (0..nodes.len()).rev() {
+            let (Some(mut draft), Source::Op { inputs, .. }) =
+                (forward[id].take(), &nodes[id].source)
+            else {
+                continue;
+            };
+            if !wants_grad[id] || matches!(grads[id], Place::None) {
+                continue;
+            }
+            draft.dy = grads[id];
+            draft.work = men.buffer(ops[draft.op].bwd_work());
+            let mut further = Vec::new();
+            for (slot, &i) in draft.dx.iter_mut().zip(inputs).filter(|(_, i)| wants_grad[**i]) {
+                let first = matches!(grads[i], Place::None);
+                *slot = match nodes[i].source {
+                    Source::Param(range) if first => Place::Fixed(part(layout.grads, range)),
+                    _ => men.buffer(nodes[i].shape.iter().product()),
+                };
+                if first {
+                    grads[i] = *slot;
+                } else {
+                    further.push((grads[i], *slot));
+                }
+            }
+            let op = draft.op;
+            men.push(draft);
+            for (sum, term) in further {
+                let mut draft = Draft::new(Action::Accumulate, op);
+                draft.dx[0] = sum;
+                draft.dy = term;
+                men.push(draft);
+            }
+        }
+
+        let (slots, end) = place(&men.buffers, layout.end());
+        let slot = |place| match place {
+            Place::None => Slot::default(),
+            Place::Fixed(slot) => slot,
+            Place::Buffer(id) => slots[id],
+        };
+        Plan {
+            inputs: inputs.into_iter().map(slot).collect(),
+            outputs: outputs.iter().map(|&id| slot(places[id])).collect(),
+            seed: slot(seed),
+            steps: men.drafts.into_iter().map(|d| d.settle(slot)).collect(),
+            ops,
+            end,
+            device,
+        }
+    }
+
+    /// The first float behind this plan's slots.
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Floating-point operations of one run.
+    pub fn flops(&self) -> usize {
+        let cost = |step: &Step| match step.action {
+            Action::Forward => self.ops[step.op].flops(),
+            Action::Backward => 2 * self.ops[step.op].flops(),
+            Action::Accumulate => 0,
+        };
+        self.steps.iter().map(cost).sum()
+    }
+
+    /// Runs the steps. Allocates nothing.
+    pub fn run(&self, memory: &mut Memory, clock: Clock) {
+        match self.device {
+            Device::Cpu => {
+                for step in &self.steps {
+                    self.cpu_step(step, memory, clock);
+                }
+            }
+        }
+    }
+
+    fn cpu_step(&self, step: &Step, memory: &mut Memory, clock: Clock) {
+        let op = &self.ops[step.op];
+        match step.action {
+            Action::Forward => {
+                let writes = [step.y, step.saved, step.work, step.state];
+                let (x, [y, saved, work, state]) = memory.arena.views(step.x, writes);
+                op.cpu_fwd(Fwd {
+                    x,
+                    y,
+                    saved,
+                    work,
+                    state,
+                    clock,
+                });
+            }
+            Action::Backward => {
+                let [x0, x1, x2, x3, x4, x5] = step.x;
+                let [d0, d1, d2, d3, d4, d5] = step.dx;
+                let reads = [x0, x1, x2, x3, x4, x5, step.y, step.saved, step.dy];
+                let writes = [d0, d1, d2, d3, d4, d5, step.work];
+                let ([x @ .., y, saved, dy], [dx @ .., work]) = memory.arena.views(reads, writes);
+                op.cpu_bwd(Bwd {
+                    x,
+                    y,
+                    saved,
+                    dy,
+                    dx,
+                    work,
+                    clock,
+                });
+            }
+            Action::Accumulate => {
+                let ([term], [sum]) = memory.arena.views([step.dy], [step.dx[0]]);
+                cpu::add_assign(sum, term);
+            }
+        }
+    }
+}
+
+/// Stands where an op was that a plan has taken.
+struct Moved;
+
+impl Op for Moved {
+    fn name(&self) -> &'static str {
+        "moved"
+    }
+    fn cpu_fwd(&self, _: Fwd<'_>) {
+        unreachable!("the plan runs its own ops")
+    }
+    fn cpu_bwd(&self, _: Bwd<'_>) {
+        unreachable!("the plan runs its own ops")
+    }
+}
+
+/// The nodes that the targets depend on.
+fn needed(nodes: &[Node], targets: impl Iterator<Item = usize>) -> Vec<bool> {
+    let mut needed = vec![false; nodes.len()];
+    targets.for_each(|id| needed[id] = true);
+    for id in (0..nodes.len()).rev() {
+        if let (true, Source::Op { inputs, .. }) = (needed[id], &nodes[id].source) {
+            inputs.iter().for_each(|&i| needed[i] = true);
+        }
+    }
+    needed
+}
+
+/// Gives every buffer a place behind `base` such that buffers alive at the same time do not overlap:
+/// larger ones first, each at the lowest free place. Returns the slots and the end.
+fn place(buffers: &[Buffer], base: usize) -> (Vec<Slot>, usize) {
+    let mut order: Vec<usize> = (0..buffers.len()).collect();
+    order.sort_by_key(|&id| std::cmp::Reverse(buffers[id].len));
+    let mut slots = vec![Slot::default(); buffers.len()];
+    let mut placed: Vec<usize> = Vec::new();
+    let mut end = base;
+    for id in order {
+        let buffer = &buffers[id];
+        let alive = |other: &Buffer| buffer.born <= other.dies && other.born <= buffer.dies;
+        let mut start = base;
+        // `placed` is sorted by start.
+        for &other in &placed {
+            if !alive(&buffers[other]) {
+                continue;
+            }
+            if start + buffer.len <= slots[other].start {
+                break;
+            }
+            start = start.max(slots[other].start + round_up(slots[other].len));
+        }
+        slots[id] = Slot {
+            start,
+            len: buffer.len,
+        };
+        let at = placed.partition_point(|&other| slots[other].start <= start);
+        placed.insert(at, id);
+        end = end.max(start + round_up(buffer.len));
+    }
+    (slots, end)
+}
+

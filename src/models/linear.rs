@@ -1,0 +1,139 @@
+//! Chains of linear layers: `linear`, `mlp` and `matrix_fac`.
+
+use super::{Model, Row, features};
+use crate::config::{Entry, Key, Kind};
+use crate::graph::Var;
+use crate::nn::Linear;
+
+/// Linear layers, with what stands between two of them.
+struct Chain {
+    layers: Vec<Linear>,
+    relu: bool,
+    dropout: f64,
+}
+
+impl Model for Chain {
+    fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let (last, hidden) = self.layers.split_last().expect("a layer");
+        let x = hidden.iter().fold(x, |x, layer| {
+            let x = layer.forward(x);
+            let x = if self.relu { x.relu() } else { x };
+            x.dropout(self.dropout)
+        });
+        last.forward(x)
+    }
+}
+
+const OUTPUT_SIZE: Key = Key {
+    name: "output_size",
+    kind: Kind::Count,
+    default: Some("1"),
+    about: "number of outputs",
+};
+
+const BIAS: Key = Key {
+    name: "bias",
+    kind: Kind::Flag,
+    default: Some("false"),
+    about: "add a bias",
+};
+
+pub const LINEAR: Row = Row {
+    entry: Entry {
+        name: "linear",
+        about: "one linear layer on flat samples",
+        paper: "",
+        keys: &[OUTPUT_SIZE, BIAS],
+    },
+    build: |params, data, values| {
+        let (inputs, outputs) = (features(data)?, values.count("output_size"));
+        let layer = Linear::new(params, "0", inputs, outputs, values.flag("bias"));
+        Ok(Box::new(Chain {
+            layers: vec![layer],
+            relu: false,
+            dropout: 0.0,
+        }))
+    },
+};
+
+pub const MLP: Row = Row {
+    entry: Entry {
+        name: "mlp",
+        about: "multilayer perceptron: linear layers with ReLU between them, on flat samples",
+        paper: "",
+        keys: &[
+            Key {
+                name: "output_size",
+                kind: Kind::Count,
+                default: None,
+                about: "number of outputs",
+            },
+            Key {
+                name: "hidden_sizes",
+                kind: Kind::Counts,
+                default: Some("[]"),
+                about: "widths of the hidden layers",
+            },
+            BIAS,
+            Key {
+                name: "dropout",
+                kind: Kind::Flag,
+                default: Some("false"),
+                about: "dropout with rate 0.5 after each ReLU",
+            },
+        ],
+    },
+    build: |params, data, values| {
+        let mut inputs = features(data)?;
+        let (bias, dropout) = (values.flag("bias"), values.flag("dropout"));
+        let mut sizes = values.counts("hidden_sizes");
+        sizes.push(values.count("output_size"));
+        // The layers between two linear ones count in PyTorch's names.
+        let stride = if dropout { 3 } else { 2 };
+        let mut layers = Vec::new();
+        for (i, outputs) in sizes.into_iter().enumerate() {
+            let name = (stride * i).to_string();
+            layers.push(Linear::new(params, &name, inputs, outputs, bias));
+            inputs = outputs;
+        }
+        Ok(Box::new(Chain {
+            layers,
+            relu: true,
+            dropout: if dropout { 0.5 } else { 0.0 },
+        }))
+    },
+};
+
+pub const MATRIX_FAC: Row = Row {
+    entry: Entry {
+        name: "matrix_fac",
+        about: "product of two matrices: two linear layers without bias",
+        paper: "",
+        keys: &[Key {
+            name: "rank",
+            kind: Kind::Checked("an integer of 1 or more, or null", |v| {
+                v.is_null() || Kind::Count.accepts(v)
+            }),
+            default: Some("null"),
+            about: "inner dimension; null: the larger of the outer two",
+        }],
+    },
+    build: |params, data, values| {
+        let inputs = features(data)?;
+        let outputs = match (&data.target[..], data.classes) {
+            ([n], None) => *n,
+            _ => return Err("its targets must be flat vectors of numbers".into()),
+        };
+        let rank = values.get("rank").as_u64();
+        let rank = rank.map_or(inputs.max(outputs), |r| r as usize);
+        let layers = vec![
+            Linear::new(params, "0", inputs, rank, false),
+            Linear::new(params, "1", rank, outputs, false),
+        ];
+        Ok(Box::new(Chain {
+            layers,
+            relu: false,
+            dropout: 0.0,
+        }))
+    },
+};

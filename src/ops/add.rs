@@ -1,0 +1,46 @@
+//! Sum of two tensors of one shape: y = a + b.
+//!
+//! Gradient: da = db = dy.
+
+use crate::device::cpu;
+use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::ops::{Case, Row};
+
+struct Add;
+
+impl<'t> Var<'t> {
+    /// The sum of two tensors of the same shape.
+    pub fn plus(self, other: Var<'t>) -> Var<'t> {
+        assert_eq!(self.shape(), other.shape(), "plus: shapes differ");
+        self.tape.apply(Add, &[self, other], &self.shape())
+    }
+}
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn bwd_reads_inputs(&self) -> bool {
+        false
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>) {
+        cpu::map2(io.y, io.x[0], io.x[1], |a, b| a + b);
+    }
+
+    fn cpu_bwd(&self, io: Bwd<'_>) {
+        for dx in io.dx.into_iter().filter(|dx| !dx.is_empty()) {
+            dx.copy_from_slice(io.dy);
+        }
+    }
+}
+
+pub const ROW: Row = Row {
+    name: "add",
+    cases: &[
+        Case::new("3x4 and 3x4", &[&[3, 4], &[3, 4]], |x| x[0].plus(x[1])),
+        // Two contributions to one gradient.
+        Case::new("a tensor and itself", &[&[2, 3]], |x| x[0].plus(x[0])),
+    ],
+};

@@ -1,0 +1,84 @@
+//! Dropout: y = x m / (1 - p), m being 0 with probability p and 1 otherwise, in training; the
+//! identity in evaluation (Srivastava et al. 2014).
+//!
+//! Gradient: dx = dy m / (1 - p). The mask comes from Philox4x32-10, keyed by the run's seed and the
+//! op, and counted by step and element: nothing is stored, and no other stream of numbers is touched.
+
+use rayon::prelude::*;
+
+use crate::device::cpu::CHUNK;
+use crate::graph::{Bwd, Clock, Fwd, Mode, Op, Var};
+use crate::ops::{Case, Row};
+use crate::random::philox;
+
+struct Dropout {
+    rate: f64,
+    /// Tells the dropouts of a network apart.
+    stream: u32,
+}
+
+impl<'t> Var<'t> {
+    /// Sets elements to 0 with probability `rate` (in [0, 1)) and scales the others up; the identity
+    /// when evaluating.
+    pub fn dropout(self, rate: f64) -> Var<'t> {
+        if rate == 0.0 || self.tape.mode() == Mode::Eval {
+            return self;
+        }
+        let stream = self.tape.op_count() as u32;
+        let op = Dropout { rate, stream };
+        self.tape.apply(op, &[self], &self.shape())
+    }
+}
+
+impl Dropout {
+    /// to = from * mask / (1 - p), drawn anew from the clock.
+    fn apply(&self, to: &mut [f32], from: &[f32], clock: Clock) {
+        let threshold = (self.rate * 2f64.powi(32)) as u32;
+        let scale = (1.0 / (1.0 - self.rate)) as f32;
+        to.par_chunks_mut(CHUNK)
+            .zip(from.par_chunks(CHUNK))
+            .enumerate()
+            .for_each(|(chunk, (to, from))| {
+                for (i, (to, from)) in to.chunks_mut(4).zip(from.chunks(4)).enumerate() {
+                    let block = (chunk * CHUNK / 4 + i) as u32;
+                    let counter = [
+                        block,
+                        self.stream,
+                        clock.step as u32,
+                        (clock.step >> 32) as u32,
+                    ];
+                    let draws = philox::philox4x32(clock.seed, counter);
+                    for ((to, from), draw) in to.iter_mut().zip(from).zip(draws) {
+                        *to = if draw < threshold { 0.0 } else { from * scale };
+                    }
+                }
+            });
+    }
+}
+
+impl Op for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn bwd_reads_inputs(&self) -> bool {
+        false
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>) {
+        self.apply(io.y, io.x[0], io.clock);
+    }
+
+    fn cpu_bwd(&self, io: Bwd<'_>) {
+        let [dx, ..] = io.dx;
+        self.apply(dx, io.dy, io.clock);
+    }
+}
+
+pub const ROW: Row = Row {
+    name: "dropout",
+    cases: &[
+        Case::new("7x9, half", &[&[7, 9]], |x| x[0].dropout(0.5)),
+        Case::new("4x5, a tenth", &[&[4, 5]], |x| x[0].dropout(0.1)),
+    ],
+};

@@ -1,0 +1,83 @@
+//! Linear: y = x w^T + b.
+//!
+//! Gradient: dx = dy w, dw = dy^T x, db = sum of dy over the rows.
+
+use crate::device::cpu::{self, Matrix};
+use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::ops::{Case, Row};
+
+struct Linear {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+}
+
+impl<'t> Var<'t> {
+    /// `self` (..., I) times the transpose of `w` (O, I), plus `b` (O): (..., O).
+    pub fn linear(self, w: Var<'t>, b: Option<Var<'t>>) -> Var<'t> {
+        let (rows, inputs) = self.rows_columns();
+        let (outputs, w_inputs) = w.rows_columns();
+        assert_eq!(inputs, w_inputs, "linear: input and weight do not fit");
+        let mut shape = self.shape();
+        *shape.last_mut().expect("a dimension of inputs") = outputs;
+        let op = Linear {
+            rows,
+            inputs,
+            outputs,
+            bias: b.is_some(),
+        };
+        let operands: Vec<Var> = [self, w].into_iter().chain(b).collect();
+        self.tape.apply(op, &operands, &shape)
+    }
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn flops(&self) -> usize {
+        2 * self.rows * self.inputs * self.outputs
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>) {
+        let [x, w, b, ..] = io.x;
+        if self.bias {
+            for y in io.y.chunks_exact_mut(self.outputs) {
+                y.copy_from_slice(b);
+            }
+        }
+        let x = Matrix::new(x, self.rows, self.inputs);
+        let w = Matrix::new(w, self.outputs, self.inputs);
+        cpu::matmul(io.y, x, w.t(), self.bias);
+    }
+
+    fn cpu_bwd(&self, io: Bwd<'_>) {
+        let [x, w, ..] = io.x;
+        let [dx, dw, db, ..] = io.dx;
+        let dy = Matrix::new(io.dy, self.rows, self.outputs);
+        if !dx.is_empty() {
+            cpu::matmul(dx, dy, Matrix::new(w, self.outputs, self.inputs), false);
+        }
+        cpu::matmul(dw, dy.t(), Matrix::new(x, self.rows, self.inputs), false);
+        if !db.is_empty() {
+            cpu::sum_rows(db, io.dy);
+        }
+    }
+}
+
+pub const ROW: Row = Row {
+    name: "linear",
+    cases: &[
+        Case::new("3x5 to 4, bias", &[&[3, 5], &[4, 5], &[4]], |x| {
+            x[0].linear(x[1], Some(x[2]))
+        }),
+        Case::new("one row, one output", &[&[1, 7], &[1, 7]], |x| {
+            x[0].linear(x[1], None)
+        }),
+        Case::new("2x3 tokens of 9 to 17", &[&[2, 3, 9], &[17, 9], &[17]], |x| {
+            x[0].linear(x[1], Some(x[2]))
+        }),
+    ],
+};

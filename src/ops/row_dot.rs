@@ -1,0 +1,54 @@
+//! Inner products of rows: y[n] = sum over r of a[n, r] b[n, r].
+//!
+//! Gradient: da = dy b, db = dy a, row by row.
+
+use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::ops::{Case, Row};
+
+struct RowDot {
+    columns: usize,
+}
+
+impl<'t> Var<'t> {
+    /// The inner products of the rows of two tensors (N, R): (N, 1).
+    pub fn row_dot(self, other: Var<'t>) -> Var<'t> {
+        let (rows, columns) = self.rows_columns();
+        assert_eq!(self.shape(), other.shape(), "row_dot: shapes differ");
+        let op = RowDot { columns };
+        self.tape.apply(op, &[self, other], &[rows, 1])
+    }
+}
+
+impl Op for RowDot {
+    fn name(&self) -> &'static str {
+        "row_dot"
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>) {
+        let [a, b, ..] = io.x.map(|x| x.chunks_exact(self.columns));
+        for (y, (a, b)) in io.y.iter_mut().zip(a.zip(b)) {
+            *y = a.iter().zip(b).map(|(a, b)| a * b).sum();
+        }
+    }
+
+    fn cpu_bwd(&self, io: Bwd<'_>) {
+        let [a, b, ..] = io.x;
+        let [da, db, ..] = io.dx;
+        for (dx, other) in [(da, b), (db, a)] {
+            let rows = dx.chunks_exact_mut(self.columns);
+            for ((dx, other), dy) in rows.zip(other.chunks_exact(self.columns)).zip(io.dy) {
+                for (dx, other) in dx.iter_mut().zip(other) {
+                    *dx = dy * other;
+                }
+            }
+        }
+    }
+}
+
+pub const ROW: Row = Row {
+    name: "row_dot",
+    cases: &[
+        Case::new("5x3", &[&[5, 3], &[5, 3]], |x| x[0].row_dot(x[1])),
+        Case::new("one column", &[&[4, 1], &[4, 1]], |x| x[0].row_dot(x[1])),
+    ],
+};
