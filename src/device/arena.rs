@@ -36,10 +36,10 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Zeros. Pages that are never written cost no memory.
+    /// Zeros.
     pub fn new(floats: usize) -> Arena {
         Arena {
-            lines: bytemuck::zeroed_vec(floats.div_ceil(ALIGN)),
+            lines: vec![Line::zeroed(); floats.div_ceil(ALIGN)],
         }
     }
 

@@ -34,20 +34,15 @@ impl Dropout {
     /// to = from * mask / (1 - p), drawn anew from the clock.
     fn apply(&self, to: &mut [f32], from: &[f32], clock: Clock) {
         let threshold = (self.rate * 2f64.powi(32)) as u32;
+        let stream = u64::from(self.stream) << 32;
         let scale = (1.0 / (1.0 - self.rate)) as f32;
         to.par_chunks_mut(CHUNK)
             .zip(from.par_chunks(CHUNK))
             .enumerate()
             .for_each(|(chunk, (to, from))| {
                 for (i, (to, from)) in to.chunks_mut(4).zip(from.chunks(4)).enumerate() {
-                    let block = (chunk * CHUNK / 4 + i) as u32;
-                    let counter = [
-                        block,
-                        self.stream,
-                        clock.step as u32,
-                        (clock.step >> 32) as u32,
-                    ];
-                    let draws = philox::philox4x32(clock.seed, counter);
+                    let block = (chunk * CHUNK / 4 + i) as u64;
+                    let draws = philox::block(clock.seed, clock.step, stream | block);
                     for ((to, from), draw) in to.iter_mut().zip(from).zip(draws) {
                         *to = if draw < threshold { 0.0 } else { from * scale };
                     }
