@@ -18,6 +18,8 @@ pub enum Kind {
     CannotCreate,
     /// 74: reading, writing or the network failed.
     Io,
+    /// 141: whoever read our output has gone. Nobody is told.
+    ClosedPipe,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             Kind::Corrupt => 65,
             Kind::CannotCreate => 73,
             Kind::Io => 74,
+            Kind::ClosedPipe => 141,
         }
     }
 }

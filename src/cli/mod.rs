@@ -1,1 +1,89 @@
 //! The command line: one file per subcommand.
+
+mod list;
+mod output;
+mod signals;
+mod train;
+mod verify;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::Vocabulary;
+use crate::error::{Error, Result};
+use crate::nn::loss::{LOSSES, SCORES};
+use crate::{data, models, optim};
+
+/// Trains the fixed experiments of the Python package step-back: same configs, same initial weights,
+/// same batches, comparable numbers.
+#[derive(Parser)]
+#[command(name = "stepback-native", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 verify found a difference, 2 wrong usage or config, \
+    11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
+    130 or 143 interrupted.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train all runs of experiment configs
+    Train(train::Train),
+    /// Compare this build with the reference's numbers
+    Verify(verify::Verify),
+    /// Print what configs can name: optimizers, models, data sets, schedules, losses
+    List(list::List),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Args)]
+struct Completions {
+    shell: Shell,
+}
+
+impl Cli {
+    /// Runs the command and gives the process's exit code.
+    pub fn run(self) -> Result<u8> {
+        match self.command {
+            Command::Train(command) => command.run(),
+            Command::Verify(command) => command.run(),
+            Command::List(command) => command.run(),
+            Command::Completions(Completions { shell }) => {
+                let mut script = Vec::new();
+                clap_complete::generate(
+                    shell,
+                    &mut Cli::command(),
+                    "stepback-native",
+                    &mut script,
+                );
+                output::print(&String::from_utf8_lossy(&script))?;
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// All names and keys that configs may use, from the tables.
+pub fn vocabulary() -> Vocabulary {
+    Vocabulary {
+        datasets: data::ROWS.iter().map(|r| r.entry).collect(),
+        models: models::ROWS.iter().map(|r| r.entry).collect(),
+        optimizers: optim::ROWS.iter().map(|r| r.entry).collect(),
+        optimizer_keys: optim::COMMON_KEYS,
+        losses: LOSSES.iter().map(|r| r.name).collect(),
+        scores: SCORES.iter().chain(LOSSES).map(|r| r.name).collect(),
+    }
+}
+
+/// Limits the threads of everything that follows.
+fn use_threads(threads: Option<usize>) -> Result<()> {
+    if threads == Some(0) {
+        return Err(Error::usage("--threads: 0 threads cannot train anything"));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .build_global()
+        .map_err(|e| Error::usage(format!("--threads: {e}")))
+}

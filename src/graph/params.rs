@@ -16,6 +16,15 @@ pub struct Tensor {
     pub name: String,
     pub shape: Vec<usize>,
     pub range: Range,
+    /// Drawn from the normal distribution, whose values depend on the machine's logarithm.
+    pub normal: bool,
+}
+
+impl Tensor {
+    /// This tensor's part of a flat vector.
+    pub fn of<'v>(&self, vector: &'v [f32]) -> &'v [f32] {
+        &vector[self.range.start..self.range.start + self.range.len]
+    }
 }
 
 /// The parameters (trained) and buffers (running averages) of a model, while it is built and after.
@@ -63,6 +72,8 @@ impl Params {
     pub fn redraw_normal(&mut self, range: Range, std: f32) {
         self.generator
             .normal(slice(&mut self.values, range), 0.0, std);
+        let tensor = self.tensors.iter_mut().find(|t| t.range == range);
+        tensor.expect("a parameter of this model").normal = true;
     }
 
     /// A new buffer, filled with `value`.
@@ -102,6 +113,7 @@ fn add(
         name: name.into(),
         shape: shape.to_vec(),
         range,
+        normal: false,
     });
     range
 }

@@ -9,6 +9,8 @@ use super::params::{Params, Range};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Train,
+    /// For comparisons with other implementations, whose dropout draws otherwise.
+    TrainWithoutDropout,
     Eval,
 }
 

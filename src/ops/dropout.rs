@@ -19,9 +19,9 @@ struct Dropout {
 
 impl<'t> Var<'t> {
     /// Sets elements to 0 with probability `rate` (in [0, 1)) and scales the others up; the identity
-    /// when evaluating.
+    /// when not training.
     pub fn dropout(self, rate: f64) -> Var<'t> {
-        if rate == 0.0 || self.tape.mode() == Mode::Eval {
+        if rate == 0.0 || self.tape.mode() != Mode::Train {
             return self;
         }
         let stream = self.tape.op_count() as u32;

@@ -1,1 +1,10 @@
 //! Training: one run, and a sweep of runs.
+
+mod network;
+mod optimum;
+mod run;
+pub mod sweep;
+
+pub use network::Network;
+pub use optimum::optimum;
+pub use run::{Watch, run};

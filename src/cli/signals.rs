@@ -1,0 +1,40 @@
+//! Ctrl-C and SIGTERM: the first one asks to stop, the second one ends the process at once.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Once};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::error::{Error, Kind, Result};
+
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+/// True once the process should stop.
+pub fn stop() -> &'static AtomicBool {
+    &STOP
+}
+
+/// The signal that was received, if any.
+pub fn received() -> Option<u8> {
+    u8::try_from(SIGNAL.load(Ordering::Relaxed))
+        .ok()
+        .filter(|signal| *signal != 0)
+}
+
+/// Starts to listen; further calls do nothing.
+pub fn listen() -> Result<()> {
+    static ONCE: Once = Once::new();
+    let mut outcome = Ok(());
+    ONCE.call_once(|| outcome = [SIGINT, SIGTERM].into_iter().try_for_each(register));
+    outcome.map_err(|e| Error::new(Kind::Io, format!("cannot handle signals: {e}")))
+}
+
+fn register(signal: i32) -> std::io::Result<()> {
+    // Order matters: the second signal finds the flag set by the first.
+    flag::register_conditional_shutdown(signal, 128 + signal, STOP.clone())?;
+    flag::register(signal, STOP.clone())?;
+    flag::register_usize(signal, SIGNAL.clone(), signal as usize)?;
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! `train`: from config files to output files.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::{output, signals, use_threads, vocabulary};
+use crate::config::{self, Experiment, Filter, RunConfig};
+use crate::data::Library;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::results::store::{Options, Store};
+use crate::results::{Epoch, RunResult};
+use crate::train::sweep;
+
+#[derive(Args)]
+pub struct Train {
+    /// Experiment configs (see configs/README.md)
+    #[arg(required = true, value_name = "CONFIG.json")]
+    configs: Vec<PathBuf>,
+    /// Where results go: DIR/<config's name>.json
+    #[arg(long, value_name = "DIR", default_value = "output")]
+    output_dir: PathBuf,
+    /// Where data sets are
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+    /// What to train on
+    #[arg(long, value_enum, default_value = "auto")]
+    device: DeviceChoice,
+    /// Train for N epochs, whatever the configs say
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: Option<u32>,
+    /// Only the runs with this value, such as name=adam or lr=0.1; one key several times: any of them
+    #[arg(long, value_name = "KEY=VALUE")]
+    only: Vec<String>,
+    /// Print the runs and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Start anew; the output that is there becomes DIR/<name>.json.bak
+    #[arg(long)]
+    overwrite: bool,
+    /// Download nothing
+    #[arg(long)]
+    offline: bool,
+    /// Threads to use [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Largest number of runs that a config may expand to
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    max_runs: u64,
+    /// Write null for NaN and Infinity, which strict JSON does not have
+    #[arg(long)]
+    strict_json: bool,
+    /// One JSON object per finished run on stdout instead of the table
+    #[arg(long)]
+    json: bool,
+    /// No progress and no messages but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// A line per epoch on stderr instead of the progress bar
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceChoice {
+    /// The fastest device there is
+    Auto,
+    Cpu,
+}
+
+/// An experiment with its output, and what is left of it.
+struct Job {
+    experiment: Experiment,
+    store: Store,
+    pending: Vec<(usize, RunConfig)>,
+}
+
+impl Train {
+    pub fn run(self) -> Result<u8> {
+        let experiments = self.read_configs()?;
+        if self.dry_run {
+            return self.print_runs(&experiments);
+        }
+        use_threads(self.threads)?;
+        // Every output is taken before anything is trained.
+        let jobs: Vec<Job> = experiments
+            .into_iter()
+            .map(|experiment| self.open(experiment))
+            .collect::<Result<_>>()?;
+        let library = Library::new(&self.data_dir, self.offline);
+        for job in jobs {
+            self.train(&job, &library)?;
+            if let Some(signal) = signals::received() {
+                return Ok(128 + signal);
+            }
+        }
+        Ok(0)
+    }
+
+    fn read_configs(&self) -> Result<Vec<Experiment>> {
+        let filters: Vec<Filter> = self
+            .only
+            .iter()
+            .map(|text| Filter::parse(text))
+            .collect::<Result<_>>()?;
+        let vocabulary = vocabulary();
+        let (mut experiments, mut problems) = (Vec::new(), Vec::new());
+        for path in &self.configs {
+            let read = config::load(path, &vocabulary, self.max_runs).and_then(|mut experiment| {
+                config::select(&mut experiment, &filters, &path.to_string_lossy())?;
+                Ok(experiment)
+            });
+            match read {
+                Ok(experiment) => experiments.push(experiment),
+                Err(error) => problems.push(error.message),
+            }
+        }
+        let mut ids = BTreeSet::new();
+        for experiment in &mut experiments {
+            if !ids.insert(experiment.id.clone()) {
+                problems.push(format!(
+                    "two configs are named {0}.json and would share the output {0}.json: train them one after the other",
+                    experiment.id
+                ));
+            }
+            if let Some(epochs) = self.epochs {
+                let runs = experiment.runs.iter_mut();
+                runs.for_each(|run| run.max_epoch = epochs as usize);
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::usage(problems.join("\n")));
+        }
+        if !self.quiet {
+            let warnings = experiments.iter().flat_map(|e| &e.warnings);
+            warnings.for_each(|text| eprintln!("warning: {text}"));
+        }
+        Ok(experiments)
+    }
+
+    fn open(&self, experiment: Experiment) -> Result<Job> {
+        let options = Options {
+            overwrite: self.overwrite,
+            strict_json: self.strict_json,
+        };
+        let store = Store::open(&self.output_dir, &experiment.id, options)?;
+        let configs: Vec<_> = experiment.runs.iter().map(RunConfig::to_json).collect();
+        let done = store.settle(&configs);
+        let runs = experiment.runs.iter().cloned().enumerate();
+        let pending = runs.filter(|(index, _)| !done[*index]).collect();
+        Ok(Job {
+            experiment,
+            store,
+            pending,
+        })
+    }
+
+    fn print_runs(&self, experiments: &[Experiment]) -> Result<u8> {
+        for Experiment { id, runs, .. } in experiments {
+            for run in runs {
+                if self.json {
+                    output::println(Value::Object(run.to_json()))?;
+                } else {
+                    output::println(format!("{id} {}", run.label()))?;
+                }
+            }
+            if !self.quiet {
+                eprintln!("{id}: {}", count(runs.len(), "run"));
+            }
+        }
+        Ok(0)
+    }
+
+    fn train(&self, job: &Job, library: &Library) -> Result<()> {
+        let (total, left) = (job.experiment.runs.len(), job.pending.len());
+        let (id, path) = (&job.experiment.id, job.store.path().display());
+        if !self.quiet && left < total {
+            eprintln!("{id}: {} of {total} runs are in {path} already", total - left);
+        }
+        let device = match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
+        };
+        let begin = Instant::now();
+        signals::listen()?;
+        let report = Report::new(self, job);
+        let outcome = sweep::sweep(
+            &job.pending,
+            library,
+            &job.store,
+            device,
+            signals::stop(),
+            &report,
+        );
+        report.bar.finish_and_clear();
+        report.failure()?;
+        outcome?;
+        let results = report.into_results();
+        if !self.json && !results.is_empty() {
+            output::println(results_table(&results))?;
+        }
+        if !self.quiet {
+            let seconds = begin.elapsed().as_secs_f64();
+            let done = count(results.len(), "run");
+            match signals::received() {
+                None => eprintln!("{id}: {done} in {seconds:.1} s, in {path}"),
+                Some(_) => eprintln!(
+                    "{id}: interrupted after {done} of {left}; they are in {path}, and the same command goes on from there"
+                ),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// "1 run", "2 runs".
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.
+struct Report<'a> {
+    options: &'a Train,
+    job: &'a Job,
+    bar: ProgressBar,
+    finished: AtomicUsize,
+    results: Mutex<Vec<(usize, RunResult)>>,
+    failure: Mutex<Option<Error>>,
+}
+
+impl<'a> Report<'a> {
+    fn new(options: &'a Train, job: &'a Job) -> Report<'a> {
+        let shown = !options.quiet && !options.verbose && std::io::stderr().is_terminal();
+        let epochs = job.pending.iter().map(|(_, run)| run.max_epoch as u64);
+        let target = if shown {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(epochs.sum()), target);
+        let template = "{prefix} {wide_bar} {pos}/{len} epochs [{elapsed}<{eta}] {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        let report = Report {
+            options,
+            job,
+            bar,
+            finished: AtomicUsize::new(0),
+            results: Mutex::default(),
+            failure: Mutex::default(),
+        };
+        report.show_count();
+        report
+    }
+
+    fn show_count(&self) {
+        let done = self.finished.load(Ordering::Relaxed);
+        let (id, all) = (&self.job.experiment.id, self.job.pending.len());
+        self.bar.set_prefix(format!("{id} run {done}/{all}"));
+    }
+
+    fn config(&self, run: usize) -> &RunConfig {
+        &self.job.pending[run].1
+    }
+
+    fn failure(&self) -> Result<()> {
+        match lock(&self.failure).take() {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// The results in the order of the config.
+    fn into_results(self) -> Vec<RunResult> {
+        let mut results = std::mem::take(&mut *lock(&self.results));
+        results.sort_by_key(|(run, _)| *run);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl sweep::Progress for Report<'_> {
+    fn epoch(&self, run: usize, done: &Epoch) {
+        self.bar.inc(1);
+        self.bar.set_message(format!("loss {:.4}", done.train_loss));
+        if self.options.verbose {
+            eprintln!(
+                "{} epoch {}: train_loss {:.6} train_score {:.4} val_loss {:.6} val_score {:.4} in {:.3} s",
+                self.config(run).label(),
+                done.epoch,
+                done.train_loss,
+                done.train_score,
+                done.val_loss,
+                done.val_score,
+                done.train_epoch_time
+            );
+        }
+    }
+
+    fn finished(&self, run: usize, result: &RunResult) {
+        self.finished.fetch_add(1, Ordering::Relaxed);
+        self.show_count();
+        if self.options.json
+            && let Err(error) = output::println(json_line(&self.job.experiment.id, result))
+        {
+            lock(&self.failure).get_or_insert(error);
+            signals::stop().store(true, Ordering::Relaxed);
+        }
+        lock(&self.results).push((run, result.clone()));
+    }
+}
+
+/// A finished run as one strict JSON object: numbers that are not finite become null.
+fn json_line(id: &str, result: &RunResult) -> Value {
+    let last = result.history.last();
+    let last = last.map(|e| {
+        json!({
+            "epoch": e.epoch,
+            "learning_rate": e.learning_rate,
+            "model_norm": e.model_norm,
+            "grad_norm": e.grad_norm,
+            "train_loss": e.train_loss,
+            "train_score": e.train_score,
+            "val_loss": e.val_loss,
+            "val_score": e.val_score,
+            "train_epoch_time": e.train_epoch_time,
+        })
+    });
+    json!({"id": id, "config": result.config, "last_epoch": last, "summary": result.summary})
+}
+
+/// The last epoch of each run, with those keys of the optimizers that differ between runs.
+fn results_table(results: &[RunResult]) -> comfy_table::Table {
+    let opts: Vec<&Map<String, Value>> = results
+        .iter()
+        .filter_map(|r| r.config.get("opt")?.as_object())
+        .collect();
+    let mut keys: Vec<&String> = Vec::new();
+    for key in opts.iter().flat_map(|opt| opt.keys()) {
+        let varies = opts.iter().any(|opt| opt.get(key) != opts[0].get(key));
+        if key != "name" && varies && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    let mut header = vec!["name"];
+    header.extend(keys.iter().map(|k| k.as_str()));
+    header.extend(["run_id", "train_loss", "train_score", "val_loss", "val_score", "diverged"]);
+    let mut table = output::table(&header);
+    for (result, opt) in results.iter().zip(&opts) {
+        let cell = |value: Option<&Value>| match value {
+            None => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        };
+        let mut row = vec![cell(opt.get("name"))];
+        row.extend(keys.iter().map(|key| cell(opt.get(*key))));
+        row.push(cell(result.config.get("run_id")));
+        let last = result.history.last().cloned().unwrap_or_default();
+        row.push(number(last.train_loss));
+        row.push(number(last.train_score));
+        row.push(number(last.val_loss));
+        row.push(number(last.val_score));
+        row.push(match result.summary.get("diverged_epoch") {
+            Some(Value::Number(epoch)) => format!("in epoch {epoch}"),
+            _ => String::new(),
+        });
+        table.add_row(row);
+    }
+    table
+}
+
+/// Six significant digits, with an exponent where that is shorter.
+fn number(x: f64) -> String {
+    if x == 0.0 || !x.is_finite() || (1e-3..1e6).contains(&x.abs()) {
+        let digits = 5 - (x.abs().log10().floor().clamp(-3.0, 5.0) as i32);
+        format!("{x:.*}", if x == 0.0 { 1 } else { digits as usize })
+    } else {
+        format!("{x:.5e}")
+    }
+}

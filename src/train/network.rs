@@ -1,0 +1,204 @@
+//! A model with its loss and score, recorded and ready to run: the plans of a run and their memory.
+
+use crate::config::RunConfig;
+use crate::data::Split;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::{Clock, Memory, Mode, Params, Plan, Tape, Targets, Var};
+use crate::models::{self, Model};
+use crate::nn::loss::{self, Targets as Wanted};
+use crate::random::torch::Generator;
+use crate::random::{SEED, run_seed};
+
+pub struct Network {
+    pub params: Params,
+    pub memory: Memory,
+    train: Plan,
+    /// Evaluation plans by batch size: the full one, and those of incomplete last batches.
+    eval: Vec<(usize, Plan)>,
+    clock: Clock,
+    batch_size: usize,
+}
+
+impl Network {
+    /// Builds the model of a run, with the global generator's initial weights, for these data.
+    pub fn new(config: &RunConfig, train: &Split, val: &Split, device: Device) -> Result<Network> {
+        let misfit = |why: String| {
+            Error::usage(format!(
+                "model {} does not fit data set {}: {why}",
+                config.model, config.dataset
+            ))
+        };
+        let data = models::Data {
+            input: train.input_shape().to_vec(),
+            target: train.target_shape().to_vec(),
+            classes: train.classes(),
+        };
+        let row = models::row(&config.model)
+            .ok_or_else(|| Error::usage(format!("unknown model {}", config.model)))?;
+        let mut params = Params::new(Generator::new(SEED));
+        let model = row
+            .build(&mut params, &data, &config.model_kwargs)
+            .map_err(misfit)?;
+        let batch_size = config.batch_size;
+        if batch_size > train.len() {
+            return Err(Error::usage(format!(
+                "batch_size: {batch_size} is above the {} training samples of {}",
+                train.len(),
+                config.dataset
+            )));
+        }
+        let recorder = Recorder::new(config, model.as_ref(), &data)?;
+        let mut eval = Vec::new();
+        for n in [batch_size, train.len() % batch_size, val.len() % batch_size] {
+            if n > 0 && eval.iter().all(|(size, _)| *size != n) {
+                eval.push((n, recorder.record(&params, Mode::Eval, device, n)?));
+            }
+        }
+        let train = recorder.record(&params, Mode::Train, device, batch_size)?;
+        let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
+        let memory = Memory::new(&params, &plans);
+        Ok(Network {
+            params,
+            memory,
+            train,
+            eval,
+            clock: Clock {
+                seed: run_seed(config.run_id),
+                step: 0,
+            },
+            batch_size,
+        })
+    }
+
+    /// Floating-point operations of a training step.
+    pub fn flops(&self) -> usize {
+        self.train.flops()
+    }
+
+    /// Loss and gradient of a batch.
+    pub fn train_step(&mut self, data: &Split, indices: &[u32]) -> f32 {
+        let (x, y) = self.memory.pair_mut(self.train.inputs[0], self.train.inputs[1]);
+        data.gather(indices, x, y);
+        self.memory.get_mut(self.train.seed)[0] = 1.0;
+        self.train.run(&mut self.memory, self.clock);
+        self.clock.step += 1;
+        self.memory.get(self.train.outputs[0])[0]
+    }
+
+    /// Mean loss and score over a data set, in batches of `batch_size`, the last one as it comes: each
+    /// batch's mean in f32, weighted by its size and summed in f64.
+    pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
+        let mut sums = [0.0; 2];
+        let order = data.all_indices();
+        for indices in order.chunks(self.batch_size) {
+            let n = indices.len();
+            let fits = self.eval.iter().find(|(size, _)| *size == n);
+            let plan = &fits.expect("a plan for every batch size").1;
+            let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
+            data.gather(indices, x, y);
+            plan.run(&mut self.memory, self.clock);
+            for (sum, output) in sums.iter_mut().zip(&plan.outputs) {
+                *sum += f64::from(self.memory.get(*output)[0]) * n as f64;
+            }
+        }
+        let n = data.len() as f64;
+        (sums[0] / n, sums[1] / n)
+    }
+}
+
+/// Records a model, its loss and its score at any batch size.
+struct Recorder<'a> {
+    config: &'a RunConfig,
+    model: &'a dyn Model,
+    loss: &'static loss::Row,
+    score: &'static loss::Row,
+    data: &'a models::Data,
+}
+
+impl<'a> Recorder<'a> {
+    fn new(config: &'a RunConfig, model: &'a dyn Model, data: &'a models::Data) -> Result<Self> {
+        let unknown = |what, name: &str| Error::usage(format!("unknown {what} {name}"));
+        let (loss, score) = (&config.loss_func, &config.score_func);
+        Ok(Recorder {
+            config,
+            model,
+            data,
+            loss: loss::loss(loss).ok_or_else(|| unknown("loss", loss))?,
+            score: loss::score(score).ok_or_else(|| unknown("score", score))?,
+        })
+    }
+
+    fn record(&self, params: &Params, mode: Mode, device: Device, batch: usize) -> Result<Plan> {
+        let mut problem = None;
+        let plan = Plan::record(params, mode, device, |tape| {
+            let (x, target) = self.inputs(tape, batch);
+            let output = self.model.forward(x);
+            problem = [self.loss, self.score]
+                .iter()
+                .find_map(|row| self.misfit(row, output.rows_columns(), target));
+            if problem.is_some() {
+                return Targets {
+                    outputs: vec![output],
+                    backward: None,
+                };
+            }
+            let loss = (self.loss.apply)(output, target);
+            match mode {
+                Mode::Train => Targets {
+                    outputs: vec![loss],
+                    backward: Some(loss),
+                },
+                Mode::Eval => Targets {
+                    outputs: vec![loss, (self.score.apply)(output, target)],
+                    backward: None,
+                },
+            }
+        });
+        match problem {
+            None => Ok(plan),
+            Some(why) => Err(Error::usage(why)),
+        }
+    }
+
+    /// A batch and its targets. Images are channels-last inside.
+    fn inputs<'t>(&self, tape: &'t Tape<'t>, batch: usize) -> (Var<'t>, Var<'t>) {
+        let mut shape = vec![batch];
+        match self.data.input[..] {
+            [channels, height, width] => shape.extend([height, width, channels]),
+            _ => shape.extend(&self.data.input),
+        }
+        let mut target = vec![batch];
+        target.extend(&self.data.target);
+        (tape.input(&shape), tape.input(&target))
+    }
+
+    /// Why a loss or score cannot be taken of such outputs and these targets.
+    fn misfit(
+        &self,
+        row: &loss::Row,
+        (rows, columns): (usize, usize),
+        target: Var<'_>,
+    ) -> Option<String> {
+        let RunConfig { model, dataset, .. } = self.config;
+        let name = row.name;
+        match (row.targets, self.data.classes) {
+            (Wanted::Classes, None) => Some(format!(
+                "{name} needs class labels, which data set {dataset} does not have"
+            )),
+            (Wanted::Classes, Some(classes)) if columns < classes => Some(format!(
+                "{name}: model {model} has {columns} outputs, but data set {dataset} has {classes} classes"
+            )),
+            (Wanted::Numbers | Wanted::Signs, None) if rows * columns != target.len() => {
+                Some(format!(
+                    "{name}: model {model} has {columns} outputs per sample, but data set {dataset} has {} targets",
+                    target.len() / rows
+                ))
+            }
+            (Wanted::Numbers | Wanted::Signs, Some(_)) => Some(format!(
+                "{name} needs numbers as targets, but those of data set {dataset} are class labels"
+            )),
+            _ => None,
+        }
+    }
+}

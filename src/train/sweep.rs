@@ -1,0 +1,151 @@
+//! A sweep: all runs of an experiment that the output does not have yet.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::{Network, Watch, optimum, run};
+use crate::config::RunConfig;
+use crate::data::{Library, Pair};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::results::store::Store;
+use crate::results::{Epoch, RunResult};
+
+/// A training step of fewer floating-point operations than this does not fill several threads: such
+/// runs are trained side by side, each on one thread.
+const SMALL_STEP: usize = 10_000_000;
+
+/// Whoever follows a sweep. Runs are named by their place among the pending ones.
+pub trait Progress: Sync {
+    fn started(&self, _run: usize, _config: &RunConfig) {}
+    fn epoch(&self, _run: usize, _done: &Epoch) {}
+    /// The run is on disk.
+    fn finished(&self, _run: usize, _result: &RunResult) {}
+}
+
+/// Optimal values by problem, shared by the runs of a sweep.
+type Optima = Mutex<HashMap<String, Option<f64>>>;
+
+/// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
+/// has. Returns early, with the runs finished so far stored, once `stop` is set.
+pub fn sweep(
+    pending: &[(usize, RunConfig)],
+    library: &Library,
+    store: &Store,
+    device: Device,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let Some((_, first)) = pending.first() else {
+        return Ok(());
+    };
+    let data = library.load(first)?;
+    let flops = Network::new(first, &data.train, &data.val, device)?.flops();
+    let threads = rayon::current_num_threads();
+    let side_by_side = if flops < SMALL_STEP {
+        threads.min(pending.len())
+    } else {
+        1
+    };
+    let optima = Optima::default();
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = || {
+        while !stop.load(Ordering::Relaxed) && lock(&failure).is_none() {
+            let turn = next.fetch_add(1, Ordering::Relaxed);
+            let Some((index, config)) = pending.get(turn) else {
+                break;
+            };
+            let watch = RunWatch {
+                turn,
+                stop,
+                progress,
+            };
+            progress.started(turn, config);
+            let outcome = library
+                .load(config)
+                .and_then(|data| one(config, &data, device, &optima, &watch))
+                .and_then(|result| match result {
+                    None => Ok(()),
+                    Some(result) => {
+                        store.add(*index, &result)?;
+                        progress.finished(turn, &result);
+                        Ok(())
+                    }
+                });
+            if let Err(error) = outcome {
+                lock(&failure).get_or_insert(error);
+            }
+        }
+    };
+    if side_by_side == 1 {
+        // From inside the pool, so that ops do not have to wake it.
+        rayon::scope(|_| work());
+    } else {
+        std::thread::scope(|scope| -> Result<()> {
+            for _ in 0..side_by_side {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(1)
+                    .build()
+                    .map_err(|e| Error::usage(format!("cannot start a thread: {e}")))?;
+                scope.spawn(move || pool.install(work));
+            }
+            Ok(())
+        })?;
+    }
+    failure.into_inner().unwrap_or(None).map_or(Ok(()), Err)
+}
+
+/// One run, with the optimal value where there is one.
+fn one(
+    config: &RunConfig,
+    data: &Pair,
+    device: Device,
+    optima: &Optima,
+    watch: &dyn Watch,
+) -> Result<Option<RunResult>> {
+    let Some(mut result) = run(config, data, device, watch)? else {
+        return Ok(None);
+    };
+    if config.model == "linear"
+        && let Some(value) = optimal_value(config, data, optima)
+    {
+        result.summary.insert("opt_val".into(), value.into());
+    }
+    Ok(Some(result))
+}
+
+fn optimal_value(config: &RunConfig, data: &Pair, optima: &Optima) -> Option<f64> {
+    let number = |key| config.opt.get(key).and_then(serde_json::Value::as_f64);
+    let weight_decay = number("weight_decay").unwrap_or(0.0);
+    let flag = |key: &str| config.model_kwargs.get(key) == Some(&true.into());
+    let bias = flag("bias");
+    let problem = format!(
+        "{} {:?} {} {weight_decay} {bias}",
+        config.dataset, config.dataset_kwargs, config.loss_func
+    );
+    *lock(optima)
+        .entry(problem)
+        .or_insert_with(|| optimum(&config.loss_func, &data.train, weight_decay, bias))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+struct RunWatch<'a> {
+    turn: usize,
+    stop: &'a AtomicBool,
+    progress: &'a dyn Progress,
+}
+
+impl Watch for RunWatch<'_> {
+    fn stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn epoch(&self, done: &Epoch) {
+        self.progress.epoch(self.turn, done);
+    }
+}

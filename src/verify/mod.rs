@@ -1,0 +1,90 @@
+//! `verify`: this build against the numbers that the reference printed, suite by suite.
+
+mod datasets;
+mod goldens;
+mod networks;
+mod optimizers;
+mod random;
+mod runs;
+mod tally;
+
+use std::path::PathBuf;
+
+pub use goldens::Goldens;
+pub use tally::{Check, Verdict};
+
+use crate::data::Library;
+use crate::error::Result;
+
+/// What the suites work with.
+pub struct Context {
+    pub goldens: Goldens,
+    /// Where data sets are; nothing is downloaded.
+    pub data_dir: PathBuf,
+}
+
+impl Context {
+    fn library(&self) -> Library {
+        Library::new(&self.data_dir, true)
+    }
+}
+
+/// A row of the table of suites.
+pub struct Suite {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: fn(&Context) -> Result<Vec<Check>>,
+}
+
+pub const SUITES: &[Suite] = &[
+    Suite {
+        name: "random",
+        about: "draws of torch's CPU generator and of numpy's RandomState",
+        run: random::generators,
+    },
+    Suite {
+        name: "sampler",
+        about: "the order of the training samples",
+        run: random::sampler,
+    },
+    Suite {
+        name: "datasets",
+        about: "synthetic data sets",
+        run: datasets::datasets,
+    },
+    Suite {
+        name: "init",
+        about: "initial parameters",
+        run: networks::init,
+    },
+    Suite {
+        name: "models",
+        about: "forward, backward and four SGD steps of each model on one batch",
+        run: networks::models,
+    },
+    Suite {
+        name: "optimizers",
+        about: "thirty steps of each optimizer on a fixed gradient field",
+        run: optimizers::paths,
+    },
+    Suite {
+        name: "schedules",
+        about: "the learning rate of every epoch",
+        run: optimizers::schedules,
+    },
+    Suite {
+        name: "runs",
+        about: "whole runs on small problems, every number of every epoch",
+        run: runs::small,
+    },
+    Suite {
+        name: "published",
+        about: "the authors' published outputs of 2023",
+        run: runs::published,
+    },
+    Suite {
+        name: "mnist",
+        about: "two epochs of the MNIST MLP",
+        run: runs::mnist,
+    },
+];

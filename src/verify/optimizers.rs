@@ -1,0 +1,124 @@
+//! Suites `optimizers` and `schedules`.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::goldens::numbers;
+use super::{Check, Context};
+use crate::error::Result;
+use crate::optim::State;
+use crate::optim::schedule::Schedule;
+
+#[derive(Deserialize)]
+struct PathsFile {
+    cases: Vec<PathCase>,
+}
+
+#[derive(Deserialize)]
+struct PathCase {
+    opt: Map<String, Value>,
+    trajectory: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    loss: Value,
+    p1: Value,
+    p2: Value,
+}
+
+/// Two parameters and a gradient that turns with the step: p1 has 3x2 entries, p2 has 5.
+///
+/// grad = a p + 0.3 sin(1.3 k + i), a = 1 for p1 and 3 for p2; loss = |p1|^2 / 2 + 3 |p2|^2 / 2 +
+/// 0.25 (1 + cos(0.7 k)).
+struct Field {
+    w: Vec<f32>,
+    g: Vec<f32>,
+}
+
+/// Size of p1; p2 follows it.
+const P1: usize = 6;
+
+impl Field {
+    fn new() -> Field {
+        let sines = (1..=6).map(|i| f64::from(i).sin() as f32);
+        let cosines = (1..=5).map(|i| f64::from(i).cos() as f32);
+        let w: Vec<f32> = sines.chain(cosines).collect();
+        Field {
+            g: vec![0.0; w.len()],
+            w,
+        }
+    }
+
+    /// Sets the gradient of step `k`, counted from 0, and returns the loss.
+    fn evaluate(&mut self, k: usize) -> f32 {
+        let (p1, p2) = self.w.split_at(P1);
+        let squares = |p: &[f32]| p.iter().map(|x| x * x).sum::<f32>();
+        let wave = 0.25 * (1.0 + (0.7 * k as f64).cos());
+        let loss = 0.5 * squares(p1) + 1.5 * squares(p2) + wave as f32;
+        for (j, (g, w)) in self.g.iter_mut().zip(&self.w).enumerate() {
+            let (a, i) = if j < P1 { (1.0, j) } else { (3.0, j - P1) };
+            *g = a * w + (0.3 * (1.3 * k as f64 + i as f64).sin()) as f32;
+        }
+        loss
+    }
+}
+
+pub fn paths(context: &Context) -> Result<Vec<Check>> {
+    const FILE: &str = "optimizers.json";
+    let Some(file) = context.goldens.read::<PathsFile>(FILE)? else {
+        return Ok(vec![Check::skip("paths", format!("no {FILE}"))]);
+    };
+    let mut check = Check::new("paths, relative to the largest parameter", 1e-5);
+    for case in &file.cases {
+        check.cases += 1;
+        let mut field = Field::new();
+        let mut optimizer = State::new(&case.opt, field.w.len())?;
+        let lr = optimizer.initial_lr();
+        for (k, step) in case.trajectory.iter().enumerate() {
+            let loss = field.evaluate(k);
+            optimizer.step(lr, loss, &mut field.w, &field.g);
+            let at = || format!("{} step {k}", Value::Object(case.opt.clone()));
+            let theirs = [numbers(&step.p1), numbers(&step.p2)].concat();
+            let scale = theirs.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+            for (ours, theirs) in field.w.iter().zip(theirs) {
+                check.compare(f64::from(*ours), theirs, scale, at);
+            }
+            for theirs in numbers(&step.loss) {
+                check.compare(f64::from(loss), theirs, theirs.abs(), || at() + " loss");
+            }
+        }
+    }
+    Ok(vec![check])
+}
+
+#[derive(Deserialize)]
+struct SchedulesFile {
+    cases: Vec<ScheduleCase>,
+}
+
+#[derive(Deserialize)]
+struct ScheduleCase {
+    lr_schedule: String,
+    lr: f64,
+    per_epoch: Vec<f64>,
+}
+
+pub fn schedules(context: &Context) -> Result<Vec<Check>> {
+    const FILE: &str = "schedules.json";
+    let Some(file) = context.goldens.read::<SchedulesFile>(FILE)? else {
+        return Ok(vec![Check::skip("learning rates", format!("no {FILE}"))]);
+    };
+    let mut check = Check::new("learning rates", 0.0);
+    for case in &file.cases {
+        check.cases += 1;
+        let Some(schedule) = Schedule::parse(&case.lr_schedule) else {
+            check.fail(format!("{} is no schedule", case.lr_schedule));
+            continue;
+        };
+        let epochs = 0..case.per_epoch.len() as u64;
+        let ours: Vec<f64> = epochs.map(|e| schedule.lr(case.lr, e)).collect();
+        check.compare_all(&ours, &case.per_epoch, &case.lr_schedule);
+    }
+    Ok(vec![check])
+}
