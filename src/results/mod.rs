@@ -1,6 +1,14 @@
 //! Results of runs: the output file as the reference writes it, its reader, and what is made of it.
 
+pub mod json;
+pub mod store;
+pub mod timestamp;
+
 use serde_json::{Map, Value};
+
+pub use store::{Options, Store};
+
+use json::Json;
 
 /// What is recorded of one epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,10 +31,47 @@ pub struct Epoch {
     pub h: Option<f64>,
 }
 
+impl Epoch {
+    fn to_json(&self) -> Json<'static> {
+        let mut members = vec![
+            ("epoch", Json::Int(self.epoch.to_string().into())),
+            ("learning_rate", Json::Float(self.learning_rate)),
+            ("train_epoch_time", Json::Float(self.train_epoch_time)),
+            ("model_norm", Json::Float(self.model_norm.into())),
+            ("grad_norm", Json::Float(self.grad_norm.into())),
+            ("train_loss", Json::Float(self.train_loss)),
+            ("train_score", Json::Float(self.train_score)),
+            ("val_loss", Json::Float(self.val_loss)),
+            ("val_score", Json::Float(self.val_score)),
+        ];
+        members.extend(self.fstar.map(|x| ("fstar", Json::Float(x))));
+        members.extend(self.h.map(|x| ("h", Json::Float(x))));
+        if let Some(steps) = &self.step_size_list {
+            let steps = steps.iter().copied().map(Json::Float).collect();
+            members.push(("step_size_list", Json::List(steps)));
+        }
+        Json::Dict(members.into_iter().map(|(k, v)| (k.into(), v)).collect())
+    }
+}
+
 /// A finished run. `config` and `summary` never hold a non-finite number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunResult {
     pub config: Map<String, Value>,
     pub history: Vec<Epoch>,
     pub summary: Map<String, Value>,
+}
+
+impl RunResult {
+    /// The run as it stands in an output file.
+    pub fn to_json(&self) -> Json<'_> {
+        Json::Dict(vec![
+            ("config".into(), (&self.config).into()),
+            (
+                "history".into(),
+                Json::List(self.history.iter().map(Epoch::to_json).collect()),
+            ),
+            ("summary".into(), (&self.summary).into()),
+        ])
+    }
 }

@@ -1,0 +1,441 @@
+//! The output file under kills, full disks, second processes and damaged files.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use stepback_native::error::Kind;
+use stepback_native::results::{Epoch, Options, RunResult, Store, json as python};
+
+#[path = "common/files.rs"]
+mod files;
+
+fn config(index: usize) -> Map<String, Value> {
+    let config = json!({"opt": {"name": "sgd", "lr": 0.1}, "run_id": index});
+    config.as_object().unwrap().clone()
+}
+
+/// A run that its index determines. Every third one diverges.
+fn run(index: usize) -> RunResult {
+    let epochs = (0..5).map(|epoch| Epoch {
+        epoch,
+        learning_rate: 0.1,
+        train_epoch_time: 0.25,
+        model_norm: 0.1,
+        grad_norm: if index.is_multiple_of(3) {
+            f32::INFINITY
+        } else {
+            1.5
+        },
+        train_loss: if index.is_multiple_of(3) {
+            f64::NAN
+        } else {
+            index as f64 / 3.0
+        },
+        step_size_list: Some(vec![1e-5; 20]),
+        ..Epoch::default()
+    });
+    RunResult {
+        config: config(index),
+        history: epochs.collect(),
+        summary: json!({"num_workers": 0}).as_object().unwrap().clone(),
+    }
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, "x", Options::default()).unwrap()
+}
+
+fn read(dir: &Path) -> String {
+    fs::read_to_string(dir.join("x.json")).unwrap()
+}
+
+/// What Python would print for these runs.
+fn file_of(runs: &[usize]) -> String {
+    let runs: Vec<RunResult> = runs.iter().map(|&i| run(i)).collect();
+    python::dumps(
+        &python::Json::List(runs.iter().map(RunResult::to_json).collect()),
+        false,
+    )
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+// ---- Child processes: this executable again, running the test `child` in a role. ----
+
+const RUNS: usize = 300;
+
+fn spawn(role: &str, dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .envs([
+            ("STORE_ROLE", role.as_ref()),
+            ("STORE_DIR", dir.as_os_str()),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "not a test: what the child processes of the others do"]
+fn child() {
+    let Ok(role) = std::env::var("STORE_ROLE") else {
+        return;
+    };
+    let dir = std::path::PathBuf::from(std::env::var_os("STORE_DIR").unwrap());
+    let store = open(&dir);
+    match role.as_str() {
+        "fill" => {
+            let configs: Vec<_> = (0..RUNS).map(config).collect();
+            let done = store.settle(&configs);
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    let (store, done) = (&store, &done);
+                    scope.spawn(move || {
+                        for i in (thread..RUNS).step_by(3).filter(|&i| !done[i]) {
+                            store.add(i, &run(i)).unwrap();
+                            println!("\nadded {i}");
+                        }
+                    });
+                }
+            });
+        }
+        "hold" => {
+            println!("\nholding");
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        "full" => {
+            let size = read(&dir).len() as u64;
+            limit_file_size(size + 100);
+            let error = store.add(3, &run(3)).unwrap_err();
+            println!("\nerror {:?} {error}", error.kind);
+            limit_file_size(1 << 30);
+            println!("\ntemps {:?}", names(&dir));
+            fs::copy(dir.join("x.json"), dir.join("after-error")).unwrap();
+            store.add(4, &run(4)).unwrap();
+        }
+        other => panic!("no role {other}"),
+    }
+}
+
+fn limit_file_size(bytes: u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls read or write the struct given, which outlives them.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit), 0);
+        limit.rlim_cur = bytes;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+}
+
+/// Waits until the child prints the line.
+fn await_line(child: &mut Child, line: &str) {
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(
+        lines.any(|l| l.unwrap() == line),
+        "the child never said {line:?}"
+    );
+}
+
+#[test]
+fn no_kill_loses_a_run() {
+    let undisturbed = file_of(&(0..RUNS).collect::<Vec<_>>());
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = 12345u32;
+    let mut added: Vec<usize> = Vec::new();
+    let mut finished = 0;
+    for round in 0..100 {
+        let mut child = spawn("fill", dir.path());
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        std::thread::sleep(Duration::from_micros(u64::from(random >> 16) % 40_000));
+        let ended = child
+            .try_wait()
+            .unwrap()
+            .is_some_and(|status| status.success());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut said = String::new();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        // A line cut by the kill names no run.
+        let whole = said.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+        added.extend(whole.filter_map(|l| l.trim().strip_prefix("added ")?.parse::<usize>().ok()));
+        if added.is_empty() {
+            continue;
+        }
+        let text = read(dir.path());
+        let runs = match python::parse(&text) {
+            Ok(python::Json::List(runs)) => runs,
+            other => panic!("round {round}: {other:?}"),
+        };
+        let runs: HashSet<String> = runs.iter().map(|r| python::dumps(r, false)).collect();
+        for &i in &added {
+            let there = runs.contains(&python::dumps(&run(i).to_json(), false));
+            assert!(there, "round {round}: run {i} was lost");
+        }
+        if ended {
+            assert_eq!(text, undisturbed);
+            fs::remove_file(dir.path().join("x.json")).unwrap();
+            added.clear();
+            finished += 1;
+        }
+    }
+    assert!(
+        spawn("fill", dir.path())
+            .wait_with_output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert_eq!(read(dir.path()), undisturbed);
+    assert_eq!(names(dir.path()), [".x.lock", "x.json"]);
+    eprintln!(
+        "{} runs before the last start, {finished} sweeps finished",
+        added.len()
+    );
+}
+
+#[test]
+fn a_second_process_is_refused_until_the_first_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holder = spawn("hold", dir.path());
+    await_line(&mut holder, "holding");
+    let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+    assert_eq!(error.kind, Kind::Locked);
+    let who = format!("pid {} on ", holder.id());
+    assert!(error.message.contains(&who), "{error}");
+    assert!(error.message.contains("since 2"), "{error}");
+    // Another experiment in the same folder is free.
+    Store::open(dir.path(), "x-1", Options::default()).unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    open(dir.path());
+}
+
+#[test]
+fn a_full_disk_leaves_the_last_whole_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (0..3).for_each(|i| store.add(i, &run(i)).unwrap());
+    drop(store);
+    let output = spawn("full", dir.path()).wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    let error = said.lines().find(|l| l.starts_with("error ")).unwrap();
+    assert!(error.starts_with("error Io cannot save "), "{error}");
+    assert!(error.contains("x.json: File too large"), "{error}");
+    assert!(
+        error.ends_with("the runs saved earlier are intact"),
+        "{error}"
+    );
+    assert!(
+        said.contains("\ntemps [\".x.lock\", \"x.json\"]\n"),
+        "{said}"
+    );
+    let after = fs::read_to_string(dir.path().join("after-error")).unwrap();
+    assert_eq!(after, file_of(&[0, 1, 2]));
+    // The run that could not be saved comes with the next save.
+    assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3, 4]));
+}
+
+#[test]
+fn threads_share_saves_and_the_file_is_in_config_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for i in (0..200).rev().filter(|i| i % 8 == thread) {
+                    store.add(i, &run(i)).unwrap();
+                    assert!(read(dir_of(store)).contains(&format!("\"run_id\": {i}\n")));
+                }
+            });
+        }
+    });
+    assert_eq!(read(dir.path()), file_of(&(0..200).collect::<Vec<_>>()));
+}
+
+fn dir_of(store: &Store) -> &Path {
+    store.path().parent().unwrap()
+}
+
+#[test]
+fn runs_of_the_reference_are_kept_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let published = files::read("records/reference/outputs/synthetic_small.json");
+    fs::write(dir.path().join("x.json"), &published).unwrap();
+    let store = open(dir.path());
+    assert_eq!(read(dir.path()), published);
+    store.add(0, &run(7)).unwrap();
+    let added = file_of(&[7]);
+    let [old, new] = [&published, &added].map(|s| s.strip_suffix("\n]").unwrap());
+    let joined = format!("{old},{}\n]", new.strip_prefix('[').unwrap());
+    assert_eq!(read(dir.path()), joined);
+}
+
+#[test]
+fn finished_runs_are_found_and_take_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for i in [9, 4, 2] {
+        store.add(i, &run(i)).unwrap();
+    }
+    drop(store);
+    let store = open(dir.path());
+    assert!(store.contains(&config(4)));
+    assert!(!store.contains(&config(0)));
+    // 4 and 4.0 are the same to Python, as are keys in another order.
+    let respelled = json!({"run_id": 4.0, "opt": {"lr": 0.1, "name": "sgd"}});
+    assert!(store.contains(respelled.as_object().unwrap()));
+    let other = json!({"run_id": 4, "opt": {"lr": 0.10000000000000002, "name": "sgd"}});
+    assert!(!store.contains(other.as_object().unwrap()));
+    let configs: Vec<_> = (0..5).map(config).collect();
+    assert_eq!(store.settle(&configs), [false, false, true, false, true]);
+    store.add(3, &run(3)).unwrap();
+    assert_eq!(read(dir.path()), file_of(&[9, 2, 3, 4]));
+}
+
+#[test]
+fn overwrite_keeps_the_old_file_until_the_first_save_and_then_as_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("x.json"), "even { this").unwrap();
+    let options = Options {
+        overwrite: true,
+        ..Options::default()
+    };
+    let store = Store::open(dir.path(), "x", options).unwrap();
+    assert_eq!(read(dir.path()), "even { this");
+    store.add(0, &run(0)).unwrap();
+    store.add(1, &run(1)).unwrap();
+    assert_eq!(read(dir.path()), file_of(&[0, 1]));
+    assert_eq!(
+        fs::read_to_string(dir.path().join("x.json.bak")).unwrap(),
+        "even { this"
+    );
+}
+
+#[test]
+fn strict_files_hold_null() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).add(0, &run(0)).unwrap();
+    assert!(read(dir.path()).contains("NaN"));
+    let options = Options {
+        strict_json: true,
+        ..Options::default()
+    };
+    let store = Store::open(dir.path(), "x", options).unwrap();
+    store.settle(&[config(0)]);
+    store.add(3, &run(3)).unwrap();
+    let runs: Value = serde_json::from_str(&read(dir.path())).unwrap();
+    for i in 0..2 {
+        assert_eq!(runs[i]["history"][0]["train_loss"], Value::Null);
+    }
+}
+
+#[test]
+fn damaged_files_are_refused_and_left_alone() {
+    let whole = file_of(&[0, 1]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.json");
+    let cuts = (0..whole.len())
+        .step_by(7)
+        .map(|n| whole.as_bytes()[..n].to_vec());
+    let others = ["{}", "3", "null", "[3]", "[{\"history\": []}]", "[]]"];
+    let others = others.map(|s| s.as_bytes().to_vec());
+    let not_text = [b"[\xff]".to_vec()];
+    for bytes in cuts.chain(others).chain(not_text) {
+        fs::write(&path, &bytes).unwrap();
+        let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+        assert_eq!(error.kind, Kind::Corrupt);
+        assert!(error.message.contains("x.json: "), "{error}");
+        assert!(error.message.contains("--overwrite"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+    let line = format!("line {} column ", whole[..whole.len() - 3].lines().count());
+    assert!(error.message.contains(&line), "{error}");
+}
+
+#[test]
+fn left_over_temporary_files_go_and_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let stay = [
+        ".tmp-x-1-AbCdEf",
+        ".tmp-xy-AbCdEf",
+        "x-1.json",
+        ".tmp-y-AbCdEf",
+    ];
+    for name in stay.iter().chain(&[".tmp-x-AbCdEf"]) {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    open(dir.path());
+    let mut expected: Vec<&str> = stay.into_iter().chain([".x.lock"]).collect();
+    expected.sort();
+    assert_eq!(names(dir.path()), expected);
+}
+
+#[test]
+fn the_mode_follows_the_umask() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).add(0, &run(0)).unwrap();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    let mode = |name: &str| {
+        fs::metadata(dir.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+    };
+    assert_eq!(mode("x.json"), mode("plain"));
+    // With a umask of 077 the two agree in any case.
+    eprintln!("mode {:o}", mode("x.json"));
+}
+
+#[test]
+fn folders_are_made_and_impossible_ones_named_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir.path().join("a/b")).add(0, &run(0)).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    fs::create_dir(dir.path().join("y.json")).unwrap();
+    let refused = |folder: &str, id: &str| {
+        Store::open(&dir.path().join(folder), id, Options::default()).unwrap_err()
+    };
+    for folder in ["file", "file/below"] {
+        let error = refused(folder, "x");
+        assert_eq!(error.kind, Kind::CannotCreate);
+        assert!(error.message.contains(folder), "{error}");
+    }
+    assert_eq!(refused("", "y").kind, Kind::CannotCreate);
+    for id in ["", ".", "..", "a/b", "../a", "/a"] {
+        assert_eq!(refused("", id).kind, Kind::Usage, "{id:?}");
+    }
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(closed.join("probe"), "").is_ok() {
+        eprintln!("skipped: this user (root?) writes into folders of mode 555");
+    } else {
+        assert_eq!(refused("closed", "x").kind, Kind::CannotCreate);
+    }
+}
