@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, by the exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,5 +19,6 @@ pub mod optim;
 pub mod random;
 pub mod results;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

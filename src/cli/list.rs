@@ -110,9 +110,9 @@ impl List {
                 .iter()
                 .map(|row| Item::of(&row.entry, &[]))
                 .collect(),
-            What::Schedules => schedule::NAMES
+            What::Schedules => schedule::ENTRIES
                 .iter()
-                .map(|(name, about)| Item::new(name, about))
+                .map(|entry| Item::of(entry, &[]))
                 .collect(),
             What::Losses => {
                 let losses = LOSSES.iter().map(|row| Item::new(row.name, row.about));

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod data;
 mod list;
 mod output;
 mod signals;
@@ -12,7 +13,7 @@ use clap_complete::Shell;
 use crate::config::Vocabulary;
 use crate::error::{Error, Result};
 use crate::nn::loss::{LOSSES, SCORES};
-use crate::{data, models, optim};
+use crate::{models, optim};
 
 /// Trains the fixed experiments of the Python package step-back: same configs, same initial weights,
 /// same batches, comparable numbers.
@@ -32,6 +33,8 @@ enum Command {
     Train(train::Train),
     /// Compare this build with the reference's numbers
     Verify(verify::Verify),
+    /// Data sets: what is there, and getting and checking the rest
+    Data(data::Args),
     /// Print what configs can name: optimizers, models, data sets, schedules, losses
     List(list::List),
     /// Print a completion script for a shell
@@ -49,6 +52,7 @@ impl Cli {
         match self.command {
             Command::Train(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Data(command) => data::run(&command).map(|()| 0),
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();
@@ -68,7 +72,7 @@ impl Cli {
 /// All names and keys that configs may use, from the tables.
 pub fn vocabulary() -> Vocabulary {
     Vocabulary {
-        datasets: data::ROWS.iter().map(|r| r.entry).collect(),
+        datasets: crate::data::ROWS.iter().map(|r| r.entry).collect(),
         models: models::ROWS.iter().map(|r| r.entry).collect(),
         optimizers: optim::ROWS.iter().map(|r| r.entry).collect(),
         optimizer_keys: optim::COMMON_KEYS,

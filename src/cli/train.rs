@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{output, signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, Filter, RunConfig};
-use crate::data::Library;
+use crate::data::{Library, fetch};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::results::store::{Options, Store};
@@ -95,7 +95,7 @@ impl Train {
             .into_iter()
             .map(|experiment| self.open(experiment))
             .collect::<Result<_>>()?;
-        let library = Library::new(&self.data_dir, self.offline);
+        let library = Library::new(&self.data_dir, self.offline, fetch::Options::new(Vec::new(), self.quiet));
         for job in jobs {
             self.train(&job, &library)?;
             if let Some(signal) = signals::received() {

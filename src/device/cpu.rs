@@ -23,25 +23,32 @@ fn sum_chunks<T: Sync>(a: &[T], b: &[T], term: impl Fn(&[T], &[T]) -> f64 + Sync
     total
 }
 
-/// <a, b>: products and sums in f64.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+/// Sum of `term(a[i], b[i])`: terms in f32, sums in f64. A term that overflows counts as infinite.
+pub fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32 + Sync) -> f64 {
     assert_eq!(a.len(), b.len());
     sum_chunks(a, b, |a, b| {
         let mut lanes = [0.0f64; 8];
         let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-        let (ra, rb) = (a8.remainder(), b8.remainder());
+        let rest = a8.remainder().iter().zip(b8.remainder());
+        let rest: f64 = rest.map(|(&x, &y)| f64::from(term(x, y))).sum();
         for (x, y) in a8.zip(b8) {
             for i in 0..8 {
-                lanes[i] += f64::from(x[i]) * f64::from(y[i]);
+                lanes[i] += f64::from(term(x[i], y[i]));
             }
         }
-        let rest: f64 = ra
-            .iter()
-            .zip(rb)
-            .map(|(x, y)| f64::from(*x) * f64::from(*y))
-            .sum();
         lanes.iter().sum::<f64>() + rest
     })
+}
+
+/// The mean of `n` terms from their sum, rounded to f32 first: Infinity once the sum leaves its range, as
+/// it is where sums are kept in f32.
+pub fn mean(sum: f64, n: usize) -> f32 {
+    sum as f32 / n as f32
+}
+
+/// <a, b>: products in f32, sums in f64.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    sum_of(a, b, |x, y| x * y)
 }
 
 /// y += x.
@@ -69,18 +76,20 @@ pub fn map2(y: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + S
         });
 }
 
-/// Sum of f(a, b) over the elements.
-pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f64 + Sync) -> f64 {
-    assert_eq!(a.len(), b.len());
-    sum_chunks(a, b, |a, b| a.iter().zip(b).map(|(a, b)| f(*a, *b)).sum())
-}
-
-/// sums[j] = sum over the rows of x (rows, sums.len()), in the order of the rows.
+/// sums[j] = sum over the rows of x (rows, sums.len()): in f64, in the order of the rows.
 pub fn sum_rows(sums: &mut [f32], x: &[f32]) {
-    sums.fill(0.0);
-    for row in x.chunks_exact(sums.len()) {
-        for (sum, x) in sums.iter_mut().zip(row) {
-            *sum += x;
+    const LANES: usize = 16;
+    let columns = sums.len();
+    for (block, sums) in sums.chunks_mut(LANES).enumerate() {
+        let mut totals = [0.0f64; LANES];
+        for row in x.chunks_exact(columns) {
+            let row = &row[block * LANES..][..sums.len()];
+            for (total, x) in totals.iter_mut().zip(row) {
+                *total += f64::from(*x);
+            }
+        }
+        for (sum, total) in sums.iter_mut().zip(totals) {
+            *sum = total as f32;
         }
     }
 }

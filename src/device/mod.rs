@@ -2,6 +2,7 @@
 
 pub mod arena;
 pub mod cpu;
+pub mod map;
 
 pub use arena::{Arena, Slot};
 

@@ -138,7 +138,7 @@ impl Draftsman {
             if let Place::Buffer(id) = place {
                 let buffer = &mut self.buffers[id];
                 buffer.born = buffer.born.min(now);
-                buffer.dies = now;
+                buffer.dies = buffer.dies.max(now);
             }
         }
         self.drafts.push(draft);

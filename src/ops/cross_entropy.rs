@@ -4,6 +4,7 @@
 
 use rayon::prelude::*;
 
+use crate::device::cpu;
 use crate::graph::{Bwd, Fwd, Op, Var};
 use crate::ops::{Case, Data, Row};
 
@@ -58,7 +59,7 @@ impl Op for CrossEntropy {
                 }
             });
         let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
-        io.y[0] = (sum / self.rows as f64) as f32;
+        io.y[0] = cpu::mean(sum, self.rows);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {

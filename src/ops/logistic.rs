@@ -27,8 +27,8 @@ impl Op for Logistic {
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, target, ..] = io.x;
-        let sum = cpu::sum2(x, target, |x, y| f64::from((-y * x).exp().ln_1p()));
-        io.y[0] = (sum / self.n as f64) as f32;
+        let sum = cpu::sum_of(x, target, |x, y| (-y * x).exp().ln_1p());
+        io.y[0] = cpu::mean(sum, self.n);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {

@@ -32,7 +32,7 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    fn to_json(&self) -> Json<'static> {
+    pub fn to_json(&self) -> Json<'static> {
         let mut members = vec![
             ("epoch", Json::Int(self.epoch.to_string().into())),
             ("learning_rate", Json::Float(self.learning_rate)),

@@ -18,6 +18,8 @@ pub struct Network {
     eval: Vec<(usize, Plan)>,
     clock: Clock,
     batch_size: usize,
+    /// 0, 1, 2, ...: the order in which data sets are evaluated.
+    in_order: Vec<u32>,
 }
 
 impl Network {
@@ -55,6 +57,7 @@ impl Network {
                 eval.push((n, recorder.record(&params, Mode::Eval, device, n)?));
             }
         }
+        let in_order = (0..train.len().max(val.len()) as u32).collect();
         let train = recorder.record(&params, Mode::Train, device, batch_size)?;
         let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
         let memory = Memory::new(&params, &plans);
@@ -68,6 +71,7 @@ impl Network {
                 step: 0,
             },
             batch_size,
+            in_order,
         })
     }
 
@@ -90,8 +94,7 @@ impl Network {
     /// batch's mean in f32, weighted by its size and summed in f64.
     pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
         let mut sums = [0.0; 2];
-        let order = data.all_indices();
-        for indices in order.chunks(self.batch_size) {
+        for indices in self.in_order[..data.len()].chunks(self.batch_size) {
             let n = indices.len();
             let fits = self.eval.iter().find(|(size, _)| *size == n);
             let plan = &fits.expect("a plan for every batch size").1;
@@ -145,7 +148,7 @@ impl<'a> Recorder<'a> {
             }
             let loss = (self.loss.apply)(output, target);
             match mode {
-                Mode::Train => Targets {
+                Mode::Train | Mode::TrainWithoutDropout => Targets {
                     outputs: vec![loss],
                     backward: Some(loss),
                 },

@@ -5,14 +5,13 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Map, Value, json};
 
 use super::network::Network;
-use crate::config::RunConfig;
-use crate::data::Pair;
-use crate::data::loader::Loader;
+use crate::config::{RunConfig, Values};
+use crate::data::{Loader, Pair};
 use crate::device::{Device, cpu};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::optim::schedule::Schedule;
 use crate::optim::{self, Reports};
-use crate::results::{Epoch, RunResult, timestamp};
+use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
 /// Whoever follows a run, and may end it.
 pub trait Watch: Sync {
@@ -34,14 +33,17 @@ pub fn run(
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
     let mut network = Network::new(config, train, val, device)?;
-    let mut optimizer = optim::State::new(&config.opt, network.params.values.len());
-    let schedule = Schedule::of(&config.opt);
+    let mut optimizer = optim::State::new(&config.opt, network.params.values.len())?;
+    let keys = Values::new(optim::COMMON_KEYS, &config.opt);
+    let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
+    let schedule = Schedule::parse(&schedule)
+        .ok_or_else(|| Error::usage(format!("unknown lr_schedule {schedule}")))?;
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let mut history = Vec::with_capacity(config.max_epoch);
 
     for epoch in 0..config.max_epoch {
         let clock = Instant::now();
-        let lr = schedule.lr(optimizer.initial_lr(), epoch);
+        let lr = schedule.lr(initial_lr, epoch as u64);
         let mut step_sizes = Vec::with_capacity(loader.batches());
         for indices in loader.next_epoch().chunks_exact(config.batch_size) {
             let loss = network.train_step(train, indices);

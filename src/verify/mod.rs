@@ -14,6 +14,7 @@ pub use goldens::Goldens;
 pub use tally::{Check, Verdict};
 
 use crate::data::Library;
+use crate::data::fetch::Options;
 use crate::error::Result;
 
 /// What the suites work with.
@@ -25,7 +26,7 @@ pub struct Context {
 
 impl Context {
     fn library(&self) -> Library {
-        Library::new(&self.data_dir, true)
+        Library::new(&self.data_dir, true, Options::new(Vec::new(), true))
     }
 }
 

@@ -212,7 +212,7 @@ impl Checks {
         let train = record(Mode::TrainWithoutDropout, true);
         let eval = record(Mode::Eval, false);
         let mut memory = Memory::new(params, &[&train, &eval]);
-        let mut run = |memory: &mut Memory, plan: &Plan| {
+        let run = |memory: &mut Memory, plan: &Plan| {
             memory.get_mut(plan.inputs[0]).copy_from_slice(&setting.batch());
             memory.get_mut(plan.inputs[1]).copy_from_slice(&setting.targets());
             memory.get_mut(plan.seed).fill(1.0);

@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 
 use super::goldens::numbers;
 use super::{Check, Context};
+use crate::config::Values;
 use crate::error::Result;
-use crate::optim::State;
+use crate::optim::{COMMON_KEYS, State};
 use crate::optim::schedule::Schedule;
 
 #[derive(Deserialize)]
@@ -74,7 +75,7 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
         check.cases += 1;
         let mut field = Field::new();
         let mut optimizer = State::new(&case.opt, field.w.len())?;
-        let lr = optimizer.initial_lr();
+        let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
         for (k, step) in case.trajectory.iter().enumerate() {
             let loss = field.evaluate(k);
             optimizer.step(lr, loss, &mut field.w, &field.g);

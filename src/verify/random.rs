@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::goldens::numbers;
 use super::{Check, Context};
-use crate::data::loader::Loader;
+use crate::data::Loader;
 use crate::error::Result;
 use crate::random::numpy::RandomState;
 use crate::random::torch::Generator;
