@@ -1,0 +1,293 @@
+//! From a path to a JSON value, with everything noted that an ordinary JSON reader passes over:
+//! duplicate keys, numbers too small for a double, the place of a syntax error.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::text::{child, item, nearest, printable, shown_text};
+use crate::error::{Error, Result};
+
+const MAX_BYTES: u64 = 16 << 20;
+const MAX_WARNINGS: usize = 20;
+
+/// The file's bytes. Nothing but a regular file is read, and nothing is waited for.
+pub(super) fn file(path: &Path, source: &str) -> Result<Vec<u8>> {
+    let usage = |text: String| Error::usage(format!("{source}: {text}"));
+    // Without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|cause| {
+            let hint = match cause.kind() {
+                ErrorKind::NotFound => similar_file(path),
+                _ => None,
+            };
+            let hint = hint.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+            usage(format!("cannot read: {cause}{hint}"))
+        })?;
+    let unreadable = |cause: std::io::Error| usage(format!("cannot read: {cause}"));
+    let kind = file.metadata().map_err(unreadable)?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() {
+            "a folder"
+        } else {
+            "no regular file"
+        };
+        return Err(usage(format!("this is {what} (expected a JSON file)")));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file)
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(usage("larger than 16 MB (no config is)".into()));
+    }
+    Ok(bytes)
+}
+
+/// A JSON file in the same folder with nearly the same name, or with the extension forgotten.
+fn similar_file(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|parent| *parent != Path::new(""));
+    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    let stems = names.iter().filter_map(|name| name.strip_suffix(".json"));
+    let near = nearest(path.file_stem()?.to_str()?, stems)?;
+    let near = path.with_file_name(format!("{near}.json"));
+    Some(printable(&near.to_string_lossy()))
+}
+
+/// A JSON text with what its value alone does not tell.
+pub(super) struct Document {
+    pub value: Value,
+    /// The paths of keys that stand more than once in their object.
+    pub duplicates: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+pub(super) fn json(source: &str, bytes: &[u8]) -> Result<Document> {
+    const MARKS: [&[u8]; 3] = [b"\xEF\xBB\xBF", b"\xFF\xFE", b"\xFE\xFF"];
+    if MARKS.iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(Error::usage(format!(
+            "{source}:1:1: starts with a byte order mark, BOM (save it as UTF-8 without BOM)"
+        )));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|cause| {
+        let (line, column) = position(&bytes[..cause.valid_up_to()]);
+        Error::usage(format!(
+            "{source}:{line}:{column}: not UTF-8 (save the file as UTF-8)"
+        ))
+    })?;
+    let mut notes = Notes::default();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Node(&mut notes)
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value))
+        .map_err(|cause| Error::usage(syntax(source, text, &notes.path, &cause)))?;
+    Ok(Document {
+        value,
+        duplicates: notes.duplicates,
+        warnings: vanishing(source, text),
+    })
+}
+
+/// Line and column, from 1, of what follows `before`.
+fn position(before: &[u8]) -> (usize, usize) {
+    let lines = before.split(|&byte| byte == b'\n');
+    let last = lines.clone().next_back().unwrap_or(before);
+    (lines.count(), last.len() + 1)
+}
+
+/// One line for a text that is no JSON, in words for those who know Python better.
+fn syntax(source: &str, text: &str, path: &[Step], cause: &serde_json::Error) -> String {
+    let (line, column) = (cause.line().max(1), cause.column().max(1));
+    let place = format!("{source}:{line}:{column}");
+    if text.trim_ascii().is_empty() {
+        return format!("{place}: the file is empty (expected a JSON object or array)");
+    }
+    let full = cause.to_string();
+    let suffix = format!(" at line {} column {}", cause.line(), cause.column());
+    let what = full.strip_suffix(&suffix).unwrap_or(&full);
+    let word = word_at(text, line, column);
+    let bare = word.trim_start_matches(['-', '+']).to_ascii_lowercase();
+    let at = joined(path);
+    match (what, bare.as_str()) {
+        ("number out of range", _) => {
+            format!("{place}: {at}: number out of range (expected at most 1.8e308 in size)")
+        }
+        ("recursion limit exceeded", _) => {
+            format!("{place}: {at}: nested too deep (expected at most 127 levels)")
+        }
+        ("expected value" | "expected ident" | "invalid number", "nan" | "inf" | "infinity") => {
+            format!("{place}: {at}: JSON has no {word} (expected a finite number)")
+        }
+        ("expected value" | "expected ident" | "invalid number", json @ ("true" | "false")) => {
+            format!("{place}: {at}: JSON has no {word} (did you mean {json}?)")
+        }
+        ("trailing characters", _) => {
+            format!("{place}: text after the end of the JSON value (expected nothing)")
+        }
+        _ => format!("{place}: invalid JSON: {what}"),
+    }
+}
+
+/// The word, with its sign, around a place in the text; empty if there is none.
+fn word_at(text: &str, line: usize, column: usize) -> &str {
+    let line = text.split('\n').nth(line - 1).unwrap_or("");
+    let at = column - 1;
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '+';
+    let (Some(before), Some(after)) = (line.get(..at), line.get(at..)) else {
+        return "";
+    };
+    let start = before.trim_end_matches(part).len();
+    let end = at + after.len() - after.trim_start_matches(part).len();
+    &line[start..end]
+}
+
+/// Warnings for numbers such as 1e-400 that are not 0 but become 0 as a double.
+fn vanishing(source: &str, text: &str) -> Vec<String> {
+    let bytes = text.as_bytes();
+    let mut warnings = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() && warnings.len() < MAX_WARNINGS {
+        match bytes[at] {
+            b'"' => {
+                at += 1;
+                while bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let rest = &text[at..];
+                let number = |c: char| c.is_ascii_digit() || "+-.eE".contains(c);
+                let token = &rest[..rest.len() - rest.trim_start_matches(number).len()];
+                let digits = token.split(['e', 'E']).next().unwrap_or(token);
+                let zero = !digits.contains(|c: char| ('1'..='9').contains(&c));
+                if !zero && token.parse() == Ok(0.0) {
+                    let (line, column) = position(&bytes[..at]);
+                    let token = shown_text(token);
+                    warnings.push(format!("{source}:{line}:{column}: {token} is read as 0"));
+                }
+                at += token.len();
+            }
+            _ => at += 1,
+        }
+    }
+    warnings
+}
+
+/// One step down into a JSON value.
+enum Step {
+    Key(String),
+    Item(usize),
+}
+
+/// Where the reader is, and the keys it met twice.
+#[derive(Default)]
+struct Notes {
+    path: Vec<Step>,
+    duplicates: Vec<String>,
+}
+
+/// The path as text; the middle of a very long one is left out.
+fn joined(path: &[Step]) -> String {
+    let mut text = String::new();
+    for (depth, step) in path.iter().enumerate() {
+        match step {
+            _ if path.len() > 8 && (4..path.len() - 2).contains(&depth) => {
+                if depth == 4 {
+                    text.push('…');
+                }
+            }
+            Step::Key(key) => text = child(&text, key),
+            Step::Item(index) => text = item(&text, *index),
+        }
+    }
+    if text.is_empty() {
+        text.push_str("top level");
+    }
+    text
+}
+
+/// Reads one value. On an error `path` is left pointing at the value that could not be read.
+struct Node<'a>(&'a mut Notes);
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(
+        self,
+        from: D,
+    ) -> std::result::Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> std::result::Result<Value, E> {
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("number out of range"))?;
+        Ok(Value::Number(number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            self.0.path.push(Step::Item(items.len()));
+            let Some(item) = seq.next_element_seed(Node(self.0))? else {
+                break;
+            };
+            items.push(item);
+            self.0.path.pop();
+        }
+        self.0.path.pop();
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+        let mut entries = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            self.0.path.push(Step::Key(key.clone()));
+            let value = map.next_value_seed(Node(self.0))?;
+            if entries.insert(key, value).is_some() {
+                self.0.duplicates.push(joined(&self.0.path));
+            }
+            self.0.path.pop();
+        }
+        Ok(Value::Object(entries))
+    }
+}

@@ -1,0 +1,112 @@
+//! Which values are equal: as the reference compares them, and within one config.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use serde_json::{Number, Value};
+
+use super::RunConfig;
+use super::expand::{choices, opts};
+use super::text::{child, item};
+
+/// JSON text that two values share exactly if they are equal: keys sorted, `1` and `1.0` alike.
+pub(super) fn canonical(value: &Value) -> String {
+    let mut text = String::new();
+    write(value, &mut text);
+    text
+}
+
+fn write(value: &Value, out: &mut String) {
+    match value {
+        Value::Number(number) => write_number(number, out),
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                write(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            out.push('{');
+            for (key, item) in entries {
+                let _ = write!(out, "{}:", Value::from(key.as_str()));
+                write(item, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        other => {
+            let _ = write!(out, "{other}");
+        }
+    }
+}
+
+fn write_number(number: &Number, out: &mut String) {
+    // No JSON integer reaches 2^64 (the reader makes it a double), so larger ones need no care.
+    let whole = number
+        .as_f64()
+        .filter(|x| number.is_f64() && x.fract() == 0.0 && x.abs() < 2f64.powi(64));
+    let _ = match whole {
+        Some(x) => write!(out, "{}", x as i128),
+        None => write!(out, "{number}"),
+    };
+}
+
+/// The paths of choices, or of runs, that stand twice in a config and so make two runs the same.
+///
+/// Two runs of a product are the same exactly if some key has the same choice twice, so that
+/// comparing choices finds every case and can say where it is.
+pub(super) fn repeated(config: &Value) -> Vec<(String, String)> {
+    let keyed = |choices: Vec<(String, &Value)>| -> Vec<(String, String)> {
+        let choices = choices.into_iter();
+        choices
+            .map(|(path, value)| (path, canonical(value)))
+            .collect()
+    };
+    let Value::Object(map) = config else {
+        let runs = choices(String::new(), config, true).into_iter();
+        let runs = runs.filter_map(|(path, run)| {
+            let run = RunConfig::from_json(run.as_object()?)?;
+            Some((path, run.identity()))
+        });
+        return twice(runs.collect());
+    };
+    let mut found = Vec::new();
+    for (name, value) in map {
+        if name != "opt" {
+            found.extend(twice(keyed(choices(child("", name), value, true))));
+            continue;
+        }
+        for (path, opt) in choices(child("", name), value, true) {
+            for (key, value) in opt.as_object().into_iter().flatten() {
+                found.extend(twice(keyed(choices(child(&path, key), value, true))));
+            }
+        }
+        let expanded = opts(value).into_iter();
+        found.extend(twice(
+            expanded
+                .map(|(index, opt)| (item("opt", index), canonical(&opt)))
+                .collect(),
+        ));
+    }
+    found
+}
+
+/// Pairs of different paths with equal texts.
+fn twice(keyed: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut first: HashMap<String, String> = HashMap::new();
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for (path, text) in keyed {
+        match first.get(&text) {
+            Some(earlier) if *earlier != path => pairs.push((earlier.clone(), path)),
+            Some(_) => {}
+            None => {
+                first.insert(text, path);
+            }
+        }
+    }
+    pairs
+}

@@ -1,0 +1,80 @@
+//! Words for messages: paths, values cut to size, and the names that a misspelt word may have meant.
+
+use serde_json::Value;
+
+/// The path of a key inside the object at `path`.
+pub(super) fn child(path: &str, key: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    if key.is_empty() || !key.chars().all(plain) {
+        format!("{path}[\"{}\"]", shown_text(key))
+    } else if path.is_empty() {
+        shown_text(key)
+    } else {
+        format!("{path}.{}", shown_text(key))
+    }
+}
+
+/// The path of an item of the list at `path`.
+pub(super) fn item(path: &str, index: usize) -> String {
+    format!("{path}[{index}]")
+}
+
+/// A value as one types it on a command line: strings without quotes, the rest as JSON.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => printable(text),
+        other => other.to_string(),
+    }
+}
+
+/// A value for a message: JSON, cut where it gets long.
+pub(super) fn shown(value: &Value) -> String {
+    shown_text(&value.to_string())
+}
+
+/// Text from a file for a message, cut where it gets long.
+pub(super) fn shown_text(text: &str) -> String {
+    let cut: String = text.chars().take(60).collect();
+    let end = if cut.len() < text.len() { "…" } else { "" };
+    printable(&cut) + end
+}
+
+/// Control characters escaped, so that what a file holds cannot drive the terminal.
+pub(super) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// The known word that `word` is probably a misspelling of.
+pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    // Longer than any name by far, and a comparison takes time in proportion to the length.
+    if word.len() > 64 {
+        return None;
+    }
+    let normal = |text: &str| text.to_lowercase().replace('_', "-");
+    let word = normal(word);
+    let limit = (word.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|other| (strsim::osa_distance(&word, &normal(other)), other))
+        // With nothing of the word left, any short name would be near.
+        .filter(|(distance, other)| *distance <= limit && *distance < other.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, other)| other)
+}
+
+/// What an unknown word may have meant, for the end of a message.
+pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
+    match nearest(word, known.iter().copied()) {
+        Some(near) => format!("(did you mean {near:?}?)"),
+        None if known.is_empty() => "(there are none)".into(),
+        None => format!("(known: {})", known.join(", ")),
+    }
+}
