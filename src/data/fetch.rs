@@ -1,0 +1,443 @@
+//! Downloads: from one mirror after the other, resumed where they were cut, checked before they count.
+
+use super::raw::{self, Set};
+use super::shard::sync_folder;
+use crate::error::{Error, Kind, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use ureq::http::{Response, StatusCode, header};
+use ureq::{Agent, Body, Timeout};
+
+/// No file that we download is larger; a server that sends more is cut off.
+const MAX_BYTES: u64 = 1 << 32;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Tried before a data set's own mirrors: folders that hold its remote files.
+    pub mirrors: Vec<String>,
+    /// No progress bar (there is none either where stderr is no terminal).
+    pub quiet: bool,
+    pub patience: Patience,
+}
+
+/// How long a server may keep us waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a name to be resolved, and for a connection to be made.
+    pub connect: Duration,
+    /// For the next bytes.
+    pub read: Duration,
+    /// Attempts per mirror; every one goes on where the last was cut.
+    pub attempts: u32,
+    /// Pause before the second attempt, doubled for each one after it.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            connect: Duration::from_secs(3),
+            read: Duration::from_secs(20),
+            attempts: 4,
+            pause: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Options {
+    pub fn new(mirrors: Vec<String>, quiet: bool) -> Options {
+        Options {
+            mirrors,
+            quiet,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// What went wrong in one attempt, by what there is to do about it.
+enum Trouble {
+    /// Nobody answers, or not with the file: on to the next mirror.
+    Mirror(String),
+    /// The content is wrong: likewise, from the first byte.
+    Content(String),
+    /// Cut or stalled: try again.
+    Passing(String),
+    /// The trouble is on our side.
+    Ours(Error),
+}
+
+/// Downloads the raw files that are not there; returns their names. Fails within seconds where there is no
+/// network, and says then which files to put where.
+pub fn missing(set: &Set, options: &Options) -> Result<Vec<&'static str>> {
+    let explained = |e: Error| Error::new(e.kind, format!("{e}\n{}", set.remedy()));
+    let mirrors: Vec<String> = options
+        .mirrors
+        .iter()
+        .cloned()
+        .chain(set.files.mirrors.iter().map(|m| (*m).to_owned()))
+        .collect();
+    let mut fetched = Vec::new();
+    for file in set.missing() {
+        let Some(remote) = &file.remote else {
+            let text = format!("the files of {} cannot be downloaded", set.name);
+            return Err(explained(Error::new(Kind::Io, text)));
+        };
+        let sum = |path: &Path| -> Result<std::result::Result<(), String>> {
+            let packed = raw::hex(&raw::md5_of(
+                File::open(path).map_err(|e| Error::io("read", path, &e))?,
+                path,
+            )?);
+            if packed == remote.md5 {
+                return Ok(Ok(()));
+            }
+            // Packed anew by another program, but with the right content?
+            let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
+            let content = raw::md5_of(flate2::read::MultiGzDecoder::new(file), path);
+            match content.map(|md5| raw::hex(&md5)) {
+                Ok(md5) if md5 == remote.md5_unpacked => Ok(Ok(())),
+                _ => Ok(Err(format!("has md5 {packed}, not {}", remote.md5))),
+            }
+        };
+        let target = set.dir.join(remote.name);
+        download(remote.file, &mirrors, &target, &sum, options).map_err(explained)?;
+        fetched.push(remote.name);
+    }
+    Ok(fetched)
+}
+
+/// Says of a downloaded file whether it is the right one, or what is wrong with it.
+pub type Judge<'a> = dyn Fn(&Path) -> Result<std::result::Result<(), String>> + 'a;
+
+/// Downloads `MIRROR/file` to `target`, which appears in whole or not at all. What has come so far is kept
+/// in `target.part`, also between two calls.
+pub fn download(
+    file: &str,
+    mirrors: &[String],
+    target: &Path,
+    judge: &Judge,
+    options: &Options,
+) -> Result<()> {
+    let mut partial = Partial::open(target)?;
+    if target.is_file() {
+        return partial.discard();
+    }
+    let mut causes = String::new();
+    let mut kind = Kind::Io;
+    for mirror in mirrors {
+        let url = format!("{}/{file}", mirror.trim_end_matches('/'));
+        match from_mirror(&url, &mut partial, judge, options) {
+            Ok(()) => return partial.into_file(target),
+            Err(Trouble::Ours(e)) => return Err(e),
+            Err(Trouble::Mirror(cause) | Trouble::Passing(cause)) => {
+                causes += &format!("\n  {url}: {cause}");
+            }
+            Err(Trouble::Content(cause)) => {
+                kind = Kind::Corrupt;
+                causes += &format!("\n  {url}: the file {cause}");
+                partial.restart()?;
+            }
+        }
+    }
+    if mirrors.is_empty() {
+        causes += " no mirror is known";
+    }
+    if partial.length == 0 {
+        partial.discard()?;
+    }
+    Err(Error::new(kind, format!("cannot download {file}:{causes}")))
+}
+
+fn from_mirror(
+    url: &str,
+    partial: &mut Partial,
+    judge: &Judge,
+    options: &Options,
+) -> std::result::Result<(), Trouble> {
+    let agent = agent(url, &options.patience)?;
+    let mut pause = options.patience.pause;
+    for attempt in 1.. {
+        let result = transfer(&agent, url, partial, options.quiet);
+        match result {
+            Ok(()) => break,
+            Err(Trouble::Passing(_)) if attempt < options.patience.attempts => {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    partial.sync().map_err(Trouble::Ours)?;
+    match judge(&partial.path) {
+        Ok(verdict) => verdict.map_err(Trouble::Content),
+        Err(e) => Err(Trouble::Ours(e)),
+    }
+}
+
+fn agent(url: &str, patience: &Patience) -> std::result::Result<Agent, Trouble> {
+    let https = url.starts_with("https://");
+    if !https && !url.starts_with("http://") {
+        let text = "a mirror's address starts with https:// or http://";
+        return Err(Trouble::Mirror(text.into()));
+    }
+    let config = Agent::config_builder()
+        // Holds for redirects, too: what starts encrypted stays so.
+        .https_only(https)
+        .http_status_as_error(false)
+        .timeout_resolve(Some(patience.connect))
+        .timeout_connect(Some(patience.connect))
+        .timeout_per_read(Some(patience.read))
+        .timeout_recv_response(Some(patience.read))
+        .timeout_per_write(Some(patience.read))
+        // The bytes of the file, not another packing of them.
+        .accept_encoding("identity")
+        .user_agent(concat!("stepback-native/", env!("CARGO_PKG_VERSION")));
+    Ok(config.build().into())
+}
+
+/// One request: asks for what is missing of the file and appends it.
+fn transfer(
+    agent: &Agent,
+    url: &str,
+    partial: &mut Partial,
+    quiet: bool,
+) -> std::result::Result<(), Trouble> {
+    let mut request = agent.get(url);
+    if partial.length > 0 {
+        request = request.header(header::RANGE, format!("bytes={}-", partial.length));
+        if let Some(version) = &partial.version {
+            request = request.header(header::IF_RANGE, version);
+        }
+    }
+    let response = request.call().map_err(connection_trouble)?;
+    let status = response.status();
+    match status {
+        StatusCode::OK => partial.restart().map_err(Trouble::Ours)?,
+        StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(partial.length) => {}
+        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+            partial.restart().map_err(Trouble::Ours)?;
+            let text = format!("the server answers {status}, but not with the range asked for");
+            return Err(Trouble::Passing(text));
+        }
+        _ => {
+            let text = format!("the server answers {status}");
+            let later = status.is_server_error()
+                || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+            return Err(match later {
+                true => Trouble::Passing(text),
+                false => Trouble::Mirror(text),
+            });
+        }
+    }
+    let version = version_of(&response);
+    partial.note_version(version).map_err(Trouble::Ours)?;
+    let expected = response.body().content_length();
+    receive(response.into_body(), expected, partial, quiet)
+}
+
+fn connection_trouble(e: ureq::Error) -> Trouble {
+    use ureq::Error::{
+        BadUri, ConnectProxyFailed, ConnectionFailed, HostNotFound, InvalidProxyUrl,
+        RequireHttpsOnly, Rustls, Tls, TooManyRedirects,
+    };
+    let text = e.to_string();
+    match e {
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
+        | HostNotFound
+        | ConnectionFailed
+        | ConnectProxyFailed(_)
+        | InvalidProxyUrl
+        | BadUri(_)
+        | TooManyRedirects
+        | Tls(_)
+        | Rustls(_) => Trouble::Mirror(text),
+        RequireHttpsOnly(url) => Trouble::Mirror(format!(
+            "the server redirects to {url}, which is not encrypted"
+        )),
+        // Nobody listens there, or no way leads there.
+        ureq::Error::Io(e) if !cut(e.kind()) => Trouble::Mirror(text),
+        _ => Trouble::Passing(text),
+    }
+}
+
+/// Whether a connection was there and broke.
+fn cut(kind: ErrorKind) -> bool {
+    [
+        ErrorKind::ConnectionReset,
+        ErrorKind::ConnectionAborted,
+        ErrorKind::BrokenPipe,
+        ErrorKind::UnexpectedEof,
+        ErrorKind::TimedOut,
+        ErrorKind::WouldBlock,
+    ]
+    .contains(&kind)
+}
+
+/// The first byte of a partial answer.
+fn range_start(response: &Response<Body>) -> Option<u64> {
+    let range = response.headers().get(header::CONTENT_RANGE)?;
+    let (start, _) = range
+        .to_str()
+        .ok()?
+        .strip_prefix("bytes ")?
+        .split_once('-')?;
+    start.parse().ok()
+}
+
+/// What names this version of the file, fit for If-Range: a strong entity tag or a date.
+fn version_of(response: &Response<Body>) -> Option<String> {
+    let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+    let tag = text(header::ETAG).filter(|tag| tag.starts_with('"'));
+    tag.or(text(header::LAST_MODIFIED)).map(str::to_owned)
+}
+
+fn receive(
+    body: Body,
+    expected: Option<u64>,
+    partial: &mut Partial,
+    quiet: bool,
+) -> std::result::Result<(), Trouble> {
+    let total = expected.map(|n| n + partial.length);
+    let bar = progress(&partial.path, total, quiet);
+    let mut reader = body.into_reader();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        bar.set_position(partial.length);
+        let n = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => {
+                let text = format!("the download was cut after {} bytes: {e}", partial.length);
+                return Err(Trouble::Passing(text));
+            }
+        };
+        partial.append(&buffer[..n]).map_err(Trouble::Ours)?;
+        if partial.length > MAX_BYTES {
+            return Err(Trouble::Content("has no end".into()));
+        }
+    }
+    bar.finish_and_clear();
+    match total {
+        Some(total) if total != partial.length => Err(Trouble::Passing(format!(
+            "the download was cut after {} of {total} bytes",
+            partial.length
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn progress(path: &Path, total: Option<u64>, quiet: bool) -> ProgressBar {
+    let target = match quiet {
+        true => ProgressDrawTarget::hidden(),
+        // Hides itself where stderr is no terminal.
+        false => ProgressDrawTarget::stderr(),
+    };
+    let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).expect("a valid template");
+    let name = path.file_stem().unwrap_or_default().display().to_string();
+    ProgressBar::with_draw_target(total, target)
+        .with_style(style.progress_chars("=> "))
+        .with_message(name)
+}
+
+/// What has come of a file so far. Held under a lock, so that two processes do not write into one another.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    /// The server's name for the version that the bytes are of, kept beside them.
+    version: Option<String>,
+    version_path: PathBuf,
+}
+
+impl Partial {
+    fn open(target: &Path) -> Result<Partial> {
+        let with = |suffix: &str| {
+            let mut name = OsString::from(target.as_os_str());
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let (path, version_path) = (with(".part"), with(".part.version"));
+        let folder = target.parent().expect("a raw file lies in a folder");
+        let cannot = |e: std::io::Error| {
+            let folder = folder.display();
+            Error::new(Kind::CannotCreate, format!("cannot write to {folder}: {e}"))
+        };
+        fs::create_dir_all(folder).map_err(cannot)?;
+        let mut how = OpenOptions::new();
+        let how = how.create(true).truncate(false).read(true).write(true);
+        let mut file = how.open(&path).map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let path = path.display();
+                let text = format!("another process is downloading {path}; wait for it to finish");
+                return Err(Error::new(Kind::Locked, text));
+            }
+            Err(TryLockError::Error(e)) => return Err(cannot(e)),
+        }
+        let length = file.seek(SeekFrom::End(0));
+        Ok(Partial {
+            length: length.map_err(|e| Error::io("read", &path, &e))?,
+            version: fs::read_to_string(&version_path).ok(),
+            file,
+            path,
+            version_path,
+        })
+    }
+
+    fn failed(&self, e: std::io::Error) -> Error {
+        Error::io("write", &self.path, &e)
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.length = 0;
+        let cut = self.file.set_len(0).and_then(|()| self.file.rewind());
+        cut.map_err(|e| self.failed(e))?;
+        self.note_version(None)
+    }
+
+    fn note_version(&mut self, version: Option<String>) -> Result<()> {
+        let path = &self.version_path;
+        let noted = match &version {
+            Some(version) => fs::write(path, version),
+            None => match fs::remove_file(path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            },
+        };
+        noted.map_err(|e| Error::io("write", path, &e))?;
+        self.version = version;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|e| self.failed(e))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.failed(e))
+    }
+
+    fn into_file(mut self, target: &Path) -> Result<()> {
+        fs::rename(&self.path, target).map_err(|e| self.failed(e))?;
+        self.note_version(None)?;
+        sync_folder(target)
+    }
+
+    fn discard(mut self) -> Result<()> {
+        self.note_version(None)?;
+        match fs::remove_file(&self.path) {
+            // Another process, which was done before us, has given it its final name.
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(self.failed(e)),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The order in which a run visits its training samples.
+
+use crate::random::{run_seed, torch::Generator};
+
+/// Shuffles as the reference's loader does, with a generator of its own.
+#[derive(Clone)]
+pub struct Loader {
+    generator: Generator,
+    order: Vec<u32>,
+    batch_size: usize,
+    started: bool,
+}
+
+impl Loader {
+    /// `n` samples in batches of `batch_size`; what is left over in the end of an epoch is dropped.
+    pub fn new(run_id: u64, n: usize, batch_size: usize) -> Loader {
+        assert!(batch_size > 0);
+        Loader {
+            generator: Generator::new(run_seed(run_id)),
+            order: vec![0; n],
+            batch_size,
+            started: false,
+        }
+    }
+
+    /// Batches per epoch.
+    pub fn batches(&self) -> usize {
+        self.order.len() / self.batch_size
+    }
+
+    /// The order of all samples in the next epoch; batch b is at `b * batch_size`.
+    pub fn next_epoch(&mut self) -> &[u32] {
+        if self.started {
+            // The reference's sampler draws one more order when it is asked for a sample too many.
+            self.generator.randperm_into(&mut self.order);
+        }
+        self.started = true;
+        // The seed that the reference hands to its worker processes, of which it has none.
+        self.generator.random64();
+        self.generator.randperm_into(&mut self.order);
+        &self.order
+    }
+}

@@ -1,0 +1,96 @@
+//! `sensor`: hourly measurements of air-quality sensors, a matrix with gaps (zeros) to be completed.
+
+use super::raw::{self, Files, RawFile};
+use super::shard::{Contents, Features, Shard, Targets, Writer};
+use super::{Origin, Row, Split, TARGET_SEED};
+use crate::config::{Entry, Values};
+use crate::error::Result;
+use crate::random::numpy::RandomState;
+use std::path::{Path, PathBuf};
+
+pub const ROW: Row = Row {
+    entry: Entry {
+        name: "sensor",
+        about: "air-quality sensors by hour; a sample is (row, column), its target the value there",
+        paper: "",
+        keys: &[],
+    },
+    origin: Origin::Files(Files {
+        raw: &[RawFile {
+            names: &["sensor/Ventana_Eli_mes1.csv"],
+            remote: None,
+        }],
+        convert,
+        open,
+        mirrors: &[],
+        home: "the step-back repository, https://github.com/fabian-sp/step-back (data/sensor)",
+    }),
+};
+
+fn convert(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
+    let path = &paths[0];
+    let entries = read(path)?;
+    let order = RandomState::new(TARGET_SEED).permutation(entries.len());
+    let (first, second) = order.split_at((0.8 * entries.len() as f64) as usize);
+    if first.is_empty() || second.is_empty() {
+        return Err(raw::damaged(path, "it has fewer than two nonzero values"));
+    }
+    // Mean and population standard deviation of the training half serve both.
+    let values = || first.iter().map(|i| entries[*i as usize].1);
+    let mean = values().sum::<f64>() / first.len() as f64;
+    let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / first.len() as f64;
+    let std = variance.sqrt();
+    if std == 0.0 {
+        return Err(raw::damaged(path, "its values are all the same"));
+    }
+    for (half, out) in [(first, train), (second, val)] {
+        let entries = || half.iter().map(|i| &entries[*i as usize]);
+        let positions: Vec<[f32; 2]> = entries().map(|(position, _)| *position).collect();
+        let targets: Vec<f32> = entries().map(|(_, v)| ((v - mean) / std) as f32).collect();
+        out.features(bytemuck::cast_slice(&positions))?;
+        out.finish(&Contents {
+            features: Features::Floats,
+            sample: &[2],
+            target: &[1],
+            targets: Targets::Floats(&targets),
+            rows: &[],
+        })?;
+    }
+    Ok(())
+}
+
+/// The nonzero values with their row and column, row by row. The first line holds the columns' names and
+/// the first column the rows'.
+fn read(path: &Path) -> Result<Vec<([f32; 2], f64)>> {
+    let mut entries = Vec::new();
+    let mut reader = csv::Reader::from_reader(raw::open(path)?);
+    for (row, record) in reader.records().enumerate() {
+        let record = record.map_err(|e| match e.into_kind() {
+            csv::ErrorKind::Io(e) => raw::read_error(path, &e),
+            csv::ErrorKind::UnequalLengths {
+                expected_len, len, ..
+            } => {
+                let line = row + 2;
+                let text = format!("line {line} has {len} fields where others have {expected_len}");
+                raw::damaged(path, text)
+            }
+            _ => raw::damaged(path, format_args!("line {} is not UTF-8", row + 2)),
+        })?;
+        for (column, field) in record.iter().skip(1).enumerate() {
+            let value = field.trim().parse::<f64>().ok().filter(|v| v.is_finite());
+            let value = value.ok_or_else(|| {
+                let (line, field_number) = (row + 2, column + 2);
+                let text = format!("line {line}, field {field_number} is {field:?}, not a number");
+                raw::damaged(path, text)
+            })?;
+            if value != 0.0 {
+                entries.push(([row as f32, column as f32], value));
+            }
+        }
+    }
+    Ok(entries)
+}
+
+fn open(shard: Shard, _: &Values) -> Split {
+    Split::of_shard(shard, vec![2], Vec::new())
+}
