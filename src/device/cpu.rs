@@ -23,23 +23,24 @@ fn sum_chunks<T: Sync>(a: &[T], b: &[T], term: impl Fn(&[T], &[T]) -> f64 + Sync
     total
 }
 
-/// <a, b>: products and sums in f64.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+/// Sum of `term(a[i], b[i])`: terms in f32, sums in f64. A term that overflows counts as infinite.
+pub fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32 + Sync) -> f64 {
     assert_eq!(a.len(), b.len());
     sum_chunks(a, b, |a, b| {
         let mut lanes = [0.0f64; 8];
         let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-        let (ra, rb) = (a8.remainder(), b8.remainder());
+        let rest = a8.remainder().iter().zip(b8.remainder());
+        let rest: f64 = rest.map(|(&x, &y)| f64::from(term(x, y))).sum();
         for (x, y) in a8.zip(b8) {
             for i in 0..8 {
-                lanes[i] += f64::from(x[i]) * f64::from(y[i]);
+                lanes[i] += f64::from(term(x[i], y[i]));
             }
         }
-        let rest: f64 = ra
-            .iter()
-            .zip(rb)
-            .map(|(x, y)| f64::from(*x) * f64::from(*y))
-            .sum();
         lanes.iter().sum::<f64>() + rest
     })
+}
+
+/// <a, b>: products in f32, sums in f64.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    sum_of(a, b, |x, y| x * y)
 }
