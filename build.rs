@@ -8,17 +8,22 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-const FOLDERS: [&str; 2] = ["records/goldens", "records/reference/outputs"];
+/// Folders of JSON files, and what their names begin with in the binary.
+const FOLDERS: [(&str, &str); 3] = [
+    ("records/goldens", ""),
+    ("records/goldens/one_thread", "one_thread/"),
+    ("records/reference/outputs", ""),
+];
 
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut table = String::from("pub static FILES: &[(&str, &[u8])] = &[\n");
     println!("cargo::rerun-if-changed=build.rs");
-    for folder in FOLDERS {
+    for (folder, prefix) in FOLDERS {
         println!("cargo::rerun-if-changed={folder}");
         for path in json_files(Path::new(folder)) {
-            let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-            let packed = out.join(format!("{name}.gz"));
+            let name = format!("{prefix}{}", path.file_name().expect("a file").to_string_lossy());
+            let packed = out.join(format!("{}.gz", name.replace('/', "-")));
             let file = File::create(&packed).expect("OUT_DIR is writable");
             let mut encoder = GzEncoder::new(file, Compression::best());
             let mut source = File::open(&path).expect("a readable golden file");

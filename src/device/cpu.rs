@@ -137,7 +137,8 @@ pub fn matmul(c: &mut [f32], a: Matrix, b: Matrix, accumulate: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows);
     assert_eq!(c.len(), m * n);
-    c.par_chunks_mut(ROW_BLOCK * n).enumerate().for_each(|(block, c)| {
+    let row_blocks = c.par_chunks_mut(ROW_BLOCK * n).enumerate();
+    row_blocks.for_each(|(block, c)| {
         let first = block * ROW_BLOCK * a.row_stride;
         // SAFETY: all three matrices lie inside their slices: checked above and in `Matrix::new`.
         unsafe {

@@ -1,41 +1,112 @@
-//! Optimizers and learning-rate schedules: a table of rows, one file per method.
+//! Optimizers and learning-rate schedules: a table of rows, one file per family of methods.
 //!
-//! An optimizer works on flat buffers. It declares the state vectors it needs, each as long as the
-//! parameters and zero before the first step, and keeps nothing itself: state and scalars belong to
-//! [`State`], so that a checkpoint is one write and a device can hold them.
+//! A method works on flat buffers: all parameters end to end, their gradient, and up to
+//! [`MAX_STATE`] vectors of its own, each as long as the parameters and zero before the first step. It keeps
+//! nothing itself. Vectors, scalars and the step count belong to [`State`], so that a checkpoint is
+//! one write and a device can hold them.
+//!
+//! The numbers follow PyTorch's, roundings included where that costs nothing: hyper-parameters and
+//! their combinations are double and become single where they meet a vector, inner products are
+//! single once summed, and comparisons with NaN go the way they go in Python.
 
-use crate::config::{Entry, Values};
+mod adabelief;
+mod adabound;
+mod adam;
+mod lion;
+mod momo;
+mod momo_adam;
+mod prox_sps;
+pub mod schedule;
+mod sgd;
 
-/// One update, on the CPU.
-pub struct CpuStep<'a> {
-    /// 1, 2, 3, ...
-    pub k: u64,
-    /// The learning rate in force, and the one at the start.
-    pub lr: f64,
-    pub initial_lr: f64,
-    /// The loss of this batch.
-    pub loss: f32,
-    /// Parameters and their gradient, flat.
-    pub w: &'a mut [f32],
-    pub g: &'a [f32],
-    /// The state vectors in the order of [`Optimizer::state`].
-    pub state: [&'a mut [f32]; MAX_STATE],
-    pub scalars: &'a mut Scalars,
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::config::{Entry, Key, Kind, Values};
+use crate::device::cpu::CHUNK;
+use crate::error::{Error, Result};
+use schedule::Schedule;
+
+/// The most state vectors that a method has.
+pub const MAX_STATE: usize = 2;
+
+/// All optimizers, in the order in which `list` shows them.
+pub const ROWS: &[Row] = &[
+    sgd::SGD,
+    sgd::HEAVY_BALL,
+    sgd::NESTEROV,
+    adam::ADAM,
+    adam::ADAMW,
+    momo::MOMO,
+    momo::MOMO_STAR,
+    momo_adam::MOMO_ADAM,
+    momo_adam::MOMO_ADAM_STAR,
+    prox_sps::PROX_SPS,
+    adabound::ADABOUND,
+    adabelief::ADABELIEF,
+    lion::LION,
+];
+
+/// The keys that every optimizer has.
+pub const COMMON_KEYS: &[Key] = &[
+    Key {
+        name: "lr",
+        kind: Kind::NonNegative,
+        default: Some("1e-3"),
+        about: "step size; for the adaptive methods its upper limit",
+    },
+    Key {
+        name: "weight_decay",
+        kind: Kind::NonNegative,
+        default: Some("0"),
+        about: "weight decay, in the way of the method",
+    },
+    Key {
+        name: "lr_schedule",
+        kind: Kind::Checked(
+            "constant, linear, sqrt or exponential_S_G (times G after every S epochs, such as exponential_30_0.7)",
+            |value| value.as_str().is_some_and(|s| Schedule::parse(s).is_some()),
+        ),
+        default: Some("\"constant\""),
+        about: "the learning rate's course over the epochs",
+    },
+];
+
+const BETAS: Key = Key {
+    name: "betas",
+    kind: Kind::FractionPair,
+    default: Some("[0.9, 0.999]"),
+    about: "factors of the running averages of the gradient and of its square; inside `opt` a list of lists",
+};
+
+const EPS: Key = Key {
+    name: "eps",
+    kind: Kind::NonNegative,
+    default: Some("1e-8"),
+    about: "added to the denominator",
+};
+
+const LOWER_BOUND: Key = Key {
+    name: "lb",
+    kind: Kind::Real,
+    default: Some("0"),
+    about: "a lower bound of the loss",
+};
+
+/// A row of the table of optimizers.
+pub struct Row {
+    pub entry: Entry,
+    /// Names of the state vectors, at most [`MAX_STATE`].
+    pub state: &'static [&'static str],
+    pub reports: Reports,
+    /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].
+    pub build: fn(&Values) -> Arc<dyn Optimizer>,
 }
 
-pub const MAX_STATE: usize = 3;
-
-/// The scalars that a method keeps between steps, and what it reports of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Scalars {
-    /// Running averages of f and <w, g>.
-    pub loss_average: f64,
-    pub inner_average: f64,
-    /// The lower bound in force and the estimate h before the clamp (star variants).
-    pub lower_bound: f64,
-    pub h: f64,
-    /// t, the adaptive step size of the last step.
-    pub step_size: f64,
+/// The row of that name.
+pub fn row(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.entry.name == name)
 }
 
 /// What a method adds to the history.
@@ -48,25 +119,196 @@ pub enum Reports {
     StepSizeAndBound,
 }
 
+/// A method with its hyper-parameters.
 pub trait Optimizer: Send + Sync {
-    /// Names of the state vectors.
-    fn state(&self) -> &'static [&'static str];
-
-    fn reports(&self) -> Reports {
-        Reports::Nothing
-    }
-
-    /// Scalars before the first step.
+    /// The scalars before the first step.
     fn initial_scalars(&self) -> Scalars {
         Scalars::default()
     }
 
-    fn cpu_step(&self, s: CpuStep<'_>);
+    fn cpu_step(&self, step: CpuStep<'_>);
 }
 
-/// A row of the table of optimizers.
-pub struct Row {
-    pub entry: Entry,
-    /// The values are checked against the entry's keys and [`COMMON_KEYS`].
-    pub build: fn(&Values) -> Box<dyn Optimizer>,
+/// The scalars that a method keeps between steps, and what it tells of the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Scalars {
+    /// Running averages of f and <w, g>.
+    pub loss_average: f32,
+    pub inner_average: f32,
+    /// The lower bound in force (fixed except in the star variants).
+    pub lower_bound: f64,
+    /// F + D - G, from which a star variant draws its lower bound.
+    pub h: f64,
+    /// The adaptive step size, before the learning rate limits it.
+    pub step_size: f64,
+}
+
+/// One update on the CPU.
+pub struct CpuStep<'a> {
+    /// 1, 2, 3, ...
+    pub k: u64,
+    /// The learning rate in force and the one of the first epoch.
+    pub lr: f64,
+    pub initial_lr: f64,
+    /// The loss of this batch.
+    pub loss: f32,
+    pub vectors: Vectors<'a>,
+    pub scalars: &'a mut Scalars,
+}
+
+/// Everything of an update that is as long as the parameters, or one piece of it.
+pub struct Vectors<'a> {
+    pub w: &'a mut [f32],
+    pub g: &'a [f32],
+    /// In the order of [`Row::state`]; those that the method lacks are empty.
+    pub state: [&'a mut [f32]; MAX_STATE],
+}
+
+impl Vectors<'_> {
+    /// Runs `f` on all pieces, in parallel.
+    fn for_pieces(&mut self, f: impl Fn(Vectors<'_>) + Sync) {
+        self.sum_pieces(|piece| {
+            f(piece);
+            []
+        });
+    }
+
+    /// Runs `f` on all pieces, in parallel, and adds up its results. Pieces and order of summation depend
+    /// on the length alone. A piece fits into a core's cache: what `f` reads twice comes from memory once.
+    fn sum_pieces<const N: usize>(
+        &mut self,
+        f: impl Fn(Vectors<'_>) -> [f64; N] + Sync,
+    ) -> [f64; N] {
+        let all = Vectors {
+            w: self.w,
+            g: self.g,
+            state: self.state.each_mut().map(|v| &mut **v),
+        };
+        all.sum_halves(&f)
+    }
+
+    fn sum_halves<const N: usize>(self, f: &(impl Fn(Vectors<'_>) -> [f64; N] + Sync)) -> [f64; N] {
+        let chunks = self.w.len().div_ceil(CHUNK);
+        if chunks <= 1 {
+            return f(self);
+        }
+        let (left, right) = self.split_at(chunks / 2 * CHUNK);
+        let (x, y) = rayon::join(|| left.sum_halves(f), || right.sum_halves(f));
+        std::array::from_fn(|i| x[i] + y[i])
+    }
+
+    fn split_at(self, at: usize) -> (Self, Self) {
+        let (w, w_rest) = self.w.split_at_mut(at);
+        let (g, g_rest) = self.g.split_at(at);
+        let [a, b] = self.state.map(|v| v.split_at_mut(at.min(v.len())));
+        let (state, state_rest) = ([a.0, b.0], [a.1, b.1]);
+        (
+            Vectors { w, g, state },
+            Vectors {
+                w: w_rest,
+                g: g_rest,
+                state: state_rest,
+            },
+        )
+    }
+}
+
+/// An optimizer at work on the CPU: the method and all that it remembers.
+#[derive(Clone)]
+pub struct State {
+    method: Arc<dyn Optimizer>,
+    reports: Reports,
+    /// The number of parameters, and the state vectors end to end.
+    n: usize,
+    vectors: Vec<f32>,
+    scalars: Scalars,
+    /// Steps done.
+    k: u64,
+    initial_lr: f64,
+}
+
+impl State {
+    /// The state before the first step on `n` parameters. `opt` is a run's optimizer object, checked
+    /// against the table.
+    pub fn new(opt: &Map<String, Value>, n: usize) -> Result<State> {
+        let name = opt.get("name").and_then(Value::as_str).unwrap_or_default();
+        let Some(row) = row(name) else {
+            let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
+            return Err(Error::usage(format!(
+                "unknown optimizer {name:?}; there are {}",
+                known.join(", ")
+            )));
+        };
+        let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
+        let method = (row.build)(&values);
+        Ok(State {
+            scalars: method.initial_scalars(),
+            method,
+            reports: row.reports,
+            n,
+            vectors: vec![0.0; row.state.len() * n],
+            k: 0,
+            initial_lr: values.real("lr"),
+        })
+    }
+
+    /// One update of the parameters `w` at learning rate `lr`, from a batch's loss and gradient.
+    ///
+    /// Allocates nothing where it runs inside a rayon pool (handing work to a pool from outside does).
+    ///
+    /// # Panics
+    /// If `w` or `g` is not as long as the state was made for.
+    pub fn step(&mut self, lr: f64, loss: f32, w: &mut [f32], g: &[f32]) {
+        assert_eq!((w.len(), g.len()), (self.n, self.n), "lengths of w and g");
+        let mut vectors = self.vectors.chunks_exact_mut(self.n.max(1));
+        let state = [(); MAX_STATE].map(|()| vectors.next().unwrap_or_default());
+        self.k += 1;
+        self.method.cpu_step(CpuStep {
+            k: self.k,
+            lr,
+            initial_lr: self.initial_lr,
+            loss,
+            vectors: Vectors { w, g, state },
+            scalars: &mut self.scalars,
+        });
+    }
+
+    pub fn reports(&self) -> Reports {
+        self.reports
+    }
+
+    /// The adaptive step size of the last step, before the learning rate limited it.
+    pub fn step_size(&self) -> f64 {
+        self.scalars.step_size
+    }
+
+    /// The lower bound after the last step (`fstar` in the history).
+    pub fn lower_bound(&self) -> f64 {
+        self.scalars.lower_bound
+    }
+
+    /// F + D - G of the last step (star variants).
+    pub fn h(&self) -> f64 {
+        self.scalars.h
+    }
+}
+
+/// A running average as `mul_` and `add_` make it: beta old + (1 - beta) new.
+fn average(beta: f64, old: f32, new: f32) -> f32 {
+    ((1.0 - beta) as f32).mul_add(new, beta as f32 * old)
+}
+
+/// A running average of squares as `addcmul_` makes it: beta old + (1 - beta) new^2.
+fn average_square(beta: f64, old: f32, new: f32) -> f32 {
+    ((1.0 - beta) as f32 * new).mul_add(new, beta as f32 * old)
+}
+
+/// Python's `max(x, bound)`: a NaN stays.
+fn at_least(x: f64, bound: f64) -> f64 {
+    if bound > x { bound } else { x }
+}
+
+/// Python's `min(limit, x)`: the limit where `x` is NaN.
+fn at_most(x: f64, limit: f64) -> f64 {
+    if x < limit { x } else { limit }
 }

@@ -202,7 +202,9 @@ pub fn published(context: &Context) -> Result<Vec<Check>> {
 }
 
 /// Two epochs of the MNIST MLP. Runs fork where rounding decides whether a ReLU's input near zero passes:
-/// sgd-m does not in two epochs, adam not in the first; the step sizes of the others differ after it.
+/// sgd-m does not in two epochs, adam not in the first; the step sizes of the others differ after it. momo
+/// at lr 1 forks in step 36 between the reference's own runs on two threads and on one, whose model norms
+/// then differ by 2e-3: ours must be near one of them.
 pub fn mnist(context: &Context) -> Result<Vec<Check>> {
     const FILE: &str = "runs_mnist.json";
     let Some(text) = context.goldens.text(FILE)? else {
@@ -211,10 +213,14 @@ pub fn mnist(context: &Context) -> Result<Vec<Check>> {
     let file = json::parse(&text).map_err(|e| context.goldens.damaged(FILE, &e))?;
     let runs = golden_runs(&file).ok_or_else(|| context.goldens.damaged(FILE, &"no runs"))?;
     let library = context.library();
+    let one_thread = context.goldens.text("one_thread/runs_mnist.json")?;
+    let one_thread = one_thread.unwrap_or_else(|| "[]".into());
+    let other = json::parse(&one_thread).map_err(|e| context.goldens.damaged(FILE, &e))?;
+    let other = golden_runs(&other).ok_or_else(|| context.goldens.damaged(FILE, &"no runs"))?;
     let mut sgd = Check::new("sgd-m: every number of both epochs", 1e-5);
     let mut adam = Check::new("adam: every number of the first epoch", 1e-4);
     let mut losses = Check::new("all methods: losses", 5e-2);
-    let mut norms = Check::new("all methods: model norms", 1e-3);
+    let mut norms = Check::new("all methods: model norms, nearer fork", 1e-3);
     for theirs in &runs {
         let ours = match theirs.ours(&library) {
             Ok((ours, _)) => ours,
@@ -232,7 +238,16 @@ pub fn mnist(context: &Context) -> Result<Vec<Check>> {
         let is_loss = |key: &str| key.ends_with("_loss");
         compare(&mut losses, theirs, &ours, usize::MAX, 0.0, is_loss);
         let is_norm = |key: &str| key == "model_norm";
-        compare(&mut norms, theirs, &ours, usize::MAX, 0.0, is_norm);
+        let against = |theirs| {
+            let mut check = norms.clone();
+            compare(&mut check, theirs, &ours, usize::MAX, 0.0, is_norm);
+            check
+        };
+        // Of the reference's two runs, the one on whose side of the fork ours is.
+        let twin = other.iter().find(|run| run.config == theirs.config);
+        let checks = [Some(theirs), twin].into_iter().flatten().map(against);
+        let nearer = checks.min_by(|a, b| a.worst.total_cmp(&b.worst));
+        norms = nearer.expect("the first of the two");
     }
     Ok(vec![sgd, adam, losses, norms])
 }

@@ -1,0 +1,92 @@
+//! AdaBelief: Adam with the variance of the gradient in place of its square, rectified as in RAdam.
+//!
+//! Paper: J. Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed
+//! Gradients", NeurIPS 2020, arXiv:2010.07468; rectification: L. Liu et al., "On the Variance of the
+//! Adaptive Learning Rate and Beyond", ICLR 2020, arXiv:1908.03265.
+//!
+//! State: d and v, the running averages of the gradient and of its squared distance from d.
+//!
+//! ```text
+//! w = (1 - lr wd) w
+//! d = beta1 d + (1 - beta1) g
+//! v = beta2 v + (1 - beta2) (g - d)^2 + eps
+//! M = 2 / (1 - beta2) - 1,  N = M - 2 k beta2^k / (1 - beta2^k)
+//! w = w - lr r / (1 - beta1^k) d / (sqrt(v) + eps)      where N >= 5
+//! w = w - lr / (1 - beta1^k) d                          elsewhere
+//! r^2 = (1 - beta2^k) (N - 4) / (M - 4) (N - 2) / N M / (M - 2)
+//! ```
+
+use std::sync::Arc;
+
+use super::{BETAS, CpuStep, EPS, Optimizer, Reports, Row, Vectors, average, average_square};
+use crate::config::{Entry, Key};
+
+pub(super) const ADABELIEF: Row = Row {
+    entry: Entry {
+        name: "adabelief",
+        about: "Adam with the gradient's variance, rectified, decoupled weight decay",
+        paper: "Zhuang et al. 2020, arXiv:2010.07468",
+        keys: &[
+            BETAS,
+            Key {
+                default: Some("1e-16"),
+                about: "added to the variance in every step, and to the denominator",
+                ..EPS
+            },
+        ],
+    },
+    state: &["exp_avg", "exp_avg_var"],
+    reports: Reports::Nothing,
+    build: |values| {
+        Arc::new(AdaBelief {
+            betas: values.pair("betas"),
+            eps: values.real("eps"),
+            weight_decay: values.real("weight_decay"),
+        })
+    },
+};
+
+struct AdaBelief {
+    betas: (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+}
+
+impl AdaBelief {
+    /// r in the k-th step; `None` as long as the variance rests on too few gradients.
+    fn rectification(&self, k: f64) -> Option<f64> {
+        let beta2 = self.betas.1;
+        let power = beta2.powf(k);
+        let longest = 2.0 / (1.0 - beta2) - 1.0;
+        let length = longest - 2.0 * k * power / (1.0 - power);
+        let ratio =
+            (length - 4.0) / (longest - 4.0) * (length - 2.0) / length * longest / (longest - 2.0);
+        (length >= 5.0).then(|| ((1.0 - power) * ratio).sqrt())
+    }
+}
+
+impl Optimizer for AdaBelief {
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let (beta1, beta2) = self.betas;
+        let k = step.k as f64;
+        let eps = self.eps as f32;
+        let shrink = (1.0 - step.lr * self.weight_decay) as f32;
+        let rectification = self.rectification(k);
+        let lr = (step.lr * rectification.unwrap_or(1.0) / (1.0 - beta1.powf(k))) as f32;
+        let adaptive = rectification.is_some();
+        step.vectors.for_pieces(
+            |Vectors {
+                 w,
+                 g,
+                 state: [d, v],
+             }| {
+                for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
+                    *d = average(beta1, *d, g);
+                    *v = average_square(beta2, *v, g - *d) + eps;
+                    let denominator = if adaptive { v.sqrt() + eps } else { 1.0 };
+                    *w = shrink * *w - lr * *d / denominator;
+                }
+            },
+        );
+    }
+}

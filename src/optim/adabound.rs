@@ -1,0 +1,95 @@
+//! AdaBound: Adam whose step sizes are clipped by bounds that close in on those of SGD.
+//!
+//! Paper: L. Luo, Y. Xiong, Y. Liu, X. Sun, "Adaptive Gradient Methods with Dynamic Bound of Learning
+//! Rate", ICLR 2019, arXiv:1902.09843; weight decay apart from the gradient.
+//!
+//! State: d and v, the running averages of the gradient and of its square.
+//!
+//! ```text
+//! d = beta1 d + (1 - beta1) g
+//! v = beta2 v + (1 - beta2) g^2
+//! s = lr sqrt(1 - beta2^k) / (1 - beta1^k)
+//! F = final_lr lr / initial lr
+//! w = w - clamp(s / (sqrt(v) + eps), F (1 - 1 / (gamma k + 1)), F (1 + 1 / (gamma k))) d - wd w
+//! ```
+
+use std::sync::Arc;
+
+use super::{BETAS, CpuStep, EPS, Optimizer, Reports, Row, Vectors, average, average_square};
+use crate::config::{Entry, Key, Kind};
+
+/// How fast the bounds close in.
+const GAMMA: f64 = 1e-3;
+
+pub(super) const ADABOUND: Row = Row {
+    entry: Entry {
+        name: "adabound",
+        about: "Adam with bounds on its step sizes, decoupled weight decay (not scaled by lr)",
+        paper: "Luo et al. 2019, arXiv:1902.09843",
+        keys: &[
+            BETAS,
+            EPS,
+            Key {
+                name: "final_lr",
+                kind: Kind::Positive,
+                default: Some("0.1"),
+                about: "the step size at which the bounds meet; follows the schedule",
+            },
+        ],
+    },
+    state: &["exp_avg", "exp_avg_sq"],
+    reports: Reports::Nothing,
+    build: |values| {
+        Arc::new(AdaBound {
+            betas: values.pair("betas"),
+            eps: values.real("eps"),
+            final_lr: values.real("final_lr"),
+            weight_decay: values.real("weight_decay"),
+        })
+    },
+};
+
+struct AdaBound {
+    betas: (f64, f64),
+    eps: f64,
+    final_lr: f64,
+    weight_decay: f64,
+}
+
+impl Optimizer for AdaBound {
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let (beta1, beta2) = self.betas;
+        let k = step.k as f64;
+        let s = (step.lr * (1.0 - beta2.powf(k)).sqrt() / (1.0 - beta1.powf(k))) as f32;
+        let final_lr = match step.initial_lr {
+            0.0 => self.final_lr,
+            initial => self.final_lr * step.lr / initial,
+        };
+        let lower = (final_lr * (1.0 - 1.0 / (GAMMA * k + 1.0))) as f32;
+        let upper = (final_lr * (1.0 + 1.0 / (GAMMA * k))) as f32;
+        let (eps, wd) = (self.eps as f32, self.weight_decay as f32);
+        step.vectors.for_pieces(
+            |Vectors {
+                 w,
+                 g,
+                 state: [d, v],
+             }| {
+                for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
+                    *d = average(beta1, *d, g);
+                    *v = average_square(beta2, *v, g);
+                    let size = (s / (v.sqrt() + eps)).clamp(lower, upper);
+                    *w = *w - size * *d - decay(wd, *w);
+                }
+            },
+        );
+    }
+}
+
+/// wd w, and 0 without decay even where a weight is infinite.
+fn decay(weight_decay: f32, w: f32) -> f32 {
+    if weight_decay == 0.0 {
+        0.0
+    } else {
+        weight_decay * w
+    }
+}

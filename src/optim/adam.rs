@@ -1,0 +1,101 @@
+//! Adam, and AdamW, which decays the weights apart from the gradient.
+//!
+//! Paper: D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980;
+//! I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+//!
+//! State: d and v, the running averages of the gradient and of its square.
+//!
+//! ```text
+//! g = g + wd w                 adam
+//! w = (1 - lr wd) w            adamw
+//! d = beta1 d + (1 - beta1) g
+//! v = beta2 v + (1 - beta2) g^2
+//! w = w - lr / (1 - beta1^k) d / (sqrt(v) / sqrt(1 - beta2^k) + eps)
+//! ```
+
+use std::sync::Arc;
+
+use super::sgd::decayed;
+use super::{BETAS, CpuStep, EPS, Optimizer, Reports, Row, Vectors, average_square};
+use crate::config::{Entry, Values};
+
+pub(super) const ADAM: Row = Row {
+    entry: Entry {
+        name: "adam",
+        about: "Adam, weight decay added to the gradient",
+        paper: "Kingma and Ba 2015, arXiv:1412.6980",
+        keys: &[BETAS, EPS],
+    },
+    state: &["exp_avg", "exp_avg_sq"],
+    reports: Reports::Nothing,
+    build: |values| Adam::build(values, false),
+};
+
+pub(super) const ADAMW: Row = Row {
+    entry: Entry {
+        name: "adamw",
+        about: "Adam with decoupled weight decay",
+        paper: "Loshchilov and Hutter 2019, arXiv:1711.05101",
+        keys: &[BETAS, EPS],
+    },
+    state: &["exp_avg", "exp_avg_sq"],
+    reports: Reports::Nothing,
+    build: |values| Adam::build(values, true),
+};
+
+struct Adam {
+    betas: (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+    decoupled: bool,
+}
+
+impl Adam {
+    fn build(values: &Values, decoupled: bool) -> Arc<dyn Optimizer> {
+        Arc::new(Adam {
+            betas: values.pair("betas"),
+            eps: values.real("eps"),
+            weight_decay: values.real("weight_decay"),
+            decoupled,
+        })
+    }
+}
+
+impl Optimizer for Adam {
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let (beta1, beta2) = self.betas;
+        let k = step.k as f64;
+        let lr = (step.lr / (1.0 - beta1.powf(k))) as f32;
+        let root = (1.0 - beta2.powf(k)).sqrt() as f32;
+        let eps = self.eps as f32;
+        let (wd, shrink) = match self.decoupled {
+            true => (0.0, (1.0 - step.lr * self.weight_decay) as f32),
+            false => (self.weight_decay as f32, 1.0),
+        };
+        let weight = (1.0 - beta1) as f32;
+        step.vectors.for_pieces(
+            |Vectors {
+                 w,
+                 g,
+                 state: [d, v],
+             }| {
+                for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
+                    let g = decayed(g, wd, *w);
+                    *d = lerp(*d, g, weight);
+                    *v = average_square(beta2, *v, g);
+                    let denominator = v.sqrt() / root + eps;
+                    *w = shrink * *w - lr * *d / denominator;
+                }
+            },
+        );
+    }
+}
+
+/// (1 - weight) a + weight b, rounded as `torch.lerp` does.
+fn lerp(a: f32, b: f32, weight: f32) -> f32 {
+    if weight < 0.5 {
+        weight.mul_add(b - a, a)
+    } else {
+        (weight - 1.0).mul_add(b - a, b)
+    }
+}

@@ -1,0 +1,189 @@
+//! MoMo: momentum with a model-based step size; MoMo* estimates the loss's lower bound on the way.
+//!
+//! Paper: F. Schaipp, R. Ohana, M. Eickenberg, A. Defazio, R. Gower, "MoMo: Momentum Models for Adaptive
+//! Learning Rates", ICML 2024, arXiv:2305.07583.
+//!
+//! State: d, and the scalars F, G: running averages of g, f and <w, g>. lb, the lower bound.
+//!
+//! ```text
+//! averages start at the first g, f, <w, g>, and rho = 1;
+//!     with bias correction they start at 0, and rho = 1 - beta^k
+//! F = beta F + (1 - beta) f,  d and G likewise
+//! D = <w, d>,  N = |d|^2,  c = 1 + lr wd
+//! star: cap = c F + D - c G;  if cap < c rho lb: lb = max(cap / (2 c rho), lb0)
+//! t = max(c (F - rho lb) + D - c G, 0) / N
+//! tau = min(lr / rho, t)
+//! star: h = F + D - G;  lb = max((h - tau N / 2) / rho, lb0)
+//! w = (w - tau d) / c
+//! ```
+//! The history keeps t.
+
+use std::sync::Arc;
+
+use super::{
+    CpuStep, LOWER_BOUND, Optimizer, Reports, Row, Scalars, Vectors, at_least, at_most, average,
+};
+use crate::config::{Entry, Key, Kind, Values};
+use crate::device::cpu::dot;
+
+pub(super) const PAPER: &str = "Schaipp et al. 2024, arXiv:2305.07583";
+
+const KEYS: &[Key] = &[
+    Key {
+        name: "beta",
+        kind: Kind::Fraction,
+        default: Some("0.9"),
+        about: "factor of the running averages",
+    },
+    LOWER_BOUND,
+    Key {
+        name: "bias_correction",
+        kind: Kind::Flag,
+        default: Some("false"),
+        about: "start the averages at 0 and correct for it",
+    },
+];
+
+pub(super) const MOMO: Row = Row {
+    entry: Entry {
+        name: "momo",
+        about: "momentum with a model-based adaptive step size",
+        paper: PAPER,
+        keys: KEYS,
+    },
+    state: &["grad_avg"],
+    reports: Reports::StepSize,
+    build: |values| Momo::build(values, false),
+};
+
+pub(super) const MOMO_STAR: Row = Row {
+    entry: Entry {
+        name: "momo-star",
+        about: "MoMo that estimates the lower bound; `lb` limits it from below",
+        paper: PAPER,
+        keys: KEYS,
+    },
+    state: &["grad_avg"],
+    reports: Reports::StepSizeAndBound,
+    build: |values| Momo::build(values, true),
+};
+
+struct Momo {
+    beta: f64,
+    bias_correction: bool,
+    weight_decay: f64,
+    bound: Bound,
+}
+
+impl Momo {
+    fn build(values: &Values, star: bool) -> Arc<dyn Optimizer> {
+        Arc::new(Momo {
+            beta: values.real("beta"),
+            bias_correction: values.flag("bias_correction"),
+            weight_decay: values.real("weight_decay"),
+            bound: Bound::new(values, star),
+        })
+    }
+}
+
+impl Optimizer for Momo {
+    fn initial_scalars(&self) -> Scalars {
+        self.bound.initial_scalars()
+    }
+
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let (beta, rho) = match (self.bias_correction, step.k) {
+            (true, k) => (self.beta, 1.0 - self.beta.powf(k as f64)),
+            // Averages that start at the first value: take it whole.
+            (false, 1) => (0.0, 1.0),
+            (false, _) => (self.beta, 1.0),
+        };
+        let c = 1.0 + step.lr * self.weight_decay;
+        let sums = step.vectors.sum_pieces(
+            |Vectors {
+                 w,
+                 g,
+                 state: [d, _],
+             }| {
+                for (d, &g) in d.iter_mut().zip(g) {
+                    *d = average(beta, *d, g);
+                }
+                [dot(w, g), dot(w, d), dot(d, d)]
+            },
+        );
+        let sums = Sums::new(step.scalars, beta, step.loss, sums);
+        let tau = self.bound.step_size(step.scalars, &sums, step.lr, c, rho) as f32;
+        let c = c as f32;
+        step.vectors.for_pieces(
+            |Vectors {
+                 w, state: [d, _], ..
+             }| {
+                for (w, &mut d) in w.iter_mut().zip(d) {
+                    *w = (-tau).mul_add(d, *w) / c;
+                }
+            },
+        );
+    }
+}
+
+/// The inner products of one step, D and N of the formula.
+pub(super) struct Sums {
+    inner: f32,
+    norm: f32,
+}
+
+impl Sums {
+    /// From <w, g>, <w, d> and N; moves the averages F and G on.
+    pub fn new(scalars: &mut Scalars, beta: f64, loss: f32, sums: [f64; 3]) -> Sums {
+        let [slope, inner, norm] = sums.map(|sum| sum as f32);
+        scalars.loss_average = average(beta, scalars.loss_average, loss);
+        scalars.inner_average = average(beta, scalars.inner_average, slope);
+        Sums { inner, norm }
+    }
+}
+
+/// The lower bound of the model and the step size that follows from it.
+pub(super) struct Bound {
+    initial: f64,
+    star: bool,
+}
+
+impl Bound {
+    pub fn new(values: &Values, star: bool) -> Bound {
+        Bound {
+            initial: values.real("lb"),
+            star,
+        }
+    }
+
+    pub fn initial_scalars(&self) -> Scalars {
+        Scalars {
+            lower_bound: self.initial,
+            ..Scalars::default()
+        }
+    }
+
+    /// tau; leaves t, lb and h in the scalars.
+    pub fn step_size(&self, scalars: &mut Scalars, sums: &Sums, lr: f64, c: f64, rho: f64) -> f64 {
+        let &Sums { inner, norm } = sums;
+        let (loss, slope) = (scalars.loss_average, scalars.inner_average);
+        let lb = &mut scalars.lower_bound;
+        let model = |lb: f64| c as f32 * (loss - (rho * lb) as f32) + inner - c as f32 * slope;
+        if self.star {
+            let cap = f64::from(model(0.0));
+            if cap < c * rho * *lb {
+                *lb = at_least(cap / (2.0 * c * rho), self.initial);
+            }
+        }
+        let t = f64::from(at_least(model(*lb).into(), 0.0) as f32 / norm);
+        let tau = at_most(t, lr / rho);
+        if self.star {
+            let h = loss + inner - slope;
+            let estimate = (h - (0.5 * tau) as f32 * norm) / rho as f32;
+            *lb = at_least(estimate.into(), self.initial);
+            scalars.h = h.into();
+        }
+        scalars.step_size = t;
+        tau
+    }
+}

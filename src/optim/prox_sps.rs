@@ -1,0 +1,74 @@
+//! ProxSPS: the stochastic Polyak step size with a proximal step for the weight decay.
+//!
+//! Paper: F. Schaipp, R. Gower, M. Ulbrich, "A Stochastic Proximal Polyak Step Size", TMLR 2023,
+//! arXiv:2301.04935.
+//!
+//! State: none.
+//!
+//! ```text
+//! c = 1 + lr wd
+//! t = max((c (f - lb) - lr wd <w, g>) / |g|^2, 0)
+//! w = (w - min(lr, t) g) / c
+//! ```
+//! The history keeps t.
+
+use std::sync::Arc;
+
+use super::{CpuStep, LOWER_BOUND, Optimizer, Reports, Row, Scalars, Vectors, at_least, at_most};
+use crate::config::Entry;
+use crate::device::cpu::dot;
+
+pub(super) const PROX_SPS: Row = Row {
+    entry: Entry {
+        name: "prox-sps",
+        about: "proximal stochastic Polyak step size",
+        paper: "Schaipp, Gower and Ulbrich 2023, arXiv:2301.04935",
+        keys: &[LOWER_BOUND],
+    },
+    state: &[],
+    reports: Reports::StepSize,
+    build: |values| {
+        Arc::new(ProxSps {
+            lower_bound: values.real("lb"),
+            weight_decay: values.real("weight_decay"),
+        })
+    },
+};
+
+struct ProxSps {
+    lower_bound: f64,
+    weight_decay: f64,
+}
+
+impl Optimizer for ProxSps {
+    fn initial_scalars(&self) -> Scalars {
+        Scalars {
+            lower_bound: self.lower_bound,
+            ..Scalars::default()
+        }
+    }
+
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let decay = step.lr * self.weight_decay;
+        let c = (1.0 + decay) as f32;
+        let [inner, norm] = step
+            .vectors
+            .sum_pieces(|Vectors { w, g, .. }| [dot(w, g), dot(g, g)])
+            .map(|sum| sum as f32);
+        let gap = c * (step.loss - self.lower_bound as f32);
+        // Without decay <w, g> has no say, though it may be infinite.
+        let numerator = if decay == 0.0 {
+            gap
+        } else {
+            gap - decay as f32 * inner
+        };
+        let t = at_least(f64::from(numerator / norm), 0.0);
+        step.scalars.step_size = t;
+        let tau = at_most(t, step.lr) as f32;
+        step.vectors.for_pieces(|Vectors { w, g, .. }| {
+            for (w, &g) in w.iter_mut().zip(g) {
+                *w = (-tau).mul_add(g, *w) / c;
+            }
+        });
+    }
+}

@@ -1,0 +1,167 @@
+//! Stochastic gradient descent: plain, with heavy-ball momentum, with Nesterov's momentum.
+//!
+//! Paper: H. Robbins, S. Monro, "A Stochastic Approximation Method", 1951; the momentum in the form of
+//! I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in
+//! deep learning", ICML 2013, as PyTorch has it.
+//!
+//! State: b, the momentum buffer (not for `sgd`).
+//!
+//! ```text
+//! g = g + wd w
+//! b = g                        in the first step
+//! b = m b + (1 - damp) g       in the others
+//! w = w - lr g                 sgd
+//! w = w - lr b                 sgd-m
+//! w = w - lr (g + m b)         sgd-nesterov
+//! ```
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{CpuStep, Optimizer, Reports, Row, Vectors};
+use crate::config::{Entry, Key, Kind, Values};
+
+const MOMENTUM: Key = Key {
+    name: "momentum",
+    kind: Kind::Fraction,
+    default: Some("0.9"),
+    about: "factor m of the momentum buffer",
+};
+
+const DAMPENING: Key = Key {
+    name: "dampening",
+    kind: Kind::Checked("a finite number or \"momentum\"", |v| {
+        v.as_str() == Some("momentum") || v.as_f64().is_some_and(f64::is_finite)
+    }),
+    default: Some("0"),
+    about: "the gradient enters the buffer times 1 - dampening; \"momentum\" makes it a running average",
+};
+
+// PyTorch refuses the combinations that these two exclude.
+const NESTEROV_MOMENTUM: Key = Key {
+    kind: Kind::Checked("a number in (0, 1)", |v| {
+        v.as_f64().is_some_and(|m| m > 0.0 && m < 1.0)
+    }),
+    ..MOMENTUM
+};
+
+const NESTEROV_DAMPENING: Key = Key {
+    kind: Kind::Checked("0, since Nesterov's momentum goes without dampening", |v| {
+        v.as_f64() == Some(0.0)
+    }),
+    about: "0; here so that the config of sgd-m can be used",
+    ..DAMPENING
+};
+
+pub(super) const SGD: Row = Row {
+    entry: Entry {
+        name: "sgd",
+        about: "stochastic gradient descent",
+        paper: "Robbins and Monro 1951",
+        keys: &[],
+    },
+    state: &[],
+    reports: Reports::Nothing,
+    build: |values| {
+        Arc::new(Sgd {
+            weight_decay: values.real("weight_decay"),
+        })
+    },
+};
+
+pub(super) const HEAVY_BALL: Row = Row {
+    entry: Entry {
+        name: "sgd-m",
+        about: "SGD with heavy-ball momentum",
+        paper: "Polyak 1964; Sutskever et al. 2013",
+        keys: &[MOMENTUM, DAMPENING],
+    },
+    state: &["momentum_buffer"],
+    reports: Reports::Nothing,
+    build: |values| Momentum::build(values, false),
+};
+
+pub(super) const NESTEROV: Row = Row {
+    entry: Entry {
+        name: "sgd-nesterov",
+        about: "SGD with Nesterov's momentum",
+        paper: "Nesterov 1983; Sutskever et al. 2013",
+        keys: &[NESTEROV_MOMENTUM, NESTEROV_DAMPENING],
+    },
+    state: &["momentum_buffer"],
+    reports: Reports::Nothing,
+    build: |values| Momentum::build(values, true),
+};
+
+/// g + wd w, untouched where there is no decay: 0 times an infinite weight would make a NaN.
+pub(super) fn decayed(g: f32, weight_decay: f32, w: f32) -> f32 {
+    if weight_decay == 0.0 {
+        g
+    } else {
+        weight_decay.mul_add(w, g)
+    }
+}
+
+struct Sgd {
+    weight_decay: f64,
+}
+
+impl Optimizer for Sgd {
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let (lr, wd) = (step.lr as f32, self.weight_decay as f32);
+        step.vectors.for_pieces(|Vectors { w, g, .. }| {
+            for (w, &g) in w.iter_mut().zip(g) {
+                *w = (-lr).mul_add(decayed(g, wd, *w), *w);
+            }
+        });
+    }
+}
+
+struct Momentum {
+    momentum: f64,
+    dampening: f64,
+    weight_decay: f64,
+    nesterov: bool,
+}
+
+impl Momentum {
+    fn build(values: &Values, nesterov: bool) -> Arc<dyn Optimizer> {
+        let momentum = values.real("momentum");
+        let dampening = match values.get("dampening") {
+            Value::String(_) => momentum,
+            _ => values.real("dampening"),
+        };
+        Arc::new(Momentum {
+            momentum,
+            dampening,
+            weight_decay: values.real("weight_decay"),
+            nesterov,
+        })
+    }
+}
+
+impl Optimizer for Momentum {
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let (lr, wd) = (step.lr as f32, self.weight_decay as f32);
+        let m = self.momentum as f32;
+        let (keep, take) = match step.k {
+            1 => (0.0, 1.0),
+            _ => (m, (1.0 - self.dampening) as f32),
+        };
+        step.vectors.for_pieces(
+            |Vectors {
+                 w,
+                 g,
+                 state: [b, _],
+             }| {
+                for ((w, &g), b) in w.iter_mut().zip(g).zip(b) {
+                    let g = decayed(g, wd, *w);
+                    *b = take.mul_add(g, keep * *b);
+                    let direction = if self.nesterov { m.mul_add(*b, g) } else { *b };
+                    *w = (-lr).mul_add(direction, *w);
+                }
+            },
+        );
+    }
+}

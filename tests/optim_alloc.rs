@@ -1,0 +1,32 @@
+//! An update allocates nothing after the first. In a binary of its own: the allocator is the process's.
+
+use std::alloc::System;
+
+use rayon::ThreadPoolBuilder;
+use serde_json::json;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use stepback_native::optim::{ROWS, State};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn later_steps_allocate_nothing() {
+    let n = 100_003;
+    let g: Vec<f32> = (0..n).map(|i| (i as f32).sin()).collect();
+    let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    for row in ROWS {
+        let opt = json!({"name": row.entry.name, "weight_decay": 0.01});
+        let mut state = State::new(opt.as_object().unwrap(), n).unwrap();
+        let mut w = vec![0.5; n];
+        let allocations = pool.install(|| {
+            state.step(1e-3, 1.0, &mut w, &g);
+            let region = Region::new(ALLOCATOR);
+            for _ in 0..20 {
+                state.step(1e-3, 1.0, &mut w, &g);
+            }
+            region.change().allocations
+        });
+        assert_eq!(allocations, 0, "{}", row.entry.name);
+    }
+}
