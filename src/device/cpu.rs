@@ -28,14 +28,14 @@ pub fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32 + Sync) -> f6
     assert_eq!(a.len(), b.len());
     sum_chunks(a, b, |a, b| {
         let mut lanes = [0.0f64; 8];
-        let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-        let rest = a8.remainder().iter().zip(b8.remainder());
-        let rest: f64 = rest.map(|(&x, &y)| f64::from(term(x, y))).sum();
-        for (x, y) in a8.zip(b8) {
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+        for (x, y) in a.iter().zip(b) {
             for i in 0..8 {
                 lanes[i] += f64::from(term(x[i], y[i]));
             }
         }
+        let rest = a_rest.iter().zip(b_rest);
+        let rest: f64 = rest.map(|(&x, &y)| f64::from(term(x, y))).sum();
         lanes.iter().sum::<f64>() + rest
     })
 }

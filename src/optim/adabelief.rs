@@ -75,11 +75,11 @@ impl Optimizer for AdaBelief {
         let lr = (step.lr * rectification.unwrap_or(1.0) / (1.0 - beta1.powf(k))) as f32;
         let adaptive = rectification.is_some();
         step.vectors.for_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [d, v],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [d, v],
+                  }| {
                 for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
                     *d = average(beta1, *d, g);
                     *v = average_square(beta2, *v, g - *d) + eps;

@@ -69,20 +69,26 @@ impl Optimizer for AdaBound {
         let upper = (final_lr * (1.0 + 1.0 / (GAMMA * k))) as f32;
         let (eps, wd) = (self.eps as f32, self.weight_decay as f32);
         step.vectors.for_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [d, v],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [d, v],
+                  }| {
                 for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
                     *d = average(beta1, *d, g);
                     *v = average_square(beta2, *v, g);
-                    let size = (s / (v.sqrt() + eps)).clamp(lower, upper);
+                    let size = clamp(s / (v.sqrt() + eps), lower, upper);
                     *w = *w - size * *d - decay(wd, *w);
                 }
             },
         );
     }
+}
+
+/// Between the bounds; a NaN stays. Without `f32::clamp`'s check of the bounds, which keeps the loop scalar.
+fn clamp(x: f32, lower: f32, upper: f32) -> f32 {
+    let x = if x < lower { lower } else { x };
+    if x > upper { upper } else { x }
 }
 
 /// wd w, and 0 without decay even where a weight is infinite.

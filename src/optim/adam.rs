@@ -74,11 +74,11 @@ impl Optimizer for Adam {
         };
         let weight = (1.0 - beta1) as f32;
         step.vectors.for_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [d, v],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [d, v],
+                  }| {
                 for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
                     let g = decayed(g, wd, *w);
                     *d = lerp(*d, g, weight);

@@ -48,11 +48,11 @@ impl Optimizer for Lion {
         let lr = step.lr as f32;
         let shrink = (1.0 - step.lr * self.weight_decay) as f32;
         step.vectors.for_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [d, _],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [d, _],
+                  }| {
                 for ((w, &g), d) in w.iter_mut().zip(g).zip(d) {
                     *w = shrink * *w - lr * sign(average(beta1, *d, g));
                     *d = average(beta2, *d, g);

@@ -165,9 +165,10 @@ pub struct Vectors<'a> {
 }
 
 impl Vectors<'_> {
-    /// Runs `f` on all pieces, in parallel.
+    /// Runs `f` on all pieces, in parallel. With scalars moved into `f` the compiler sees that no store to
+    /// a vector changes them, and vectorises.
     fn for_pieces(&mut self, f: impl Fn(Vectors<'_>) + Sync) {
-        self.sum_pieces(|piece| {
+        self.sum_pieces(move |piece| {
             f(piece);
             []
         });

@@ -100,11 +100,11 @@ impl Optimizer for Momo {
         };
         let c = 1.0 + step.lr * self.weight_decay;
         let sums = step.vectors.sum_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [d, _],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [d, _],
+                  }| {
                 for (d, &g) in d.iter_mut().zip(g) {
                     *d = average(beta, *d, g);
                 }
@@ -115,9 +115,9 @@ impl Optimizer for Momo {
         let tau = self.bound.step_size(step.scalars, &sums, step.lr, c, rho) as f32;
         let c = c as f32;
         step.vectors.for_pieces(
-            |Vectors {
-                 w, state: [d, _], ..
-             }| {
+            move |Vectors {
+                      w, state: [d, _], ..
+                  }| {
                 for (w, &mut d) in w.iter_mut().zip(d) {
                     *w = (-tau).mul_add(d, *w) / c;
                 }

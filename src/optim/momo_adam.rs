@@ -93,13 +93,13 @@ impl Optimizer for MomoAdam {
         let rho = 1.0 - beta1.powf(k);
         let correction = (1.0 - beta2.powf(k)) as f32;
         let eps = self.eps as f32;
-        let scale = |v: f32| (v / correction).sqrt() + eps;
+        let scale = move |v: f32| (v / correction).sqrt() + eps;
         let sums = step.vectors.sum_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [d, v],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [d, v],
+                  }| {
                 for ((&g, d), v) in g.iter().zip(&mut *d).zip(&mut *v) {
                     *d = average(beta1, *d, g);
                     *v = average_square(beta2, *v, g);
@@ -118,9 +118,9 @@ impl Optimizer for MomoAdam {
             false => ((1.0 - decay) as f32, 1.0),
         };
         step.vectors.for_pieces(
-            |Vectors {
-                 w, state: [d, v], ..
-             }| {
+            move |Vectors {
+                      w, state: [d, v], ..
+                  }| {
                 for ((w, &mut d), &mut v) in w.iter_mut().zip(d).zip(v) {
                     *w = (shrink * *w - tau * d / scale(v)) / c;
                 }

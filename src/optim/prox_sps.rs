@@ -53,7 +53,7 @@ impl Optimizer for ProxSps {
         let c = (1.0 + decay) as f32;
         let [inner, norm] = step
             .vectors
-            .sum_pieces(|Vectors { w, g, .. }| [dot(w, g), dot(g, g)])
+            .sum_pieces(move |Vectors { w, g, .. }| [dot(w, g), dot(g, g)])
             .map(|sum| sum as f32);
         let gap = c * (step.loss - self.lower_bound as f32);
         // Without decay <w, g> has no say, though it may be infinite.
@@ -65,7 +65,7 @@ impl Optimizer for ProxSps {
         let t = at_least(f64::from(numerator / norm), 0.0);
         step.scalars.step_size = t;
         let tau = at_most(t, step.lr) as f32;
-        step.vectors.for_pieces(|Vectors { w, g, .. }| {
+        step.vectors.for_pieces(move |Vectors { w, g, .. }| {
             for (w, &g) in w.iter_mut().zip(g) {
                 *w = (-tau).mul_add(g, *w) / c;
             }

@@ -79,7 +79,7 @@ pub(super) const HEAVY_BALL: Row = Row {
     },
     state: &["momentum_buffer"],
     reports: Reports::Nothing,
-    build: |values| Momentum::build(values, false),
+    build: |values| Arc::new(Momentum::<false>::new(values)),
 };
 
 pub(super) const NESTEROV: Row = Row {
@@ -91,7 +91,7 @@ pub(super) const NESTEROV: Row = Row {
     },
     state: &["momentum_buffer"],
     reports: Reports::Nothing,
-    build: |values| Momentum::build(values, true),
+    build: |values| Arc::new(Momentum::<true>::new(values)),
 };
 
 /// g + wd w, untouched where there is no decay: 0 times an infinite weight would make a NaN.
@@ -110,7 +110,7 @@ struct Sgd {
 impl Optimizer for Sgd {
     fn cpu_step(&self, mut step: CpuStep<'_>) {
         let (lr, wd) = (step.lr as f32, self.weight_decay as f32);
-        step.vectors.for_pieces(|Vectors { w, g, .. }| {
+        step.vectors.for_pieces(move |Vectors { w, g, .. }| {
             for (w, &g) in w.iter_mut().zip(g) {
                 *w = (-lr).mul_add(decayed(g, wd, *w), *w);
             }
@@ -118,30 +118,28 @@ impl Optimizer for Sgd {
     }
 }
 
-struct Momentum {
+struct Momentum<const NESTEROV: bool> {
     momentum: f64,
     dampening: f64,
     weight_decay: f64,
-    nesterov: bool,
 }
 
-impl Momentum {
-    fn build(values: &Values, nesterov: bool) -> Arc<dyn Optimizer> {
+impl<const NESTEROV: bool> Momentum<NESTEROV> {
+    fn new(values: &Values) -> Self {
         let momentum = values.real("momentum");
         let dampening = match values.get("dampening") {
             Value::String(_) => momentum,
             _ => values.real("dampening"),
         };
-        Arc::new(Momentum {
+        Momentum {
             momentum,
             dampening,
             weight_decay: values.real("weight_decay"),
-            nesterov,
-        })
+        }
     }
 }
 
-impl Optimizer for Momentum {
+impl<const NESTEROV: bool> Optimizer for Momentum<NESTEROV> {
     fn cpu_step(&self, mut step: CpuStep<'_>) {
         let (lr, wd) = (step.lr as f32, self.weight_decay as f32);
         let m = self.momentum as f32;
@@ -150,15 +148,15 @@ impl Optimizer for Momentum {
             _ => (m, (1.0 - self.dampening) as f32),
         };
         step.vectors.for_pieces(
-            |Vectors {
-                 w,
-                 g,
-                 state: [b, _],
-             }| {
+            move |Vectors {
+                      w,
+                      g,
+                      state: [b, _],
+                  }| {
                 for ((w, &g), b) in w.iter_mut().zip(g).zip(b) {
                     let g = decayed(g, wd, *w);
                     *b = take.mul_add(g, keep * *b);
-                    let direction = if self.nesterov { m.mul_add(*b, g) } else { *b };
+                    let direction = if NESTEROV { m.mul_add(*b, g) } else { *b };
                     *w = (-lr).mul_add(direction, *w);
                 }
             },
