@@ -1,6 +1,6 @@
 //! From a checked config to its runs, in the reference's order.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::RunConfig;
 use super::text::item;
@@ -89,17 +89,17 @@ fn values(value: &Value) -> Vec<Value> {
 
 /// All objects that take one value of every axis, the last axis fastest.
 fn product<'k>(axes: impl Iterator<Item = (&'k str, Vec<Value>)>) -> Vec<Value> {
-    let extend = |objects: Vec<Map<String, Value>>, (name, values): (&str, Vec<Value>)| {
-        let mut longer = Vec::with_capacity(objects.len() * values.len());
-        for object in &objects {
-            for value in &values {
-                let mut object = object.clone();
-                object.insert(name.to_owned(), value.clone());
-                longer.push(object);
-            }
-        }
-        longer
+    let axes: Vec<(&str, Vec<Value>)> = axes.collect();
+    let total: usize = axes.iter().map(|(_, values)| values.len()).product();
+    let object = |index: usize| {
+        // How many objects in a row share their value of an axis.
+        let mut row = total;
+        let entries = axes.iter().map(|(name, values)| {
+            row /= values.len();
+            let value = &values[index / row % values.len()];
+            ((*name).to_owned(), value.clone())
+        });
+        Value::Object(entries.collect())
     };
-    let objects = axes.fold(vec![Map::new()], extend);
-    objects.into_iter().map(Value::Object).collect()
+    (0..total).map(object).collect()
 }

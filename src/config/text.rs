@@ -58,12 +58,11 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     if word.len() > 64 {
         return None;
     }
-    let normal = |text: &str| text.to_lowercase().replace('_', "-");
-    let word = normal(word);
+    let word = word.to_lowercase();
     let limit = (word.chars().count() / 3).max(1);
     known
         .into_iter()
-        .map(|other| (strsim::osa_distance(&word, &normal(other)), other))
+        .map(|other| (strsim::osa_distance(&word, &other.to_lowercase()), other))
         // With nothing of the word left, any short name would be near.
         .filter(|(distance, other)| *distance <= limit && *distance < other.len())
         .min_by_key(|(distance, _)| *distance)
