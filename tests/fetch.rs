@@ -1,0 +1,392 @@
+//! Downloads from servers that misbehave in scripted ways.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use stepback_native::data::fetch::{Options, Patience, download, missing};
+use stepback_native::data::raw::{Files, RawFile, Remote, Set, hex, md5_of};
+use stepback_native::error::{Kind, Result};
+use tempfile::TempDir;
+
+/// What the server does with one connection after reading the request.
+enum Answer {
+    /// Sends this and closes.
+    Send(Vec<u8>),
+    /// Sends this and then nothing, without closing.
+    Stall(Vec<u8>),
+}
+
+/// Answers one connection after the other as told; connections beyond the script are closed at once.
+struct Server {
+    url: String,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    fn new(script: Vec<Answer>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/files", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = requests.clone();
+        thread::spawn(move || {
+            let mut script = script.into_iter();
+            let mut stalled = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                seen.lock().unwrap().push(read_request(&mut stream));
+                match script.next() {
+                    Some(Answer::Send(bytes)) => {
+                        let _ = stream.write_all(&bytes);
+                    }
+                    Some(Answer::Stall(bytes)) => {
+                        let _ = stream.write_all(&bytes);
+                        stalled.push(stream);
+                    }
+                    None => {}
+                }
+            }
+        });
+        Server { url, requests }
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn read_request(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap().to_lowercase()
+}
+
+fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// A whole answer that says to be of version `tag`.
+fn whole(tag: &str, content: &[u8]) -> Vec<u8> {
+    let headers = format!("ETag: \"{tag}\"\r\nContent-Length: {}\r\n", content.len());
+    answer("200 OK", &headers, content)
+}
+
+/// As [`whole`], but the connection breaks after `sent` bytes of the body.
+fn cut(tag: &str, content: &[u8], sent: usize) -> Vec<u8> {
+    let all = whole(tag, content);
+    all[..all.len() - content.len() + sent].to_vec()
+}
+
+fn rest(content: &[u8], from: usize) -> Vec<u8> {
+    let n = content.len();
+    let headers = format!(
+        "ETag: \"v1\"\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{n}\r\n",
+        n - from,
+        n - 1
+    );
+    answer("206 Partial Content", &headers, &content[from..])
+}
+
+fn send(bytes: Vec<u8>) -> Answer {
+    Answer::Send(bytes)
+}
+
+fn options() -> Options {
+    Options {
+        mirrors: Vec::new(),
+        quiet: true,
+        patience: Patience {
+            connect: Duration::from_secs(2),
+            read: Duration::from_millis(300),
+            attempts: 3,
+            pause: Duration::from_millis(5),
+        },
+    }
+}
+
+fn content() -> Vec<u8> {
+    (0..200_000u32)
+        .map(|i| (i.wrapping_mul(i) >> 5) as u8)
+        .collect()
+}
+
+/// Downloads `file` from these servers; the right content is [`content`].
+fn get(servers: &[&Server], dir: &TempDir, options: &Options) -> Result<()> {
+    let urls: Vec<_> = servers.iter().map(|s| s.url.clone()).collect();
+    let judge = |path: &Path| match fs::read(path).unwrap() == content() {
+        true => Ok(Ok(())),
+        false => Ok(Err("is another".to_owned())),
+    };
+    let result = download("file", &urls, &dir.path().join("raw/file"), &judge, options);
+    if result.is_ok() {
+        assert_eq!(fs::read(dir.path().join("raw/file")).unwrap(), content());
+        let left = fs::read_dir(dir.path().join("raw")).unwrap().count();
+        assert_eq!(left, 1, "nothing else is left");
+    } else {
+        assert!(!dir.path().join("raw/file").exists());
+    }
+    result
+}
+
+#[test]
+fn a_file_comes_in_one_piece() {
+    let (dir, server) = (
+        TempDir::new().unwrap(),
+        Server::new(vec![send(whole("v1", &content()))]),
+    );
+    get(&[&server], &dir, &options()).unwrap();
+    let [request] = &server.requests()[..] else {
+        panic!("one request");
+    };
+    assert!(
+        request.starts_with("get /files/file http/1.1\r\n"),
+        "{request}"
+    );
+    assert!(!request.contains("range:") && request.contains("accept-encoding: identity"));
+}
+
+#[test]
+fn a_cut_download_is_resumed() {
+    let script = vec![
+        send(cut("v1", &content(), 70_000)),
+        send(rest(&content(), 70_000)[..50_000].to_vec()),
+    ];
+    let (dir, server) = (TempDir::new().unwrap(), Server::new(script));
+    let twice = Options {
+        patience: Patience {
+            attempts: 2,
+            ..options().patience
+        },
+        ..options()
+    };
+    let e = get(&[&server], &dir, &twice).unwrap_err();
+    assert!(e.kind == Kind::Io && e.message.contains("cut after"), "{e}");
+    assert!(server.requests()[1].contains("range: bytes=70000-\r\n"));
+    assert!(server.requests()[1].contains("if-range: \"v1\"\r\n"));
+
+    // Another process goes on with what is there.
+    let have = fs::metadata(dir.path().join("raw/file.part"))
+        .unwrap()
+        .len();
+    assert!(have > 110_000, "{have}");
+    let server = Server::new(vec![send(rest(&content(), have as usize))]);
+    get(&[&server], &dir, &options()).unwrap();
+    assert!(server.requests()[0].contains(&format!("range: bytes={have}-\r\n")));
+    assert!(server.requests()[0].contains("if-range: \"v1\"\r\n"));
+}
+
+#[test]
+fn a_server_without_ranges_sends_it_all_again() {
+    let script = vec![
+        send(cut("v1", &content(), 70_000)),
+        send(whole("v2", &content())),
+    ];
+    let (dir, server) = (TempDir::new().unwrap(), Server::new(script));
+    get(&[&server], &dir, &options()).unwrap();
+    assert!(server.requests()[1].contains("range: bytes=70000-"));
+}
+
+#[test]
+fn a_wrong_range_or_none_starts_over() {
+    for second in [
+        rest(&content(), 60_000),
+        answer("206 Partial Content", "Content-Length: 3\r\n", b"abc"),
+        answer("416 Range Not Satisfiable", "Content-Length: 0\r\n", b""),
+    ] {
+        let first = cut("v1", &content(), 70_000);
+        let script = vec![send(first), send(second), send(whole("v1", &content()))];
+        let (dir, server) = (TempDir::new().unwrap(), Server::new(script));
+        get(&[&server], &dir, &options()).unwrap();
+        assert!(!server.requests()[2].contains("range:"));
+    }
+}
+
+#[test]
+fn a_body_without_a_length_that_ends_early_is_found_out() {
+    let unsized_body = answer("200 OK", "", &content()[..1000]);
+    let script = vec![send(unsized_body)];
+    let (dir, bad) = (TempDir::new().unwrap(), Server::new(script));
+    let good = Server::new(vec![send(whole("v1", &content()))]);
+    get(&[&bad, &good], &dir, &options()).unwrap();
+    // Its bytes were thrown away.
+    assert!(!good.requests()[0].contains("range:"));
+}
+
+#[test]
+fn what_is_not_there_is_looked_for_elsewhere() {
+    let gone = Server::new(vec![send(answer(
+        "404 Not Found",
+        "Content-Length: 0\r\n",
+        b"",
+    ))]);
+    let good = Server::new(vec![send(whole("v1", &content()))]);
+    let dir = TempDir::new().unwrap();
+    get(&[&gone, &good], &dir, &options()).unwrap();
+    assert_eq!(gone.requests().len(), 1, "asked once");
+}
+
+#[test]
+fn a_server_in_trouble_is_asked_again() {
+    let busy = || {
+        send(answer(
+            "503 Service Unavailable",
+            "Content-Length: 0\r\n",
+            b"",
+        ))
+    };
+    let script = vec![busy(), busy(), send(whole("v1", &content()))];
+    let (dir, server) = (TempDir::new().unwrap(), Server::new(script));
+    get(&[&server], &dir, &options()).unwrap();
+    let server = Server::new(vec![busy(), busy(), busy(), busy()]);
+    let dir = TempDir::new().unwrap();
+    let e = get(&[&server], &dir, &options()).unwrap_err();
+    assert!(e.kind == Kind::Io && e.message.contains("503"), "{e}");
+    assert_eq!(server.requests().len(), 3);
+    let left = fs::read_dir(dir.path().join("raw")).unwrap().count();
+    assert_eq!(left, 0, "no empty part is left");
+}
+
+#[test]
+fn redirects_are_followed() {
+    let target = Server::new(vec![send(whole("v1", &content()))]);
+    let headers = format!("Location: {}/else\r\nContent-Length: 0\r\n", target.url);
+    let source = Server::new(vec![send(answer("302 Found", &headers, b""))]);
+    get(&[&source], &TempDir::new().unwrap(), &options()).unwrap();
+    assert!(target.requests()[0].starts_with("get /files/else "));
+}
+
+#[test]
+fn a_stalled_server_is_given_up() {
+    let start = whole("v1", &content())[..30_000].to_vec();
+    let script = vec![Answer::Stall(start), Answer::Stall(Vec::new())];
+    let (dir, server) = (TempDir::new().unwrap(), Server::new(script));
+    let begin = Instant::now();
+    let e = get(&[&server], &dir, &options()).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(e.kind, Kind::Io);
+    // The second attempt wanted to go on where the first one stalled.
+    assert!(server.requests()[1].contains("range: bytes="));
+}
+
+#[test]
+fn nobody_there_is_found_out_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    drop(listener);
+    let nobody = Server {
+        url,
+        requests: Arc::default(),
+    };
+    let ftp = Server {
+        url: "ftp://localhost/x".into(),
+        requests: Arc::default(),
+    };
+    let patient = Options::new(Vec::new(), true);
+    let begin = Instant::now();
+    let e = get(&[&nobody, &ftp], &TempDir::new().unwrap(), &patient).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert_eq!(e.kind, Kind::Io);
+    assert!(
+        e.message.contains(&nobody.url) && e.message.contains("https://"),
+        "{e}"
+    );
+}
+
+#[test]
+fn two_processes_do_not_write_into_one_another() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("raw")).unwrap();
+    let other = fs::File::create(dir.path().join("raw/file.part")).unwrap();
+    other.lock().unwrap();
+    let server = Server::new(vec![send(whole("v1", &content()))]);
+    let e = get(&[&server], &dir, &options()).unwrap_err();
+    assert_eq!(e.kind, Kind::Locked);
+    drop(other);
+    get(&[&server], &dir, &options()).unwrap();
+}
+
+// With the sums of a data set.
+
+const TEXT: &[u8] = b"what the file holds\n";
+
+fn packed(level: u32) -> Vec<u8> {
+    let level = flate2::Compression::new(level);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+    encoder.write_all(TEXT).unwrap();
+    encoder.finish().unwrap()
+}
+
+static FILES: Files = Files {
+    raw: &[
+        RawFile {
+            names: &["a/one", "a/one.gz"],
+            remote: Some(Remote {
+                file: "one.gz",
+                name: "a/one.gz",
+                md5: "00000000000000000000000000000000",
+                md5_unpacked: "9272c89359c196b0cec34eaac7772cdb",
+            }),
+        },
+        RawFile {
+            names: &["a/two"],
+            remote: None,
+        },
+    ],
+    convert: |_, _, _| unreachable!("nothing is converted here"),
+    open: |_, _| unreachable!("nothing is opened here"),
+    mirrors: &[],
+    home: "the moon",
+};
+
+#[test]
+fn sums_decide() {
+    let sum = |bytes: &[u8]| hex(&md5_of(bytes, Path::new("")).unwrap());
+    let remote = FILES.raw[0].remote.as_ref().unwrap();
+    assert_eq!(sum(TEXT), remote.md5_unpacked);
+    let fetch = |servers: &[&Server], dir: &TempDir| {
+        let with_mirrors = Options {
+            mirrors: servers.iter().map(|s| s.url.clone()).collect(),
+            ..options()
+        };
+        missing(&Set::new("set", &FILES, dir.path()), &with_mirrors)
+    };
+
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("a")).unwrap();
+    fs::write(dir.path().join("a/two"), "").unwrap();
+    let wrong = || Server::new(vec![send(whole("v1", b"something else"))]);
+    let e = fetch(&[&wrong()], &dir).unwrap_err();
+    assert_eq!(e.kind, Kind::Corrupt);
+    let path = dir.path().join("a/one").display().to_string();
+    for part in [&sum(b"something else"), remote.md5, &path, "the moon"] {
+        assert!(e.message.contains(part), "{part:?} is not in {e}");
+    }
+    assert!(!dir.path().join("a/one.gz").exists());
+
+    // A file packed by another program is right if its content is.
+    let good = Server::new(vec![send(whole("v1", &packed(9)))]);
+    assert_eq!(fetch(&[&wrong(), &good], &dir).unwrap(), ["a/one.gz"]);
+    assert_eq!(fs::read(dir.path().join("a/one.gz")).unwrap(), packed(9));
+    assert!(
+        fetch(&[], &dir).unwrap().is_empty(),
+        "nothing is missing any more"
+    );
+
+    fs::remove_file(dir.path().join("a/two")).unwrap();
+    let e = fetch(&[], &dir).unwrap_err();
+    assert!(
+        e.kind == Kind::Io && e.message.contains("cannot be downloaded"),
+        "{e}"
+    );
+    assert!(
+        e.message.contains("a/two") && !e.message.contains("a/one"),
+        "{e}"
+    );
+}
