@@ -22,7 +22,10 @@ fn main() {
     for (folder, prefix) in FOLDERS {
         println!("cargo::rerun-if-changed={folder}");
         for path in json_files(Path::new(folder)) {
-            let name = format!("{prefix}{}", path.file_name().expect("a file").to_string_lossy());
+            let name = format!(
+                "{prefix}{}",
+                path.file_name().expect("a file").to_string_lossy()
+            );
             let packed = out.join(format!("{}.gz", name.replace('/', "-")));
             let file = File::create(&packed).expect("OUT_DIR is writable");
             let mut encoder = GzEncoder::new(file, Compression::best());

@@ -66,7 +66,9 @@ impl Bench {
         for slot in &self.plan.inputs {
             memory.get_mut(*slot).copy_from_slice(&self.data);
         }
-        memory.get_mut(self.plan.seed).copy_from_slice(&self.upstream);
+        memory
+            .get_mut(self.plan.seed)
+            .copy_from_slice(&self.upstream);
         let clock = Clock { seed: 3, step: 5 };
         self.plan.run(&mut memory, clock);
         let y = memory.get(self.plan.outputs[0]).to_vec();
@@ -83,7 +85,10 @@ impl Bench {
 
 #[test]
 fn gradients_are_the_slopes() {
-    for (row, case) in ROWS.iter().flat_map(|r| r.cases.iter().map(move |c| (r, c))) {
+    for (row, case) in ROWS
+        .iter()
+        .flat_map(|r| r.cases.iter().map(move |c| (r, c)))
+    {
         let bench = Bench::new(case, 11);
         let (_, grad) = bench.run(&bench.params.values);
         let scale = grad.iter().fold(0.1f32, |m, g| m.max(g.abs()));

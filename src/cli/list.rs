@@ -116,9 +116,9 @@ impl List {
                 .collect(),
             What::Losses => {
                 let losses = LOSSES.iter().map(|row| Item::new(row.name, row.about));
-                let scores = SCORES.iter().map(|row| {
-                    Item::new(row.name, &format!("{} (score_func only)", row.about))
-                });
+                let scores = SCORES
+                    .iter()
+                    .map(|row| Item::new(row.name, &format!("{} (score_func only)", row.about)));
                 losses.chain(scores).collect()
             }
         };

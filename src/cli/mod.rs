@@ -19,9 +19,11 @@ use crate::{models, optim};
 /// same batches, comparable numbers.
 #[derive(Parser)]
 #[command(name = "stepback-native", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 verify found a difference, 2 wrong usage or config, \
+#[command(
+    after_help = "Exit codes: 0 done, 1 verify found a difference, 2 wrong usage or config, \
     11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
-    130 or 143 interrupted.")]
+    130 or 143 interrupted."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -56,12 +58,7 @@ impl Cli {
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();
-                clap_complete::generate(
-                    shell,
-                    &mut Cli::command(),
-                    "stepback-native",
-                    &mut script,
-                );
+                clap_complete::generate(shell, &mut Cli::command(), "stepback-native", &mut script);
                 output::print(&String::from_utf8_lossy(&script))?;
                 Ok(0)
             }

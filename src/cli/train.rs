@@ -95,7 +95,11 @@ impl Train {
             .into_iter()
             .map(|experiment| self.open(experiment))
             .collect::<Result<_>>()?;
-        let library = Library::new(&self.data_dir, self.offline, fetch::Options::new(Vec::new(), self.quiet));
+        let library = Library::new(
+            &self.data_dir,
+            self.offline,
+            fetch::Options::new(Vec::new(), self.quiet),
+        );
         for job in jobs {
             self.train(&job, &library)?;
             if let Some(signal) = signals::received() {
@@ -183,7 +187,10 @@ impl Train {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
         if !self.quiet && left < total {
-            eprintln!("{id}: {} of {total} runs are in {path} already", total - left);
+            eprintln!(
+                "{id}: {} of {total} runs are in {path} already",
+                total - left
+            );
         }
         let device = match self.device {
             DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
@@ -288,7 +295,9 @@ impl<'a> Report<'a> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl sweep::Progress for Report<'_> {
@@ -356,7 +365,14 @@ fn results_table(results: &[RunResult]) -> comfy_table::Table {
     }
     let mut header = vec!["name"];
     header.extend(keys.iter().map(|k| k.as_str()));
-    header.extend(["run_id", "train_loss", "train_score", "val_loss", "val_score", "diverged"]);
+    header.extend([
+        "run_id",
+        "train_loss",
+        "train_score",
+        "val_loss",
+        "val_score",
+        "diverged",
+    ]);
     let mut table = output::table(&header);
     for (result, opt) in results.iter().zip(&opts) {
         let cell = |value: Option<&Value>| match value {

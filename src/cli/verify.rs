@@ -33,7 +33,10 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(self) -> Result<u8> {
-        let unknown = self.suite.iter().find(|name| SUITES.iter().all(|s| s.name != **name));
+        let unknown = self
+            .suite
+            .iter()
+            .find(|name| SUITES.iter().all(|s| s.name != **name));
         if let Some(name) = unknown {
             let known: Vec<_> = SUITES.iter().map(|s| s.name).collect();
             return Err(Error::usage(format!(
@@ -45,7 +48,10 @@ impl Verify {
             None => Goldens::Packed,
             Some(folder) if folder.is_dir() => Goldens::Folder(folder),
             Some(folder) => {
-                return Err(Error::usage(format!("--goldens: {} is not a folder", folder.display())));
+                return Err(Error::usage(format!(
+                    "--goldens: {} is not a folder",
+                    folder.display()
+                )));
             }
         };
         super::use_threads(self.threads)?;
@@ -55,7 +61,15 @@ impl Verify {
         };
         let mut failed = false;
         if !self.json {
-            output::println(line(["suite", "check", "cases", "numbers", "worst", "tolerance", "verdict"]))?;
+            output::println(line([
+                "suite",
+                "check",
+                "cases",
+                "numbers",
+                "worst",
+                "tolerance",
+                "verdict",
+            ]))?;
         }
         for suite in SUITES {
             if !(self.suite.is_empty() || self.suite.iter().any(|name| name == suite.name)) {

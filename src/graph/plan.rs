@@ -168,12 +168,7 @@ impl Plan {
         Plan::freeze(tape, device, &outputs, backward)
     }
 
-    fn freeze(
-        tape: Tape<'_>,
-        device: Device,
-        outputs: &[usize],
-        backward: Option<usize>,
-    ) -> Plan {
+    fn freeze(tape: Tape<'_>, device: Device, outputs: &[usize], backward: Option<usize>) -> Plan {
         let layout = Layout::new(tape.params);
         let mut nodes = tape.nodes.into_inner();
         let needed = needed(&nodes, outputs.iter().copied().chain(backward));
@@ -252,7 +247,12 @@ impl Plan {
             draft.dy = grads[id];
             draft.work = men.buffer(ops[draft.op].bwd_work());
             let mut further = Vec::new();
-            for (slot, &i) in draft.dx.iter_mut().zip(inputs).filter(|(_, i)| wants_grad[**i]) {
+            for (slot, &i) in draft
+                .dx
+                .iter_mut()
+                .zip(inputs)
+                .filter(|(_, i)| wants_grad[**i])
+            {
                 let first = matches!(grads[i], Place::None);
                 *slot = match nodes[i].source {
                     Source::Param(range) if first => Place::Fixed(part(layout.grads, range)),
@@ -415,4 +415,3 @@ fn place(buffers: &[Buffer], base: usize) -> (Vec<Slot>, usize) {
     }
     (slots, end)
 }
-

@@ -71,8 +71,17 @@ impl Op for SignAccuracy {
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
         // sigmoid(x) >= 0.5 in f32, which is false for NaN.
-        let sign = |x: f32| if 1.0 / (1.0 + (-x).exp()) >= 0.5 { 1.0 } else { -1.0 };
-        let right = io.x[0].iter().zip(io.x[1]).filter(|(x, t)| sign(**x) == **t);
+        let sign = |x: f32| {
+            if 1.0 / (1.0 + (-x).exp()) >= 0.5 {
+                1.0
+            } else {
+                -1.0
+            }
+        };
+        let right = io.x[0]
+            .iter()
+            .zip(io.x[1])
+            .filter(|(x, t)| sign(**x) == **t);
         io.y[0] = share(right.count(), self.n);
     }
 

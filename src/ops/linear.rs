@@ -76,8 +76,10 @@ pub const ROW: Row = Row {
         Case::new("one row, one output", &[&[1, 7], &[1, 7]], |x| {
             x[0].linear(x[1], None)
         }),
-        Case::new("2x3 tokens of 9 to 17", &[&[2, 3, 9], &[17, 9], &[17]], |x| {
-            x[0].linear(x[1], Some(x[2]))
-        }),
+        Case::new(
+            "2x3 tokens of 9 to 17",
+            &[&[2, 3, 9], &[17, 9], &[17]],
+            |x| x[0].linear(x[1], Some(x[2])),
+        ),
     ],
 };

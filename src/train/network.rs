@@ -82,7 +82,9 @@ impl Network {
 
     /// Loss and gradient of a batch.
     pub fn train_step(&mut self, data: &Split, indices: &[u32]) -> f32 {
-        let (x, y) = self.memory.pair_mut(self.train.inputs[0], self.train.inputs[1]);
+        let (x, y) = self
+            .memory
+            .pair_mut(self.train.inputs[0], self.train.inputs[1]);
         data.gather(indices, x, y);
         self.memory.get_mut(self.train.seed)[0] = 1.0;
         self.train.run(&mut self.memory, self.clock);

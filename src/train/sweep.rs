@@ -131,7 +131,9 @@ fn optimal_value(config: &RunConfig, data: &Pair, optima: &Optima) -> Option<f64
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 struct RunWatch<'a> {

@@ -101,7 +101,13 @@ impl Digest {
     pub fn shown(&self) -> impl Iterator<Item = (usize, f64)> {
         let last_start = self.len() - self.last.len();
         let first = self.first.iter().enumerate();
-        let last = self.last.iter().enumerate().map(move |(i, v)| (last_start + i, v));
-        first.chain(last).map(|(i, v)| (i, number(v).unwrap_or(f64::NAN)))
+        let last = self
+            .last
+            .iter()
+            .enumerate()
+            .map(move |(i, v)| (last_start + i, v));
+        first
+            .chain(last)
+            .map(|(i, v)| (i, number(v).unwrap_or(f64::NAN)))
     }
 }

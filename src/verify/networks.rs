@@ -116,7 +116,10 @@ pub fn init(context: &Context) -> Result<Vec<Check>> {
             let Some(tensor) = found else { continue };
             let at = format!("{name} {}", digest.name);
             if tensor.shape != digest.shape {
-                close.fail(format!("{at}: shape {:?} for {:?}", tensor.shape, digest.shape));
+                close.fail(format!(
+                    "{at}: shape {:?} for {:?}",
+                    tensor.shape, digest.shape
+                ));
                 continue;
             }
             let values = tensor.of(&params.values);
@@ -128,7 +131,9 @@ pub fn init(context: &Context) -> Result<Vec<Check>> {
             }
         }
         let next = f64::from(params.generator.rand1());
-        exact.compare(next, case.next_rand_after_init, 1.0, || format!("{name} next draw"));
+        exact.compare(next, case.next_rand_after_init, 1.0, || {
+            format!("{name} next draw")
+        });
     }
     Ok(vec![exact, close])
 }
@@ -213,8 +218,12 @@ impl Checks {
         let eval = record(Mode::Eval, false);
         let mut memory = Memory::new(params, &[&train, &eval]);
         let run = |memory: &mut Memory, plan: &Plan| {
-            memory.get_mut(plan.inputs[0]).copy_from_slice(&setting.batch());
-            memory.get_mut(plan.inputs[1]).copy_from_slice(&setting.targets());
+            memory
+                .get_mut(plan.inputs[0])
+                .copy_from_slice(&setting.batch());
+            memory
+                .get_mut(plan.inputs[1])
+                .copy_from_slice(&setting.targets());
             memory.get_mut(plan.seed).fill(1.0);
             plan.run(memory, Clock::default());
             memory.get(plan.outputs[0])[0]
@@ -225,7 +234,9 @@ impl Checks {
         self.compare_logits(&logits, case, &case.train_logits, &format!("{name} train"));
         let theirs = number(&case.loss).unwrap_or(f64::NAN);
         self.losses
-            .compare(f64::from(loss), theirs, theirs.abs(), || format!("{name} loss"));
+            .compare(f64::from(loss), theirs, theirs.abs(), || {
+                format!("{name} loss")
+            });
         same_names(&mut self.gradients, &params.tensors, &case.gradients, &name);
         for digest in &case.gradients {
             let found = params.tensors.iter().find(|t| t.name == digest.name);
@@ -240,7 +251,9 @@ impl Checks {
             let at = format!("{name} {}", digest.name);
             match params.buffers.iter().find(|t| t.name == digest.name) {
                 None => self.buffers.fail(format!("{at}: missing")),
-                Some(t) => self.buffers.compare_digest(t.of(memory.buffers()), digest, &at),
+                Some(t) => self
+                    .buffers
+                    .compare_digest(t.of(memory.buffers()), digest, &at),
             }
         }
         run(&mut memory, &eval);
@@ -254,10 +267,14 @@ impl Checks {
         let mut memory = Memory::new(params, &[&train]);
         let opt = serde_json::json!({"name": "sgd-m", "lr": 0.01, "momentum": 0.9});
         let mut optimizer = State::new(opt.as_object().expect("an object"), params.values.len())?;
-        for (k, theirs) in numbers(&case.sgd_lr0p01_m0p9_losses).into_iter().enumerate() {
+        for (k, theirs) in numbers(&case.sgd_lr0p01_m0p9_losses)
+            .into_iter()
+            .enumerate()
+        {
             let loss = run(&mut memory, &train);
             let at = || format!("{name} SGD step {k}");
-            self.losses.compare(f64::from(loss), theirs, theirs.abs(), at);
+            self.losses
+                .compare(f64::from(loss), theirs, theirs.abs(), at);
             let (w, g) = memory.update();
             optimizer.step(0.01, loss, w, g);
         }
@@ -272,7 +289,8 @@ impl Checks {
         let theirs = numbers(theirs);
         if ours.len() != theirs.len() {
             let (ours, theirs) = (ours.len(), theirs.len());
-            self.logits.fail(format!("{at}: {ours} logits for {theirs}"));
+            self.logits
+                .fail(format!("{at}: {ours} logits for {theirs}"));
             return;
         }
         let scale = theirs.iter().fold(0.0f64, |m, x| m.max(x.abs()));

@@ -42,7 +42,11 @@ pub fn generators(context: &Context) -> Result<Vec<Check>> {
                 None => check.skipped.push(format!("draw {name} is not known")),
                 Some(ours) => {
                     check.cases += 1;
-                    check.compare_all(&ours, &numbers(expected), &format!("seed {seed_text} {name}"));
+                    check.compare_all(
+                        &ours,
+                        &numbers(expected),
+                        &format!("seed {seed_text} {name}"),
+                    );
                 }
             }
         }
@@ -54,7 +58,11 @@ pub fn generators(context: &Context) -> Result<Vec<Check>> {
                 None => numpy.skipped.push(format!("draw {name} is not known")),
                 Some(ours) => {
                     numpy.cases += 1;
-                    numpy.compare_all(&ours, &numbers(expected), &format!("seed {seed_text} {name}"));
+                    numpy.compare_all(
+                        &ours,
+                        &numbers(expected),
+                        &format!("seed {seed_text} {name}"),
+                    );
                 }
             }
         }
@@ -94,12 +102,20 @@ fn torch_draws(name: &str, expected: &Value, mut g: Generator) -> Option<Vec<f64
             Some(integers(g.randperm(n.parse().ok()?).get(..first)?))
         }
         // A layer's weight, then its bias, both uniform in ±1/sqrt(fan in).
-        ["linear", inputs, outputs, "bias"] => {
-            layer(&mut g, inputs.parse().ok()?, outputs.parse().ok()?, expected)
-        }
+        ["linear", inputs, outputs, "bias"] => layer(
+            &mut g,
+            inputs.parse().ok()?,
+            outputs.parse().ok()?,
+            expected,
+        ),
         ["conv2d", inputs, outputs, kernel, "bias"] => {
             let (inputs, kernel): (usize, usize) = (inputs.parse().ok()?, kernel.parse().ok()?);
-            layer(&mut g, inputs * kernel * kernel, outputs.parse().ok()?, expected)
+            layer(
+                &mut g,
+                inputs * kernel * kernel,
+                outputs.parse().ok()?,
+                expected,
+            )
         }
         _ => {
             let mut values = Vec::new();
@@ -169,7 +185,9 @@ fn integers(values: &[u32]) -> Vec<f64> {
 /// The sum of order[i] (i mod 1009).
 fn weighted(order: &[u32]) -> f64 {
     let terms = order.iter().enumerate();
-    terms.map(|(i, v)| u64::from(*v) * (i as u64 % 1009)).sum::<u64>() as f64
+    terms
+        .map(|(i, v)| u64::from(*v) * (i as u64 % 1009))
+        .sum::<u64>() as f64
 }
 
 #[derive(Deserialize)]
@@ -208,9 +226,21 @@ pub fn sampler(context: &Context) -> Result<Vec<Check>> {
             let order = &loader.next_epoch()[..batches * case.batch_size];
             let first = &order[..epoch.first.len().min(order.len())];
             let last = &order[order.len().saturating_sub(epoch.last.len())..];
-            check.compare_all(&[batches as f64], &[epoch.batches as f64], &format!("{at} batches"));
-            check.compare_all(&integers(first), &integers(&epoch.first), &format!("{at} first"));
-            check.compare_all(&integers(last), &integers(&epoch.last), &format!("{at} last"));
+            check.compare_all(
+                &[batches as f64],
+                &[epoch.batches as f64],
+                &format!("{at} batches"),
+            );
+            check.compare_all(
+                &integers(first),
+                &integers(&epoch.first),
+                &format!("{at} first"),
+            );
+            check.compare_all(
+                &integers(last),
+                &integers(&epoch.last),
+                &format!("{at} last"),
+            );
             check.compare_all(
                 &[weighted(order)],
                 &[epoch.weighted as f64],
