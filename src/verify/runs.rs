@@ -212,7 +212,7 @@ pub fn published(context: &Context) -> Result<Vec<Check>> {
         let file = json::parse(&text).map_err(|e| damaged(&e))?;
         let runs = golden_runs(&file).ok_or_else(|| damaged(&"no runs"))?;
         let library = context.library();
-        let mut check = Check::new(format!("{name}, relative to the number or 0.01"), 1e-3);
+        let mut check = Check::new(format!("{name}, relative to the number or 0.01"), 5e-3);
         let (mut left_out, mut cut) = (0, 0);
         for (i, theirs) in runs.iter().enumerate() {
             let first_off = spread[name][i]["first_epoch_over_1e-3"].as_u64();
