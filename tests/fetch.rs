@@ -16,7 +16,7 @@ use tempfile::TempDir;
 enum Answer {
     /// Sends this and closes.
     Send(Vec<u8>),
-    /// Sends this and then nothing, without closing.
+    /// Sends this and then nothing for ten seconds, without closing.
     Stall(Vec<u8>),
 }
 
@@ -34,7 +34,6 @@ impl Server {
         let seen = requests.clone();
         thread::spawn(move || {
             let mut script = script.into_iter();
-            let mut stalled = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 seen.lock().unwrap().push(read_request(&mut stream));
@@ -44,7 +43,10 @@ impl Server {
                     }
                     Some(Answer::Stall(bytes)) => {
                         let _ = stream.write_all(&bytes);
-                        stalled.push(stream);
+                        thread::spawn(move || {
+                            thread::sleep(Duration::from_secs(10));
+                            drop(stream);
+                        });
                     }
                     None => {}
                 }

@@ -302,6 +302,29 @@ fn nonsense_with_right_checksums_is_refused() {
 }
 
 #[test]
+fn channels_have_tables_of_their_own() {
+    let case = Case {
+        features: Features::Bytes,
+        sample: vec![1, 2, 3],
+        bytes: vec![vec![0, 1, 2, 3, 4, 5], vec![250, 251, 252, 253, 254, 255]],
+        floats: Vec::new(),
+        sparse: Vec::new(),
+        labels: Some(vec![8, 9]),
+        targets: Vec::new(),
+        target: vec![1],
+    };
+    let dir = TempDir::new().unwrap();
+    let shard = Shard::open(&case.write(&dir)).unwrap();
+    let tables = [1000.0, 2000.0, 3000.0].map(|base| std::array::from_fn(|i| base + i as f32));
+    let split = Split::of_shard(shard, vec![3, 1, 2], tables.to_vec());
+    let (mut x, mut y) = ([0.0; 12], [0.0; 2]);
+    split.gather(&[1, 0], &mut x, &mut y);
+    assert_eq!(x[..6], [1250.0, 2251.0, 3252.0, 1253.0, 2254.0, 3255.0]);
+    assert_eq!(x[6..], [1000.0, 2001.0, 3002.0, 1003.0, 2004.0, 3005.0]);
+    assert_eq!((y, split.input_shape()), ([9.0, 8.0], &[3, 1, 2][..]));
+}
+
+#[test]
 fn empty_and_foreign_files_are_refused_by_name() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("x.shard");

@@ -303,7 +303,7 @@ pub fn header_of(path: &Path) -> Result<Option<Header>> {
             Ok((header, _)) => Ok(Some(header)),
             Err(e) => Err(damaged(path, &e)),
         },
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(Error::io("read", path, &e)),
     }
 }
