@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand.
 
-mod data;
+pub mod data;
 mod list;
 mod output;
 mod signals;

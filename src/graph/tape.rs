@@ -111,7 +111,7 @@ impl<'t> Var<'t> {
     }
 
     /// Number of elements.
-    pub fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.shape().iter().product()
     }
 
