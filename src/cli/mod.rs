@@ -1,1 +1,4 @@
-//! The command line: one file per subcommand.
+//! One file per subcommand.
+
+pub mod record;
+pub mod sources;

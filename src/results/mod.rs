@@ -1,11 +1,15 @@
 //! Results of runs: the output file as the reference writes it, its reader, and what is made of it.
 
 pub mod json;
+pub mod output;
+pub mod record;
 pub mod store;
 pub mod timestamp;
 
 use serde_json::{Map, Value};
 
+pub use output::Run;
+pub use record::Record;
 pub use store::{Options, Store};
 
 use json::Json;
