@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use stepback_native::error::Kind;
-use stepback_native::results::Record;
+use stepback_native::results::compare::compare;
+use stepback_native::results::table::{Cell, Format, Query, Table};
+use stepback_native::results::{Record, measure};
 
 #[path = "common/files.rs"]
 mod files;
@@ -167,4 +169,208 @@ fn bad_input_is_named() {
     }
     let error = published("mnist_mlp").metric("val_scare").unwrap_err();
     assert!(error.message.contains("train_loss"), "{error}");
+}
+
+fn table(ids: &[&str], query: &Query) -> Vec<Vec<String>> {
+    let records: Vec<Record> = ids.iter().map(|id| published(id)).collect();
+    let table = Table::new(&records, query).unwrap();
+    let text = |c: &Cell| {
+        if c.bold {
+            format!("[{}]", c.text)
+        } else {
+            c.text.clone()
+        }
+    };
+    table
+        .rows
+        .iter()
+        .map(|row| row.iter().map(text).collect())
+        .collect()
+}
+
+const QUERY: Query = Query {
+    score: "val_score",
+    cutoff: None,
+    columns: &[],
+    target: None,
+};
+
+#[test]
+fn the_table_shows_the_best_setting_of_each_method() {
+    // From pandas: the last epoch's mean per id, its highest per name.
+    let rows = table(&["mnist_mlp", "cifar10_vit"], &QUERY);
+    let mnist = [
+        "mnist_mlp",
+        "97.62 ± 0.17",
+        "97.67 ± 0.14",
+        "97.75 ± 0.06",
+        "",
+        "[97.97 ± 0.08]",
+        "97.96 ± 0.12",
+        "97.73 ± 0.12",
+    ];
+    assert_eq!(rows[0], mnist);
+    assert_eq!(rows[1][4], "[87.06 ± 0.18]");
+    let losses = table(
+        &["mnist_mlp"],
+        &Query {
+            score: "train_loss",
+            ..QUERY
+        },
+    );
+    let lowest = |rows: &[Vec<String>]| {
+        rows[0]
+            .iter()
+            .filter(|c| c.starts_with('['))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(lowest(&losses).len(), 1);
+    // One seed: no spread.
+    let one_seed = table(&["imagenet32_resnet18"], &QUERY);
+    assert!(
+        one_seed[0][1..].iter().all(|c| !c.contains('±')),
+        "{one_seed:?}"
+    );
+    // The average over the last two epochs lies between the two.
+    let tail = table(
+        &["mnist_mlp"],
+        &Query {
+            cutoff: Some(8),
+            ..QUERY
+        },
+    );
+    assert_ne!(tail[0][1], rows[0][1]);
+}
+
+#[test]
+fn bold_is_spelled_in_every_format() {
+    let records = [published("mnist_mlp")];
+    let table = Table::new(&records, &QUERY).unwrap();
+    assert!(
+        table
+            .render(Format::Markdown)
+            .contains("| **97.97 ± 0.08** |")
+    );
+    assert!(
+        table
+            .render(Format::Latex)
+            .contains("mnist\\_mlp & 97.62 $\\pm$ 0.17 &")
+    );
+    assert!(
+        table
+            .render(Format::Latex)
+            .contains("\\textbf{97.97 $\\pm$ 0.08} &")
+    );
+    assert!(table.render(Format::Text).contains("97.97 ± 0.08 *"));
+    assert!(
+        table
+            .render(Format::Csv)
+            .starts_with("experiment,adabelief,")
+    );
+}
+
+/// A record with these (lr, final score) of one method, and a straight line from 0 to them over 5 epochs.
+fn record_of(scores: &[(f64, f64)]) -> Record {
+    let mut csv = "id,epoch,val_score,val_score_std,name,lr\n".to_owned();
+    for (lr, score) in scores {
+        for epoch in 0..5 {
+            let value = score * f64::from(epoch) / 4.0;
+            let value = if value.is_nan() {
+                String::new()
+            } else {
+                value.to_string()
+            };
+            csv += &format!("name=a:lr={lr},{epoch},{value},0.01,a,{lr}\n");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("x.csv"), csv).unwrap();
+    Record::read_csv(&dir.path().join("x.csv")).unwrap()
+}
+
+#[test]
+fn measures_follow_their_formulas() {
+    let record = record_of(&[
+        (1e-3, 0.80),
+        (1e-2, 0.895),
+        (1e-1, 0.90),
+        (1.0, 0.891),
+        (10.0, 0.7),
+        (100.0, 0.9),
+    ]);
+    let width = |r: &Record| measure::robustness(r, "a", 0, None);
+    // 100 ties with 0.1 and stands alone: the last of equal bests counts.
+    assert!(width(&record).unwrap().abs() < 1e-12);
+    let record = record_of(&[
+        (1e-3, 0.80),
+        (1e-2, 0.895),
+        (1e-1, 0.90),
+        (1.0, 0.891),
+        (10.0, f64::NAN),
+        (100.0, 0.895),
+    ]);
+    assert!((width(&record).unwrap() - 2.0).abs() < 1e-12);
+    let best = record.ranking("a", 0, None);
+    assert_eq!(best[0].lr(), Some(0.1));
+    assert_eq!(best[5].lr(), Some(10.0), "the diverged one comes last");
+    // 0, 0.225, 0.45, 0.675, 0.9: half of the final value on average.
+    assert!((measure::area(&record, best[0], 0).unwrap() - 0.45).abs() < 1e-12);
+    assert_eq!(measure::epochs_to(&record, best[0], 0, 0.5), Some(3));
+    assert_eq!(measure::epochs_to(&record, best[0], 0, 0.95), None);
+    assert_eq!(
+        measure::time_to(&record, best[0], 0, 0.5),
+        None,
+        "records hold no times"
+    );
+    let diverged = record_of(&[(1.0, f64::NAN)]);
+    assert_eq!(width(&diverged), None);
+    let table = Table::new(&[diverged], &QUERY).unwrap();
+    assert_eq!(table.rows[0][1].text, "diverged");
+    let runs = from_outputs("mnist_mlp-2");
+    let (score, setting) = (runs.metric("val_score").unwrap(), &runs.settings[0]);
+    let epoch = measure::epochs_to(&runs, setting, score, 0.9).unwrap();
+    let seconds = setting.runs.iter().map(|r| {
+        r.metric("train_epoch_time").unwrap()[..=epoch]
+            .iter()
+            .sum::<f64>()
+    });
+    let expected = seconds.sum::<f64>() / 3.0;
+    assert!((measure::time_to(&runs, setting, score, 0.9).unwrap() - expected).abs() < 1e-9);
+}
+
+#[test]
+fn comparisons_count_in_pooled_standard_deviations() {
+    let metrics = ["train_loss", "val_score"];
+    let all = compare(
+        &from_outputs("mnist_mlp-2"),
+        &published("mnist_mlp"),
+        &metrics,
+    )
+    .unwrap();
+    assert_eq!(
+        (all.rows.len(), all.only_mine.len(), all.only_theirs.len()),
+        (32, 0, 25)
+    );
+    assert!(all.rows.iter().all(|r| r.agrees() && r.deviation == 0.0));
+    // Both spreads are 0.01, so a difference of 0.035 is 3.5 of them.
+    let mine = record_of(&[(0.1, 0.9), (1.0, 0.5), (10.0, f64::NAN), (7.0, 0.1)]);
+    let theirs = record_of(&[(0.1, 0.865), (1.0, 0.52), (10.0, 0.3), (8.0, 0.1)]);
+    let both = compare(&mine, &theirs, &["val_score"]).unwrap();
+    let verdicts: Vec<_> = both
+        .rows
+        .iter()
+        .map(|r| (r.id.as_str(), r.verdict()))
+        .collect();
+    assert_eq!(
+        verdicts,
+        [
+            ("name=a:lr=0.1", "differs"),
+            ("name=a:lr=1", "agrees"),
+            ("name=a:lr=10", "differs")
+        ]
+    );
+    assert!((both.rows[0].deviation - 3.5).abs() < 1e-9);
+    assert!((both.rows[1].deviation + 2.0).abs() < 1e-9);
+    assert_eq!((both.only_mine.len(), both.only_theirs.len()), (1, 1));
 }

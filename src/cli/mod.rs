@@ -1,4 +1,6 @@
 //! One file per subcommand.
 
+pub mod compare;
 pub mod record;
 pub mod sources;
+pub mod table;

@@ -1,9 +1,12 @@
 //! Results of runs: the output file as the reference writes it, its reader, and what is made of it.
 
+pub mod compare;
 pub mod json;
+pub mod measure;
 pub mod output;
 pub mod record;
 pub mod store;
+pub mod table;
 pub mod timestamp;
 
 use serde_json::{Map, Value};
