@@ -4,6 +4,7 @@ pub mod compare;
 pub mod json;
 pub mod measure;
 pub mod output;
+pub mod plot;
 pub mod record;
 pub mod store;
 pub mod table;
