@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod compare;
+pub mod output;
 pub mod plot;
 pub mod record;
 pub mod sources;

@@ -108,7 +108,10 @@ impl Args {
                 Format::Png => (canvas.png(300.0), "png"),
                 Format::Pdf => (canvas.pdf(), "pdf"),
             };
-            let path = self.out_dir.join(&record.name).join(format!("{name}.{extension}"));
+            let path = self
+                .out_dir
+                .join(&record.name)
+                .join(format!("{name}.{extension}"));
             write(&path, &bytes)?;
             print(&format!("{}\n", path.display()))?;
         }

@@ -1,6 +1,7 @@
 //! Results of runs: the output file as the reference writes it, its reader, and what is made of it.
 
 pub mod compare;
+pub mod edit;
 pub mod json;
 pub mod measure;
 pub mod output;

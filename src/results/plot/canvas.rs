@@ -31,10 +31,25 @@ pub struct Paint {
 
 #[derive(Clone, Debug)]
 pub enum Shape {
-    Line { points: Vec<Point>, width: f32, paint: Paint },
+    Line {
+        points: Vec<Point>,
+        width: f32,
+        paint: Paint,
+    },
     /// Closed contours, filled by the nonzero rule.
-    Area { contours: Vec<Vec<Point>>, paint: Paint },
-    Text { text: String, size: f32, at: Point, align: f32, baseline: f32, upright: bool, paint: Paint },
+    Area {
+        contours: Vec<Vec<Point>>,
+        paint: Paint,
+    },
+    Text {
+        text: String,
+        size: f32,
+        at: Point,
+        align: f32,
+        baseline: f32,
+        upright: bool,
+        paint: Paint,
+    },
 }
 
 /// Sizes and coordinates in units from the top left.
@@ -47,7 +62,11 @@ pub struct Canvas {
 
 impl Canvas {
     pub fn new(width: u32, height: u32) -> Canvas {
-        Canvas { width, height, shapes: Vec::new() }
+        Canvas {
+            width,
+            height,
+            shapes: Vec::new(),
+        }
     }
 
     pub fn svg(&self) -> String {
@@ -100,18 +119,26 @@ impl Canvas {
     pub fn png(&self, dpi: f32) -> Vec<u8> {
         let scale = dpi / 72.0 / UNITS as f32;
         let pixels = |units: u32| (units as f32 * scale).round().max(1.0) as u32;
-        let mut pixmap = tiny_skia::Pixmap::new(pixels(self.width), pixels(self.height))
-            .expect("neither empty nor beyond 2^31 pixels: the width is checked on the command line");
+        let mut pixmap = tiny_skia::Pixmap::new(pixels(self.width), pixels(self.height)).expect(
+            "neither empty nor beyond 2^31 pixels: the width is checked on the command line",
+        );
         pixmap.fill(tiny_skia::Color::WHITE);
         let transform = tiny_skia::Transform::from_scale(scale, scale);
         for shape in &self.shapes {
-            let mut brush = tiny_skia::Paint { anti_alias: true, ..Default::default() };
+            let mut brush = tiny_skia::Paint {
+                anti_alias: true,
+                ..Default::default()
+            };
             let mut color = |p: &Paint| {
                 let (r, g, b) = p.rgb;
                 brush.set_color_rgba8(r, g, b, (p.alpha * 255.0).round() as u8);
             };
             match shape {
-                Shape::Line { points, width, paint } => {
+                Shape::Line {
+                    points,
+                    width,
+                    paint,
+                } => {
                     color(paint);
                     let stroke = tiny_skia::Stroke {
                         width: *width,
@@ -136,6 +163,8 @@ impl Canvas {
 
     /// One page; text as outlines, so that no font is needed to show or print it.
     pub fn pdf(&self) -> Vec<u8> {
+        use std::io::Write;
+
         use pdf_writer::{Content, Finish, Name, Pdf, Rect, Ref};
         let [catalog, pages, page, contents] = [1, 2, 3, 4].map(Ref::new);
         let scale = 1.0 / UNITS as f32;
@@ -146,12 +175,16 @@ impl Canvas {
         content.transform([scale, 0.0, 0.0, -scale, 0.0, size[1]]);
         content.set_line_join(pdf_writer::types::LineJoinStyle::RoundJoin);
         for shape in &self.shapes {
-            let (Shape::Line { paint, .. } | Shape::Area { paint, .. } | Shape::Text { paint, .. }) = shape;
+            let (Shape::Line { paint, .. } | Shape::Area { paint, .. } | Shape::Text { paint, .. }) =
+                shape;
             let [r, g, b] = [paint.rgb.0, paint.rgb.1, paint.rgb.2].map(|c| f32::from(c) / 255.0);
-            let state = alphas.iter().position(|a| *a == paint.alpha).unwrap_or_else(|| {
-                alphas.push(paint.alpha);
-                alphas.len() - 1
-            });
+            let state = alphas
+                .iter()
+                .position(|a| *a == paint.alpha)
+                .unwrap_or_else(|| {
+                    alphas.push(paint.alpha);
+                    alphas.len() - 1
+                });
             content.set_parameters(Name(format!("G{state}").as_bytes()));
             let (contours, line) = match shape {
                 Shape::Line { points, width, .. } => (vec![points.clone()], Some(*width)),
@@ -161,7 +194,13 @@ impl Canvas {
             content.set_line_width(line.unwrap_or_default());
             for contour in &contours {
                 for (i, &(x, y)) in contour.iter().enumerate() {
-                    if i == 0 { content.move_to(x, y) } else { content.line_to(x, y) };
+                    // A unit is 1/1440 inch: fractions would only make the file longer.
+                    let (x, y) = (x.round(), y.round());
+                    if i == 0 {
+                        content.move_to(x, y)
+                    } else {
+                        content.line_to(x, y)
+                    };
                 }
                 if line.is_none() {
                     content.close_path();
@@ -190,7 +229,11 @@ impl Canvas {
             let mut state = pdf.ext_graphics(Ref::new(5 + i as i32));
             state.stroking_alpha(*alpha).non_stroking_alpha(*alpha);
         }
-        pdf.stream(contents, &content.finish());
+        let mut zip = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        zip.write_all(&content.finish()).expect("writing to memory");
+        let zipped = zip.finish().expect("writing to memory");
+        pdf.stream(contents, &zipped)
+            .filter(pdf_writer::Filter::FlateDecode);
         pdf.finish()
     }
 }
@@ -201,7 +244,15 @@ impl Shape {
         match self {
             Shape::Line { .. } => Vec::new(),
             Shape::Area { contours, .. } => contours.clone(),
-            Shape::Text { text, size, at, align, baseline, upright, .. } => {
+            Shape::Text {
+                text,
+                size,
+                at,
+                align,
+                baseline,
+                upright,
+                ..
+            } => {
                 let scale = size / f32::from(FONT.units_per_em());
                 let mut pen = -align * text_width(text, *size);
                 let mut outline = Outline::default();
@@ -214,7 +265,9 @@ impl Shape {
                         (at.0 + x, at.1 + y)
                     };
                     let contours = one.contours.into_iter();
-                    outline.contours.extend(contours.map(|c| c.into_iter().map(place).collect()));
+                    outline
+                        .contours
+                        .extend(contours.map(|c| c.into_iter().map(place).collect()));
                     pen += advance(glyph) * scale;
                 }
                 outline.contours
@@ -262,7 +315,11 @@ fn skia_path(contours: &[Vec<Point>], close: bool) -> Option<tiny_skia::Path> {
     let mut path = tiny_skia::PathBuilder::new();
     for contour in contours {
         for (i, &(x, y)) in contour.iter().enumerate() {
-            if i == 0 { path.move_to(x, y) } else { path.line_to(x, y) }
+            if i == 0 {
+                path.move_to(x, y)
+            } else {
+                path.line_to(x, y)
+            }
         }
         if close {
             path.close();
@@ -280,7 +337,10 @@ struct Outline {
 impl Outline {
     fn curve(&mut self, at: impl Fn(f32, Point) -> Point) {
         const PARTS: u8 = 8;
-        let contour = self.contours.last_mut().expect("a contour starts with a move");
+        let contour = self
+            .contours
+            .last_mut()
+            .expect("a contour starts with a move");
         let from = *contour.last().expect("a contour starts with a move");
         contour.extend((1..=PARTS).map(|i| at(f32::from(i) / f32::from(PARTS), from)));
     }
@@ -292,7 +352,8 @@ impl OutlineBuilder for Outline {
     }
 
     fn line_to(&mut self, x: f32, y: f32) {
-        self.curve(|t, (x0, y0)| (x0 + t * (x - x0), y0 + t * (y - y0)));
+        let contour = self.contours.last_mut();
+        contour.expect("a contour starts with a move").push((x, y));
     }
 
     fn quad_to(&mut self, x1: f32, y1: f32, x: f32, y: f32) {
@@ -306,7 +367,10 @@ impl OutlineBuilder for Outline {
         self.curve(|t, (x0, y0)| {
             let s = 1.0 - t;
             let [a, b, c, d] = [s * s * s, 3.0 * s * s * t, 3.0 * s * t * t, t * t * t];
-            (a * x0 + b * x1 + c * x2 + d * x, a * y0 + b * y1 + c * y2 + d * y)
+            (
+                a * x0 + b * x1 + c * x2 + d * x,
+                a * y0 + b * y1 + c * y2 + d * y,
+            )
         });
     }
 
@@ -319,7 +383,10 @@ pub struct Backend<'a>(pub &'a mut Canvas);
 type Done = Result<(), DrawingErrorKind<Infallible>>;
 
 fn paint(color: BackendColor) -> Paint {
-    Paint { rgb: color.rgb, alpha: color.alpha as f32 }
+    Paint {
+        rgb: color.rgb,
+        alpha: color.alpha as f32,
+    }
 }
 
 fn point((x, y): BackendCoord) -> Point {
@@ -354,11 +421,22 @@ impl DrawingBackend for Backend<'_> {
         self.fill_polygon([(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)], &color)
     }
 
-    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> Done {
+    fn draw_line<S: BackendStyle>(
+        &mut self,
+        from: BackendCoord,
+        to: BackendCoord,
+        style: &S,
+    ) -> Done {
         self.draw_path([from, to], style)
     }
 
-    fn draw_rect<S: BackendStyle>(&mut self, (x0, y0): BackendCoord, (x1, y1): BackendCoord, style: &S, fill: bool) -> Done {
+    fn draw_rect<S: BackendStyle>(
+        &mut self,
+        (x0, y0): BackendCoord,
+        (x1, y1): BackendCoord,
+        style: &S,
+        fill: bool,
+    ) -> Done {
         let corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)];
         if fill {
             self.fill_polygon(corners, style)
@@ -367,7 +445,11 @@ impl DrawingBackend for Backend<'_> {
         }
     }
 
-    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Done {
+    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> Done {
         let line = Shape::Line {
             points: path.into_iter().map(point).collect(),
             width: style.stroke_width() as f32,
@@ -376,11 +458,20 @@ impl DrawingBackend for Backend<'_> {
         self.push(line, style.color())
     }
 
-    fn draw_circle<S: BackendStyle>(&mut self, (x, y): BackendCoord, radius: u32, style: &S, fill: bool) -> Done {
+    fn draw_circle<S: BackendStyle>(
+        &mut self,
+        (x, y): BackendCoord,
+        radius: u32,
+        style: &S,
+        fill: bool,
+    ) -> Done {
         let corner = |i: u8| {
             let angle = f32::from(i) / 32.0 * std::f32::consts::TAU;
             let (sin, cos) = angle.sin_cos();
-            (x + (radius as f32 * cos) as i32, y + (radius as f32 * sin) as i32)
+            (
+                x + (radius as f32 * cos) as i32,
+                y + (radius as f32 * sin) as i32,
+            )
         };
         if fill {
             self.fill_polygon((0..32).map(corner), style)
@@ -389,7 +480,11 @@ impl DrawingBackend for Backend<'_> {
         }
     }
 
-    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, points: I, style: &S) -> Done {
+    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        points: I,
+        style: &S,
+    ) -> Done {
         let area = Shape::Area {
             contours: vec![points.into_iter().map(point).collect()],
             paint: paint(style.color()),
@@ -422,8 +517,14 @@ impl DrawingBackend for Backend<'_> {
         self.push(text, style.color())
     }
 
-    fn estimate_text_size<S: BackendTextStyle>(&self, text: &str, style: &S) -> Result<(u32, u32), DrawingErrorKind<Infallible>> {
+    fn estimate_text_size<S: BackendTextStyle>(
+        &self,
+        text: &str,
+        style: &S,
+    ) -> Result<(u32, u32), DrawingErrorKind<Infallible>> {
         let size = style.size() as f32;
-        Ok((text_width(text, size).ceil() as u32, size.ceil() as u32))
+        // Descenders reach below the box of size one.
+        let height = (1.2 * size).ceil() as u32;
+        Ok((text_width(text, size).ceil() as u32, height))
     }
 }

@@ -21,8 +21,8 @@ pub struct Series {
     pub dashed: bool,
     /// x, y, lower and upper end of the band; a NaN breaks the line.
     pub points: Vec<[f64; 4]>,
-    /// Where there is no finite value to show: crosses on the edge of the chart.
-    pub diverged: Vec<f64>,
+    /// Crosses at (x, y); on the edge of the chart where y is not finite.
+    pub diverged: Vec<[f64; 2]>,
 }
 
 /// Markers tell the methods apart in black and white.
@@ -90,13 +90,18 @@ impl Chart {
         let ends = [(x, y), (x + KEY, y)];
         line(area, &ends, color, series.dashed)?;
         marker(area, (x + KEY / 2, y), color, series.marker)?;
-        let style = font(TEXT).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+        let style = font(TEXT)
+            .color(&INK)
+            .pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(series.label.as_str(), (x + KEY + PAD, y), style))
     }
 
     fn plot<'a>(&self, area: &Area<'a>) -> Drawn<'a> {
         let (x, y) = (self.scale(&self.x, 0), self.scale(&self.y, 1));
-        let labels = y.ticks.iter().map(|t| text_width(&y.label(*t), TEXT as f32) as i32);
+        let labels = y
+            .ticks
+            .iter()
+            .map(|t| text_width(&y.label(*t), TEXT as f32) as i32);
         let labels = labels.max().unwrap_or(0);
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, font(TEXT * 11 / 10).color(&INK))
@@ -131,7 +136,9 @@ impl Chart {
         for series in &self.series {
             let color = rgb(series.color);
             for part in series.points.split(|p| !visible(p[1])) {
-                let top = part.iter().map(|p| at(p[0], if visible(p[3]) { p[3] } else { p[1] }));
+                let top = part
+                    .iter()
+                    .map(|p| at(p[0], if visible(p[3]) { p[3] } else { p[1] }));
                 // A band that reaches below zero on a log axis ends at the axis.
                 let bottom = part.iter().rev().map(|p| {
                     let low = if p[2].is_nan() { p[1] } else { p[2] };
@@ -153,16 +160,31 @@ impl Chart {
             // Few points each carry a marker; of many, about eight, not all at the same places.
             let every = points.len().div_ceil(8).max(1);
             let every = if points.len() <= 16 { 1 } else { every };
-            for p in points.iter().skip(nth % every).step_by(every) {
+            let crossed = |p: &[f64; 4]| series.diverged.iter().any(|d| d[0] == p[0]);
+            for p in points
+                .iter()
+                .skip(nth % every)
+                .step_by(every)
+                .filter(|p| !crossed(p))
+            {
                 marker(area, at(p[0], p[1]), color, series.marker)?;
             }
-            for &vx in &series.diverged {
-                let edge = if self.diverged_on_top { y.high } else { y.low };
-                let (px, py) = clamp(chart.backend_coord(&(x.place(vx), edge)));
-                // Side by side where several methods diverge.
+            for &[vx, vy] in &series.diverged {
                 let r = UNITS * 5 / 2;
-                let px = px + (nth as i32 - self.series.len() as i32 / 2) * UNITS * 3;
-                let py = py + if self.diverged_on_top { 2 * r } else { -2 * r };
+                let (px, py) = if visible(vy) {
+                    at(vx, vy)
+                } else {
+                    // One above the other where several methods diverge.
+                    let before = self.series[..nth].iter().flat_map(|s| &s.diverged);
+                    let before = before.filter(|d| d[0] == vx && !visible(d[1])).count() as i32;
+                    let (edge, inwards) = if self.diverged_on_top {
+                        (y.high, 1)
+                    } else {
+                        (y.low, -1)
+                    };
+                    let (px, py) = clamp(chart.backend_coord(&(x.place(vx), edge)));
+                    (px, py + inwards * r * (2 + 3 * before))
+                };
                 for s in [-1, 1] {
                     let ends = [(px - r, py - s * r), (px + r, py + s * r)];
                     line(area, &ends, color, false)?;
@@ -173,8 +195,15 @@ impl Chart {
     }
 
     fn scale(&self, axis: &Axis, which: usize) -> Scale {
-        let crosses = self.series.iter().flat_map(|s| s.diverged.iter().copied());
-        let values = self.series.iter().flat_map(|s| &s.points).filter(|p| p[1].is_finite());
+        let crosses = self
+            .series
+            .iter()
+            .flat_map(|s| s.diverged.iter().map(|d| d[0]));
+        let values = self
+            .series
+            .iter()
+            .flat_map(|s| &s.points)
+            .filter(|p| p[1].is_finite());
         let values: Vec<f64> = if which == 0 {
             values.map(|p| p[0]).chain(crosses).collect()
         } else {
@@ -208,7 +237,10 @@ fn line<'a>(area: &Area<'a>, points: &[(i32, i32)], color: RGBColor, dashed: boo
         let dash = f64::from(4 * UNITS);
         let on = |d: f64| {
             let t = (d / length).min(1.0);
-            ((a.0 + t * (b.0 - a.0)) as i32, (a.1 + t * (b.1 - a.1)) as i32)
+            (
+                (a.0 + t * (b.0 - a.0)) as i32,
+                (a.1 + t * (b.1 - a.1)) as i32,
+            )
         };
         for i in 0..(length / dash / 2.0).ceil() as u32 {
             let start = f64::from(2 * i) * dash;
@@ -228,7 +260,11 @@ fn marker<'a>(area: &Area<'a>, (x, y): (i32, i32), color: RGBColor, kind: Marker
         let (sin, cos) = angle.to_radians().sin_cos();
         (x + (r * cos) as i32, y + (r * sin) as i32)
     };
-    let shape = |r: f64| (0..corners).map(|i| corner(i, r * f64::from(UNITS))).collect::<Vec<_>>();
+    let shape = |r: f64| {
+        (0..corners)
+            .map(|i| corner(i, r * f64::from(UNITS)))
+            .collect::<Vec<_>>()
+    };
     let size = if corners == 3 { 3.6 } else { 3.0 };
     area.draw(&Polygon::new(shape(size + 0.7), WHITE.filled()))?;
     area.draw(&Polygon::new(shape(size), color.filled()))
@@ -246,15 +282,27 @@ struct Scale {
 
 impl Scale {
     fn new(values: &[f64], log: bool, exact: bool) -> Scale {
-        let values = values.iter().filter(|v| v.is_finite() && (!log || **v > 0.0));
+        let values = values
+            .iter()
+            .filter(|v| v.is_finite() && (!log || **v > 0.0));
         let values = values.map(|v| if log { v.log10() } else { *v });
-        let (mut low, mut high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+        let (mut low, mut high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| {
+            (a.min(v), b.max(v))
+        });
         if low > high {
             (low, high) = (0.0, 1.0);
         }
-        let pad = if high > low { (high - low) * if exact { 0.03 } else { 0.06 } } else { 0.5 };
+        let pad = if high > low {
+            (high - low) * if exact { 0.03 } else { 0.06 }
+        } else {
+            0.5
+        };
         (low, high) = (low - pad, high + pad);
-        let step = if log { ((high - low) / 6.0).ceil().max(1.0) } else { nice_step((high - low) / 5.0) };
+        let step = if log {
+            ((high - low) / 6.0).ceil().max(1.0)
+        } else {
+            nice_step((high - low) / 5.0)
+        };
         let multiples = |step: f64| -> Vec<f64> {
             ((low / step).ceil() as i64..=(high / step).floor() as i64)
                 .map(|i| i as f64 * step)
@@ -268,11 +316,19 @@ impl Scale {
             minor.extend(parts.filter(|v| (low..=high).contains(v)));
             if ticks.len() < 2 {
                 let coarse = [2.0f64, 5.0].map(f64::log10);
-                let extra = minor.iter().filter(|v| coarse.iter().any(|c| (**v - v.floor() - c).abs() < 1e-9));
+                let extra = minor
+                    .iter()
+                    .filter(|v| coarse.iter().any(|c| (**v - v.floor() - c).abs() < 1e-9));
                 ticks.extend(extra.copied().collect::<Vec<_>>());
             }
         }
-        Scale { log, low, high, ticks, minor }
+        Scale {
+            log,
+            low,
+            high,
+            ticks,
+            minor,
+        }
     }
 
     fn place(&self, value: f64) -> f64 {
@@ -289,12 +345,17 @@ impl Scale {
         if !self.log {
             let step = self.ticks.windows(2).next().map_or(1.0, |t| t[1] - t[0]);
             let digits = (-step.log10().floor()).clamp(0.0, 12.0) as usize;
-            return format!("{:.*}", digits, if tick == 0.0 { 0.0 } else { tick }).replace('-', "−");
+            return format!("{:.*}", digits, if tick == 0.0 { 0.0 } else { tick })
+                .replace('-', "−");
         }
         let decade = tick.floor();
         let factor = 10f64.powf(tick - decade).round() as i64;
         let power: String = format!("{decade}").chars().map(superscript).collect();
-        if factor == 1 { format!("10{power}") } else { format!("{factor}×10{power}") }
+        if factor == 1 {
+            format!("10{power}")
+        } else {
+            format!("{factor}×10{power}")
+        }
     }
 }
 
@@ -309,7 +370,11 @@ impl Ranged for Scale {
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
         let light = hint.weight().allow_light_points();
-        if light { self.minor.clone() } else { self.ticks.clone() }
+        if light {
+            self.minor.clone()
+        } else {
+            self.ticks.clone()
+        }
     }
 
     fn range(&self) -> std::ops::Range<f64> {
@@ -331,5 +396,9 @@ fn superscript(c: char) -> char {
 fn nice_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
-    power * factors.into_iter().find(|f| f * power >= step * 0.999).unwrap_or(10.0)
+    power
+        * factors
+            .into_iter()
+            .find(|f| f * power >= step * 0.999)
+            .unwrap_or(10.0)
 }

@@ -101,9 +101,13 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
         for setting in best.into_iter().take(selection.top.max(1)) {
             let curve = &setting.curves[column];
             let rows = record.epochs.iter().zip(curve.mean.iter().zip(&curve.std));
-            let points: Vec<[f64; 4]> = rows.map(|(&e, (&m, &s))| [e as f64, m, m - s, m + s]).collect();
+            let points: Vec<[f64; 4]> = rows
+                .map(|(&e, (&m, &s))| [e as f64, m, m - s, m + s])
+                .collect();
             let finite = points.iter().any(|p| p[1].is_finite());
-            let lr = setting.option("lr").map_or_else(String::new, |lr| format!(", lr {lr}"));
+            let lr = setting
+                .option("lr")
+                .map_or_else(String::new, |lr| format!(", lr {lr}"));
             let note = if finite { "" } else { " (diverged)" };
             series.push(Series {
                 label: format!("{method}{lr}{note}"),
@@ -117,8 +121,14 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
     }
     Ok(Chart {
         title: record.name.clone(),
-        x: Axis { title: "Epoch".into(), log: false },
-        y: Axis { title: metric_title(metric), log: log_y(metric, selection) },
+        x: Axis {
+            title: "Epoch".into(),
+            log: false,
+        },
+        y: Axis {
+            title: metric_title(metric),
+            log: log_y(metric, selection),
+        },
         series,
         diverged_on_top: false,
     })
@@ -134,29 +144,38 @@ pub fn best_by_lr<'a>(record: &'a Record, method: &str, rank: usize) -> Vec<(f64
 }
 
 /// The final value over the learning rate, one line per method, a band of one standard deviation. A cross
-/// on the chart's edge marks a learning rate that diverged (or left the scale of all others).
+/// marks a learning rate whose training loss diverged: at its final value (an accuracy is that of guessing
+/// then), or on the chart's edge where that is not finite or off the scale of all others.
 pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result<Chart> {
     let column = record.metric(metric)?;
     let up = record.higher_is_better(metric);
+    let loss = record.metric("train_loss").ok();
     // Finite, but so bad that the axis would show nothing else: worse than any first epoch a thousandfold.
     let first = record.settings.iter().map(|s| s.curves[column].mean[0]);
     let first = first.filter(|x| x.is_finite());
     let mut first: Vec<f64> = first.collect();
     first.sort_by(f64::total_cmp);
-    let limit = first.get(first.len() / 2).map_or(f64::INFINITY, |m| 1e3 * m.abs());
+    let limit = first
+        .get(first.len() / 2)
+        .map_or(f64::INFINITY, |m| 1e3 * m.abs());
     let mut series = Vec::new();
     for method in methods(record, selection)? {
         let (mut points, mut diverged) = (Vec::new(), Vec::new());
         for (lr, setting) in best_by_lr(record, method, column) {
             let last = record.last(setting, column, None);
-            if last.mean.is_finite() && last.mean.abs() <= limit {
-                points.push([lr, last.mean, last.mean - last.std, last.mean + last.std]);
-            } else {
-                points.push([lr, f64::NAN, f64::NAN, f64::NAN]);
-                diverged.push(lr);
+            let shown = last.mean.is_finite() && last.mean.abs() <= limit;
+            let y = if shown { last.mean } else { f64::NAN };
+            points.push([lr, y, y - last.std, y + last.std]);
+            let lost = loss.is_some_and(|l| !record.last(setting, l, None).mean.is_finite());
+            if lost || !shown {
+                diverged.push([lr, y]);
             }
         }
-        let note = if diverged.is_empty() { "" } else { " (× diverged)" };
+        let note = if diverged.is_empty() {
+            ""
+        } else {
+            " (× diverged)"
+        };
         series.push(Series {
             label: format!("{method}{note}"),
             color: colour(method),
@@ -168,7 +187,10 @@ pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result
     }
     Ok(Chart {
         title: record.name.clone(),
-        x: Axis { title: "Learning rate".into(), log: true },
+        x: Axis {
+            title: "Learning rate".into(),
+            log: true,
+        },
         y: Axis {
             title: format!("{}, last epoch", metric_title(metric)),
             log: log_y(metric, selection),
@@ -186,7 +208,10 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
     for method in methods(record, selection)? {
         let mut points = Vec::new();
         for (lr, setting) in best_by_lr(record, method, rank) {
-            let all = setting.runs.iter().flat_map(|run| run.step_sizes.iter().flatten());
+            let all = setting
+                .runs
+                .iter()
+                .flat_map(|run| run.step_sizes.iter().flatten());
             let mut all: Vec<f64> = all.copied().filter(|t| t.is_finite()).collect();
             if all.is_empty() {
                 continue;
@@ -225,8 +250,14 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
     });
     Ok(Chart {
         title: record.name.clone(),
-        x: Axis { title: "Learning rate".into(), log: true },
-        y: Axis { title: "Adaptive step size".into(), log: true },
+        x: Axis {
+            title: "Learning rate".into(),
+            log: true,
+        },
+        y: Axis {
+            title: "Adaptive step size".into(),
+            log: true,
+        },
         series,
         diverged_on_top: false,
     })
