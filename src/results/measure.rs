@@ -69,3 +69,17 @@ pub fn robustness(
     let (low, high) = (low.unwrap_or(&scores[best]).0, high?.0);
     Some((high / low).log10())
 }
+
+/// Median, 10th and 90th percentile of the adaptive steps of all seeds, epochs and steps that are finite.
+/// `None` where none were stored.
+pub fn steps(setting: &Setting) -> Option<[f64; 3]> {
+    let lists = setting.runs.iter().flat_map(|run| &run.step_sizes);
+    let finite = lists.flatten().copied().filter(|t| t.is_finite());
+    let mut all: Vec<f64> = finite.collect();
+    if all.is_empty() {
+        return None;
+    }
+    all.sort_by(f64::total_cmp);
+    let quantile = |q: f64| all[((all.len() - 1) as f64 * q).round() as usize];
+    Some([0.5, 0.1, 0.9].map(quantile))
+}

@@ -7,6 +7,7 @@ pub mod measure;
 pub mod output;
 pub mod plot;
 pub mod record;
+pub mod report;
 pub mod store;
 pub mod table;
 pub mod timestamp;

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use chart::{Axis, Chart, Marker, Series};
 
+use super::measure;
 use super::record::{Record, Setting};
 use crate::error::{Error, Result};
 
@@ -208,17 +209,9 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
     for method in methods(record, selection)? {
         let mut points = Vec::new();
         for (lr, setting) in best_by_lr(record, method, rank) {
-            let all = setting
-                .runs
-                .iter()
-                .flat_map(|run| run.step_sizes.iter().flatten());
-            let mut all: Vec<f64> = all.copied().filter(|t| t.is_finite()).collect();
-            if all.is_empty() {
-                continue;
+            if let Some([median, low, high]) = measure::steps(setting) {
+                points.push([lr, median, low, high]);
             }
-            all.sort_by(f64::total_cmp);
-            let quantile = |q: f64| all[((all.len() - 1) as f64 * q).round() as usize];
-            points.push([lr, quantile(0.5), quantile(0.1), quantile(0.9)]);
         }
         if !points.is_empty() {
             series.push(Series {
