@@ -2,9 +2,9 @@
 //! initial weights, same batches, comparable numbers.
 //!
 //! Modules import downwards only:
-//! `cli -> train | verify -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
-//! the three in braces never import one another, `optim` skips `nn` and `ops`, and `config`, `random`
-//! and `error` import nothing of ours (but `error`). `tests/layers.rs` checks it.
+//! `cli -> verify -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
+//! the three in braces never import one another, and `optim` skips `nn` and `ops`. `config` and `random`
+//! import `error` alone, `error` nothing, and all others may import the three. `tests/layers.rs` checks it.
 
 pub mod cli;
 pub mod config;

@@ -1,12 +1,12 @@
 //! `stepback-native data`: what there is of each data set, and getting and checking the rest.
 
+use super::output;
 use crate::data::fetch::{self, Options};
 use crate::data::raw::{Set, State};
 use crate::data::{Origin, ROWS, Row, row};
 use crate::error::{Error, Result};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
@@ -55,16 +55,9 @@ struct Output {
 
 impl Output {
     fn line(&self, text: &str, object: &Value) -> Result<()> {
-        let mut out = io::stdout().lock();
-        let written = match self.json {
-            true => writeln!(out, "{object}"),
-            false => writeln!(out, "{text}"),
-        };
-        match written {
-            // Whoever reads our output has seen enough.
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-            Err(e) => Err(Error::io("write", Path::new("stdout"), &e)),
-            Ok(()) => Ok(()),
+        match self.json {
+            true => output::println(object),
+            false => output::println(text),
         }
     }
 }

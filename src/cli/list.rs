@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::output;
+use super::print;
 use crate::config::{Entry, Key};
 use crate::error::Result;
 use crate::nn::loss::{LOSSES, SCORES};
@@ -124,9 +124,9 @@ impl List {
         };
         if self.json {
             let items: Vec<Value> = items.iter().map(Item::json).collect();
-            return output::println(Value::Array(items)).map(|()| 0);
+            return print::println(Value::Array(items)).map(|()| 0);
         }
         let texts: Vec<String> = items.iter().map(Item::text).collect();
-        output::print(&texts.join("\n")).map(|()| 0)
+        print::print(&texts.join("\n")).map(|()| 0)
     }
 }

@@ -1,9 +1,16 @@
 //! The command line: one file per subcommand.
 
+mod compare;
 pub mod data;
 mod list;
 mod output;
+mod plot;
+mod print;
+mod record;
+mod report;
 mod signals;
+mod sources;
+mod table;
 mod train;
 mod verify;
 
@@ -37,6 +44,13 @@ enum Command {
     Verify(verify::Verify),
     /// Data sets: what is there, and getting and checking the rest
     Data(data::Args),
+    Record(record::Args),
+    Table(table::Args),
+    Compare(compare::Args),
+    Plot(plot::Args),
+    Report(report::Args),
+    /// Output files: what is in them, merging, filtering, exporting
+    Output(output::Args),
     /// Print what configs can name: optimizers, models, data sets, schedules, losses
     List(list::List),
     /// Print a completion script for a shell
@@ -55,11 +69,17 @@ impl Cli {
             Command::Train(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Data(command) => data::run(&command).map(|()| 0),
+            Command::Record(command) => command.run(),
+            Command::Table(command) => command.run(),
+            Command::Compare(command) => command.run(),
+            Command::Plot(command) => command.run(),
+            Command::Report(command) => command.run(),
+            Command::Output(command) => command.run(),
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "stepback-native", &mut script);
-                output::print(&String::from_utf8_lossy(&script))?;
+                print::print(&String::from_utf8_lossy(&script))?;
                 Ok(0)
             }
         }

@@ -1,29 +1,156 @@
-//! Printing on stdout: a reader that has gone ends the program quietly, a full disk does not.
+//! `output`: look into, merge, filter and export output files.
 
-use std::io::{ErrorKind, Write, stdout};
+use std::path::{Path, PathBuf};
 
+use super::print::print;
+use super::sources::write;
 use crate::error::{Error, Kind, Result};
+use crate::results::edit::{self, Condition, Filter};
+use crate::results::output;
+use crate::results::table::{Cell, Format, Table, format_small};
 
-/// Prints a text as it is.
-pub fn print(text: &str) -> Result<()> {
-    let mut out = stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => Error::new(Kind::ClosedPipe, "stdout is closed"),
-            _ => Error::new(Kind::Io, format!("cannot write to stdout: {e}")),
-        })
+/// Look into output files, merge, filter and export them
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
 }
 
-/// Prints a text and a line feed.
-pub fn println(text: impl std::fmt::Display) -> Result<()> {
-    print(&format!("{text}\n"))
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// What is in a file: one line per run
+    List {
+        file: PathBuf,
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// One file of several, or of all in a folder
+    Merge {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Keep or drop runs by keys of the config or of opt
+    Filter {
+        file: PathBuf,
+        /// Keep runs with this value; of several on one key, any
+        #[arg(long, value_name = "KEY=VALUE")]
+        keep: Vec<Condition>,
+        /// Drop runs with this value
+        #[arg(long, value_name = "KEY=VALUE")]
+        drop: Vec<Condition>,
+        /// Drop this key from every epoch
+        #[arg(long, value_name = "KEY")]
+        drop_history: Vec<String>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// All epochs of all runs as CSV
+    Export {
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
-/// A table without borders for stdout, its header in bold where colour is wanted.
-pub fn table(header: &[&str]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(header.to_vec());
-    table
+#[derive(clap::Args, Debug)]
+struct Target {
+    /// The file to write, `-` for stdout
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Target {
+    fn write(&self, text: &str) -> Result<()> {
+        if self.out.as_os_str() == "-" {
+            return print(text);
+        }
+        if self.out.exists() && !self.overwrite {
+            let path = self.out.display();
+            return Err(Error::new(
+                Kind::CannotCreate,
+                format!("{path} exists: choose another name, or say --overwrite"),
+            ));
+        }
+        write(&self.out, text.as_bytes())
+    }
+}
+
+impl Args {
+    pub fn run(self) -> Result<u8> {
+        match self.command {
+            Command::List { file, format } => print(&list(&file)?.render(format))?,
+            Command::Merge { files, target } => {
+                let mut all = Vec::new();
+                for path in files {
+                    if path.is_dir() {
+                        let stems = output::stems(&path, "json").into_iter();
+                        all.extend(stems.map(|s| path.join(format!("{s}.json"))));
+                    } else {
+                        all.push(path);
+                    }
+                }
+                let (text, runs) = edit::merge(&all)?;
+                target.write(&text)?;
+                eprintln!("{runs} runs of {} files", all.len());
+            }
+            Command::Filter {
+                file,
+                keep,
+                drop,
+                drop_history,
+                target,
+            } => {
+                let filter = Filter {
+                    keep,
+                    drop,
+                    drop_history,
+                };
+                let (text, stay, gone) = edit::filter(&file, &filter)?;
+                target.write(&text)?;
+                eprintln!("{stay} runs kept, {gone} dropped");
+            }
+            Command::Export { file, target } => target.write(&edit::export(&file)?)?,
+        }
+        Ok(0)
+    }
+}
+
+fn list(file: &Path) -> Result<Table> {
+    let header = [
+        "run",
+        "run_id",
+        "epochs",
+        "train_loss",
+        "val_score",
+        "seconds",
+        "note",
+    ];
+    let rows = output::read(file)?.into_iter().map(|run| {
+        let last = |metric| run.metric(metric).and_then(|m| m.last()).copied();
+        let number = |metric| last(metric).map_or(String::new(), format_small);
+        let note = run.diverged_at().map(|e| format!("diverged in epoch {e}"));
+        let cells = [
+            run.id(),
+            run.run_id().to_string(),
+            run.epochs.len().to_string(),
+            number("train_loss"),
+            number("val_score"),
+            if run.train_time().is_nan() {
+                String::new()
+            } else {
+                format_small(run.train_time())
+            },
+            note.unwrap_or_default(),
+        ];
+        cells.map(|text| Cell { text, bold: false }).into()
+    });
+    Ok(Table {
+        header: header.map(str::to_owned).into(),
+        rows: rows.collect(),
+    })
 }

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::{output, signals, use_threads, vocabulary};
+use super::{print, signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, Filter, RunConfig};
 use crate::data::{Library, fetch};
 use crate::device::Device;
@@ -171,9 +171,9 @@ impl Train {
         for Experiment { id, runs, .. } in experiments {
             for run in runs {
                 if self.json {
-                    output::println(Value::Object(run.to_json()))?;
+                    print::println(Value::Object(run.to_json()))?;
                 } else {
-                    output::println(format!("{id} {}", run.label()))?;
+                    print::println(format!("{id} {}", run.label()))?;
                 }
             }
             if !self.quiet {
@@ -211,7 +211,7 @@ impl Train {
         outcome?;
         let results = report.into_results();
         if !self.json && !results.is_empty() {
-            output::println(results_table(&results))?;
+            print::println(results_table(&results))?;
         }
         if !self.quiet {
             let seconds = begin.elapsed().as_secs_f64();
@@ -322,7 +322,7 @@ impl sweep::Progress for Report<'_> {
         self.finished.fetch_add(1, Ordering::Relaxed);
         self.show_count();
         if self.options.json
-            && let Err(error) = output::println(json_line(&self.job.experiment.id, result))
+            && let Err(error) = print::println(json_line(&self.job.experiment.id, result))
         {
             lock(&self.failure).get_or_insert(error);
             signals::stop().store(true, Ordering::Relaxed);
@@ -373,7 +373,7 @@ fn results_table(results: &[RunResult]) -> comfy_table::Table {
         "val_score",
         "diverged",
     ]);
-    let mut table = output::table(&header);
+    let mut table = print::table(&header);
     for (result, opt) in results.iter().zip(&opts) {
         let cell = |value: Option<&Value>| match value {
             None => String::new(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::output;
+use super::print;
 use crate::error::{Error, Result};
 use crate::verify::{Check, Context, Goldens, SUITES, Verdict};
 
@@ -61,7 +61,7 @@ impl Verify {
         };
         let mut failed = false;
         if !self.json {
-            output::println(line([
+            print::println(line([
                 "suite",
                 "check",
                 "cases",
@@ -82,7 +82,7 @@ impl Verify {
                 } else {
                     as_text(suite.name, &check)
                 };
-                output::println(text)?;
+                print::println(text)?;
             }
         }
         Ok(u8::from(failed))

@@ -89,7 +89,7 @@ impl Split {
         &self.input_shape
     }
 
-    /// Shape of one target: [1] for labels and scalars.
+    /// Shape of one target: `[1]` for labels and scalars.
     pub fn target_shape(&self) -> &[usize] {
         &self.target_shape
     }

@@ -76,7 +76,7 @@ pub fn map2(y: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + S
         });
 }
 
-/// sums[j] = sum over the rows of x (rows, sums.len()): in f64, in the order of the rows.
+/// `sums[j]` = sum over the rows of x (rows, sums.len()): in f64, in the order of the rows.
 pub fn sum_rows(sums: &mut [f32], x: &[f32]) {
     const LANES: usize = 16;
     let columns = sums.len();

@@ -1,5 +1,5 @@
 //! Record once, run many: a model's forward pass records a [`Tape`] of ops with known shapes, and
-//! [`Plan::freeze`] turns it into steps over fixed slots of one arena.
+//! [`Plan::record`] turns it into steps over fixed slots of one arena.
 
 mod memory;
 mod op;

@@ -1,11 +1,21 @@
 //! Results of runs: the output file as the reference writes it, its reader, and what is made of it.
 
+pub mod compare;
+pub mod edit;
 pub mod json;
+pub mod measure;
+pub mod output;
+pub mod plot;
+pub mod record;
+pub mod report;
 pub mod store;
+pub mod table;
 pub mod timestamp;
 
 use serde_json::{Map, Value};
 
+pub use output::Run;
+pub use record::Record;
 pub use store::{Options, Store};
 
 use json::Json;

@@ -1,0 +1,120 @@
+//! `plot`: figures of an experiment.
+
+use std::path::PathBuf;
+
+use super::print::print;
+use super::sources::{Sources, write};
+use crate::error::{Error, Result};
+use crate::results::plot::{self, Selection, chart::Chart};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Figure {
+    /// Training curves of the best settings
+    Curves,
+    /// Final value over the learning rate
+    Stability,
+    /// Adaptive step sizes over the learning rate
+    Steps,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Svg,
+    Png,
+    Pdf,
+}
+
+/// Draw training curves, learning-rate stability and adaptive step sizes
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Experiment, as an id or as a path to a .json output or .csv record
+    id: String,
+    #[arg(value_enum, default_value = "all")]
+    figure: Figure,
+    #[command(flatten)]
+    sources: Sources,
+    /// Quantity to draw; may be repeated [default: train_loss and val_score]
+    #[arg(long = "metric", value_name = "METRIC")]
+    metrics: Vec<String>,
+    /// Only these methods
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    methods: Vec<String>,
+    /// Settings per method in the curves, best first
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    top: usize,
+    /// The quantity that tells which settings are best
+    #[arg(long, value_name = "METRIC", default_value = "val_score")]
+    rank_by: String,
+    /// Logarithmic y axis, `--logy false` for a linear one [default: for losses]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    logy: Option<bool>,
+    #[arg(long, value_enum, default_value = "svg")]
+    format: Format,
+    /// Width in inches, 2 to 40
+    #[arg(long, value_name = "INCHES", default_value_t = 5.0, value_parser = width)]
+    width: f64,
+    /// Folder for the figures
+    #[arg(long, value_name = "DIR", default_value = "plots")]
+    out_dir: PathBuf,
+}
+
+fn width(text: &str) -> std::result::Result<f64, String> {
+    let inches: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (2.0..=40.0).contains(&inches) {
+        Ok(inches)
+    } else {
+        Err("not between 2 and 40".into())
+    }
+}
+
+impl Args {
+    pub fn run(self) -> Result<u8> {
+        let record = self.sources.load(&self.id)?;
+        let selection = Selection {
+            methods: &self.methods,
+            top: self.top,
+            rank_by: &self.rank_by,
+            log_y: self.logy,
+        };
+        let metrics = if self.metrics.is_empty() {
+            vec!["train_loss".to_owned(), "val_score".to_owned()]
+        } else {
+            self.metrics.clone()
+        };
+        let wants = |figure| self.figure == figure || self.figure == Figure::All;
+        let mut charts: Vec<(String, Chart)> = Vec::new();
+        for metric in &metrics {
+            if wants(Figure::Curves) {
+                let chart = plot::curves(&record, metric, &selection)?;
+                charts.push((format!("curves_{metric}"), chart));
+            }
+            if wants(Figure::Stability) {
+                let chart = plot::stability(&record, metric, &selection)?;
+                charts.push((format!("stability_{metric}"), chart));
+            }
+        }
+        if wants(Figure::Steps) {
+            match plot::steps(&record, &selection) {
+                Ok(chart) => charts.push(("steps".into(), chart)),
+                Err(e) if self.figure == Figure::Steps => return Err(e),
+                Err(Error { message, .. }) => eprintln!("no figure of steps: {message}"),
+            }
+        }
+        for (name, chart) in charts {
+            let canvas = chart.draw(self.width);
+            let (bytes, extension) = match self.format {
+                Format::Svg => (canvas.svg().into_bytes(), "svg"),
+                Format::Png => (canvas.png(300.0), "png"),
+                Format::Pdf => (canvas.pdf(), "pdf"),
+            };
+            let path = self
+                .out_dir
+                .join(&record.name)
+                .join(format!("{name}.{extension}"));
+            write(&path, &bytes)?;
+            print(&format!("{}\n", path.display()))?;
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,29 @@
+//! Printing on stdout: a reader that has gone ends the program quietly, a full disk does not.
+
+use std::io::{ErrorKind, Write, stdout};
+
+use crate::error::{Error, Kind, Result};
+
+/// Prints a text as it is.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            ErrorKind::BrokenPipe => Error::new(Kind::ClosedPipe, "stdout is closed"),
+            _ => Error::new(Kind::Io, format!("cannot write to stdout: {e}")),
+        })
+}
+
+/// Prints a text and a line feed.
+pub fn println(text: impl std::fmt::Display) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// A table without borders for stdout, its header in bold where colour is wanted.
+pub fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.to_vec());
+    table
+}

@@ -1,0 +1,32 @@
+//! `report`: one HTML file on experiments.
+
+use std::path::PathBuf;
+
+use super::print::print;
+use super::sources::{Sources, write};
+use crate::error::Result;
+use crate::results::report;
+
+/// Write one HTML file with table, figures, runs and data of experiments
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Experiments, as ids or as paths to .json outputs or .csv records
+    #[arg(required = true)]
+    ids: Vec<String>,
+    #[command(flatten)]
+    sources: Sources,
+    /// The quantity that ranks settings in the table
+    #[arg(long, value_name = "METRIC", default_value = "val_score")]
+    score: String,
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+}
+
+impl Args {
+    pub fn run(self) -> Result<u8> {
+        let records = self.sources.load_all(&self.ids)?;
+        write(&self.out, report::html(&records, &self.score)?.as_bytes())?;
+        print(&format!("{}\n", self.out.display()))?;
+        Ok(0)
+    }
+}

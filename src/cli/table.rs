@@ -1,0 +1,53 @@
+//! `table`: the best setting of every method.
+
+use std::path::Path;
+
+use super::print::print;
+use super::sources::{Sources, write};
+use crate::error::Result;
+use crate::results::table::{Column, Format, Query, Table};
+
+/// Best final score per method, mean ± std over the seeds, best in bold
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Experiments, as ids or as paths to .json outputs or .csv records
+    #[arg(required = true)]
+    ids: Vec<String>,
+    #[command(flatten)]
+    sources: Sources,
+    /// The quantity to rank by
+    #[arg(long, value_name = "METRIC", default_value = "val_score")]
+    score: String,
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Average over the epochs from N on instead of taking the last
+    #[arg(long, value_name = "N")]
+    cutoff: Option<usize>,
+    /// One row per method with these columns
+    #[arg(long, value_enum, value_delimiter = ',')]
+    columns: Vec<Column>,
+    /// The score (as a fraction) or loss that `epochs` and `time` wait for
+    #[arg(long, value_name = "X", required_if_eq_any([("columns", "epochs"), ("columns", "time")]))]
+    target: Option<f64>,
+    /// Write here instead of to stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<String>,
+}
+
+impl Args {
+    pub fn run(self) -> Result<u8> {
+        let records = self.sources.load_all(&self.ids)?;
+        let query = Query {
+            score: &self.score,
+            cutoff: self.cutoff,
+            columns: &self.columns,
+            target: self.target,
+        };
+        let text = Table::new(&records, &query)?.render(self.format);
+        match &self.out {
+            Some(path) => write(Path::new(path), text.as_bytes())?,
+            None => print(&text)?,
+        }
+        Ok(0)
+    }
+}

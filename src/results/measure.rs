@@ -1,0 +1,85 @@
+//! What a setting or a method is worth beyond its final score.
+
+use super::record::{Record, Setting};
+
+/// The first epoch whose mean metric reaches `target` (from below for scores, from above for losses).
+pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<usize> {
+    let up = record.higher_is_better(&record.metrics[metric]);
+    let reached = |x: f64| if up { x >= target } else { x <= target };
+    let row = setting.curves[metric]
+        .mean
+        .iter()
+        .position(|&x| reached(x))?;
+    Some(record.epochs[row])
+}
+
+/// Seconds of training up to and with that epoch, averaged over the seeds. `None` for records read from
+/// CSV files, which hold no times.
+pub fn time_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<f64> {
+    let last = epochs_to(record, setting, metric, target)?;
+    let rows = record.epochs.iter().take_while(|&&e| e <= last).count();
+    let times = setting.runs.iter().map(|run| {
+        let times = run.metric("train_epoch_time")?;
+        Some(times[..rows].iter().sum::<f64>())
+    });
+    let times: Vec<f64> = times.collect::<Option<_>>()?;
+    (!times.is_empty()).then(|| times.iter().sum::<f64>() / times.len() as f64)
+}
+
+/// Area under the mean curve by the trapezoid rule, divided by the epochs it spans: the average height of
+/// the curve. `None` for a single epoch.
+pub fn area(record: &Record, setting: &Setting, metric: usize) -> Option<f64> {
+    let (x, y) = (&record.epochs, &setting.curves[metric].mean);
+    let steps = x.windows(2).zip(y.windows(2));
+    let area: f64 = steps
+        .map(|(x, y)| (x[1] - x[0]) as f64 * (y[0] + y[1]) / 2.0)
+        .sum();
+    let span = x[x.len() - 1] - x[0];
+    (span > 0).then(|| area / span as f64)
+}
+
+/// The width, in decades, of the range of learning rates around the best one whose final accuracy stays
+/// within one percentage point of it: log10(highest / lowest) over neighbouring tried values, each with the
+/// best of its other hyper-parameters. Only for scores that are accuracies.
+pub fn robustness(
+    record: &Record,
+    method: &str,
+    metric: usize,
+    cutoff: Option<usize>,
+) -> Option<f64> {
+    if !record.higher_is_better(&record.metrics[metric]) {
+        return None;
+    }
+    let mine = record.settings.iter().filter(|s| s.method() == method);
+    let mut scores: Vec<(f64, f64)> = mine
+        .filter_map(|s| Some((s.lr()?, record.last(s, metric, cutoff).mean)))
+        .collect();
+    // Best score of each learning rate first; dedup keeps it. A diverged setting counts as worst.
+    let value = |s: f64| if s.is_nan() { f64::NEG_INFINITY } else { s };
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0).then(value(b.1).total_cmp(&value(a.1))));
+    scores.dedup_by(|a, b| a.0 == b.0);
+    let scores: Vec<(f64, f64)> = scores.iter().map(|&(lr, s)| (lr, value(s))).collect();
+    let best = (0..scores.len()).max_by(|&a, &b| scores[a].1.total_cmp(&scores[b].1))?;
+    if scores[best].1 == f64::NEG_INFINITY {
+        return None;
+    }
+    let near = |&(_, s): &&(f64, f64)| *s >= scores[best].1 - 0.01;
+    let low = scores[..best].iter().rev().take_while(near).last();
+    let high = scores[best..].iter().take_while(near).last();
+    let (low, high) = (low.unwrap_or(&scores[best]).0, high?.0);
+    Some((high / low).log10())
+}
+
+/// Median, 10th and 90th percentile of the adaptive steps of all seeds, epochs and steps that are finite.
+/// `None` where none were stored.
+pub fn steps(setting: &Setting) -> Option<[f64; 3]> {
+    let lists = setting.runs.iter().flat_map(|run| &run.step_sizes);
+    let finite = lists.flatten().copied().filter(|t| t.is_finite());
+    let mut all: Vec<f64> = finite.collect();
+    if all.is_empty() {
+        return None;
+    }
+    all.sort_by(f64::total_cmp);
+    let quantile = |q: f64| all[((all.len() - 1) as f64 * q).round() as usize];
+    Some([0.5, 0.1, 0.9].map(quantile))
+}

@@ -1,0 +1,226 @@
+//! Finished runs, read from output files: ours and the reference's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::json::{self, Json};
+use crate::error::{Error, Result};
+
+/// A run of an output file, its history by columns.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub config: Map<String, Value>,
+    /// Non-finite numbers read as null here.
+    pub summary: Map<String, Value>,
+    pub epochs: Vec<usize>,
+    /// Every number of the history in order of first appearance: name and one value per epoch, NaN where
+    /// an epoch lacks it.
+    pub metrics: Vec<(String, Vec<f64>)>,
+    /// t of every step, one list per epoch; empty for methods without an adaptive step.
+    pub step_sizes: Vec<Vec<f64>>,
+    /// The file it was read from.
+    pub source: PathBuf,
+}
+
+impl Run {
+    pub fn metric(&self, name: &str) -> Option<&[f64]> {
+        let found = self.metrics.iter().find(|m| m.0 == name);
+        found.map(|m| m.1.as_slice())
+    }
+
+    /// The optimizer's keys as stored, `name` first.
+    pub fn options(&self) -> Vec<(String, String)> {
+        let opt = self.config.get("opt").and_then(Value::as_object);
+        let all = opt.into_iter().flatten();
+        let (name, rest): (Vec<_>, Vec<_>) = all.partition(|(key, _)| *key == "name");
+        let both = name.into_iter().chain(rest);
+        both.map(|(k, v)| (k.clone(), python_str(v))).collect()
+    }
+
+    /// The reference's name of this setting: `name=sgd:lr=0.1:...`.
+    pub fn id(&self) -> String {
+        let pairs = self.options().into_iter();
+        let pairs: Vec<String> = pairs.map(|(k, v)| format!("{k}={v}")).collect();
+        pairs.join(":")
+    }
+
+    pub fn run_id(&self) -> i64 {
+        self.config
+            .get("run_id")
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+    }
+
+    /// Seconds of training, all epochs; NaN if the file does not say.
+    pub fn train_time(&self) -> f64 {
+        let times = self.metric("train_epoch_time");
+        times.map_or(f64::NAN, |times| times.iter().sum())
+    }
+
+    /// The first epoch whose training loss is not finite.
+    pub fn diverged_at(&self) -> Option<usize> {
+        let losses = self.metric("train_loss")?;
+        let row = losses.iter().position(|x| !x.is_finite())?;
+        Some(self.epochs[row])
+    }
+
+    fn from_json(run: &Json, source: &Path) -> std::result::Result<Run, String> {
+        let object = |key: &str| match run.get(key).map(Json::to_value) {
+            Some(Value::Object(map)) => Ok(map),
+            _ => Err(format!("not a run: it has no object {key:?}")),
+        };
+        let config = object("config")?;
+        let opt = config.get("opt").and_then(Value::as_object);
+        if !opt.is_some_and(|opt| opt.get("name").is_some_and(Value::is_string)) {
+            return Err("not a run: its config has no \"opt\" with a \"name\"".into());
+        }
+        let Some(Json::List(epochs)) = run.get("history") else {
+            return Err("not a run: it has no list \"history\"".into());
+        };
+        let mut read = Run {
+            config,
+            summary: object("summary").unwrap_or_default(),
+            epochs: Vec::with_capacity(epochs.len()),
+            metrics: Vec::new(),
+            step_sizes: Vec::new(),
+            source: source.to_owned(),
+        };
+        for (row, epoch) in epochs.iter().enumerate() {
+            read.push_epoch(row, epoch)
+                .map_err(|what| format!("epoch {row} of the history: {what}"))?;
+        }
+        Ok(read)
+    }
+
+    fn push_epoch(&mut self, row: usize, epoch: &Json) -> std::result::Result<(), String> {
+        let Json::Dict(members) = epoch else {
+            return Err("not an object".into());
+        };
+        let mut number = None;
+        for (at, (key, value)) in members.iter().enumerate() {
+            match (key.as_ref(), value) {
+                ("epoch", Json::Int(digits)) => number = digits.parse().ok(),
+                ("step_size_list", Json::List(steps)) => {
+                    self.step_sizes.resize(row, Vec::new());
+                    let steps = steps.iter().filter_map(Json::number).collect();
+                    self.step_sizes.push(steps);
+                }
+                (key, value) => {
+                    // A list of another name, say: nothing to average.
+                    let Some(x) = value.number() else { continue };
+                    // Epochs have the same keys in the same order, nearly always.
+                    let guess = self.metrics.get(at).is_some_and(|m| m.0 == key);
+                    let column = if guess {
+                        Some(at)
+                    } else {
+                        self.metrics.iter().position(|m| m.0 == key)
+                    };
+                    let column = column.unwrap_or_else(|| {
+                        self.metrics.push((key.to_owned(), Vec::new()));
+                        self.metrics.len() - 1
+                    });
+                    let values = &mut self.metrics[column].1;
+                    values.resize(row, f64::NAN);
+                    values.push(x);
+                }
+            }
+        }
+        self.epochs.push(number.ok_or("no whole number \"epoch\"")?);
+        for (_, values) in &mut self.metrics {
+            values.resize(row + 1, f64::NAN);
+        }
+        Ok(())
+    }
+}
+
+/// A value as Python's `str` prints it.
+pub fn python_str(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        other => python_repr(other),
+    }
+}
+
+fn python_repr(value: &Value) -> String {
+    match value {
+        Value::Null => "None".into(),
+        Value::Bool(true) => "True".into(),
+        Value::Bool(false) => "False".into(),
+        Value::Number(n) if n.is_f64() => json::repr(n.as_f64().expect("a float")),
+        Value::Number(n) => n.to_string(),
+        Value::String(s) => format!("'{s}'"),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(python_repr).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(map) => {
+            let pairs = map.iter();
+            let pairs: Vec<String> = pairs
+                .map(|(k, v)| format!("'{k}': {}", python_repr(v)))
+                .collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+    }
+}
+
+/// Reads all runs of one output file.
+pub fn read(path: &Path) -> Result<Vec<Run>> {
+    let text = read_text(path)?;
+    let mut runs = Vec::new();
+    json::parse_items(&text, |_, run| {
+        runs.push(Run::from_json(&run, path)?);
+        Ok(())
+    })
+    .map_err(|e| {
+        Error::corrupt(format!(
+            "{}: {e}; is it a whole output file, and not being written at this moment?",
+            path.display()
+        ))
+    })?;
+    Ok(runs)
+}
+
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| match e.kind() {
+        ErrorKind::InvalidData => Error::corrupt(format!("{}: not UTF-8", path.display())),
+        ErrorKind::NotFound => Error::usage(format!("{}: no such file", path.display())),
+        _ => Error::io("read", path, &e),
+    })
+}
+
+/// The output files of an experiment: `ID.json`, then `ID-1.json`, `ID-2.json`, ... that exist.
+pub fn files(dir: &Path, id: &str) -> Vec<PathBuf> {
+    let mut found: Vec<(u64, String)> = stems(dir, "json")
+        .into_iter()
+        .filter_map(|stem| {
+            let rest = stem.strip_prefix(id)?;
+            let part = match rest.strip_prefix('-') {
+                Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                    digits.parse().ok()?
+                }
+                None if rest.is_empty() => 0,
+                _ => return None,
+            };
+            // `ID-0.json` comes after `ID.json` by its name.
+            Some((part, stem))
+        })
+        .collect();
+    found.sort();
+    let paths = found.into_iter();
+    paths.map(|(_, s)| dir.join(format!("{s}.json"))).collect()
+}
+
+/// The stems of the visible files of a folder that end in `.extension`; none if there is no such folder.
+pub fn stems(dir: &Path, extension: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| PathBuf::from(entry.file_name()))
+        .filter(|name| name.extension().is_some_and(|e| e == extension))
+        .filter_map(|name| Some(name.file_stem()?.to_str()?.to_owned()))
+        .filter(|stem| !stem.starts_with('.'))
+        .collect()
+}

@@ -1,0 +1,530 @@
+//! A drawing as a list of lines, areas and texts, which plotters draws into and which is written as SVG,
+//! PNG or PDF. One embedded font (DejaVu Sans, Latin and Greek) measures text and draws it where the
+//! format cannot rely on fonts of the system.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use plotters_backend::text_anchor::{HPos, VPos};
+use plotters_backend::{
+    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind,
+    FontTransform,
+};
+use ttf_parser::{Face, GlyphId, OutlineBuilder};
+
+/// Drawing units per point (1/72 inch): plotters counts in whole units.
+pub const UNITS: i32 = 20;
+
+static FONT: LazyLock<Face<'static>> = LazyLock::new(|| {
+    let bytes = include_bytes!("../../../assets/DejaVuSans.ttf");
+    Face::parse(bytes, 0).expect("the embedded font is whole")
+});
+
+type Point = (f32, f32);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Paint {
+    pub rgb: (u8, u8, u8),
+    pub alpha: f32,
+}
+
+#[derive(Clone, Debug)]
+pub enum Shape {
+    Line {
+        points: Vec<Point>,
+        width: f32,
+        paint: Paint,
+    },
+    /// Closed contours, filled by the nonzero rule.
+    Area {
+        contours: Vec<Vec<Point>>,
+        paint: Paint,
+    },
+    Text {
+        text: String,
+        size: f32,
+        at: Point,
+        align: f32,
+        baseline: f32,
+        upright: bool,
+        paint: Paint,
+    },
+}
+
+/// Sizes and coordinates in units from the top left.
+#[derive(Clone, Debug)]
+pub struct Canvas {
+    pub width: u32,
+    pub height: u32,
+    pub shapes: Vec<Shape>,
+}
+
+impl Canvas {
+    pub fn new(width: u32, height: u32) -> Canvas {
+        Canvas {
+            width,
+            height,
+            shapes: Vec::new(),
+        }
+    }
+
+    pub fn svg(&self) -> String {
+        let Canvas { width, height, .. } = self;
+        let points = |units: u32| f64::from(units) / f64::from(UNITS);
+        let mut out = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}pt\" height=\"{}pt\" \
+             viewBox=\"0 0 {width} {height}\" font-family=\"DejaVu Sans, Verdana, Arial, sans-serif\">\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n",
+            points(*width),
+            points(*height)
+        );
+        let path = |points: &[Point]| {
+            let points = points.iter().map(|(x, y)| format!("{x},{y}"));
+            points.collect::<Vec<_>>().join(" ")
+        };
+        for shape in &self.shapes {
+            match shape {
+                Shape::Line { points, width, paint } => writeln!(
+                    out,
+                    "<polyline fill=\"none\" stroke=\"{}\" stroke-opacity=\"{}\" stroke-width=\"{width}\" \
+                     stroke-linejoin=\"round\" points=\"{}\"/>",
+                    hex(paint), paint.alpha, path(points)
+                ),
+                Shape::Area { contours, paint } => {
+                    let contours = contours.iter().map(|c| format!("M{}Z", path(c)));
+                    writeln!(
+                        out,
+                        "<path fill=\"{}\" fill-opacity=\"{}\" d=\"{}\"/>",
+                        hex(paint), paint.alpha, contours.collect::<String>()
+                    )
+                }
+                Shape::Text { text, size, at, align, baseline, upright, paint } => {
+                    let anchor = ["start", "middle", "end"][(align * 2.0) as usize];
+                    let turn = if *upright { " rotate(-90)" } else { "" };
+                    writeln!(
+                        out,
+                        "<text transform=\"translate({} {}){turn}\" y=\"{baseline}\" font-size=\"{size}\" \
+                         text-anchor=\"{anchor}\" fill=\"{}\">{}</text>",
+                        at.0, at.1, hex(paint), escape(text)
+                    )
+                }
+            }
+            .expect("writing to a string");
+        }
+        out + "</svg>\n"
+    }
+
+    /// As pixels, `dpi` of them to the inch.
+    pub fn png(&self, dpi: f32) -> Vec<u8> {
+        let scale = dpi / 72.0 / UNITS as f32;
+        let pixels = |units: u32| (units as f32 * scale).round().max(1.0) as u32;
+        let mut pixmap = tiny_skia::Pixmap::new(pixels(self.width), pixels(self.height)).expect(
+            "neither empty nor beyond 2^31 pixels: the width is checked on the command line",
+        );
+        pixmap.fill(tiny_skia::Color::WHITE);
+        let transform = tiny_skia::Transform::from_scale(scale, scale);
+        for shape in &self.shapes {
+            let mut brush = tiny_skia::Paint {
+                anti_alias: true,
+                ..Default::default()
+            };
+            let mut color = |p: &Paint| {
+                let (r, g, b) = p.rgb;
+                brush.set_color_rgba8(r, g, b, (p.alpha * 255.0).round() as u8);
+            };
+            match shape {
+                Shape::Line {
+                    points,
+                    width,
+                    paint,
+                } => {
+                    color(paint);
+                    let stroke = tiny_skia::Stroke {
+                        width: *width,
+                        line_join: tiny_skia::LineJoin::Round,
+                        ..Default::default()
+                    };
+                    if let Some(path) = skia_path(std::slice::from_ref(points), false) {
+                        pixmap.stroke_path(&path, &brush, &stroke, transform, None);
+                    }
+                }
+                Shape::Area { paint, .. } | Shape::Text { paint, .. } => {
+                    color(paint);
+                    if let Some(path) = skia_path(&shape.contours(), true) {
+                        let rule = tiny_skia::FillRule::Winding;
+                        pixmap.fill_path(&path, &brush, rule, transform, None);
+                    }
+                }
+            }
+        }
+        pixmap.encode_png().expect("writing to memory")
+    }
+
+    /// One page; text as outlines, so that no font is needed to show or print it.
+    pub fn pdf(&self) -> Vec<u8> {
+        use std::io::Write;
+
+        use pdf_writer::{Content, Finish, Name, Pdf, Rect, Ref};
+        let [catalog, pages, page, contents] = [1, 2, 3, 4].map(Ref::new);
+        let scale = 1.0 / UNITS as f32;
+        let size = [self.width, self.height].map(|u| u as f32 * scale);
+        let mut alphas: Vec<f32> = Vec::new();
+        let mut content = Content::new();
+        // PDF counts from the bottom left.
+        content.transform([scale, 0.0, 0.0, -scale, 0.0, size[1]]);
+        content.set_line_join(pdf_writer::types::LineJoinStyle::RoundJoin);
+        for shape in &self.shapes {
+            let (Shape::Line { paint, .. } | Shape::Area { paint, .. } | Shape::Text { paint, .. }) =
+                shape;
+            let [r, g, b] = [paint.rgb.0, paint.rgb.1, paint.rgb.2].map(|c| f32::from(c) / 255.0);
+            let state = alphas
+                .iter()
+                .position(|a| *a == paint.alpha)
+                .unwrap_or_else(|| {
+                    alphas.push(paint.alpha);
+                    alphas.len() - 1
+                });
+            content.set_parameters(Name(format!("G{state}").as_bytes()));
+            let (contours, line) = match shape {
+                Shape::Line { points, width, .. } => (vec![points.clone()], Some(*width)),
+                _ => (shape.contours(), None),
+            };
+            content.set_fill_rgb(r, g, b).set_stroke_rgb(r, g, b);
+            content.set_line_width(line.unwrap_or_default());
+            for contour in &contours {
+                for (i, &(x, y)) in contour.iter().enumerate() {
+                    // A unit is 1/1440 inch: fractions would only make the file longer.
+                    let (x, y) = (x.round(), y.round());
+                    if i == 0 {
+                        content.move_to(x, y)
+                    } else {
+                        content.line_to(x, y)
+                    };
+                }
+                if line.is_none() {
+                    content.close_path();
+                }
+            }
+            match line {
+                Some(_) => content.stroke(),
+                None => content.fill_nonzero(),
+            };
+        }
+        let mut pdf = Pdf::new();
+        pdf.catalog(catalog).pages(pages);
+        pdf.pages(pages).kids([page]).count(1);
+        let mut leaf = pdf.page(page);
+        leaf.media_box(Rect::new(0.0, 0.0, size[0], size[1]));
+        leaf.parent(pages).contents(contents);
+        let mut resources = leaf.resources();
+        let mut states = resources.ext_g_states();
+        for (i, _) in alphas.iter().enumerate() {
+            states.pair(Name(format!("G{i}").as_bytes()), Ref::new(5 + i as i32));
+        }
+        states.finish();
+        resources.finish();
+        leaf.finish();
+        for (i, alpha) in alphas.iter().enumerate() {
+            let mut state = pdf.ext_graphics(Ref::new(5 + i as i32));
+            state.stroking_alpha(*alpha).non_stroking_alpha(*alpha);
+        }
+        let mut zip = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        zip.write_all(&content.finish()).expect("writing to memory");
+        let zipped = zip.finish().expect("writing to memory");
+        pdf.stream(contents, &zipped)
+            .filter(pdf_writer::Filter::FlateDecode);
+        pdf.finish()
+    }
+}
+
+impl Shape {
+    /// What is filled: an area's own contours, a text's outlines; nothing of a line.
+    fn contours(&self) -> Vec<Vec<Point>> {
+        match self {
+            Shape::Line { .. } => Vec::new(),
+            Shape::Area { contours, .. } => contours.clone(),
+            Shape::Text {
+                text,
+                size,
+                at,
+                align,
+                baseline,
+                upright,
+                ..
+            } => {
+                let scale = size / f32::from(FONT.units_per_em());
+                let mut pen = -align * text_width(text, *size);
+                let mut outline = Outline::default();
+                for glyph in text.chars().map(glyph) {
+                    let mut one = Outline::default();
+                    FONT.outline_glyph(glyph, &mut one);
+                    let place = |(x, y): Point| {
+                        let (x, y) = (pen + x * scale, baseline - y * scale);
+                        let (x, y) = if *upright { (y, -x) } else { (x, y) };
+                        (at.0 + x, at.1 + y)
+                    };
+                    let contours = one.contours.into_iter();
+                    outline
+                        .contours
+                        .extend(contours.map(|c| c.into_iter().map(place).collect()));
+                    pen += advance(glyph) * scale;
+                }
+                outline.contours
+            }
+        }
+    }
+}
+
+fn glyph(c: char) -> GlyphId {
+    FONT.glyph_index(c).unwrap_or_default()
+}
+
+fn advance(glyph: GlyphId) -> f32 {
+    f32::from(FONT.glyph_hor_advance(glyph).unwrap_or_default())
+}
+
+/// In the unit of `size`.
+pub fn text_width(text: &str, size: f32) -> f32 {
+    let em = f32::from(FONT.units_per_em());
+    text.chars().map(|c| advance(glyph(c))).sum::<f32>() / em * size
+}
+
+fn hex(paint: &Paint) -> String {
+    let (r, g, b) = paint.rgb;
+    format!("#{r:02x}{g:02x}{b:02x}")
+}
+
+/// Text that is safe in HTML and XML, attributes included.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+fn skia_path(contours: &[Vec<Point>], close: bool) -> Option<tiny_skia::Path> {
+    let mut path = tiny_skia::PathBuilder::new();
+    for contour in contours {
+        for (i, &(x, y)) in contour.iter().enumerate() {
+            if i == 0 {
+                path.move_to(x, y)
+            } else {
+                path.line_to(x, y)
+            }
+        }
+        if close {
+            path.close();
+        }
+    }
+    path.finish()
+}
+
+/// Contours of a glyph, curves flattened.
+#[derive(Default)]
+struct Outline {
+    contours: Vec<Vec<Point>>,
+}
+
+impl Outline {
+    fn curve(&mut self, at: impl Fn(f32, Point) -> Point) {
+        const PARTS: u8 = 8;
+        let contour = self
+            .contours
+            .last_mut()
+            .expect("a contour starts with a move");
+        let from = *contour.last().expect("a contour starts with a move");
+        contour.extend((1..=PARTS).map(|i| at(f32::from(i) / f32::from(PARTS), from)));
+    }
+}
+
+impl OutlineBuilder for Outline {
+    fn move_to(&mut self, x: f32, y: f32) {
+        self.contours.push(vec![(x, y)]);
+    }
+
+    fn line_to(&mut self, x: f32, y: f32) {
+        let contour = self.contours.last_mut();
+        contour.expect("a contour starts with a move").push((x, y));
+    }
+
+    fn quad_to(&mut self, x1: f32, y1: f32, x: f32, y: f32) {
+        self.curve(|t, (x0, y0)| {
+            let [a, b, c] = [(1.0 - t) * (1.0 - t), 2.0 * t * (1.0 - t), t * t];
+            (a * x0 + b * x1 + c * x, a * y0 + b * y1 + c * y)
+        });
+    }
+
+    fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
+        self.curve(|t, (x0, y0)| {
+            let s = 1.0 - t;
+            let [a, b, c, d] = [s * s * s, 3.0 * s * s * t, 3.0 * s * t * t, t * t * t];
+            (
+                a * x0 + b * x1 + c * x2 + d * x,
+                a * y0 + b * y1 + c * y2 + d * y,
+            )
+        });
+    }
+
+    fn close(&mut self) {}
+}
+
+/// plotters' view of the canvas.
+pub struct Backend<'a>(pub &'a mut Canvas);
+
+type Done = Result<(), DrawingErrorKind<Infallible>>;
+
+fn paint(color: BackendColor) -> Paint {
+    Paint {
+        rgb: color.rgb,
+        alpha: color.alpha as f32,
+    }
+}
+
+fn point((x, y): BackendCoord) -> Point {
+    (x as f32, y as f32)
+}
+
+impl Backend<'_> {
+    fn push(&mut self, shape: Shape, color: BackendColor) -> Done {
+        if color.alpha > 0.0 {
+            self.0.shapes.push(shape);
+        }
+        Ok(())
+    }
+}
+
+impl DrawingBackend for Backend<'_> {
+    type ErrorType = Infallible;
+
+    fn get_size(&self) -> (u32, u32) {
+        (self.0.width, self.0.height)
+    }
+
+    fn ensure_prepared(&mut self) -> Done {
+        Ok(())
+    }
+
+    fn present(&mut self) -> Done {
+        Ok(())
+    }
+
+    fn draw_pixel(&mut self, (x, y): BackendCoord, color: BackendColor) -> Done {
+        self.fill_polygon([(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)], &color)
+    }
+
+    fn draw_line<S: BackendStyle>(
+        &mut self,
+        from: BackendCoord,
+        to: BackendCoord,
+        style: &S,
+    ) -> Done {
+        self.draw_path([from, to], style)
+    }
+
+    fn draw_rect<S: BackendStyle>(
+        &mut self,
+        (x0, y0): BackendCoord,
+        (x1, y1): BackendCoord,
+        style: &S,
+        fill: bool,
+    ) -> Done {
+        let corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)];
+        if fill {
+            self.fill_polygon(corners, style)
+        } else {
+            self.draw_path(corners.into_iter().chain([(x0, y0)]), style)
+        }
+    }
+
+    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> Done {
+        let line = Shape::Line {
+            points: path.into_iter().map(point).collect(),
+            width: style.stroke_width() as f32,
+            paint: paint(style.color()),
+        };
+        self.push(line, style.color())
+    }
+
+    fn draw_circle<S: BackendStyle>(
+        &mut self,
+        (x, y): BackendCoord,
+        radius: u32,
+        style: &S,
+        fill: bool,
+    ) -> Done {
+        let corner = |i: u8| {
+            let angle = f32::from(i) / 32.0 * std::f32::consts::TAU;
+            let (sin, cos) = angle.sin_cos();
+            (
+                x + (radius as f32 * cos) as i32,
+                y + (radius as f32 * sin) as i32,
+            )
+        };
+        if fill {
+            self.fill_polygon((0..32).map(corner), style)
+        } else {
+            self.draw_path((0..=32).map(corner), style)
+        }
+    }
+
+    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        points: I,
+        style: &S,
+    ) -> Done {
+        let area = Shape::Area {
+            contours: vec![points.into_iter().map(point).collect()],
+            paint: paint(style.color()),
+        };
+        self.push(area, style.color())
+    }
+
+    fn draw_text<S: BackendTextStyle>(&mut self, text: &str, style: &S, at: BackendCoord) -> Done {
+        let size = style.size() as f32;
+        let anchor = style.anchor();
+        // Capitals and digits are 0.73 of the size high: centred, their feet are half of that below.
+        let baseline = match anchor.v_pos {
+            VPos::Top => 0.86,
+            VPos::Center => 0.36,
+            VPos::Bottom => -0.14,
+        };
+        let text = Shape::Text {
+            text: text.to_owned(),
+            size,
+            at: point(at),
+            align: match anchor.h_pos {
+                HPos::Left => 0.0,
+                HPos::Center => 0.5,
+                HPos::Right => 1.0,
+            },
+            baseline: baseline * size,
+            upright: matches!(style.transform(), FontTransform::Rotate270),
+            paint: paint(style.color()),
+        };
+        self.push(text, style.color())
+    }
+
+    fn estimate_text_size<S: BackendTextStyle>(
+        &self,
+        text: &str,
+        style: &S,
+    ) -> Result<(u32, u32), DrawingErrorKind<Infallible>> {
+        let size = style.size() as f32;
+        // Descenders reach below the box of size one.
+        let height = (1.2 * size).ceil() as u32;
+        Ok((text_width(text, size).ceil() as u32, height))
+    }
+}

@@ -1,0 +1,124 @@
+//! The report: one HTML file with tables, live figures and the data, which needs no network.
+
+use serde_json::{Value, json};
+
+use super::measure;
+use super::plot::COLOURS;
+use super::plot::canvas::escape;
+use super::record::{Record, Setting};
+use super::table::{Cell, Column, Query, Table, format_small};
+use crate::error::Result;
+
+const COLUMNS: &[Column] = &[
+    Column::Score,
+    Column::Setting,
+    Column::Area,
+    Column::Robustness,
+];
+
+/// The HTML of a report on these experiments.
+pub fn html(records: &[Record], score: &str) -> Result<String> {
+    let experiments = records.iter().map(|record| experiment(record, score));
+    let experiments: Vec<Value> = experiments.collect::<Result<_>>()?;
+    let data = json!({"colours": *COLOURS, "experiments": experiments});
+    let names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
+    // No tag can end or begin inside the script element then.
+    let data = data.to_string().replace('<', "\\u003c");
+    let title = format!("Report: {}", names.join(", "));
+    Ok(include_str!("../../assets/report.html")
+        .replace("{{TITLE}}", &escape(&title))
+        .replacen("{{DATA}}", &data, 1))
+}
+
+fn experiment(record: &Record, score: &str) -> Result<Value> {
+    let query = Query {
+        score,
+        cutoff: None,
+        columns: COLUMNS,
+        target: None,
+    };
+    let table = Table::new(std::slice::from_ref(record), &query)?;
+    // The experiment is the section's heading already.
+    let rows = table
+        .rows
+        .iter()
+        .map(|row| row[1..].iter().map(cell).collect());
+    let rows: Vec<Value> = rows.collect();
+    let first = record.settings.iter().find_map(|s| s.runs.first());
+    let settings: Vec<Value> = record.settings.iter().map(|s| setting(record, s)).collect();
+    Ok(json!({
+        "name": record.name,
+        "accuracy": record.accuracy,
+        "config": first.map(|run| &run.config),
+        "epochs": record.epochs,
+        "metrics": record.metrics,
+        "settings": settings,
+        "table": {"header": table.header[1..], "rows": rows},
+        "runs": runs(record),
+    }))
+}
+
+fn cell(cell: &Cell) -> Value {
+    json!({"text": cell.text, "bold": cell.bold})
+}
+
+fn setting(record: &Record, setting: &Setting) -> Value {
+    let curves = record
+        .metrics
+        .iter()
+        .zip(&setting.curves)
+        .map(|(metric, curve)| {
+            let [mean, std] = [&curve.mean, &curve.std]
+                .map(|list| list.iter().map(|x| short(*x)).collect::<Value>());
+            (metric.clone(), json!({"mean": mean, "std": std}))
+        });
+    let loss = record.metric("train_loss").ok();
+    json!({
+        "id": setting.id,
+        "method": setting.method(),
+        "label": setting.label(),
+        "lr": setting.lr(),
+        "curves": curves.collect::<serde_json::Map<_, _>>(),
+        "steps": measure::steps(setting).map(|q| q.map(short)),
+        "diverged": loss.is_some_and(|l| !record.last(setting, l, None).mean.is_finite()),
+    })
+}
+
+fn runs(record: &Record) -> Value {
+    let header = [
+        "setting",
+        "run_id",
+        "train loss",
+        "seconds",
+        "diverged in epoch",
+        "device",
+        "precision",
+        "start",
+    ];
+    let runs = || record.settings.iter().flat_map(|s| &s.runs);
+    let rows = runs().map(|run| {
+        let said = |key: &str| match run.summary.get(key) {
+            None | Some(Value::Null) => String::new(),
+            Some(value) => super::output::python_str(value),
+        };
+        let loss = run.metric("train_loss").and_then(|m| m.last());
+        json!([
+            run.id(),
+            run.run_id().to_string(),
+            loss.map_or(String::new(), |x| format_small(*x)),
+            format_small(run.train_time()),
+            run.diverged_at().map_or(String::new(), |e| e.to_string()),
+            said("device"),
+            said("precision"),
+            said("start_time"),
+        ])
+    });
+    let diverged = runs().filter(|run| run.diverged_at().is_some()).count();
+    json!({"header": header, "rows": rows.collect::<Vec<_>>(), "diverged": diverged})
+}
+
+/// Six significant digits: more than a screen shows. Null for what JSON cannot say.
+fn short(x: f64) -> Value {
+    let rounded: f64 = format!("{x:.5e}").parse().expect("a number");
+    Value::from(rounded)
+}

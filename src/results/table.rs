@@ -1,0 +1,319 @@
+//! Tables: the best setting of every method, experiments as rows.
+
+use std::fmt::Write;
+
+use super::measure;
+use super::record::{Record, Setting, Stat};
+use crate::error::Result;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Markdown,
+    Latex,
+    Csv,
+}
+
+/// A column of the long table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Column {
+    /// Final score, mean ± std over the seeds
+    Score,
+    /// Hyper-parameters of the best setting
+    Setting,
+    /// First epoch that reaches the target
+    Epochs,
+    /// Seconds of training until then
+    Time,
+    /// Area under the score's curve, divided by the epochs
+    Area,
+    /// Decades of learning rate within one point of the best score
+    Robustness,
+}
+
+impl Column {
+    fn title(self) -> &'static str {
+        match self {
+            Column::Score => "score",
+            Column::Setting => "setting",
+            Column::Epochs => "epochs to target",
+            Column::Time => "seconds to target",
+            Column::Area => "area",
+            Column::Robustness => "robustness (decades)",
+        }
+    }
+}
+
+/// What to show of which experiments.
+#[derive(Clone, Debug)]
+pub struct Query<'a> {
+    pub score: &'a str,
+    /// Average over the epochs from here on; the last epoch if none.
+    pub cutoff: Option<usize>,
+    /// Empty for the wide table: methods as columns, each with its score.
+    pub columns: &'a [Column],
+    /// For the columns that need one.
+    pub target: Option<f64>,
+}
+
+/// Header and rows of plain text; `bold` cells are the best of their experiment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    pub header: Vec<String>,
+    pub rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cell {
+    pub text: String,
+    pub bold: bool,
+}
+
+/// `97.84 ± 0.05` in per cent for accuracies, three significant digits for losses.
+pub fn format_stat(stat: Stat, accuracy: bool) -> String {
+    let Stat { mean, std } = stat;
+    match (mean.is_finite(), accuracy) {
+        (false, _) => "diverged".into(),
+        (true, true) if std.is_nan() => format!("{:.2}", 100.0 * mean),
+        (true, true) => format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * std),
+        (true, false) if std.is_nan() => format_small(mean),
+        (true, false) => format!("{} ± {}", format_small(mean), format_small(std)),
+    }
+}
+
+/// Three significant digits.
+pub fn format_small(x: f64) -> String {
+    let magnitude = x.abs().log10().floor();
+    if x == 0.0 {
+        "0".into()
+    } else if !x.is_finite() {
+        "diverged".into()
+    } else if (-4.0..5.0).contains(&magnitude) {
+        format!("{:.*}", (2.0 - magnitude).max(0.0) as usize, x)
+    } else {
+        format!("{x:.2e}")
+    }
+}
+
+impl Table {
+    pub fn new(records: &[Record], query: &Query) -> Result<Table> {
+        if query.columns.is_empty() {
+            Table::wide(records, query)
+        } else {
+            Table::long(records, query)
+        }
+    }
+
+    fn wide(records: &[Record], query: &Query) -> Result<Table> {
+        let mut methods: Vec<&str> = records.iter().flat_map(Record::methods).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        let mut table = Table {
+            header: std::iter::once("experiment")
+                .chain(methods.iter().copied())
+                .map(str::to_owned)
+                .collect(),
+            rows: Vec::new(),
+        };
+        for record in records {
+            let best = best_settings(record, query)?;
+            let mut row = vec![Cell {
+                text: record.name.clone(),
+                bold: false,
+            }];
+            row.extend(methods.iter().map(|method| {
+                let mine = best.iter().find(|b| b.setting.method() == *method);
+                mine.map_or_else(Cell::default, |b| b.cell(record, query))
+            }));
+            table.rows.push(row);
+        }
+        Ok(table)
+    }
+
+    fn long(records: &[Record], query: &Query) -> Result<Table> {
+        let titles = query.columns.iter().map(|c| c.title());
+        let header = ["experiment", "method"].into_iter().chain(titles);
+        let mut table = Table {
+            header: header.map(str::to_owned).collect(),
+            rows: Vec::new(),
+        };
+        for record in records {
+            let metric = record.metric(query.score)?;
+            for best in best_settings(record, query)? {
+                let setting = best.setting;
+                let plain = |text: Option<String>| Cell {
+                    text: text.unwrap_or_else(|| "–".into()),
+                    bold: false,
+                };
+                let cell = |column: &Column| match column {
+                    Column::Score => best.cell(record, query),
+                    Column::Setting => plain(Some(setting.label())),
+                    Column::Epochs => plain(query.target.and_then(|target| {
+                        measure::epochs_to(record, setting, metric, target).map(|e| e.to_string())
+                    })),
+                    Column::Time => plain(query.target.and_then(|target| {
+                        measure::time_to(record, setting, metric, target).map(format_small)
+                    })),
+                    Column::Area => plain(measure::area(record, setting, metric).map(format_small)),
+                    Column::Robustness => plain(
+                        measure::robustness(record, setting.method(), metric, query.cutoff)
+                            .map(|decades| format!("{decades:.1}")),
+                    ),
+                };
+                let start = [
+                    plain(Some(record.name.clone())),
+                    plain(Some(setting.method().to_owned())),
+                ];
+                table.rows.push(
+                    start
+                        .into_iter()
+                        .chain(query.columns.iter().map(cell))
+                        .collect(),
+                );
+            }
+        }
+        Ok(table)
+    }
+
+    pub fn render(&self, format: Format) -> String {
+        match format {
+            Format::Text => self.text(),
+            Format::Markdown => self.markdown(),
+            Format::Latex => self.latex(),
+            Format::Csv => self.csv(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY);
+        table.set_header(&self.header);
+        for row in &self.rows {
+            table.add_row(row.iter().map(|c| {
+                let star = if c.bold { " *" } else { "" };
+                format!("{}{star}", c.text)
+            }));
+        }
+        let marked = self.rows.iter().flatten().any(|c| c.bold);
+        let note = if marked {
+            "* best of its experiment\n"
+        } else {
+            ""
+        };
+        format!("{table}\n{note}")
+    }
+
+    fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let escape = |s: &str| s.replace('|', "\\|");
+        let mut out = line(self.header.iter().map(|h| escape(h)).collect());
+        out += &line(vec!["---".into(); self.header.len()]);
+        for row in &self.rows {
+            let cell = |c: &Cell| {
+                if c.bold {
+                    format!("**{}**", escape(&c.text))
+                } else {
+                    escape(&c.text)
+                }
+            };
+            out += &line(row.iter().map(cell).collect());
+        }
+        out
+    }
+
+    /// Needs no package: bold is `\textbf`, ± is `$\pm$`.
+    fn latex(&self) -> String {
+        let line = |cells: Vec<String>| format!("{} \\\\\n", cells.join(" & "));
+        let mut out = format!(
+            "\\begin{{tabular}}{{l{}}}\n\\hline\n",
+            "c".repeat(self.header.len() - 1)
+        );
+        out += &line(self.header.iter().map(|h| latex_escape(h)).collect());
+        out += "\\hline\n";
+        for row in &self.rows {
+            let cell = |c: &Cell| {
+                let text = latex_escape(&c.text);
+                if c.bold {
+                    format!("\\textbf{{{text}}}")
+                } else {
+                    text
+                }
+            };
+            out += &line(row.iter().map(cell).collect());
+        }
+        out + "\\hline\n\\end{tabular}\n"
+    }
+
+    fn csv(&self) -> String {
+        let mut out = csv::Writer::from_writer(Vec::new());
+        out.write_record(&self.header).expect("writing to memory");
+        for row in &self.rows {
+            out.write_record(row.iter().map(|c| &c.text))
+                .expect("writing to memory");
+        }
+        String::from_utf8(out.into_inner().expect("writing to memory")).expect("from strings")
+    }
+}
+
+fn latex_escape(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '±' => out.push_str("$\\pm$"),
+            '–' => out.push_str("--"),
+            '\\' => out.push_str("\\textbackslash{}"),
+            '~' => out.push_str("\\textasciitilde{}"),
+            '^' => out.push_str("\\textasciicircum{}"),
+            '_' | '%' | '&' | '#' | '$' | '{' | '}' => {
+                write!(out, "\\{c}").expect("writing to a string")
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+struct Best<'a> {
+    setting: &'a Setting,
+    stat: Stat,
+    best: bool,
+}
+
+impl Best<'_> {
+    fn cell(&self, record: &Record, query: &Query) -> Cell {
+        let accuracy = record.higher_is_better(query.score);
+        Cell {
+            text: format_stat(self.stat, accuracy),
+            bold: self.best,
+        }
+    }
+}
+
+/// The best setting of every method; `best` marks the best of all.
+fn best_settings<'a>(record: &'a Record, query: &Query) -> Result<Vec<Best<'a>>> {
+    let metric = record.metric(query.score)?;
+    let mut all: Vec<Best> = Vec::new();
+    for method in record.methods() {
+        let setting = record.ranking(method, metric, query.cutoff)[0];
+        let stat = record.last(setting, metric, query.cutoff);
+        all.push(Best {
+            setting,
+            stat,
+            best: false,
+        });
+    }
+    let up = record.higher_is_better(query.score);
+    let finite = all.iter_mut().filter(|b| b.stat.mean.is_finite());
+    let winner = finite.reduce(|a, b| {
+        let better = if up {
+            b.stat.mean > a.stat.mean
+        } else {
+            b.stat.mean < a.stat.mean
+        };
+        if better { b } else { a }
+    });
+    if let Some(winner) = winner {
+        winner.best = true;
+    }
+    Ok(all)
+}

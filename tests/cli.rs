@@ -1,0 +1,377 @@
+//! The command line: help, bad input with its exit code and message, and stdout that goes away.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use program::{Folder, Ran, runs_in};
+use serde_json::{Value, json};
+
+fn linear() -> Value {
+    json!({
+        "dataset": "synthetic_linear",
+        "dataset_kwargs": {"p": 10, "n_samples": 50},
+        "model": "linear",
+        "model_kwargs": {},
+        "loss_func": "squared",
+        "score_func": "squared",
+        "opt": [{"name": "adam", "lr": [0.01, 0.1]}],
+        "batch_size": 5,
+        "max_epoch": 2,
+        "n_runs": 1,
+    })
+}
+
+/// `linear` with one place of it changed.
+fn with(place: &str, value: Value) -> Value {
+    let mut config = linear();
+    *config.pointer_mut(place).unwrap() = value;
+    config
+}
+
+fn refused(folder: &Folder, arguments: &str, fragments: &[&str]) -> Ran {
+    let ran = folder.run(arguments).code(2).says(fragments);
+    assert!(!folder.exists("output"), "{arguments} wrote something");
+    ran
+}
+
+#[test]
+fn every_command_has_help() {
+    let folder = Folder::new();
+    for command in [
+        "",
+        "train",
+        "verify",
+        "data",
+        "data list",
+        "data fetch",
+        "data import",
+        "data check",
+        "list",
+        "completions",
+    ] {
+        let ran = folder.run(&format!("{command} --help")).code(0);
+        assert!(ran.stdout.contains("Usage: stepback-native"), "{command}");
+        assert_eq!(ran.stderr, "");
+    }
+    let version = folder.run("--version").code(0).stdout;
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    folder.run("").code(2);
+    folder.run("trian x.json").code(2).says(&["train"]);
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let folder = Folder::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = folder.run(&format!("completions {shell}")).code(0).stdout;
+        for word in ["train", "verify", "output-dir"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
+fn lists_are_complete_and_parse() {
+    let folder = Folder::new();
+    for (what, names) in [
+        ("optimizers", ["momo", "adam", "prox-sps"]),
+        ("models", ["linear", "mlp", "matrix_completion"]),
+        ("datasets", ["mnist", "sensor", "synthetic_linear"]),
+        ("schedules", ["constant", "linear", "sqrt"]),
+        ("losses", ["squared", "cross_entropy", "logistic_accuracy"]),
+    ] {
+        let text = folder.run(&format!("list {what}")).code(0).stdout;
+        let json = folder.run(&format!("list {what} --json")).code(0).stdout;
+        let items: Vec<Value> = serde_json::from_str(&json).unwrap();
+        for name in names {
+            assert!(text.lines().any(|line| line == name), "{what}: {name}");
+            assert!(items.iter().any(|item| item["name"] == name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_config() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("folder.json")).unwrap();
+    let fifo = Command::new("mkfifo")
+        .arg(folder.path("fifo.json"))
+        .status();
+    assert!(fifo.unwrap().success());
+    File::create(folder.path("large.json"))
+        .and_then(|file| file.set_len((16 << 20) + 1))
+        .unwrap();
+    let begin = Instant::now();
+    for name in ["missing.json", "folder.json", "fifo.json", "large.json"] {
+        refused(&folder, &format!("train {name}"), &[name]);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10));
+
+    let deep = "[".repeat(100_000);
+    let good = linear().to_string();
+    let twice = good.replacen('{', "{\"batch_size\": 3,", 1);
+    for (text, fragment) in [
+        ("{\n  \"dataset\": }", "bad.json:2:14"),
+        (&format!("\u{feff}{good}"), "BOM"),
+        (&format!("{good} x"), "bad.json:1:"),
+        ("3", "object"),
+        ("\"text\"", "object"),
+        ("null", "object"),
+        ("", "bad.json:1:"),
+        ("[]", "no runs"),
+        (&twice, "batch_size"),
+        (&deep, "nested"),
+    ] {
+        folder.write("bad.json", text);
+        refused(&folder, "train bad.json", &["bad.json", fragment]);
+    }
+}
+
+#[test]
+fn configs_with_mistakes() {
+    let folder = Folder::new();
+    let cases = [
+        ("/opt/0/name", json!("adamm"), vec!["adamm", "adam"]),
+        ("/model", json!("liner"), vec!["liner", "linear"]),
+        ("/dataset", json!("minst"), vec!["minst", "mnist"]),
+        ("/loss_func", json!("square"), vec!["square", "squared"]),
+        ("/score_func", json!("square"), vec!["square", "squared"]),
+        ("/opt/0/lr", json!(-0.1), vec!["opt[0].lr", "-0.1"]),
+        ("/opt/0/lr", json!([]), vec!["opt[0].lr"]),
+        ("/opt", json!([]), vec!["opt"]),
+        ("/n_runs", json!(0), vec!["n_runs", "0"]),
+        ("/n_runs", json!(-3), vec!["n_runs", "-3"]),
+        ("/n_runs", json!(1.5), vec!["n_runs", "1.5"]),
+        ("/batch_size", json!(0), vec!["batch_size", "0"]),
+        ("/batch_size", json!("8"), vec!["batch_size"]),
+        ("/max_epoch", json!(null), vec!["max_epoch"]),
+        (
+            "/dataset_kwargs",
+            json!({"pp": 3}),
+            vec!["dataset_kwargs.pp", "p"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr": 0.1, "betas": [0.9, 1]}),
+            vec!["betas"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr": 0.1, "lr_schedule": "cosin"}),
+            vec!["lr_schedule", "cosin"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr": [0.1, 0.1]}),
+            vec!["opt[0].lr[1]", "identical"],
+        ),
+    ];
+    for (place, value, fragments) in cases {
+        folder.config("bad", &with(place, value));
+        refused(&folder, "train bad.json", &fragments).says(&["bad.json"]);
+    }
+    for key in ["opt", "loss_func", "score_func", "n_runs"] {
+        let mut config = linear();
+        config.as_object_mut().unwrap().remove(key);
+        folder.config("bad", &config);
+        refused(&folder, "train bad.json", &["bad.json", key]);
+    }
+    for number in ["NaN", "1e400", "Infinity"] {
+        let text = linear().to_string().replace("0.01", number);
+        folder.write("bad.json", text);
+        refused(&folder, "train bad.json", &["bad.json"]);
+    }
+    let mut many = with("/model", json!("liner"));
+    many["batch_size"] = json!(0);
+    many["learning_rate"] = json!(1);
+    folder.config("bad", &many);
+    let all = ["liner", "batch_size", "learning_rate"];
+    refused(&folder, "train bad.json", &all);
+    folder.config("a..b", &linear());
+    refused(&folder, "train a..b.json", &["a..b"]);
+}
+
+#[test]
+fn too_many_runs_are_counted_before_they_are_made() {
+    let folder = Folder::new();
+    let values: Vec<f64> = (1..=1000).map(|i| f64::from(i) / 1000.0).collect();
+    let opt = json!([{"name": "adam", "lr": values, "weight_decay": values, "eps": values}]);
+    let mut config = with("/opt", opt);
+    config["n_runs"] = json!(1000);
+    folder.config("many", &config);
+    let begin = Instant::now();
+    refused(&folder, "train many.json", &["1000000000000", "--max-runs"]);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    folder.config("two", &linear());
+    refused(&folder, "train two.json --max-runs 1", &["2 runs"]);
+    folder.run("train two.json --max-runs 2").code(0);
+}
+
+#[test]
+fn models_and_batches_that_do_not_fit_the_data() {
+    let folder = Folder::new();
+    for (config, fragments) in [
+        (with("/batch_size", json!(51)), ["batch_size", "50"]),
+        (
+            with("/model", json!("matrix_completion")),
+            ["matrix_completion", "synthetic_linear"],
+        ),
+        (
+            with("/loss_func", json!("cross_entropy")),
+            ["cross_entropy", "synthetic_linear"],
+        ),
+        (
+            with("/model_kwargs", json!({"output_size": 3})),
+            ["linear", "synthetic_linear"],
+        ),
+    ] {
+        folder.config("bad", &config);
+        folder.run("train bad.json").code(2).says(&fragments);
+        assert!(!folder.exists("output/bad.json"));
+    }
+}
+
+#[test]
+fn wrong_arguments() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    for (arguments, fragments) in [
+        ("--threads 0", ["--threads", "0"]),
+        ("--epochs 0", ["--epochs", "0"]),
+        ("--only lrr=0.1", ["lrr", "lr"]),
+        ("--only lr=7", ["lr=7", "0.1"]),
+        ("--only lr", ["lr", "KEY=VALUE"]),
+        ("--device tpu", ["tpu", "cpu"]),
+        ("--quiet --verbose", ["--quiet", "--verbose"]),
+        ("folder/good.json", ["good", "output"]),
+    ] {
+        folder.config("folder/good", &linear());
+        refused(&folder, &format!("train good.json {arguments}"), &fragments);
+    }
+    let dry = folder.run("train good.json --dry-run").code(0);
+    assert_eq!(dry.stdout.lines().count(), 2);
+    assert!(!folder.exists("output"));
+}
+
+#[test]
+fn missing_data_is_named_within_seconds() {
+    let folder = Folder::new();
+    let mut config = with("/dataset", json!("mnist"));
+    config["dataset_kwargs"] = json!({"as_image": false});
+    config["model"] = json!("mlp");
+    config["model_kwargs"] = json!({"output_size": 10, "hidden_sizes": [20]});
+    config["loss_func"] = json!("cross_entropy");
+    folder.config("digits", &config);
+    let begin = Instant::now();
+    folder
+        .run("train digits.json --offline --data-dir d")
+        .code(74)
+        .says(&[
+            "d/MNIST/raw/train-images-idx3-ubyte",
+            "d/MNIST/raw/t10k-labels-idx1-ubyte",
+            "data import mnist --from",
+        ]);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(!folder.exists("output/digits.json"));
+    folder.write("d/MNIST/raw/train-images-idx3-ubyte", b"\0\0\x08\x03");
+    for half in ["train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"] {
+        folder.write(&format!("d/MNIST/raw/{half}-ubyte"), b"");
+    }
+    folder
+        .run("train digits.json --offline --data-dir d")
+        .code(65)
+        .says(&["d/MNIST/raw/train-"]);
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    folder.write("file", "text");
+    for place in ["file", "file/below", "/proc/none"] {
+        folder
+            .run(&format!("train good.json --output-dir {place}"))
+            .code(73)
+            .says(&[place, "--output-dir"]);
+    }
+    assert_eq!(folder.read("file"), "text");
+    fs::create_dir_all(folder.path("output/good.json")).unwrap();
+    folder.run("train good.json").code(73).says(&["good.json"]);
+}
+
+#[test]
+fn a_damaged_output_is_never_overwritten() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    folder.run("train good.json").code(0);
+    let whole = folder.read("output/good.json");
+    for damaged in [&whole[..whole.len() - 1], "", "{}", "[3]", "text"] {
+        folder.write("output/good.json", damaged);
+        let ran = folder.run("train good.json").code(65);
+        ran.says(&["output/good.json", "--overwrite"]);
+        assert_eq!(folder.read("output/good.json"), damaged);
+    }
+    folder.run("train good.json --overwrite").code(0);
+    assert_eq!(runs_in(&folder.read("output/good.json")), 2);
+    assert_eq!(folder.read("output/good.json.bak"), "text");
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    for arguments in [
+        "list optimizers",
+        "completions bash",
+        "data list",
+        "verify --suite schedules",
+        "train good.json --json",
+        "train good.json --overwrite",
+    ] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = folder.command(arguments);
+        let ran: Ran = command.stdout(full).output().unwrap().into();
+        ran.code(74).says(&["stdout"]);
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    for arguments in [
+        "list optimizers",
+        "list losses --json",
+        "completions zsh",
+        "data list",
+        "verify --suite schedules",
+        "train -q good.json --json",
+        "train -q good.json --overwrite",
+        "train -q good.json --dry-run",
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = folder.command(arguments);
+        let ran: Ran = command.stdout(writer).output().unwrap().into();
+        assert_eq!(ran.code(141).stderr, "", "{arguments}");
+    }
+    // What was finished is kept.
+    assert!(runs_in(&folder.read("output/good.json")) > 0);
+}
+
+#[test]
+fn colours_are_for_those_who_want_them() {
+    let folder = Folder::new();
+    let coloured = |no_color: &str| {
+        let mut command = folder.command("--help");
+        command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", no_color);
+        let ran: Ran = command.stderr(Stdio::piped()).output().unwrap().into();
+        ran.code(0).stdout.contains('\u{1b}')
+    };
+    assert!(!coloured("1"));
+    assert!(coloured(""));
+}

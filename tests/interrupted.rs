@@ -1,0 +1,145 @@
+//! `train` ended from outside: signals, kills, and a second process on the same output.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use program::{Folder, Ran, runs_in, send, without_times};
+use serde_json::{Value, json};
+use stepback_native::random::torch::Generator;
+
+/// `runs` runs of so many epochs, each epoch being 20 steps.
+fn sweep(runs: usize, epochs: usize) -> Value {
+    json!({
+        "dataset": "synthetic_linear",
+        "dataset_kwargs": {"p": 20, "n_samples": 100},
+        "model": "linear",
+        "loss_func": "logistic",
+        "score_func": "logistic_accuracy",
+        "opt": [{"name": "sgd-m", "lr": 0.01}, {"name": "momo", "lr": 1}],
+        "batch_size": 5,
+        "max_epoch": epochs,
+        "n_runs": runs / 2,
+    })
+}
+
+fn undisturbed(config: &Value) -> String {
+    let folder = Folder::new();
+    folder.config("sweep", config);
+    folder.run("train -q sweep.json").code(0);
+    without_times(&folder.read("output/sweep.json"))
+}
+
+/// Starts a sweep on one thread and waits until its first run is finished.
+fn started(folder: &Folder) -> Child {
+    let mut command = folder.command("train sweep.json --json --threads 1");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'), "{line}");
+    // Somebody has to read the rest.
+    thread::spawn(move || out.read_to_end(&mut Vec::new()));
+    child
+}
+
+#[test]
+fn signals_finish_the_file_and_a_restart_goes_on() {
+    let config = sweep(8, 2000);
+    let expected = undisturbed(&config);
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let folder = Folder::new();
+        folder.config("sweep", &config);
+        let mut child = started(&folder);
+        let begin = Instant::now();
+        send(signal, child.id());
+        let status = child.wait().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(2));
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        assert_eq!(status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains("interrupted after"), "{stderr}");
+        let runs = runs_in(&folder.read("output/sweep.json"));
+        assert!((1..8).contains(&runs), "{runs} runs");
+
+        let rest = folder.run("train sweep.json --json").code(0);
+        assert_eq!(rest.stdout.lines().count(), 8 - runs);
+        assert!(without_times(&folder.read("output/sweep.json")) == expected);
+    }
+}
+
+#[test]
+fn an_output_has_one_writer() {
+    let folder = Folder::new();
+    folder.config("sweep", &sweep(100, 5000));
+    let mut child = started(&folder);
+    let second = folder.run("train sweep.json");
+    let third = folder.run("train sweep.json --overwrite");
+    let elsewhere = folder.run("train sweep.json --epochs 1 --output-dir other");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let holder = format!("pid {}", child.id());
+    for refused in [second, third] {
+        refused.code(11).says(&["output/sweep.json", &holder]);
+    }
+    elsewhere.code(0);
+    // The lock ends with its holder.
+    folder
+        .run("train sweep.json --overwrite --epochs 1")
+        .code(0);
+}
+
+#[test]
+fn no_kill_loses_a_finished_run() {
+    let config = sweep(24, 20);
+    let begin = Instant::now();
+    let expected = undisturbed(&config);
+    let whole_sweep = begin.elapsed().as_micros() as u64;
+    let mut generator = Generator::new(1);
+    let (mut kills, mut sweeps) = (0, 0);
+    while kills < 100 {
+        let folder = Folder::new();
+        folder.config("sweep", &config);
+        let mut stored = 0;
+        loop {
+            let mut command = folder.command("train -q sweep.json --json");
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            thread::sleep(Duration::from_micros(generator.randint(whole_sweep)));
+            child.kill().unwrap();
+            let output = child.wait_with_output().unwrap();
+            let killed = output.status.signal() == Some(9);
+            let ran = Ran::from(output);
+            let now = match folder.exists("output/sweep.json") {
+                true => runs_in(&folder.read("output/sweep.json")),
+                false => 0,
+            };
+            let told = ran.stdout.matches('\n').count();
+            assert!(now >= stored + told, "{now} runs after {stored} and {told}");
+            stored = now;
+            if killed {
+                kills += 1;
+            } else {
+                ran.code(0);
+                break;
+            }
+        }
+        assert!(without_times(&folder.read("output/sweep.json")) == expected);
+        let left: Vec<_> = (std::fs::read_dir(folder.path("output")).unwrap())
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left.len(), 2, "the output and its lock alone: {left:?}");
+        sweeps += 1;
+    }
+    assert!(sweeps > 1, "all kills fell on one sweep");
+}

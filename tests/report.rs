@@ -1,0 +1,168 @@
+//! The report, in a real browser.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use stepback_native::results::{Record, report};
+
+#[path = "common/files.rs"]
+mod files;
+
+fn outputs(id: &str) -> Record {
+    Record::from_outputs(id, &files::path("records/reference/outputs")).unwrap()
+}
+
+#[test]
+fn the_file_is_small_self_contained_and_escaped() {
+    let vit = Record::read_csv(&files::path("records/cifar10_vit.csv")).unwrap();
+    let html = report::html(&[vit], "val_score").unwrap();
+    assert!(html.len() < 3_000_000, "{} bytes", html.len());
+    let mut evil = outputs("mnist_mlp-2");
+    evil.name = "</script><script>alert(1)</script>".into();
+    evil.settings[0].options[0].1 = "<img src=x onerror=alert(1)>".into();
+    let html = report::html(&[evil], "val_score").unwrap();
+    assert_eq!(html.matches("</script>").count(), 2);
+    assert!(!html.contains("<img"));
+    for address in ["http://", "https://"] {
+        let others = html.replace("http://www.w3.org/2000/svg", "");
+        assert!(
+            !others.contains(address),
+            "the report points to the network"
+        );
+    }
+}
+
+/// A chromedriver and its session, ended when dropped.
+struct Browser {
+    driver: Child,
+    session: String,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = ureq::delete(&self.session).call();
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+impl Browser {
+    fn start(profile: &Path) -> Option<Browser> {
+        let driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut driver = driver.ok()?;
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = lines.find_map(|line| {
+            let line = line.ok()?;
+            let rest = line.split("started successfully on port ").nth(1)?;
+            Some(rest.trim_end_matches('.').to_owned())
+        })?;
+        // chromedriver must be able to go on writing.
+        std::thread::spawn(move || lines.for_each(drop));
+        let base = format!("http://127.0.0.1:{port}/session");
+        let mut browser = Browser {
+            driver,
+            session: base.clone(),
+        };
+        let profile = format!("--user-data-dir={}", profile.display());
+        let flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-quic",
+            &profile,
+        ];
+        let capabilities = json!({"capabilities": {"alwaysMatch": {
+            "goog:chromeOptions": {"args": flags},
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }}});
+        let answer = browser.post_to(&base, &capabilities);
+        browser.session = format!(
+            "{base}/{}",
+            answer["sessionId"].as_str().expect("a session")
+        );
+        Some(browser)
+    }
+
+    fn post_to(&self, address: &str, body: &Value) -> Value {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
+        let mut answer = agent.post(address).send(body.to_string()).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert!(value["value"]["error"].is_null(), "{text}");
+        value["value"].clone()
+    }
+
+    fn post(&self, command: &str, body: Value) -> Value {
+        self.post_to(&format!("{}/{command}", self.session), &body)
+    }
+
+    fn script(&self, script: &str) -> Value {
+        self.post("execute/sync", json!({"script": script, "args": []}))
+    }
+}
+
+#[test]
+fn it_works_in_a_browser() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(browser) = Browser::start(&dir.path().join("profile")) else {
+        eprintln!("skipped: no chromedriver on this machine (Debian: chromium-driver)");
+        return;
+    };
+    let page = dir.path().join("report.html");
+    let records = [outputs("synthetic_small"), outputs("mnist_mlp-2")];
+    std::fs::write(&page, report::html(&records, "val_score").unwrap()).unwrap();
+    browser.post("url", json!({"url": format!("file://{}", page.display())}));
+    let number = |script: &str| {
+        browser
+            .script(&format!("return {script}"))
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(number("document.querySelectorAll('section').length"), 2);
+    assert_eq!(number("document.querySelectorAll('figure svg').length"), 5);
+    assert_eq!(
+        number("document.querySelectorAll('section:last-of-type details table tr').length"),
+        49
+    );
+    let lines =
+        "document.querySelectorAll('section:last-of-type figure:first-of-type svg path').length";
+    let both = number(lines);
+    browser.script("document.querySelector('section:last-of-type input.method').click()");
+    assert!(number(lines) < both, "the toggle removes a method");
+    let label =
+        "return document.querySelector('section:last-of-type svg').getAttribute('aria-label')";
+    assert_eq!(browser.script(label), "val_score");
+    browser.script(
+        "const s = document.querySelector('section:last-of-type select'); s.value = 'train_loss'; \
+         s.dispatchEvent(new Event('change'))",
+    );
+    assert_eq!(browser.script(label), "train_loss");
+    assert_eq!(
+        browser.script("return document.querySelector('section:last-of-type input.log').checked"),
+        true
+    );
+    let tip = browser.script(
+        "const p = document.querySelector('section:last-of-type svg polygon').getBoundingClientRect(); \
+         document.querySelector('section:last-of-type svg').dispatchEvent(new MouseEvent('mousemove', \
+         {clientX: p.x + p.width / 2, clientY: p.y + p.height / 2})); \
+         return document.getElementById('tip').textContent",
+    );
+    assert!(tip.as_str().unwrap().contains("train_loss: "), "{tip}");
+    // The data behind the link is the whole embedded JSON.
+    let link = "return fetch(document.getElementById('raw').href).then(r => r.json()).then(d => d.experiments.length)";
+    assert_eq!(browser.script(link), 2);
+    let log = browser.post("se/log", json!({"type": "browser"}));
+    assert_eq!(log, json!([]), "the console has messages");
+}

@@ -1,0 +1,236 @@
+//! Whole runs through `train`: what stands in the output file.
+
+#[path = "common/program.rs"]
+mod program;
+
+use program::{Folder, runs_in, without_times};
+use serde_json::{Value, json};
+
+/// Eight runs on the matrix factorisation, which has two layers, and steps that are reported.
+fn small() -> Value {
+    json!({
+        "dataset": "synthetic_matrix_fac",
+        "dataset_kwargs": {"p": 6, "q": 10, "n_samples": 60},
+        "model": "matrix_fac",
+        "model_kwargs": {"rank": 4},
+        "loss_func": "squared",
+        "score_func": "squared",
+        "opt": [
+            {"name": "momo", "lr": [0.01, 1], "lr_schedule": "sqrt"},
+            {"name": "adam", "lr": [0.001, 0.01]},
+        ],
+        "batch_size": 8,
+        "max_epoch": 4,
+        "n_runs": 2,
+    })
+}
+
+fn trained(folder: &Folder, arguments: &str) -> String {
+    folder.run(&format!("train -q {arguments}")).code(0);
+    folder.read("output/small.json")
+}
+
+fn undisturbed() -> String {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    without_times(&trained(&folder, "small.json"))
+}
+
+#[test]
+fn results_do_not_depend_on_threads_or_luck() {
+    let expected = undisturbed();
+    assert_eq!(expected.matches("\"run_id\"").count(), 8);
+    for arguments in ["--threads 1", "--threads 1", "--threads 2", "--threads 5"] {
+        let folder = Folder::new();
+        folder.config("small", &small());
+        let text = trained(&folder, &format!("small.json {arguments}"));
+        assert!(without_times(&text) == expected, "{arguments}");
+    }
+}
+
+#[test]
+fn a_second_train_adds_what_is_missing() {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    let first = trained(&folder, "small.json --only name=adam --only lr=0.01");
+    assert_eq!(runs_in(&first), 2);
+    let ran = folder.run("train small.json --json").code(0);
+    assert_eq!(ran.stdout.lines().count(), 6);
+    assert!(ran.stderr.contains("2 of 8 runs"), "{}", ran.stderr);
+    let all = folder.read("output/small.json");
+    assert!(without_times(&all) == undisturbed());
+    // Kept with their times, not trained again.
+    for line in first.lines().filter(|line| line.contains("_time\"")) {
+        assert!(all.contains(line.trim()), "{line}");
+    }
+    let ran = folder.run("train small.json --json").code(0);
+    assert_eq!(ran.stdout, "");
+    assert_eq!(folder.read("output/small.json"), all);
+}
+
+#[test]
+fn overwrite_keeps_the_old_file_as_bak() {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    let old = trained(&folder, "small.json");
+    let new = trained(
+        &folder,
+        "small.json --overwrite --only name=momo --epochs 1",
+    );
+    assert_eq!(runs_in(&new), 4);
+    assert_eq!(folder.read("output/small.json.bak"), old);
+}
+
+#[test]
+fn overwrite_keeps_the_old_file_in_place_until_there_is_a_new_one() {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    let old = trained(&folder, "small.json");
+    let mut wrong = small();
+    wrong["batch_size"] = 1000.into();
+    folder.config("small", &wrong);
+    folder.run("train -q small.json --overwrite").code(2);
+    assert_eq!(folder.read("output/small.json"), old);
+    assert!(!folder.exists("output/small.json.bak"));
+}
+
+#[test]
+fn epochs_replaces_the_configs_number() {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    let text = trained(&folder, "small.json --epochs 2 --only run_id=0");
+    let runs: Value = serde_json::from_str(&text).unwrap();
+    for run in runs.as_array().unwrap() {
+        assert_eq!(run["config"]["max_epoch"], 2);
+        let history = run["history"].as_array().unwrap();
+        let epochs: Vec<u64> = (history.iter())
+            .map(|e| e["epoch"].as_u64().unwrap())
+            .collect();
+        assert_eq!(epochs, [0, 1]);
+    }
+}
+
+#[test]
+fn a_diverging_run_is_a_run() {
+    let folder = Folder::new();
+    let mut config = small();
+    config["opt"] = json!({"name": "sgd", "lr": 1000});
+    config["n_runs"] = 1.into();
+    folder.config("small", &config);
+    let ran = folder.run("train small.json").code(0);
+    assert!(ran.stdout.contains("in epoch 0"), "{}", ran.stdout);
+    let text = folder.read("output/small.json");
+    assert!(text.contains("\"train_loss\": NaN") || text.contains("\"train_loss\": Infinity"));
+    assert!(text.contains("\"diverged_epoch\": 0"), "{text}");
+    assert_eq!(text.matches("\"epoch\":").count(), 4);
+    assert!(serde_json::from_str::<Value>(&text).is_err());
+
+    let strict = trained(&folder, "small.json --overwrite --strict-json");
+    let runs: Value = serde_json::from_str(&strict).unwrap();
+    let last = &runs[0]["history"][3];
+    assert_eq!(last["train_loss"], Value::Null);
+    assert!(last["learning_rate"].is_number());
+    let json = folder.run("train small.json --overwrite --json").code(0);
+    let line: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(line["summary"]["diverged_epoch"], 0);
+    assert_eq!(line["last_epoch"]["train_loss"], Value::Null);
+}
+
+fn idx(magic: u32, sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
+    let head = [magic]
+        .into_iter()
+        .chain(sizes.iter().copied())
+        .flat_map(|n| n.to_be_bytes());
+    head.chain(bytes.iter().copied()).collect()
+}
+
+/// `n` images of noise, brightened in rows that depend on the label.
+fn write_digits(folder: &Folder, name: &str, n: usize) {
+    let labels: Vec<u8> = (0..n).map(|i| (i * 7 % 10) as u8).collect();
+    let pixels = labels.iter().enumerate().flat_map(|(i, label)| {
+        (0..28 * 28).map(move |at| {
+            let noise = (i * 7919 + at * 104_729) % 61;
+            let bright = if at / 28 / 2 == *label as usize {
+                150
+            } else {
+                0
+            };
+            (noise + bright) as u8
+        })
+    });
+    let pixels: Vec<u8> = pixels.collect();
+    let size = n as u32;
+    folder.write(
+        &format!("data/MNIST/raw/{name}-images-idx3-ubyte"),
+        idx(0x803, &[size, 28, 28], &pixels),
+    );
+    folder.write(
+        &format!("data/MNIST/raw/{name}-labels-idx1-ubyte"),
+        idx(0x801, &[size], &labels),
+    );
+}
+
+fn digits(model_kwargs: Value, batch_size: usize) -> Value {
+    json!({
+        "dataset": "mnist",
+        "dataset_kwargs": {"as_image": false},
+        "model": "mlp",
+        "model_kwargs": model_kwargs,
+        "loss_func": "cross_entropy",
+        "score_func": "cross_entropy_accuracy",
+        "opt": {"name": "adam", "lr": 0.003},
+        "batch_size": batch_size,
+        "max_epoch": 20,
+        "n_runs": 1,
+    })
+}
+
+#[test]
+fn an_mlp_overfits_one_batch_of_images() {
+    let folder = Folder::new();
+    write_digits(&folder, "train", 32);
+    write_digits(&folder, "t10k", 10);
+    let kwargs = json!({"output_size": 10, "hidden_sizes": [40, 30]});
+    folder.config("digits", &digits(kwargs, 32));
+    folder.run("train -q --offline digits.json").code(0);
+    let runs: Value = serde_json::from_str(&folder.read("output/digits.json")).unwrap();
+    let loss = |epoch: usize| runs[0]["history"][epoch]["train_loss"].as_f64().unwrap();
+    assert!(loss(0) > 1.0, "{}", loss(0));
+    assert!(loss(19) < 0.1 * loss(0), "{} after {}", loss(19), loss(0));
+    assert_eq!(runs[0]["history"][19]["train_score"], 1.0);
+    assert_eq!(runs[0]["summary"]["input_dim"], json!([784]));
+}
+
+#[test]
+fn dropout_trains_alike_on_every_number_of_threads() {
+    let folder = Folder::new();
+    write_digits(&folder, "train", 100);
+    write_digits(&folder, "t10k", 25);
+    let kwargs = |dropout: bool| {
+        json!({
+            "output_size": 10, "hidden_sizes": [120, 80], "bias": true, "dropout": dropout,
+        })
+    };
+    let mut outputs = Vec::new();
+    for (dropout, threads) in [(true, 1), (true, 2), (false, 1)] {
+        folder.config("digits", &digits(kwargs(dropout), 30));
+        folder
+            .run(&format!(
+                "train -q --offline digits.json --overwrite --threads {threads}"
+            ))
+            .code(0);
+        outputs.push(without_times(&folder.read("output/digits.json")));
+    }
+    assert!(outputs[0] == outputs[1], "threads change the result");
+    let losses = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.contains("train_loss"));
+        lines.map(str::to_owned).collect()
+    };
+    assert_ne!(losses(&outputs[0]), losses(&outputs[2]));
+    let value = |line: &str| -> f64 {
+        let number = line.split(": ").nth(1).unwrap();
+        number.trim_end_matches(',').parse().unwrap()
+    };
+    let with = losses(&outputs[0]);
+    assert!(value(&with[19]) < 0.5 * value(&with[0]), "{with:?}");
+}
