@@ -58,8 +58,11 @@ fn the_record_of_mnist_is_reproduced() {
     assert_eq!(compared, 16 * 7 * 2 * 10);
 }
 
-/// A folder with outputs of one-epoch runs, each given as (lr, run_id, epochs).
-fn outputs(files: &[(&str, &[(&str, u32, usize)])]) -> tempfile::TempDir {
+/// A run: lr, run_id, number of epochs.
+type Run = (&'static str, u32, usize);
+
+/// A folder with these output files.
+fn outputs(files: &[(&str, &[Run])]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, runs) in files {
         let runs: Vec<String> = runs

@@ -4,7 +4,8 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::canvas::{Backend, Canvas, UNITS, text_width};
+use super::backend::Backend;
+use super::canvas::{Canvas, UNITS, text_width};
 
 #[derive(Clone, Debug, Default)]
 pub struct Axis {

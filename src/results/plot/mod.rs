@@ -1,5 +1,6 @@
 //! The three figures of an experiment: training curves, stability over the learning rate, adaptive steps.
 
+mod backend;
 pub mod canvas;
 pub mod chart;
 

@@ -1,0 +1,42 @@
+//! Reads a record, prints its table, draws a figure: `cargo run --example records`.
+
+use std::path::Path;
+
+use stepback_native::Result;
+use stepback_native::results::plot::{self, Selection};
+use stepback_native::results::table::{Format, Query, Table};
+use stepback_native::results::{Record, measure};
+
+fn main() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let record = Record::read_csv(&root.join("records/mnist_mlp.csv"))?;
+
+    let query = Query {
+        score: "val_score",
+        cutoff: None,
+        columns: &[],
+        target: None,
+    };
+    let table = Table::new(std::slice::from_ref(&record), &query)?;
+    print!("{}", table.render(Format::Markdown));
+
+    let score = record.metric("val_score")?;
+    for method in record.methods() {
+        if let Some(decades) = measure::robustness(&record, method, score, None) {
+            println!("{method}: within one point of its best over {decades:.1} decades of lr");
+        }
+    }
+
+    let selection = Selection {
+        methods: &[],
+        top: 1,
+        rank_by: "val_score",
+        log_y: None,
+    };
+    let chart = plot::stability(&record, "val_score", &selection)?;
+    let path = std::env::temp_dir().join("stability.svg");
+    std::fs::write(&path, chart.draw(5.0).svg())
+        .map_err(|e| stepback_native::Error::io("write", &path, &e))?;
+    println!("{}", path.display());
+    Ok(())
+}
