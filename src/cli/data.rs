@@ -1,6 +1,6 @@
 //! `stepback-native data`: what there is of each data set, and getting and checking the rest.
 
-use super::output;
+use super::print;
 use crate::data::fetch::{self, Options};
 use crate::data::raw::{Set, State};
 use crate::data::{Origin, ROWS, Row, row};
@@ -56,8 +56,8 @@ struct Output {
 impl Output {
     fn line(&self, text: &str, object: &Value) -> Result<()> {
         match self.json {
-            true => output::println(object),
-            false => output::println(text),
+            true => print::println(object),
+            false => print::println(text),
         }
     }
 }
