@@ -102,7 +102,9 @@ pub fn vocabulary() -> Vocabulary {
 fn use_threads(threads: Option<usize>) -> Result<()> {
     const MOST: usize = 1024;
     if threads.is_some_and(|n| n == 0 || n > MOST) {
-        return Err(Error::usage(format!("--threads: not a number from 1 to {MOST}")));
+        return Err(Error::usage(format!(
+            "--threads: not a number from 1 to {MOST}"
+        )));
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.unwrap_or(0))
