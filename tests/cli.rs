@@ -214,12 +214,11 @@ fn too_many_runs_are_counted_before_they_are_made() {
 #[test]
 fn models_and_batches_that_do_not_fit_the_data() {
     let folder = Folder::new();
+    let mut completion = with("/model", json!("matrix_completion"));
+    completion["model_kwargs"] = json!({"dim": [5, 6], "rank": 2});
     for (config, fragments) in [
+        (completion, ["matrix_completion", "synthetic_linear"]),
         (with("/batch_size", json!(51)), ["batch_size", "50"]),
-        (
-            with("/model", json!("matrix_completion")),
-            ["matrix_completion", "synthetic_linear"],
-        ),
         (
             with("/loss_func", json!("cross_entropy")),
             ["cross_entropy", "synthetic_linear"],

@@ -51,7 +51,7 @@ fn started(folder: &Folder) -> Child {
 
 #[test]
 fn signals_finish_the_file_and_a_restart_goes_on() {
-    let config = sweep(8, 2000);
+    let config = sweep(8, 1000);
     let expected = undisturbed(&config);
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let folder = Folder::new();

@@ -100,8 +100,11 @@ pub fn vocabulary() -> Vocabulary {
 
 /// Limits the threads of everything that follows.
 fn use_threads(threads: Option<usize>) -> Result<()> {
-    if threads == Some(0) {
-        return Err(Error::usage("--threads: 0 threads cannot train anything"));
+    const MOST: usize = 1024;
+    if threads.is_some_and(|n| n == 0 || n > MOST) {
+        return Err(Error::usage(format!(
+            "--threads: not a number from 1 to {MOST}"
+        )));
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.unwrap_or(0))

@@ -111,7 +111,7 @@ impl<'t> Var<'t> {
     }
 
     /// Number of elements.
-    pub(crate) fn len(self) -> usize {
+    pub fn size(self) -> usize {
         self.shape().iter().product()
     }
 
@@ -119,6 +119,6 @@ impl<'t> Var<'t> {
     pub fn rows_columns(self) -> (usize, usize) {
         let shape = self.shape();
         let columns = shape.last().copied().unwrap_or(1);
-        (self.len() / columns.max(1), columns)
+        (self.size() / columns.max(1), columns)
     }
 }

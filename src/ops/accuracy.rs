@@ -18,15 +18,15 @@ impl<'t> Var<'t> {
     /// Share of the rows of logits (N, C) whose argmax is the class index (N, 1): a scalar.
     pub fn class_accuracy(self, target: Var<'t>) -> Var<'t> {
         let (rows, classes) = self.rows_columns();
-        assert_eq!(target.len(), rows, "class_accuracy: a class for each row");
+        assert_eq!(target.size(), rows, "class_accuracy: a class for each row");
         let op = ClassAccuracy { rows, classes };
         self.tape.apply(op, &[self, target], &[1])
     }
 
     /// Share of the outputs whose sign is the target's, in {-1, 1}: a scalar.
     pub fn sign_accuracy(self, target: Var<'t>) -> Var<'t> {
-        let n = self.len();
-        assert_eq!(target.len(), n, "sign_accuracy: a target for each output");
+        let n = self.size();
+        assert_eq!(target.size(), n, "sign_accuracy: a target for each output");
         self.tape.apply(SignAccuracy { n }, &[self, target], &[1])
     }
 }

@@ -20,7 +20,7 @@ impl<'t> Var<'t> {
     /// Mean cross entropy of logits (N, C) and class indices (N, 1), held as floats: a scalar.
     pub fn cross_entropy(self, target: Var<'t>) -> Var<'t> {
         let (rows, classes) = self.rows_columns();
-        assert_eq!(target.len(), rows, "cross_entropy: a class for each row");
+        assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
         let op = CrossEntropy { rows, classes };
         self.tape.apply(op, &[self, target], &[1])
     }

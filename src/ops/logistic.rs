@@ -14,8 +14,8 @@ struct Logistic {
 impl<'t> Var<'t> {
     /// Mean logistic loss of outputs and targets in {-1, 1} of equal count, both flattened: a scalar.
     pub fn logistic(self, target: Var<'t>) -> Var<'t> {
-        let n = self.len();
-        assert_eq!(target.len(), n, "logistic: a target for each output");
+        let n = self.size();
+        assert_eq!(target.size(), n, "logistic: a target for each output");
         self.tape.apply(Logistic { n }, &[self, target], &[1])
     }
 }

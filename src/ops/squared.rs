@@ -13,8 +13,8 @@ struct Squared {
 impl<'t> Var<'t> {
     /// Mean squared error of outputs and targets of equal count, both flattened: a scalar.
     pub fn squared(self, target: Var<'t>) -> Var<'t> {
-        let n = self.len();
-        assert_eq!(target.len(), n, "squared: a target for each output");
+        let n = self.size();
+        assert_eq!(target.size(), n, "squared: a target for each output");
         self.tape.apply(Squared { n }, &[self, target], &[1])
     }
 }

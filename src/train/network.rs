@@ -194,10 +194,10 @@ impl<'a> Recorder<'a> {
             (Wanted::Classes, Some(classes)) if columns < classes => Some(format!(
                 "{name}: model {model} has {columns} outputs, but data set {dataset} has {classes} classes"
             )),
-            (Wanted::Numbers | Wanted::Signs, None) if rows * columns != target.len() => {
+            (Wanted::Numbers | Wanted::Signs, None) if rows * columns != target.size() => {
                 Some(format!(
                     "{name}: model {model} has {columns} outputs per sample, but data set {dataset} has {} targets",
-                    target.len() / rows
+                    target.size() / rows
                 ))
             }
             (Wanted::Numbers | Wanted::Signs, Some(_)) => Some(format!(

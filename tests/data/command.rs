@@ -5,20 +5,18 @@ use super::{corrupt, put};
 use clap::Parser;
 use std::fs;
 use std::path::Path;
-use stepback_native::cli;
+use stepback_native::cli::Cli;
 use stepback_native::error::{Error, Kind, Result};
 use tempfile::TempDir;
 
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: cli::data::Args,
-}
-
 fn data(dir: &Path, words: &[&str]) -> Result<()> {
     let dir = dir.to_str().unwrap();
-    let words = [&["data", "--json", "--data-dir", dir], words].concat();
-    cli::data::run(&Cli::parse_from(words).args)
+    let words = [
+        &["stepback-native", "data", "--json", "--data-dir", dir],
+        words,
+    ]
+    .concat();
+    Cli::parse_from(words).run().map(|code| assert_eq!(code, 0))
 }
 
 fn failure(result: Result<()>) -> Error {
