@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod compare;
-pub mod data;
+mod data;
 mod list;
 mod output;
 mod plot;
