@@ -1,5 +1,9 @@
 //! Arithmetic on the CPU: loops over fixed chunks, so that results do not depend on the number of threads.
 
+pub mod conv;
+mod par;
+mod simd;
+
 use rayon::prelude::*;
 
 /// Elements per chunk. Chunk borders decide the order of summation, so they never move.
