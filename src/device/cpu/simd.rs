@@ -23,9 +23,14 @@ pub trait Simd: Copy {
     /// Loads up to 16 values; the lanes beyond hold zero.
     #[inline(always)]
     fn load_partial(self, x: &[f32]) -> Self::V {
-        let mut all = [0.0; LANES];
-        all[..x.len()].copy_from_slice(x);
-        self.load(&all)
+        match x.as_array() {
+            Some(x) => self.load(x),
+            None => {
+                let mut all = [0.0; LANES];
+                all[..x.len()].copy_from_slice(x);
+                self.load(&all)
+            }
+        }
     }
 
     /// # Safety
@@ -54,8 +59,6 @@ pub trait Vector:
     /// `self > b ? self : b`: `b` if either is NaN.
     fn max(self, b: Self) -> Self;
 
-    fn sqrt(self) -> Self;
-
     fn abs(self) -> Self;
 
     /// To the nearest integer, ties to even.
@@ -77,7 +80,10 @@ pub trait Vector:
     /// Stores the first lanes into up to 16 places.
     #[inline(always)]
     fn store_partial(self, to: &mut [f32]) {
-        to.copy_from_slice(&self.to_array()[..to.len()]);
+        match to.as_mut_array() {
+            Some(to) => self.store(to),
+            None => to.copy_from_slice(&self.to_array()[..to.len()]),
+        }
     }
 
     /// Sum of the lanes: the upper half onto the lower half, four times.
@@ -187,11 +193,6 @@ impl Vector for PortableV {
     }
 
     #[inline(always)]
-    fn sqrt(self) -> Self {
-        self.map(f32::sqrt)
-    }
-
-    #[inline(always)]
     fn abs(self) -> Self {
         self.map(f32::abs)
     }
@@ -283,11 +284,6 @@ mod avx512 {
         #[inline(always)]
         fn max(self, b: Self) -> Self {
             Avx512V(unsafe { _mm512_max_ps(self.0, b.0) })
-        }
-
-        #[inline(always)]
-        fn sqrt(self) -> Self {
-            Avx512V(unsafe { _mm512_sqrt_ps(self.0) })
         }
 
         #[inline(always)]

@@ -14,13 +14,15 @@ use crate::device::cpu::par;
 use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion};
 use rayon::prelude::*;
 
-/// What happens to a sum before it is stored: `max(sum + bias + add, 0)`, each part optional.
+/// What happens to a sum before it is stored: `max(sum + bias + add + old, 0)`, each part optional.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One per output channel.
     pub bias: Option<&'a [f32]>,
     /// Laid out like the output.
     pub add: Option<&'a [f32]>,
+    /// Add the output's old values too.
+    pub accumulate: bool,
     pub relu: bool,
 }
 
@@ -439,9 +441,11 @@ impl Part<'_> {
 
         let (mut image, mut row, mut column) = (0, 0, 0);
         while image < block.images {
-            if runs {
-                // The last run of a row may repeat some of the one before.
-                column = column.min(columns - P);
+            let mut done = 0;
+            if runs && column + P > columns {
+                // The last run of a row repeats pixels of the one before.
+                done = column + P - columns;
+                column = columns - P;
             }
             let (mut from, mut to) = ([0; P], [0; P]);
             let mut tile = P;
@@ -467,29 +471,32 @@ impl Part<'_> {
                 }
             }
             let sums = sum_tile(from);
-            for q in 0..Q {
-                let channel = (self.first + q) * LANES;
-                let lanes = LANES.min(channels - channel);
-                let bias = self
-                    .epilogue
-                    .bias
-                    .map(|bias| s.load_partial(&bias[channel..channel + lanes]));
-                for i in 0..tile {
-                    let at = to[i] + q * LANES;
-                    let mut sum = sums[i][q];
-                    if let Some(bias) = bias {
-                        sum = sum + bias;
-                    }
-                    if let Some(add) = self.epilogue.add {
-                        sum = sum + s.load_partial(&add[start + at..][..lanes]);
-                    }
-                    if self.epilogue.relu {
-                        sum = s.zero().max(sum);
-                    }
-                    sum.store_partial(&mut y[at..at + lanes]);
+            for (sums, to) in sums.iter().zip(to).take(tile).skip(done) {
+                for (q, sum) in sums.iter().enumerate() {
+                    let lanes = LANES.min(channels - (self.first + q) * LANES);
+                    let at = to + q * LANES;
+                    self.finish(s, *sum, q, start + at, &mut y[at..at + lanes]);
                 }
             }
         }
+    }
+
+    /// Stores the epilogue of a sum, which belongs at `at` in the whole output.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, mut sum: S::V, q: usize, at: usize, y: &mut [f32]) {
+        if let Some(bias) = self.epilogue.bias {
+            sum = sum + s.load_partial(&bias[(self.first + q) * LANES..][..y.len()]);
+        }
+        if let Some(add) = self.epilogue.add {
+            sum = sum + s.load_partial(&add[at..at + y.len()]);
+        }
+        if self.epilogue.accumulate {
+            sum = sum + s.load_partial(y);
+        }
+        if self.epilogue.relu {
+            sum = s.zero().max(sum);
+        }
+        sum.store_partial(y);
     }
 
     /// Weights from this part's first on, and floats from one sixteen of target channels to the next.
@@ -522,10 +529,10 @@ impl Part<'_> {
                 // SAFETY: the assertions above.
                 unsafe {
                     let weights: [S::V; Q] = std::array::from_fn(|q| s.load_ptr(w.add(q * stride)));
-                    for i in 0..P {
-                        let x = s.splat(*from[i].add(c));
-                        for q in 0..Q {
-                            sums[i][q] = x.mul_add(weights[q], sums[i][q]);
+                    for (sums, from) in sums.iter_mut().zip(from) {
+                        let x = s.splat(*from.add(c));
+                        for (sum, weights) in sums.iter_mut().zip(weights) {
+                            *sum = x.mul_add(weights, *sum);
                         }
                     }
                 }
@@ -558,10 +565,10 @@ impl Part<'_> {
                         std::array::from_fn(|q| s.load_ptr(w.add(q * channels * LANES)));
                     let value = |j: usize| s.splat(*x.add(j * NARROW));
                     let (mut x0, mut x1) = (value(0), value(1));
-                    for j in 0..RUN {
+                    for (j, [sum]) in sums.iter_mut().enumerate() {
                         let x2 = value(j + 2);
-                        let sum = x0.mul_add(w[0], sums[j][0]);
-                        sums[j][0] = x2.mul_add(w[2], x1.mul_add(w[1], sum));
+                        *sum = x0.mul_add(w[0], *sum);
+                        *sum = x2.mul_add(w[2], x1.mul_add(w[1], *sum));
                         (x0, x1) = (x1, x2);
                     }
                 }

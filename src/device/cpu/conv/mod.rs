@@ -103,9 +103,20 @@ impl Conv2d {
         self.forward.run(x, w, epilogue, y, ws);
     }
 
-    /// Overwrites `dx`.
-    pub fn input_gradient(&self, dy: &[f32], w: &[f32], dx: &mut [f32], ws: &mut [f32]) {
-        self.input_gradient.run(dy, w, Epilogue::default(), dx, ws);
+    /// Overwrites `dx`, or adds to it.
+    pub fn input_gradient(
+        &self,
+        dy: &[f32],
+        w: &[f32],
+        accumulate: bool,
+        dx: &mut [f32],
+        ws: &mut [f32],
+    ) {
+        let epilogue = Epilogue {
+            accumulate,
+            ..Epilogue::default()
+        };
+        self.input_gradient.run(dy, w, epilogue, dx, ws);
     }
 
     /// Overwrites `dw`.

@@ -439,10 +439,10 @@ impl Job {
                         std::array::from_fn(|q| dy.as_ptr().add(places[q].dy + first));
                     for _ in 0..self.columns {
                         let vectors: [S::V; Q] = std::array::from_fn(|q| s.load_ptr(dy[q]));
-                        for i in 0..P {
+                        for (i, sums) in tile.iter_mut().enumerate() {
                             let x = s.splat(*x.add(i));
-                            for q in 0..Q {
-                                tile[i][q] = x.mul_add(vectors[q], tile[i][q]);
+                            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                                *sum = x.mul_add(vector, *sum);
                             }
                         }
                         x = x.wrapping_add(self.x_column);
