@@ -201,14 +201,14 @@ fn convolution_epilogue() {
             conv.forward(&x, &w, epilogue, &mut y, &mut ws);
             for (i, (y, plain)) in y.iter().zip(&plain).enumerate() {
                 let mut want = *plain;
+                if epilogue.accumulate {
+                    want += old[i];
+                }
                 if let Some(bias) = epilogue.bias {
                     want += bias[i % shape.channels_out];
                 }
                 if let Some(add) = epilogue.add {
                     want += add[i];
-                }
-                if epilogue.accumulate {
-                    want += old[i];
                 }
                 if epilogue.relu {
                     want = want.max(0.0);

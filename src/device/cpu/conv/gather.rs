@@ -14,7 +14,7 @@ use crate::device::cpu::par;
 use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion};
 use rayon::prelude::*;
 
-/// What happens to a sum before it is stored: `max(sum + bias + add + old, 0)`, each part optional.
+/// What happens to a sum before it is stored: `max(sum + old + bias + add, 0)`, each part optional.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One per output channel.
@@ -439,59 +439,82 @@ impl Part<'_> {
             * width
             * channels;
 
+        // Where a row of a phase starts in the padded source and in `y`.
+        let row_at = |image: usize, row: usize| {
+            let from = (image * ph + row * g.step) * pw * g.pitch;
+            let to = (image * rows_here + row * g.phase_step + phase.row) * width + phase.column;
+            (from, to * channels + self.first * LANES)
+        };
+        let (from_step, to_step) = (g.step * g.pitch, g.phase_step * channels);
         let (mut image, mut row, mut column) = (0, 0, 0);
+        let (mut from, mut to) = row_at(0, 0);
         while image < block.images {
             let mut done = 0;
             if runs && column + P > columns {
                 // The last run of a row repeats pixels of the one before.
                 done = column + P - columns;
-                column = columns - P;
+                column -= done;
+                from -= done * from_step;
+                to -= done * to_step;
             }
-            let (mut from, mut to) = ([0; P], [0; P]);
+            // A short tile computes its first pixel again.
+            let (mut froms, mut tos) = ([from; P], [to; P]);
             let mut tile = P;
             for i in 0..P {
-                if image == block.images {
-                    // A short tile computes its last pixel again.
-                    tile = tile.min(i);
-                    from[i] = from[i - 1];
-                    continue;
-                }
-                from[i] = ((image * ph + row * g.step) * pw + column * g.step) * g.pitch;
-                to[i] = ((image * rows_here + row * g.phase_step + phase.row) * width
-                    + column * g.phase_step
-                    + phase.column)
-                    * channels
-                    + self.first * LANES;
+                (froms[i], tos[i]) = (from, to);
                 column += 1;
+                from += from_step;
+                to += to_step;
                 if column == columns {
                     (column, row) = (0, row + 1);
                     if row == rows {
                         (row, image) = (0, image + 1);
                     }
+                    (from, to) = row_at(image, row);
+                    if image == block.images {
+                        tile = i + 1;
+                        break;
+                    }
                 }
             }
-            let sums = sum_tile(from);
-            for (sums, to) in sums.iter().zip(to).take(tile).skip(done) {
-                for (q, sum) in sums.iter().enumerate() {
+            let sums = sum_tile(froms);
+            // Not an iterator, so that the sums stay in registers.
+            #[allow(clippy::needless_range_loop)]
+            for i in 0..P {
+                if i < done || i >= tile {
+                    continue;
+                }
+                for q in 0..Q {
                     let lanes = LANES.min(channels - (self.first + q) * LANES);
-                    let at = to + q * LANES;
-                    self.finish(s, *sum, q, start + at, &mut y[at..at + lanes]);
+                    let y = &mut y[tos[i] + q * LANES..][..lanes];
+                    let mut sum = sums[i][q];
+                    if self.epilogue.accumulate {
+                        sum = sum + s.load_partial(y);
+                    }
+                    sum.store_partial(y);
+                }
+            }
+            if self.epilogue.bias.is_some() || self.epilogue.add.is_some() || self.epilogue.relu {
+                for to in &tos[done..tile] {
+                    for q in 0..Q {
+                        let lanes = LANES.min(channels - (self.first + q) * LANES);
+                        let at = to + q * LANES;
+                        self.finish(s, q, start + at, &mut y[at..at + lanes]);
+                    }
                 }
             }
         }
     }
 
-    /// Stores the epilogue of a sum, which belongs at `at` in the whole output.
+    /// Bias, addend and ReLU for a sum in `y`, which lies at `at` in the whole output.
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, mut sum: S::V, q: usize, at: usize, y: &mut [f32]) {
+    fn finish<S: Simd>(&self, s: S, q: usize, at: usize, y: &mut [f32]) {
+        let mut sum = s.load_partial(y);
         if let Some(bias) = self.epilogue.bias {
             sum = sum + s.load_partial(&bias[(self.first + q) * LANES..][..y.len()]);
         }
         if let Some(add) = self.epilogue.add {
             sum = sum + s.load_partial(&add[at..at + y.len()]);
-        }
-        if self.epilogue.accumulate {
-            sum = sum + s.load_partial(y);
         }
         if self.epilogue.relu {
             sum = s.zero().max(sum);

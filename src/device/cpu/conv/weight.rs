@@ -274,15 +274,22 @@ fn copy_row(
     to: &mut [f32],
     block: usize,
 ) {
-    for (j, pixel) in row.chunks_exact(channels).enumerate() {
-        for (b, from) in pixel[first..first + count].chunks(LANES).enumerate() {
-            let to = &mut to[b * block + j * LANES..][..LANES];
-            match from.as_array::<LANES>() {
-                Some(from) => to.copy_from_slice(from),
-                None => {
-                    to[..from.len()].copy_from_slice(from);
-                    to[from.len()..].fill(0.0);
-                }
+    let pixels = row.len() / channels;
+    if channels == LANES {
+        to[..row.len()].copy_from_slice(row);
+        return;
+    }
+    for (b, c) in (first..first + count).step_by(LANES).enumerate() {
+        let (to, _) = to[b * block..][..pixels * LANES].as_chunks_mut::<LANES>();
+        if c + LANES <= first + count {
+            for (pixel, to) in row.chunks_exact(channels).zip(to) {
+                to.copy_from_slice(&pixel[c..c + LANES]);
+            }
+        } else {
+            for (pixel, to) in row.chunks_exact(channels).zip(to) {
+                let from = &pixel[c..first + count];
+                to[..from.len()].copy_from_slice(from);
+                to[from.len()..].fill(0.0);
             }
         }
     }
@@ -357,6 +364,8 @@ fn sum_segment_body<S: Simd>(
                 } else {
                     most.min(left)
                 };
+                // With up to four channels the other half of a tile would be wasted.
+                let few = segment.channels_in <= 4;
                 for c in (0..segment.channels_in).step_by(8) {
                     let block = c / LANES;
                     let x_at =
@@ -365,6 +374,9 @@ fn sum_segment_body<S: Simd>(
                     let sums = &mut sums[c * tile_out..];
                     let places = |q: usize| place(v + q);
                     match now {
+                        3 if few => {
+                            job.run::<S, 4, 3>(s, x, x_at, dy, std::array::from_fn(places), sums)
+                        }
                         3 => job.run::<S, 8, 3>(s, x, x_at, dy, std::array::from_fn(places), sums),
                         2 => job.run::<S, 8, 2>(s, x, x_at, dy, std::array::from_fn(places), sums),
                         _ if S::WIDE => {
