@@ -1,5 +1,6 @@
 //! The arithmetic on the CPU against plain loops in f64, on odd shapes, and on one thread against several.
 
+use stepback_native::device::cpu::allow_avx512;
 use stepback_native::device::cpu::attention::Attention;
 use stepback_native::device::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
 use stepback_native::device::cpu::conv::{Conv2d, Epilogue, Shape};
@@ -79,6 +80,8 @@ const SHAPES: &[[usize; 7]] = &[
     [1, 70, 66, 24, 16, 3, 1],
     [1, 67, 70, 16, 20, 3, 2],
     [2, 3, 3, 256, 17, 3, 1],
+    [2, 20, 21, 16, 16, 3, 1],
+    [3, 17, 19, 5, 7, 3, 1],
 ];
 
 fn shapes() -> Vec<Shape> {
@@ -172,6 +175,37 @@ fn convolution_and_its_gradients() {
         assert_close(&name("dx"), &dx, &dx64, tolerance(taps * co));
         assert_close(&name("dw"), &dw, &dw64, tolerance(dy.len() as f64 / co));
     }
+}
+
+#[test]
+fn the_same_without_avx512() {
+    let len = 10_003;
+    let results = |allowed| {
+        allow_avx512(allowed);
+        let mut all = Vec::new();
+        for shape in shapes() {
+            let conv = Conv2d::new(shape);
+            let x = numbers(1, shape.input_len());
+            let w = numbers(2, shape.weight_len());
+            let dy = numbers(3, shape.output_len());
+            let mut ws = dirty(conv.workspace(rayon::current_num_threads()));
+            let (mut y, mut dx, mut dw) = (dirty(dy.len()), dirty(x.len()), dirty(w.len()));
+            conv.forward(&x, &w, Epilogue::default(), &mut y, &mut ws);
+            conv.input_gradient(&dy, &w, false, &mut dx, &mut ws);
+            conv.weight_gradient(&x, &dy, &mut dw, &mut ws);
+            all.extend([bits(&y), bits(&dx), bits(&dw)]);
+        }
+        let x: Vec<f32> = numbers(1, len).iter().map(|x| x * 120.0).collect();
+        let mut y = dirty(len);
+        for f in [exp_all, erf_all, gelu] {
+            f(&x, &mut y);
+            all.push(bits(&y));
+        }
+        all
+    };
+    let (with, without) = (results(true), results(false));
+    allow_avx512(true);
+    assert!(with == without);
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod par;
 pub mod pool;
 mod simd;
 
+pub use simd::allow_avx512;
+
 use rayon::prelude::*;
 
 /// Elements per chunk. Chunk borders decide the order of summation, so they never move.

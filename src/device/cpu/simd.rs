@@ -6,6 +6,15 @@
 //! multiply-adds included, on machines that have them), so they agree bit for bit.
 
 use std::ops::{Add, Div, Mul, Sub};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// May AVX-512 be used where it is there?
+static ALLOWED: AtomicBool = AtomicBool::new(true);
+
+/// Allows AVX-512 (the default) or forbids it, to compare. Matrix products by the crate `gemm` go by what is there.
+pub fn allow_avx512(yes: bool) {
+    ALLOWED.store(yes, Ordering::Relaxed);
+}
 
 /// Lanes of a vector.
 pub const LANES: usize = 16;
@@ -231,6 +240,7 @@ mod avx512 {
     use super::{LANES, Simd, Vector};
     use std::arch::x86_64::*;
     use std::ops::{Add, Div, Mul, Sub};
+    use std::sync::atomic::Ordering::Relaxed;
 
     /// Made by [`Avx512::detect`] only.
     #[derive(Clone, Copy)]
@@ -239,7 +249,8 @@ mod avx512 {
     impl Avx512 {
         #[inline(always)]
         pub fn detect() -> Option<Avx512> {
-            std::is_x86_feature_detected!("avx512f").then_some(Avx512(()))
+            let usable = super::ALLOWED.load(Relaxed) && std::is_x86_feature_detected!("avx512f");
+            usable.then_some(Avx512(()))
         }
     }
 

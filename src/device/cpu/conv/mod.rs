@@ -16,6 +16,7 @@
 //! irrelevant.
 
 mod gather;
+mod tiles;
 mod weight;
 
 pub use gather::Epilogue;
