@@ -1,5 +1,17 @@
 //! Arithmetic on the CPU: loops over fixed chunks, so that results do not depend on the number of threads.
 
+pub mod attention;
+pub mod batch_norm;
+pub mod conv;
+pub mod gemm;
+pub mod layer_norm;
+pub mod math;
+mod par;
+pub mod pool;
+mod simd;
+
+pub use simd::allow_avx512;
+
 use rayon::prelude::*;
 
 /// Elements per chunk. Chunk borders decide the order of summation, so they never move.

@@ -1,0 +1,252 @@
+//! The sums of a block of `gather.rs`: for 16 or 32 output channels at a time, tiles of `P` pixels are summed in
+//! registers over all taps and channels; per source channel one or two vectors of weights and `P`
+//! broadcast values.
+
+use super::gather::{Block, Epilogue, Gather, NARROW, Phase};
+use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion};
+
+/// Longest run of neighbours that the kernel for few channels sums at once.
+pub(super) const RUN: usize = 16;
+
+multiversion!(pub(super) fn sum_block = sum_block_body(
+    g: &Gather, block: &Block, packed: &[f32], epilogue: &Epilogue, y: &mut [f32], scratch: &[f32]));
+
+#[inline(always)]
+fn sum_block_body<S: Simd>(
+    s: S,
+    g: &Gather,
+    block: &Block,
+    packed: &[f32],
+    epilogue: &Epilogue,
+    y: &mut [f32],
+    scratch: &[f32],
+) {
+    let blocks = g.target.channels.div_ceil(LANES);
+    for phase in &g.phases {
+        let mut first = 0;
+        while first < blocks {
+            let part = Part {
+                g,
+                block,
+                phase,
+                first,
+                packed,
+                epilogue,
+                scratch,
+            };
+            if S::WIDE && first + 1 < blocks {
+                part.sum::<S, 12, 2>(s, y, false, |from| part.sum_taps(s, from));
+                first += 2;
+                continue;
+            }
+            if S::WIDE && g.narrow {
+                part.sum::<S, RUN, 1>(s, y, true, |from| part.sum_run(s, from[0]));
+            } else if g.narrow {
+                part.sum::<S, 4, 1>(s, y, true, |from| part.sum_run(s, from[0]));
+            } else if S::WIDE {
+                part.sum::<S, 12, 1>(s, y, false, |from| part.sum_taps(s, from));
+            } else {
+                part.sum::<S, 6, 1>(s, y, false, |from| part.sum_taps(s, from));
+            }
+            first += 1;
+        }
+    }
+}
+
+/// All pixels of a phase in a block, for the one or two sixteens of target channels from `first`.
+struct Part<'a> {
+    g: &'a Gather,
+    block: &'a Block,
+    phase: &'a Phase,
+    first: usize,
+    packed: &'a [f32],
+    epilogue: &'a Epilogue<'a>,
+    scratch: &'a [f32],
+}
+
+impl Part<'_> {
+    /// Goes through the pixels `P` by `P`. `sum_tile` takes the offsets of their sources; `runs` asks for tiles of
+    /// neighbours in one row.
+    #[inline(always)]
+    fn sum<S: Simd, const P: usize, const Q: usize>(
+        &self,
+        s: S,
+        y: &mut [f32],
+        runs: bool,
+        sum_tile: impl Fn([usize; P]) -> [[S::V; Q]; P],
+    ) {
+        let (g, block, phase) = (self.g, self.block, self.phase);
+        let (width, channels) = (g.target.width, g.target.channels);
+        let rows_here = y.len() / (block.images * width * channels);
+        let rows = (rows_here - phase.row.min(rows_here)).div_ceil(g.phase_step);
+        let columns = (width - phase.column.min(width)).div_ceil(g.phase_step);
+        if rows * columns == 0 {
+            return;
+        }
+        let (pw, ph) = (g.padded_width(), g.padded_height());
+        // Where this block lies in the whole output, for `epilogue.add`.
+        let start = (block.first_image * g.target.height + block.first_row * g.phase_step)
+            * width
+            * channels;
+
+        // Where a row of a phase starts in the padded source and in `y`.
+        let row_at = |image: usize, row: usize| {
+            let from = (image * ph + row * g.step) * pw * g.pitch;
+            let to = (image * rows_here + row * g.phase_step + phase.row) * width + phase.column;
+            (from, to * channels + self.first * LANES)
+        };
+        let (from_step, to_step) = (g.step * g.pitch, g.phase_step * channels);
+        let (mut image, mut row, mut column) = (0, 0, 0);
+        let (mut from, mut to) = row_at(0, 0);
+        while image < block.images {
+            let mut done = 0;
+            if runs && column + P > columns {
+                // The last run of a row repeats pixels of the one before.
+                done = column + P - columns;
+                column -= done;
+                from -= done * from_step;
+                to -= done * to_step;
+            }
+            // A short tile computes its first pixel again.
+            let (mut froms, mut tos) = ([from; P], [to; P]);
+            let mut tile = P;
+            for i in 0..P {
+                (froms[i], tos[i]) = (from, to);
+                column += 1;
+                from += from_step;
+                to += to_step;
+                if column == columns {
+                    (column, row) = (0, row + 1);
+                    if row == rows {
+                        (row, image) = (0, image + 1);
+                    }
+                    (from, to) = row_at(image, row);
+                    if image == block.images {
+                        tile = i + 1;
+                        break;
+                    }
+                }
+            }
+            let sums = sum_tile(froms);
+            // Not an iterator, so that the sums stay in registers.
+            #[allow(clippy::needless_range_loop)]
+            for i in 0..P {
+                if i < done || i >= tile {
+                    continue;
+                }
+                for q in 0..Q {
+                    let lanes = LANES.min(channels - (self.first + q) * LANES);
+                    let y = &mut y[tos[i] + q * LANES..][..lanes];
+                    let mut sum = sums[i][q];
+                    if self.epilogue.accumulate {
+                        sum = sum + s.load_partial(y);
+                    }
+                    sum.store_partial(y);
+                }
+            }
+            if self.epilogue.bias.is_some() || self.epilogue.add.is_some() || self.epilogue.relu {
+                for to in &tos[done..tile] {
+                    for q in 0..Q {
+                        let lanes = LANES.min(channels - (self.first + q) * LANES);
+                        let at = to + q * LANES;
+                        self.finish(s, q, start + at, &mut y[at..at + lanes]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bias, addend and ReLU for a sum in `y`, which lies at `at` in the whole output.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, q: usize, at: usize, y: &mut [f32]) {
+        let mut sum = s.load_partial(y);
+        if let Some(bias) = self.epilogue.bias {
+            sum = sum + s.load_partial(&bias[(self.first + q) * LANES..][..y.len()]);
+        }
+        if let Some(add) = self.epilogue.add {
+            sum = sum + s.load_partial(&add[at..at + y.len()]);
+        }
+        if self.epilogue.relu {
+            sum = s.zero().max(sum);
+        }
+        sum.store_partial(y);
+    }
+
+    /// Weights from this part's first on, and floats from one sixteen of target channels to the next.
+    #[inline(always)]
+    fn weights(&self) -> (&[f32], usize) {
+        let block = self.g.weight_block();
+        let skip = self.phase.first_tap * self.g.source.channels * LANES;
+        (&self.packed[self.first * block + skip..], block)
+    }
+
+    /// The sums of `P` pixels, whose sources start at `from`, for `16 Q` channels.
+    #[inline(always)]
+    fn sum_taps<S: Simd, const P: usize, const Q: usize>(
+        &self,
+        s: S,
+        from: [usize; P],
+    ) -> [[S::V; Q]; P] {
+        let taps = &self.phase.taps;
+        let channels = self.g.source.channels;
+        let (weights, stride) = self.weights();
+        let end = taps.iter().max().map_or(0, |tap| tap + channels);
+        assert!(from.iter().all(|from| from + end <= self.scratch.len()));
+        assert!((Q - 1) * stride + taps.len() * channels * LANES <= weights.len());
+
+        let mut sums = [[s.zero(); Q]; P];
+        let from = from.map(|from| self.scratch.as_ptr().wrapping_add(from));
+        let mut w = weights.as_ptr();
+        for &tap in taps {
+            for c in tap..tap + channels {
+                // SAFETY: the assertions above.
+                unsafe {
+                    let weights: [S::V; Q] = std::array::from_fn(|q| s.load_ptr(w.add(q * stride)));
+                    for (sums, from) in sums.iter_mut().zip(from) {
+                        let x = s.splat(*from.add(c));
+                        for (sum, weights) in sums.iter_mut().zip(weights) {
+                            *sum = x.mul_add(weights, *sum);
+                        }
+                    }
+                }
+                w = w.wrapping_add(LANES);
+            }
+        }
+        sums
+    }
+
+    /// The sums of `P` neighbours, the first one's source at `from`, for 16 channels, where
+    /// [`Gather::narrow`] holds. With so few channels `sum_taps` would be bound by its loads: here a value is
+    /// loaded once for all three kernel columns.
+    #[inline(always)]
+    fn sum_run<S: Simd, const P: usize>(&self, s: S, from: usize) -> [[S::V; 1]; P] {
+        let taps = &self.phase.taps;
+        let channels = self.g.source.channels;
+        let (weights, _) = self.weights();
+        let end = taps[taps.len() - 3] + (P + 1) * NARROW + channels;
+        assert!(self.g.pitch == NARROW && from + end <= self.scratch.len());
+        assert!(taps.len() * channels * LANES <= weights.len());
+
+        let mut sums = [[s.zero()]; P];
+        for (row, tap) in taps.iter().step_by(3).enumerate() {
+            for c in 0..channels {
+                // SAFETY: the assertions above.
+                unsafe {
+                    let x = self.scratch.as_ptr().add(from + tap + c);
+                    let w = weights.as_ptr().add((row * 3 * channels + c) * LANES);
+                    let w: [S::V; 3] =
+                        std::array::from_fn(|q| s.load_ptr(w.add(q * channels * LANES)));
+                    let value = |j: usize| s.splat(*x.add(j * NARROW));
+                    let (mut x0, mut x1) = (value(0), value(1));
+                    for (j, [sum]) in sums.iter_mut().enumerate() {
+                        let x2 = value(j + 2);
+                        *sum = x0.mul_add(w[0], *sum);
+                        *sum = x2.mul_add(w[2], x1.mul_add(w[1], *sum));
+                        (x0, x1) = (x1, x2);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,103 @@
+//! Matrix products, by the crate `gemm`.
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// A matrix that is read: entry (i, j) is `data[i * rows + j * columns]`.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    pub data: &'a [f32],
+    /// Floats from one row to the next, and from one column to the next.
+    pub strides: (usize, usize),
+}
+
+impl<'a> Matrix<'a> {
+    /// Row after row, each `width` long.
+    pub fn new(data: &'a [f32], width: usize) -> Matrix<'a> {
+        Matrix {
+            data,
+            strides: (width, 1),
+        }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Matrix<'a> {
+        Matrix {
+            strides: (self.strides.1, self.strides.0),
+            ..self
+        }
+    }
+
+    fn len(&self, rows: usize, columns: usize) -> usize {
+        1 + (rows - 1) * self.strides.0 + (columns - 1) * self.strides.1
+    }
+}
+
+/// Rows and columns of a block of the result, the unit of parallel work.
+const ROWS: usize = 256;
+const COLUMNS: usize = 512;
+
+/// `C = alpha A B + beta C` for A (m, k), B (k, n) and C (m, n), whose rows are `c_stride` floats apart.
+/// With `beta == 0` C is not read.
+///
+/// Blocks of the result do not depend on the number of threads, nor does a block's order of summation. The
+/// crate allocates a buffer for packed operands per block.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm(
+    (m, k, n): (usize, usize, usize),
+    alpha: f32,
+    a: Matrix,
+    b: Matrix,
+    beta: f32,
+    c: &mut [f32],
+    c_stride: usize,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(c_stride >= n && c.len() > (m - 1) * c_stride + n - 1);
+    assert!(k == 0 || a.data.len() >= a.len(m, k) && b.data.len() >= b.len(k, n));
+    let columns = if m > ROWS { n } else { COLUMNS };
+    let (down, across) = (m.div_ceil(ROWS), n.div_ceil(columns));
+    let c = SharedMut(c.as_mut_ptr());
+    let block = |index: usize| {
+        let c = &c;
+        let (i, j) = (index / across * ROWS, index % across * columns);
+        let (rows, columns) = (ROWS.min(m - i), columns.min(n - j));
+        // SAFETY: the assertions above; blocks of C are disjoint, so no two threads share an entry.
+        unsafe {
+            gemm::gemm(
+                rows,
+                columns,
+                k,
+                c.0.add(i * c_stride + j),
+                1,
+                c_stride as isize,
+                beta != 0.0,
+                a.data.as_ptr().wrapping_add(i * a.strides.0),
+                a.strides.1 as isize,
+                a.strides.0 as isize,
+                b.data.as_ptr().wrapping_add(j * b.strides.1),
+                b.strides.1 as isize,
+                b.strides.0 as isize,
+                beta,
+                alpha,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    };
+    if down * across == 1 {
+        block(0);
+    } else {
+        (0..down * across).into_par_iter().for_each(block);
+    }
+}
+
+/// A pointer whose users write to disjoint places.
+struct SharedMut(*mut f32);
+
+// SAFETY: see `gemm`, the only user.
+unsafe impl Sync for SharedMut {}
