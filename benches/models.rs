@@ -22,6 +22,7 @@ fn settings() -> Vec<Setting> {
         input: input.to_vec(),
         target: target.to_vec(),
         classes,
+        index_bounds: (input == [2]).then_some([7, 7]),
     };
     vec![
         Setting {

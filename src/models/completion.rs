@@ -43,13 +43,15 @@ pub const MATRIX_COMPLETION: Row = Row {
         ],
     },
     build: |params, data, values| {
-        if data.input != [2] {
+        let Some([rows, columns]) = data.index_bounds else {
+            return Err("its samples must be pairs (row, column)".into());
+        };
+        let (dim, rank) = (values.counts("dim"), values.count("rank"));
+        if dim[0] < rows || dim[1] < columns {
             return Err(format!(
-                "its samples are (row, column), not of shape {:?}",
-                data.input
+                "model_kwargs.dim is {dim:?}, but the samples reach into a matrix of [{rows}, {columns}]"
             ));
         }
-        let (dim, rank) = (values.counts("dim"), values.count("rank"));
         let u = Linear::new(params, "U", dim[0], rank, false);
         let v = Linear::new(params, "V", dim[1], rank, false);
         let bias_u = params.normal("bias_U", &[dim[0]], 1.0);

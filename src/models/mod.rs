@@ -25,6 +25,8 @@ pub struct Data {
     pub target: Vec<usize>,
     /// Number of classes, where the targets are class indices.
     pub classes: Option<usize>,
+    /// Where a sample is a pair of indices: one more than the largest of each.
+    pub index_bounds: Option<[usize; 2]>,
 }
 
 /// Builds a model, or says why it does not fit its data or its own keys.

@@ -35,6 +35,7 @@ impl Network {
             input: train.input_shape().to_vec(),
             target: train.target_shape().to_vec(),
             classes: train.classes(),
+            index_bounds: index_bounds([train, val]),
         };
         let row = models::row(&config.model)
             .ok_or_else(|| Error::usage(format!("unknown model {}", config.model)))?;
@@ -110,6 +111,26 @@ impl Network {
         let n = data.len() as f64;
         (sums[0] / n, sums[1] / n)
     }
+}
+
+/// For samples of two features that are all indices: one more than the largest of each.
+fn index_bounds(splits: [&Split; 2]) -> Option<[usize; 2]> {
+    let mut bounds = [0; 2];
+    for split in splits.into_iter().filter(|s| s.input_shape() == [2]) {
+        let mut x = vec![0.0; 2 * split.len()];
+        let mut y = vec![0.0; split.len() * split.target_shape().iter().product::<usize>()];
+        let all: Vec<u32> = (0..split.len() as u32).collect();
+        split.gather(&all, &mut x, &mut y);
+        for pair in x.chunks_exact(2) {
+            for (bound, index) in bounds.iter_mut().zip(pair) {
+                if *index < 0.0 || index.fract() != 0.0 {
+                    return None;
+                }
+                *bound = (*bound).max(*index as usize + 1);
+            }
+        }
+    }
+    (bounds != [0; 2]).then_some(bounds)
 }
 
 /// Records a model, its loss and its score at any batch size.

@@ -39,6 +39,7 @@ impl Setting {
             input: self.x.clone(),
             target: vec![1],
             classes: Some(self.classes),
+            index_bounds: None,
         };
         let model = row.build(&mut params, &data, &self.model_kwargs);
         let model = model.map_err(|why| format!("{} on {}: {why}", self.model, self.dataset))?;
