@@ -2,7 +2,8 @@
 //!
 //! Gradient: dx = dy w, dw = dy^T x, db = sum of dy over the rows.
 
-use crate::device::cpu::{self, Matrix};
+use crate::device::cpu::gemm::{Matrix, gemm};
+use crate::device::cpu::sum_rows;
 use crate::graph::{Bwd, Fwd, Op, Var};
 use crate::ops::{Case, Row};
 
@@ -48,21 +49,27 @@ impl Op for Linear {
                 y.copy_from_slice(b);
             }
         }
-        let x = Matrix::new(x, self.rows, self.inputs);
-        let w = Matrix::new(w, self.outputs, self.inputs);
-        cpu::matmul(io.y, x, w.t(), self.bias);
+        let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
+        let (x, w) = (Matrix::new(x, inputs), Matrix::new(w, inputs));
+        let beta = if self.bias { 1.0 } else { 0.0 };
+        gemm((rows, inputs, outputs), 1.0, x, w.t(), beta, io.y, outputs);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [x, w, ..] = io.x;
         let [dx, dw, db, ..] = io.dx;
-        let dy = Matrix::new(io.dy, self.rows, self.outputs);
+        let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
+        let (x, w, dy) = (
+            Matrix::new(x, inputs),
+            Matrix::new(w, inputs),
+            Matrix::new(io.dy, outputs),
+        );
         if !dx.is_empty() {
-            cpu::matmul(dx, dy, Matrix::new(w, self.outputs, self.inputs), false);
+            gemm((rows, outputs, inputs), 1.0, dy, w, 0.0, dx, inputs);
         }
-        cpu::matmul(dw, dy.t(), Matrix::new(x, self.rows, self.inputs), false);
+        gemm((outputs, rows, inputs), 1.0, dy.t(), x, 0.0, dw, inputs);
         if !db.is_empty() {
-            cpu::sum_rows(db, io.dy);
+            sum_rows(db, io.dy);
         }
     }
 }

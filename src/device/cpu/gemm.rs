@@ -33,9 +33,14 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Rows and columns of a block of the result, the unit of parallel work.
-const ROWS: usize = 256;
-const COLUMNS: usize = 512;
+/// Rows and columns of a block of the result, the unit of parallel work: large blocks use packed operands
+/// more often, small ones give several threads something to do where there are few rows.
+fn block_shape(m: usize, n: usize) -> (usize, usize) {
+    match m {
+        0..=512 => (64, n.min(1024)),
+        _ => (256, n),
+    }
+}
 
 /// `C = alpha A B + beta C` for A (m, k), B (k, n) and C (m, n), whose rows are `c_stride` floats apart.
 /// With `beta == 0` C is not read.
@@ -57,13 +62,13 @@ pub fn gemm(
     }
     assert!(c_stride >= n && c.len() > (m - 1) * c_stride + n - 1);
     assert!(k == 0 || a.data.len() >= a.len(m, k) && b.data.len() >= b.len(k, n));
-    let columns = if m > ROWS { n } else { COLUMNS };
-    let (down, across) = (m.div_ceil(ROWS), n.div_ceil(columns));
+    let (height, width) = block_shape(m, n);
+    let (down, across) = (m.div_ceil(height), n.div_ceil(width));
     let c = SharedMut(c.as_mut_ptr());
     let block = |index: usize| {
         let c = &c;
-        let (i, j) = (index / across * ROWS, index % across * columns);
-        let (rows, columns) = (ROWS.min(m - i), columns.min(n - j));
+        let (i, j) = (index / across * height, index % across * width);
+        let (rows, columns) = (height.min(m - i), width.min(n - j));
         // SAFETY: the assertions above; blocks of C are disjoint, so no two threads share an entry.
         unsafe {
             gemm::gemm(
