@@ -1,3 +1,4 @@
+use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,7 +10,8 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             if error.kind != Kind::ClosedPipe {
-                eprintln!("error: {error}");
+                // Whoever cannot be told still gets the exit code.
+                let _ = writeln!(stderr(), "error: {error}");
             }
             ExitCode::from(error.kind.exit_code())
         }

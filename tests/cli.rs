@@ -363,6 +363,44 @@ fn a_closed_pipe_ends_quietly() {
 }
 
 #[test]
+fn nobody_has_to_read_stderr() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for (arguments, code) in [
+        ("train good.json -v --overwrite", 0),
+        ("train none.json", 2),
+    ] {
+        for stderr in [Stdio::from(gone()), Stdio::from(full())] {
+            let ran: Ran = (folder.command(arguments).stderr(stderr))
+                .output()
+                .unwrap()
+                .into();
+            ran.code(code);
+        }
+    }
+    assert_eq!(runs_in(&folder.read("output/good.json")), 2);
+}
+
+#[test]
+fn a_number_of_threads_that_no_machine_has() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    for n in ["100000", "99999999999999", "x"] {
+        refused(
+            &folder,
+            &format!("train good.json --threads {n}"),
+            &["--threads"],
+        );
+    }
+}
+
+#[test]
 fn colours_are_for_those_who_want_them() {
     let folder = Folder::new();
     let coloured = |no_color: &str| {

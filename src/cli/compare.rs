@@ -1,6 +1,6 @@
 //! `compare`: my runs beside the published record.
 
-use super::print::print;
+use super::print::{self, print};
 use super::sources::Sources;
 use crate::error::Result;
 use crate::results::Record;
@@ -70,13 +70,13 @@ impl Args {
             .count();
         let agreeing = comparison.rows.iter().filter(|r| r.agrees()).count();
         print(&table.render(self.format))?;
-        eprintln!(
+        print::note(format_args!(
             "{agreeing} of {} agree within {LIMIT} pooled standard deviations, {differing} differ; \
              {} settings only in the output, {} only in the record",
             comparison.rows.len(),
             comparison.only_mine.len(),
             comparison.only_theirs.len(),
-        );
+        ));
         Ok(u8::from(self.strict && differing > 0))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::print::print;
+use super::print::{self, print};
 use super::sources::write;
 use crate::error::{Error, Kind, Result};
 use crate::results::edit::{self, Condition, Filter};
@@ -96,7 +96,7 @@ impl Args {
                 }
                 let (text, runs) = edit::merge(&all)?;
                 target.write(&text)?;
-                eprintln!("{runs} runs of {} files", all.len());
+                print::note(format_args!("{runs} runs of {} files", all.len()));
             }
             Command::Filter {
                 file,
@@ -112,7 +112,7 @@ impl Args {
                 };
                 let (text, stay, gone) = edit::filter(&file, &filter)?;
                 target.write(&text)?;
-                eprintln!("{stay} runs kept, {gone} dropped");
+                print::note(format_args!("{stay} runs kept, {gone} dropped"));
             }
             Command::Export { file, target } => target.write(&edit::export(&file)?)?,
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::print::print;
+use super::print::{self, print};
 use super::sources::{Sources, write};
 use crate::error::{Error, Result};
 use crate::results::plot::{self, Selection, chart::Chart};
@@ -98,7 +98,9 @@ impl Args {
             match plot::steps(&record, &selection) {
                 Ok(chart) => charts.push(("steps".into(), chart)),
                 Err(e) if self.figure == Figure::Steps => return Err(e),
-                Err(Error { message, .. }) => eprintln!("no figure of steps: {message}"),
+                Err(Error { message, .. }) => {
+                    print::note(format_args!("no figure of steps: {message}"))
+                }
             }
         }
         for (name, chart) in charts {

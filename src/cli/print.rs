@@ -1,6 +1,6 @@
 //! Printing on stdout: a reader that has gone ends the program quietly, a full disk does not.
 
-use std::io::{ErrorKind, Write, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 
 use crate::error::{Error, Kind, Result};
 
@@ -18,6 +18,11 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a text and a line feed.
 pub fn println(text: impl std::fmt::Display) -> Result<()> {
     print(&format!("{text}\n"))
+}
+
+/// Prints a line on stderr. Nobody may be there to read it: results matter more than messages.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(stderr().lock(), "{text}");
 }
 
 /// A table without borders for stdout, its header in bold where colour is wanted.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::print::print;
+use super::print::{self, print};
 use super::sources::write;
 use crate::error::Result;
 use crate::results::Record;
@@ -32,7 +32,10 @@ impl Args {
         } else {
             write(&path, csv.as_bytes())?;
             let (settings, epochs) = (record.settings.len(), record.epochs.len());
-            eprintln!("{}: {settings} settings, {epochs} epochs", path.display());
+            print::note(format_args!(
+                "{}: {settings} settings, {epochs} epochs",
+                path.display()
+            ));
         }
         Ok(0)
     }

@@ -145,7 +145,7 @@ impl Train {
         }
         if !self.quiet {
             let warnings = experiments.iter().flat_map(|e| &e.warnings);
-            warnings.for_each(|text| eprintln!("warning: {text}"));
+            warnings.for_each(|text| print::note(format_args!("warning: {text}")));
         }
         Ok(experiments)
     }
@@ -177,7 +177,7 @@ impl Train {
                 }
             }
             if !self.quiet {
-                eprintln!("{id}: {}", count(runs.len(), "run"));
+                print::note(format_args!("{id}: {}", count(runs.len(), "run")));
             }
         }
         Ok(0)
@@ -187,10 +187,10 @@ impl Train {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
         if !self.quiet && left < total {
-            eprintln!(
+            print::note(format_args!(
                 "{id}: {} of {total} runs are in {path} already",
                 total - left
-            );
+            ));
         }
         let device = match self.device {
             DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
@@ -217,10 +217,10 @@ impl Train {
             let seconds = begin.elapsed().as_secs_f64();
             let done = count(results.len(), "run");
             match signals::received() {
-                None => eprintln!("{id}: {done} in {seconds:.1} s, in {path}"),
-                Some(_) => eprintln!(
+                None => print::note(format_args!("{id}: {done} in {seconds:.1} s, in {path}")),
+                Some(_) => print::note(format_args!(
                     "{id}: interrupted after {done} of {left}; they are in {path}, and the same command goes on from there"
-                ),
+                )),
             }
         }
         Ok(())
@@ -305,7 +305,7 @@ impl sweep::Progress for Report<'_> {
         self.bar.inc(1);
         self.bar.set_message(format!("loss {:.4}", done.train_loss));
         if self.options.verbose {
-            eprintln!(
+            print::note(format_args!(
                 "{} epoch {}: train_loss {:.6} train_score {:.4} val_loss {:.6} val_score {:.4} in {:.3} s",
                 self.config(run).label(),
                 done.epoch,
@@ -314,7 +314,7 @@ impl sweep::Progress for Report<'_> {
                 done.val_loss,
                 done.val_score,
                 done.train_epoch_time
-            );
+            ));
         }
     }
 
