@@ -75,13 +75,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "runs",
-        about: "whole runs on small problems, every number of every epoch",
-        run: runs::small,
-    },
-    Suite {
-        name: "published",
-        about: "the authors' published outputs of 2023",
-        run: runs::published,
+        about: "whole runs on small problems, and the authors' published outputs of 2023",
+        run: runs::runs,
     },
     Suite {
         name: "mnist",

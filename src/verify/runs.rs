@@ -1,4 +1,4 @@
-//! Suites `runs`, `published` and `mnist`: whole runs, number by number.
+//! Suites `runs` and `mnist`: whole runs, number by number.
 
 use std::collections::HashMap;
 
@@ -144,8 +144,14 @@ fn compare(
     }
 }
 
+pub fn runs(context: &Context) -> Result<Vec<Check>> {
+    let mut checks = small(context)?;
+    checks.extend(published(context)?);
+    Ok(checks)
+}
+
 /// Runs on the synthetic problems and the sensor matrix.
-pub fn small(context: &Context) -> Result<Vec<Check>> {
+fn small(context: &Context) -> Result<Vec<Check>> {
     const FILE: &str = "runs_small.json";
     let Some(text) = context.goldens.text(FILE)? else {
         return Ok(vec![Check::skip("runs", format!("no {FILE}"))]);
@@ -196,7 +202,7 @@ pub fn small(context: &Context) -> Result<Vec<Check>> {
 /// before that on, where the spread is growing by orders of magnitude per epoch, a run is chaotic and left
 /// out. One epoch earlier still, at lr 100, ours is up to 3e-3 off, which sets the tolerance: how far the
 /// reference is off there is not known.
-pub fn published(context: &Context) -> Result<Vec<Check>> {
+fn published(context: &Context) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for name in ["test", "synthetic_small"] {
         let file_name = format!("{name}.json");
@@ -214,7 +220,7 @@ pub fn published(context: &Context) -> Result<Vec<Check>> {
         let file = json::parse(&text).map_err(|e| damaged(&e))?;
         let runs = golden_runs(&file).ok_or_else(|| damaged(&"no runs"))?;
         let library = context.library();
-        let mut check = Check::new(format!("{name}, relative to the number or 0.01"), 5e-3);
+        let mut check = Check::new(format!("published {name}, relative to it or 0.01"), 5e-3);
         let (mut left_out, mut cut) = (0, 0);
         for (i, theirs) in runs.iter().enumerate() {
             let first_off = spread[name][i]["first_epoch_over_1e-3"].as_u64();
