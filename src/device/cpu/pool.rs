@@ -73,7 +73,7 @@ impl Images {
         self.height * self.width * self.channels
     }
 
-    /// Length of `y` (N, H / 2, W / 2, C) of [`max_pool`].
+    /// Length of `y` (N, H / 2, W / 2, C) of the max pool.
     pub fn pooled_len(&self) -> usize {
         self.images * self.pooled_image()
     }
