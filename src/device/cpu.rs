@@ -63,13 +63,6 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     sum_of(a, b, |x, y| x * y)
 }
 
-/// y += x.
-pub fn add_assign(y: &mut [f32], x: &[f32]) {
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
-}
-
 /// y = f(x), element by element.
 pub fn map(y: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32 + Sync) {
     y.par_chunks_mut(CHUNK)

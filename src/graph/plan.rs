@@ -4,8 +4,9 @@ use super::memory::{Layout, Memory, part};
 use super::op::{Bwd, Clock, Fwd, MAX_INPUTS, Op};
 use super::params::Params;
 use super::tape::{Mode, Node, Source, Tape, Var};
+use crate::device::Device;
 use crate::device::arena::{Slot, round_up};
-use crate::device::{Device, cpu};
+use crate::device::cpu::pool;
 
 /// What one step does.
 enum Action {
@@ -350,7 +351,7 @@ impl Plan {
             }
             Action::Accumulate => {
                 let ([term], [sum]) = memory.arena.views([step.dy], [step.dx[0]]);
-                cpu::add_assign(sum, term);
+                pool::add_to(term, sum);
             }
         }
     }
