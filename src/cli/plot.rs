@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::print::{self, print};
-use super::sources::{Sources, write};
+use super::sources::Sources;
 use crate::error::{Error, Result};
+use crate::results::file::{self, Existing};
 use crate::results::plot::{self, Selection, chart::Chart};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -114,7 +115,7 @@ impl Args {
                 .out_dir
                 .join(&record.name)
                 .join(format!("{name}.{extension}"));
-            write(&path, &bytes)?;
+            file::write(&path, &bytes, Existing::Replace)?;
             print(&format!("{}\n", path.display()))?;
         }
         Ok(0)
