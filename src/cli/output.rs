@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::print::{self, print};
 use super::sources::{Overwrite, write_or_print};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::results::edit::{self, Condition, Filter};
 use crate::results::output;
 use crate::results::table::{Cell, Format, Table, format_small};
@@ -77,8 +77,12 @@ impl Args {
                 let mut all = Vec::new();
                 for path in files {
                     if path.is_dir() {
-                        let stems = output::stems(&path, "json").into_iter();
-                        all.extend(stems.map(|s| path.join(format!("{s}.json"))));
+                        let stems = output::stems(&path, "json");
+                        if stems.is_empty() {
+                            let text = format!("{}: no output files", path.display());
+                            return Err(Error::usage(text));
+                        }
+                        all.extend(stems.iter().map(|s| path.join(format!("{s}.json"))));
                     } else {
                         all.push(path);
                     }

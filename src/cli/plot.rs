@@ -47,7 +47,7 @@ pub struct Args {
     /// The quantity that tells which settings are best
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     rank_by: String,
-    /// Logarithmic y axis, `--logy false` for a linear one [default: for losses]
+    /// Logarithmic y axis, `--logy false` for a linear one [default: for losses, and scores that are no accuracies]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     logy: Option<bool>,
     #[arg(long, value_enum, default_value = "svg")]

@@ -19,6 +19,9 @@ pub struct Args {
     /// The quantity that ranks settings in the table
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     score: String,
+    /// Say when each method reaches this score (a fraction) or loss
+    #[arg(long, value_name = "X")]
+    target: Option<f64>,
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
 }
@@ -26,7 +29,7 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<u8> {
         let records = self.sources.load_all(&self.ids)?;
-        let html = report::html(&records, &self.score)?;
+        let html = report::html(&records, &self.score, self.target)?;
         file::write(&self.out, html.as_bytes(), Existing::Replace)?;
         print(&format!("{}\n", self.out.display()))?;
         Ok(0)
