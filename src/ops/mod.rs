@@ -11,6 +11,7 @@ mod linear;
 mod logistic;
 mod relu;
 mod row_dot;
+mod rows;
 mod squared;
 
 use crate::graph::Var;
@@ -78,5 +79,6 @@ pub const ROWS: &[Row] = &[
     logistic::ROW,
     relu::ROW,
     row_dot::ROW,
+    rows::ROW,
     squared::ROW,
 ];
