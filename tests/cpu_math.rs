@@ -1,7 +1,7 @@
 //! The arithmetic on the CPU against plain loops in f64, on odd shapes, and on one thread against several.
 
 use stepback_native::device::cpu::allow_avx512;
-use stepback_native::device::cpu::attention::Attention;
+use stepback_native::device::cpu::attention::{Attention, Keep};
 use stepback_native::device::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
 use stepback_native::device::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::device::cpu::gemm::{Matrix, gemm};
@@ -781,6 +781,14 @@ fn layer_norm_and_its_gradients() {
                 (&mut dgamma, &mut dbeta),
                 &mut ws,
             );
+            let sums = [bits(&dgamma), bits(&dbeta)];
+            let saved = Saved {
+                mean: &mean[..],
+                rstd: &rstd[..],
+            };
+            let parameters = (&mut dgamma[..], &mut dbeta[..]);
+            norm.backward(&x, &gamma, saved, &dy, &mut [], parameters, &mut ws);
+            assert_eq!(sums, [bits(&dgamma), bits(&dbeta)], "without dx");
             [bits(&y), bits(&dx), bits(&dgamma), bits(&dbeta)]
         })
         .map(|bits| floats(&bits));
@@ -830,14 +838,18 @@ fn attention_and_its_gradients() {
             .collect();
         for extras in [false, true] {
             let keep = extras.then_some(&keep[..]);
+            let factors = |i: usize, to: &mut [f32]| {
+                to.copy_from_slice(&keep.expect("factors")[i * square..][..square]);
+            };
+            let keep_fn = extras.then_some(&factors as Keep);
             let bias = extras.then_some(&bias[..]);
             let [p, o, ds, dqkv] = on_pools(|threads| {
                 let (mut p, mut o) = (dirty(p_len), dirty(out_len));
                 let mut ws = dirty(shape.workspace(threads));
-                shape.forward(&qkv, bias, keep, &mut p, &mut o, &mut ws);
-                let (mut ds, mut dqkv) = (p.clone(), dirty(qkv.len()));
+                shape.forward(&qkv, bias, keep_fn, &mut p, &mut o, &mut ws);
+                let (mut ds, mut dqkv) = (dirty(p_len), dirty(qkv.len()));
                 let mut ws = dirty(shape.workspace(threads));
-                shape.backward(&qkv, keep, &d_o, &mut ds, &mut dqkv, &mut ws);
+                shape.backward(&qkv, keep_fn, &p, &d_o, &mut ds, &mut dqkv, &mut ws);
                 [bits(&p), bits(&o), bits(&ds), bits(&dqkv)]
             })
             .map(|bits| floats(&bits));

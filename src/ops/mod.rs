@@ -4,14 +4,22 @@
 
 mod accuracy;
 mod add;
+mod attention;
+mod average_pool;
 mod cross_entropy;
 mod dropout;
+mod embed_tokens;
 mod embedding;
+mod gelu;
+mod layer_norm;
 mod linear;
 mod logistic;
 mod relu;
 mod row_dot;
+mod select_token;
 mod squared;
+pub mod window_bias;
+mod windows;
 
 use crate::graph::Var;
 
@@ -71,12 +79,20 @@ impl Case {
 
 pub const ROWS: &[Row] = &[
     add::ROW,
+    attention::ROW,
+    average_pool::ROW,
     cross_entropy::ROW,
     dropout::ROW,
+    embed_tokens::ROW,
     embedding::ROW,
+    gelu::ROW,
+    layer_norm::ROW,
     linear::ROW,
     logistic::ROW,
     relu::ROW,
     row_dot::ROW,
+    select_token::ROW,
     squared::ROW,
+    window_bias::ROW,
+    windows::ROW,
 ];
