@@ -5,6 +5,8 @@
 
 mod completion;
 mod linear;
+mod swint;
+mod vit;
 
 use serde_json::{Map, Value};
 
@@ -43,6 +45,8 @@ pub const ROWS: &[Row] = &[
     linear::MLP,
     linear::MATRIX_FAC,
     completion::MATRIX_COMPLETION,
+    vit::VIT,
+    swint::SWINT,
 ];
 
 impl Row {
@@ -68,6 +72,28 @@ fn features(data: &Data) -> Result<usize, String> {
         _ => Err(format!(
             "it takes flat samples, not samples of shape {:?} (for mnist: \"as_image\": false)",
             data.input
+        )),
+    }
+}
+
+/// The (channels, height, width) of samples that are images.
+fn images(data: &Data) -> Result<[usize; 3], String> {
+    match data.input[..] {
+        [channels, height, width] => Ok([channels, height, width]),
+        _ => Err(format!(
+            "it takes images, not samples of shape {:?}",
+            data.input
+        )),
+    }
+}
+
+/// The number of classes of 32x32 images in colour.
+fn images_of_cifar(data: &Data) -> Result<usize, String> {
+    match (images(data)?, data.classes) {
+        ([3, 32, 32], Some(classes)) => Ok(classes),
+        ([3, 32, 32], None) => Err("its targets must be class labels".into()),
+        ([channels, height, width], _) => Err(format!(
+            "it takes images of 3x32x32, not {channels}x{height}x{width}"
         )),
     }
 }

@@ -1,6 +1,11 @@
 //! Layers made of ops, with PyTorch's initial values and parameter names; losses and scores.
 
+mod feed_forward;
+mod layer_norm;
 pub mod loss;
+
+pub use feed_forward::FeedForward;
+pub use layer_norm::LayerNorm;
 
 use crate::graph::{Params, Range, Var};
 

@@ -87,8 +87,7 @@ impl Op for Attention {
         let bias = (self.biases > 0).then_some(bias);
         let keep = self.keep(io.clock);
         let keep = keep.as_ref().map(|keep| keep as attention::Keep);
-        self.shape
-            .forward(qkv, bias, keep, io.saved, io.y, io.work);
+        self.shape.forward(qkv, bias, keep, io.saved, io.y, io.work);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {

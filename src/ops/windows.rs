@@ -128,7 +128,9 @@ impl Windows {
             .for_each(|(to, from)| {
                 self.each(|at, step, pixel| match (step, back) {
                     (1, false) => to[at..at + channels].copy_from_slice(&from[pixel..][..channels]),
-                    (1, true) => to[pixel..pixel + channels].copy_from_slice(&from[at..][..channels]),
+                    (1, true) => {
+                        to[pixel..pixel + channels].copy_from_slice(&from[at..][..channels])
+                    }
                     (_, false) => (0..channels).for_each(|c| to[at + c * step] = from[pixel + c]),
                     (_, true) => (0..channels).for_each(|c| to[pixel + c] = from[at + c * step]),
                 });
@@ -165,9 +167,11 @@ pub const ROW: Row = Row {
         Case::new("4x8 in shifted windows of 4", &[&[2, 4, 8, 1]], |x| {
             x[0].windows(4, 2)
         }),
-        Case::new("3x6 in shifted windows of 3, and back", &[&[1, 3, 6, 2]], |x| {
-            x[0].windows(3, 1).from_windows([3, 6], 1)
-        }),
+        Case::new(
+            "3x6 in shifted windows of 3, and back",
+            &[&[1, 3, 6, 2]],
+            |x| x[0].windows(3, 1).from_windows([3, 6], 1),
+        ),
         Case::new("5 windows of 2 to a column", &[&[5, 4, 3]], |x| {
             x[0].from_windows([10, 2], 1)
         }),
