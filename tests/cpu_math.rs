@@ -912,7 +912,7 @@ fn attention_and_its_gradients() {
 fn cross_entropy_and_its_gradient() {
     for (n, width) in [(1, 1), (5, 10), (300, 100), (3, 1000)] {
         let x: Vec<f32> = numbers(1, n * width).iter().map(|x| x * 20.0).collect();
-        let labels: Vec<u32> = (0..n).map(|i| (i * 7 % width) as u32).collect();
+        let labels: Vec<f32> = (0..n).map(|i| (i * 7 % width) as f32).collect();
         let (mut losses, mut dx) = (dirty(n), dirty(x.len()));
         cross_entropy(&x, &labels, width, &mut losses, &mut dx);
         let (mut losses64, mut dx64) = (vec![], vec![]);
@@ -928,6 +928,6 @@ fn cross_entropy_and_its_gradient() {
         assert_close("dx", &dx, &dx64, 1e-6);
     }
     let (mut losses, mut dx) = (dirty(1), dirty(3));
-    cross_entropy(&[0.0, f32::NAN, 1.0], &[0], 3, &mut losses, &mut dx);
+    cross_entropy(&[0.0, f32::NAN, 1.0], &[0.0], 3, &mut losses, &mut dx);
     assert!(losses[0].is_nan() && dx.iter().all(|dx| dx.is_nan()));
 }
