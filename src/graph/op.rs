@@ -10,10 +10,22 @@ pub struct Clock {
     pub step: u64,
 }
 
+/// An op that the one before it may do at the end of its own work, element by element of its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Batch norm in evaluation, which scales and shifts channels: further operands weight and bias, and the
+    /// running averages as state.
+    Norm,
+    /// Adds a further operand of the same shape.
+    Add,
+    Relu,
+}
+
 /// A tensor op with fixed shapes: what it needs beside inputs and output, and its bodies.
 ///
 /// Bodies overwrite their outputs. The gradient buffer `dx[i]` is empty where input `i` needs no
-/// gradient. Where a tensor has several consumers, the plan adds up their contributions.
+/// gradient. Where a tensor has several consumers, the plan adds up their contributions, or lets ops do so that can
+/// ([`Op::bwd_adds`]).
 pub trait Op: Send + Sync {
     fn name(&self) -> &'static str;
 
@@ -42,9 +54,25 @@ pub trait Op: Send + Sync {
         false
     }
 
+    /// Can backward add its share to what `dx[0]` holds, where [`Bwd::add`] asks for it?
+    fn bwd_adds(&self) -> bool {
+        false
+    }
+
     /// Multiply-adds times two, in forward.
     fn flops(&self) -> usize {
         0
+    }
+
+    /// What this op is to the op before it.
+    fn tail(&self) -> Option<Tail> {
+        None
+    }
+
+    /// Takes over a tail: from now on this op does both, the tail's further operands stand behind its own
+    /// ones, and a tail's state is its state. Returns false, having changed nothing, if it cannot.
+    fn absorb(&mut self, _tail: Tail) -> bool {
+        false
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>);
@@ -70,6 +98,8 @@ pub struct Bwd<'a> {
     pub saved: &'a [f32],
     pub dy: &'a [f32],
     pub dx: [&'a mut [f32]; MAX_INPUTS],
+    /// Add to `dx[0]` instead of overwriting it.
+    pub add: bool,
     pub work: &'a mut [f32],
     pub clock: Clock,
 }

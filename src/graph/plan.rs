@@ -1,5 +1,6 @@
 //! The plan: a tape frozen into steps over fixed slots.
 
+use super::fuse::fuse;
 use super::memory::{Layout, Memory, part};
 use super::op::{Bwd, Clock, Fwd, MAX_INPUTS, Op};
 use super::params::Params;
@@ -25,6 +26,7 @@ struct Step {
     saved: Slot,
     dy: Slot,
     dx: [Slot; MAX_INPUTS],
+    add: bool,
     work: Slot,
     state: Slot,
 }
@@ -73,6 +75,7 @@ struct Draft {
     saved: Place,
     dy: Place,
     dx: [Place; MAX_INPUTS],
+    add: bool,
     work: Place,
     state: Place,
 }
@@ -87,6 +90,7 @@ impl Draft {
             saved: Place::None,
             dy: Place::None,
             dx: [Place::None; MAX_INPUTS],
+            add: false,
             work: Place::None,
             state: Place::None,
         }
@@ -106,6 +110,7 @@ impl Draft {
             saved: slot(self.saved),
             dy: slot(self.dy),
             dx: self.dx.map(&slot),
+            add: self.add,
             work: slot(self.work),
             state: slot(self.state),
         }
@@ -172,7 +177,9 @@ impl Plan {
     fn freeze(tape: Tape<'_>, device: Device, outputs: &[usize], backward: Option<usize>) -> Plan {
         let layout = Layout::new(tape.params);
         let mut nodes = tape.nodes.into_inner();
-        let needed = needed(&nodes, outputs.iter().copied().chain(backward));
+        let targets: Vec<usize> = outputs.iter().copied().chain(backward).collect();
+        fuse(&mut nodes, &targets);
+        let needed = needed(&nodes, &targets);
         let mut ops = Vec::new();
         let mut men = Draftsman::default();
         let mut places = vec![Place::None; nodes.len()];
@@ -248,21 +255,24 @@ impl Plan {
             draft.dy = grads[id];
             draft.work = men.buffer(ops[draft.op].bwd_work());
             let mut further = Vec::new();
-            for (slot, &i) in draft
-                .dx
-                .iter_mut()
-                .zip(inputs)
-                .filter(|(_, i)| wants_grad[**i])
-            {
+            for (place, &i) in inputs.iter().enumerate() {
+                if !wants_grad[i] {
+                    continue;
+                }
                 let first = matches!(grads[i], Place::None);
-                *slot = match nodes[i].source {
+                if !first && place == 0 && ops[draft.op].bwd_adds() {
+                    draft.dx[0] = grads[i];
+                    draft.add = true;
+                    continue;
+                }
+                draft.dx[place] = match nodes[i].source {
                     Source::Param(range) if first => Place::Fixed(part(layout.grads, range)),
                     _ => men.buffer(nodes[i].shape.iter().product()),
                 };
                 if first {
-                    grads[i] = *slot;
+                    grads[i] = draft.dx[place];
                 } else {
-                    further.push((grads[i], *slot));
+                    further.push((grads[i], draft.dx[place]));
                 }
             }
             let op = draft.op;
@@ -345,6 +355,7 @@ impl Plan {
                     saved,
                     dy,
                     dx,
+                    add: step.add,
                     work,
                     clock,
                 });
@@ -357,8 +368,8 @@ impl Plan {
     }
 }
 
-/// Stands where an op was that a plan has taken.
-struct Moved;
+/// Stands where an op was that has been taken.
+pub(super) struct Moved;
 
 impl Op for Moved {
     fn name(&self) -> &'static str {
@@ -373,9 +384,9 @@ impl Op for Moved {
 }
 
 /// The nodes that the targets depend on.
-fn needed(nodes: &[Node], targets: impl Iterator<Item = usize>) -> Vec<bool> {
+pub(super) fn needed(nodes: &[Node], targets: &[usize]) -> Vec<bool> {
     let mut needed = vec![false; nodes.len()];
-    targets.for_each(|id| needed[id] = true);
+    targets.iter().for_each(|&id| needed[id] = true);
     for id in (0..nodes.len()).rev() {
         if let (true, Source::Op { inputs, .. }) = (needed[id], &nodes[id].source) {
             inputs.iter().for_each(|&i| needed[i] = true);

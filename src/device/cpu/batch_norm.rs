@@ -247,26 +247,19 @@ impl BatchNorm {
             });
     }
 
-    /// Weights and bias of a convolution (`row` weights per output channel) that does what the convolution `w`
-    /// and this batch norm in evaluation do one after the other.
-    #[allow(clippy::too_many_arguments)]
+    /// Scale and bias per channel that do to a convolution's sums what its own bias and then this batch norm in
+    /// evaluation do.
     pub fn fold(
         affine: Affine,
         (running_mean, running_var): (&[f32], &[f32]),
-        w: &[f32],
-        bias: Option<&[f32]>,
-        folded_w: &mut [f32],
-        folded_bias: &mut [f32],
+        own_bias: Option<&[f32]>,
+        scale: &mut [f32],
+        bias: &mut [f32],
     ) {
-        let row = w.len() / affine.gamma.len();
-        let rows = folded_w.chunks_exact_mut(row).zip(w.chunks_exact(row));
-        for (i, (to, from)) in rows.enumerate() {
-            let scale = affine.gamma[i] / (running_var[i] + EPS).sqrt();
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = scale * from;
-            }
-            let bias = bias.map_or(0.0, |bias| bias[i]);
-            folded_bias[i] = affine.beta[i] + scale * (bias - running_mean[i]);
+        for (i, (scale, bias)) in scale.iter_mut().zip(bias).enumerate() {
+            *scale = affine.gamma[i] / (running_var[i] + EPS).sqrt();
+            let own_bias = own_bias.map_or(0.0, |bias| bias[i]);
+            *bias = affine.beta[i] + *scale * (own_bias - running_mean[i]);
         }
     }
 }
@@ -298,6 +291,9 @@ fn blocks(channels: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
 }
 
 /// Sums of `term(at)` over the rows, `at` being a row's entries for `block`: four sums, then one.
+///
+/// `term` has one call, since a closure with several need not be inlined, and outside the function that has
+/// the instruction set its vectors would be passed through memory.
 #[inline(always)]
 fn sum_rows<S: Simd>(
     s: S,
@@ -306,20 +302,15 @@ fn sum_rows<S: Simd>(
     block: std::ops::Range<usize>,
     mut term: impl FnMut(S::V, std::ops::Range<usize>) -> S::V,
 ) -> S::V {
+    let rows = len / channels;
     let mut sums = [s.zero(); 4];
-    let mut at = block;
-    let step = |at: &mut std::ops::Range<usize>| {
-        let here = at.clone();
-        *at = at.start + channels..at.end + channels;
-        here
-    };
-    for _ in 0..len / channels / 4 {
-        for sum in &mut sums {
-            *sum = term(*sum, step(&mut at));
+    for first in (0..rows).step_by(4) {
+        for (k, sum) in sums.iter_mut().enumerate() {
+            if first + k < rows {
+                let row = (first + k) * channels;
+                *sum = term(*sum, row + block.start..row + block.end);
+            }
         }
-    }
-    for sum in &mut sums[..len / channels % 4] {
-        *sum = term(*sum, step(&mut at));
     }
     (sums[0] + sums[1]) + (sums[2] + sums[3])
 }
