@@ -218,6 +218,10 @@ fn models_and_batches_that_do_not_fit_the_data() {
     completion["model_kwargs"] = json!({"dim": [5, 6], "rank": 2});
     for (config, fragments) in [
         (completion, ["matrix_completion", "synthetic_linear"]),
+        (
+            with("/model", json!("resnet20")),
+            ["resnet20", "synthetic_linear"],
+        ),
         (with("/batch_size", json!(51)), ["batch_size", "50"]),
         (
             with("/loss_func", json!("cross_entropy")),

@@ -214,13 +214,18 @@ fn convolution_epilogue() {
         let conv = Conv2d::new(shape);
         let x = numbers(1, shape.input_len());
         let w = numbers(2, shape.weight_len());
+        // Powers of two, so that it makes no difference whether product and sum are rounded once or twice.
+        let scale: Vec<f32> = (0..shape.channels_out)
+            .map(|i| [0.5, -2.0, 4.0][i % 3])
+            .collect();
         let bias = numbers(3, shape.channels_out);
         let add = numbers(4, shape.output_len());
         let mut ws = dirty(conv.workspace(rayon::current_num_threads()));
         let mut plain = dirty(add.len());
         conv.forward(&x, &w, Epilogue::default(), &mut plain, &mut ws);
-        for case in 0..16 {
+        for case in 0..32 {
             let epilogue = Epilogue {
+                scale: (case & 16 != 0).then_some(&scale),
                 bias: (case & 1 != 0).then_some(&bias),
                 add: (case & 2 != 0).then_some(&add),
                 relu: case & 4 != 0,
@@ -237,6 +242,9 @@ fn convolution_epilogue() {
                 let mut want = *plain;
                 if epilogue.accumulate {
                     want += old[i];
+                }
+                if let Some(scale) = epilogue.scale {
+                    want *= scale[i % shape.channels_out];
                 }
                 if let Some(bias) = epilogue.bias {
                     want += bias[i % shape.channels_out];
@@ -527,16 +535,19 @@ fn batch_norm_folds_into_a_convolution() {
         &mut want,
         &mut dirty(norm.workspace()),
     );
-    let (mut folded_w, mut folded_bias) = (dirty(w.len()), dirty(c));
+    let (mut scale, mut folded_bias) = (dirty(c), dirty(c));
     BatchNorm::fold(
         affine,
         (&mean, &var),
-        &w,
         Some(&bias),
-        &mut folded_w,
+        &mut scale,
         &mut folded_bias,
     );
-    conv.forward(&x, &folded_w, with_bias(&folded_bias), &mut folded, &mut ws);
+    let epilogue = Epilogue {
+        scale: Some(&scale),
+        ..with_bias(&folded_bias)
+    };
+    conv.forward(&x, &w, epilogue, &mut folded, &mut ws);
     assert_close("folded", &folded, &f64s(&want), 1e-5);
 }
 

@@ -1,6 +1,11 @@
 //! Layers made of ops, with PyTorch's initial values and parameter names; losses and scores.
 
+mod batch_norm;
+mod conv2d;
 pub mod loss;
+
+pub use batch_norm::BatchNorm;
+pub use conv2d::Conv2d;
 
 use crate::graph::{Params, Range, Var};
 

@@ -3,7 +3,7 @@
 //! Gradient: da = db = dy.
 
 use crate::device::cpu::pool;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::graph::{Bwd, Fwd, Op, Tail, Var};
 use crate::ops::{Case, Row};
 
 struct Add;
@@ -23,6 +23,10 @@ impl Op for Add {
 
     fn bwd_reads_inputs(&self) -> bool {
         false
+    }
+
+    fn tail(&self) -> Option<Tail> {
+        Some(Tail::Add)
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
