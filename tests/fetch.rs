@@ -489,7 +489,7 @@ fn an_archive_is_resumed_and_the_wanted_files_are_taken_out() {
     let packed = honest(&second);
     let dir = TempDir::new().unwrap();
     let set = set_of_archives([&packed, b""], &dir);
-    let begun = 20_000;
+    let begun = 2_000;
     let server = Server::new(vec![
         send(cut("v1", &packed, begun)),
         send(rest(&packed, begun)),

@@ -85,7 +85,7 @@ fn a_folder_of_its_own_and_its_failures() {
     folder.write("file", "");
     let ran = folder.run("train -q small.json --save-weights=file/below");
     ran.code(73).says(&["file/below", "--save-weights=DIR"]);
-    assert!(!folder.read("output/.small.lock").is_empty() || !folder.exists("output/small.json"));
+    assert!(!folder.exists("output/small.json"), "nothing was trained");
     folder
         .run("train -q small.json --save-weights=kept --only lr=0.1")
         .code(0);

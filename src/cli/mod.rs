@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod compare;
+mod config;
 mod data;
 mod list;
 mod output;
@@ -42,6 +43,8 @@ enum Command {
     Train(train::Train),
     /// Compare this build with the reference's numbers
     Verify(verify::Verify),
+    /// Configs: check them, print their runs, split them
+    Config(config::Args),
     /// Data sets: what is there, and getting and checking the rest
     Data(data::Args),
     Record(record::Args),
@@ -68,6 +71,7 @@ impl Cli {
         match self.command {
             Command::Train(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Config(command) => command.run(),
             Command::Data(command) => data::run(&command).map(|()| 0),
             Command::Record(command) => command.run(),
             Command::Table(command) => command.run(),

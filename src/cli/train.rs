@@ -11,7 +11,8 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::{print, signals, use_threads, vocabulary};
+use super::print::{self, count};
+use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, Filter, RunConfig};
 use crate::data::{Library, fetch};
 use crate::device::Device;
@@ -19,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::results::store::{Options, Store};
 use crate::results::{Epoch, RunResult};
 use crate::train::checkpoint::{self, Checkpoint, Weights};
-use crate::train::sweep;
+use crate::train::sweep::{self, lock};
 
 #[derive(Args)]
 pub struct Train {
@@ -260,11 +261,6 @@ impl Train {
     }
 }
 
-/// "1 run", "2 runs".
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
 /// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.
 struct Report<'a> {
     options: &'a Train,
@@ -325,12 +321,6 @@ impl<'a> Report<'a> {
         results.sort_by_key(|(run, _)| *run);
         results.into_iter().map(|(_, result)| result).collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl sweep::Progress for Report<'_> {

@@ -15,6 +15,7 @@ mod logistic;
 mod max_pool;
 mod relu;
 mod row_dot;
+mod rows;
 mod shortcut;
 mod squared;
 
@@ -103,6 +104,7 @@ pub const ROWS: &[Row] = &[
     max_pool::ROW,
     relu::ROW,
     row_dot::ROW,
+    rows::ROW,
     shortcut::ROW,
     squared::ROW,
 ];

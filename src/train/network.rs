@@ -16,8 +16,10 @@ pub struct Network {
     pub params: Params,
     pub memory: Memory,
     train: Plan,
-    /// Evaluation plans by batch size: the full one, and those of incomplete last batches.
+    /// Evaluation plans by number of samples: [`Network::eval_size`] and what is left of each half.
     eval: Vec<(usize, Plan)>,
+    /// Samples that are evaluated at once: some batches.
+    eval_size: usize,
     clock: Clock,
     /// Batches in the running averages before the first step.
     batches_tracked: u64,
@@ -69,10 +71,14 @@ impl Network {
             )));
         }
         let recorder = Recorder::new(config, model.as_ref(), &data)?;
+        let eval_size =
+            eval_batches(batch_size * data.input.iter().product::<usize>()) * batch_size;
         let mut eval = Vec::new();
-        for n in [batch_size, train.len() % batch_size, val.len() % batch_size] {
-            if n > 0 && eval.iter().all(|(size, _)| *size != n) {
-                eval.push((n, recorder.record(&params, Mode::Eval, device, n)?));
+        for half in [train, val] {
+            for n in [eval_size.min(half.len()), half.len() % eval_size] {
+                if n > 0 && eval.iter().all(|(size, _)| *size != n) {
+                    eval.push((n, recorder.record(&params, Mode::Eval, device, n)?));
+                }
             }
         }
         let in_order = (0..train.len().max(val.len()) as u32).collect();
@@ -84,6 +90,7 @@ impl Network {
             memory,
             train,
             eval,
+            eval_size,
             clock: Clock {
                 seed: run_seed(config.run_id),
                 step: 0,
@@ -91,19 +98,15 @@ impl Network {
             batches_tracked: 0,
             batch_size,
             in_order,
-            placements: Vec::with_capacity(batch_size),
+            placements: Vec::with_capacity(batch_size.max(eval_size)),
         })
     }
 
     /// Puts the weights of a file in the place of the initial ones.
     pub fn load(&mut self, weights: &Checkpoint, model: &str) -> Result<()> {
         self.batches_tracked = weights.load_into(&mut self.params, model)?;
-        let plans: Vec<&Plan> = self
-            .eval
-            .iter()
-            .map(|(_, p)| p)
-            .chain([&self.train])
-            .collect();
+        let eval = self.eval.iter().map(|(_, plan)| plan);
+        let plans: Vec<&Plan> = eval.chain([&self.train]).collect();
         self.memory = Memory::new(&self.params, &plans);
         Ok(())
     }
@@ -138,28 +141,37 @@ impl Network {
     }
 
     /// Mean loss and score over a data set, in batches of `batch_size`, the last one as it comes: each
-    /// batch's mean in f32, weighted by its size and summed in f64.
-    /// Training data are augmented here, too.
+    /// batch's mean in f32, weighted by its size and summed in f64. Training data are augmented here, too.
     pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
         // The seed that the reference's loader draws for worker processes, of which it has none.
         self.params.generator.random64();
         let mut sums = [0.0; 2];
-        for indices in self.in_order[..data.len()].chunks(self.batch_size) {
-            let n = indices.len();
-            let fits = self.eval.iter().find(|(size, _)| *size == n);
-            let plan = &fits.expect("a plan for every batch size").1;
+        for indices in self.in_order[..data.len()].chunks(self.eval_size) {
+            let fits = self.eval.iter().find(|(size, _)| *size == indices.len());
+            let plan = &fits.expect("a plan for every number of samples").1;
             let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
             let generator = &mut self.params.generator;
-            let placements = data.place(n, generator, &mut self.placements);
+            let placements = data.place(indices.len(), generator, &mut self.placements);
             data.gather(indices, placements, x, y);
             plan.run(&mut self.memory, self.clock);
-            for (sum, output) in sums.iter_mut().zip(&plan.outputs) {
-                *sum += f64::from(self.memory.get(*output)[0]) * n as f64;
+            let batches = indices.chunks(self.batch_size);
+            for (batch, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
+                for (sum, output) in sums.iter_mut().zip(outputs) {
+                    *sum += f64::from(self.memory.get(*output)[0]) * batch.len() as f64;
+                }
             }
         }
         let n = data.len() as f64;
         (sums[0] / n, sums[1] / n)
     }
+}
+
+/// How many batches of so many numbers to evaluate at once. Small ones keep few threads busy one by one;
+/// large ones gain nothing and cost memory.
+fn eval_batches(numbers: usize) -> usize {
+    const NUMBERS: usize = 1 << 19;
+    const BATCHES: usize = 64;
+    (NUMBERS / numbers).clamp(1, BATCHES)
 }
 
 /// For samples of two features that are all indices: one more than the largest of each.
@@ -204,10 +216,12 @@ impl<'a> Recorder<'a> {
         })
     }
 
-    fn record(&self, params: &Params, mode: Mode, device: Device, batch: usize) -> Result<Plan> {
+    /// A plan for so many samples, with the loss of all of them in training and the loss and score of each
+    /// batch in evaluation.
+    fn record(&self, params: &Params, mode: Mode, device: Device, samples: usize) -> Result<Plan> {
         let mut problem = None;
         let plan = Plan::record(params, mode, device, |tape| {
-            let (x, target) = self.inputs(tape, batch);
+            let (x, target) = self.inputs(tape, samples);
             let output = self.model.forward(x);
             problem = [self.loss, self.score]
                 .iter()
@@ -218,16 +232,26 @@ impl<'a> Recorder<'a> {
                     backward: None,
                 };
             }
-            let loss = (self.loss.apply)(output, target);
             match mode {
-                Mode::Train | Mode::TrainWithoutDropout => Targets {
-                    outputs: vec![loss],
-                    backward: Some(loss),
-                },
-                Mode::Eval => Targets {
-                    outputs: vec![loss, (self.score.apply)(output, target)],
-                    backward: None,
-                },
+                Mode::Train | Mode::TrainWithoutDropout => {
+                    let loss = (self.loss.apply)(output, target);
+                    Targets {
+                        outputs: vec![loss],
+                        backward: Some(loss),
+                    }
+                }
+                Mode::Eval => {
+                    let step = self.config.batch_size;
+                    let batches = (0..samples).step_by(step).flat_map(|start| {
+                        let rows = start..samples.min(start + step);
+                        let (output, target) = (output.rows(rows.clone()), target.rows(rows));
+                        [self.loss, self.score].map(|row| (row.apply)(output, target))
+                    });
+                    Targets {
+                        outputs: batches.collect(),
+                        backward: None,
+                    }
+                }
             }
         });
         match problem {
@@ -236,14 +260,14 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// A batch and its targets. Images are channels-last inside.
-    fn inputs<'t>(&self, tape: &'t Tape<'t>, batch: usize) -> (Var<'t>, Var<'t>) {
-        let mut shape = vec![batch];
+    /// Samples and their targets. Images are channels-last inside.
+    fn inputs<'t>(&self, tape: &'t Tape<'t>, samples: usize) -> (Var<'t>, Var<'t>) {
+        let mut shape = vec![samples];
         match self.data.input[..] {
             [channels, height, width] => shape.extend([height, width, channels]),
             _ => shape.extend(&self.data.input),
         }
-        let mut target = vec![batch];
+        let mut target = vec![samples];
         target.extend(&self.data.target);
         (tape.input(&shape), tape.input(&target))
     }

@@ -123,6 +123,7 @@ fn summary(
         "input_dim": data.train.input_shape(),
         "output_dim": data.train.target_shape(),
         "device": device.name(),
+        "precision": "fp32",
         "diverged_epoch": diverged.map(|e| e.epoch),
     });
     match entries {

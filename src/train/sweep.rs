@@ -139,7 +139,8 @@ fn optimal_value(config: &RunConfig, data: &Pair, optima: &Optima) -> Option<f64
         .or_insert_with(|| optimum(&config.loss_func, &data.train, weight_decay, bias))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// Locks, whether or not a thread has panicked while it held the lock.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
