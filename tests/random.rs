@@ -42,6 +42,19 @@ fn philox_masks_depend_on_seed_step_and_index() {
             .collect::<Vec<_>>()
     };
     assert_eq!(mask(1, 2)[4..8], philox::block(1, 2, 1));
+    for (first, len) in [
+        (0, 1),
+        (0, 64),
+        (1, 63),
+        (5, 131),
+        (u64::from(u32::MAX) - 1, 30),
+    ] {
+        let mut filled = vec![0.0; len];
+        philox::fill(1, 1 << 40, first, &mut filled, |word| word as f32);
+        for (i, word) in filled.into_iter().enumerate() {
+            assert_eq!(word, philox::at(1, 1 << 40, 4 * first + i as u64) as f32);
+        }
+    }
     assert_ne!(mask(1, 2), mask(1, 3));
     assert_ne!(mask(1, 2), mask(2, 2));
     let kept = (0..10_000)

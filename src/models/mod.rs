@@ -7,7 +7,9 @@ mod completion;
 mod kuangliu;
 mod linear;
 mod resnet;
+mod swint;
 mod vgg;
+mod vit;
 
 use serde_json::{Map, Value};
 
@@ -61,6 +63,8 @@ pub const ROWS: &[Row] = &[
     kuangliu::row::<50>("resnet50-kuangliu"),
     kuangliu::row::<101>("resnet101-kuangliu"),
     kuangliu::row::<152>("resnet152-kuangliu"),
+    vit::VIT,
+    swint::SWINT,
 ];
 
 impl Row {

@@ -1,6 +1,6 @@
-//! Average pool: the mean over all pixels, per channel.
+//! Average pool: the mean over all pixels or tokens, per channel.
 //!
-//! Gradient: dx = dy / (H W) at every pixel.
+//! Gradient: dx = dy / P at each of the P pixels.
 
 use crate::device::cpu::pool::Images;
 use crate::graph::{Bwd, Fwd, Op, Var};
@@ -9,11 +9,19 @@ use crate::ops::{Case, Row};
 struct AveragePool(Images);
 
 impl<'t> Var<'t> {
-    /// Of images (N, H, W, C): (N, C).
+    /// Of images (N, H, W, C) or sequences (N, T, C): (N, C).
     pub fn average_pool(self) -> Var<'t> {
-        let images = self.images();
-        let shape = [images.images, images.channels];
-        self.tape.apply(AveragePool(images), &[self], &shape)
+        let shape = self.shape();
+        let [images, .., channels] = shape[..] else {
+            panic!("average_pool: {shape:?} is not (N, ..., C)");
+        };
+        let op = AveragePool(Images {
+            images,
+            height: 1,
+            width: self.size() / (images * channels),
+            channels,
+        });
+        self.tape.apply(op, &[self], &[images, channels])
     }
 }
 
@@ -40,6 +48,9 @@ pub const ROW: Row = Row {
     name: "average_pool",
     cases: &[
         Case::new("two images 3x5", &[&[2, 3, 5, 4]], |x| x[0].average_pool()),
+        Case::new("three sequences of 5", &[&[3, 5, 2]], |x| {
+            x[0].average_pool()
+        }),
         Case::new("one pixel", &[&[1, 1, 1, 3]], |x| x[0].average_pool()),
     ],
 };

@@ -4,20 +4,27 @@
 
 mod accuracy;
 mod add;
+mod attention;
 mod average_pool;
 mod batch_norm;
 mod conv2d;
 mod cross_entropy;
 mod dropout;
+mod embed_tokens;
 mod embedding;
+mod gelu;
+mod layer_norm;
 mod linear;
 mod logistic;
 mod max_pool;
 mod relu;
 mod row_dot;
 mod rows;
+mod select_token;
 mod shortcut;
 mod squared;
+pub mod window_bias;
+mod windows;
 
 use crate::graph::Var;
 
@@ -93,18 +100,25 @@ impl Case {
 
 pub const ROWS: &[Row] = &[
     add::ROW,
+    attention::ROW,
     average_pool::ROW,
     batch_norm::ROW,
     conv2d::ROW,
     cross_entropy::ROW,
     dropout::ROW,
+    embed_tokens::ROW,
     embedding::ROW,
+    gelu::ROW,
+    layer_norm::ROW,
     linear::ROW,
     logistic::ROW,
     max_pool::ROW,
     relu::ROW,
     row_dot::ROW,
     rows::ROW,
+    select_token::ROW,
     shortcut::ROW,
     squared::ROW,
+    window_bias::ROW,
+    windows::ROW,
 ];

@@ -111,10 +111,19 @@ pub fn init(context: &Context) -> Result<Vec<Check>> {
         };
         exact.cases += 1;
         close.cases += 1;
-        same_names(&mut close, &params.tensors, &case.parameters, &name);
+        // torch counts constants that a model keeps (masks) among the parameters, but not running averages.
+        let listed = |t: &&Tensor| case.parameters.iter().any(|digest| digest.name == t.name);
+        let constants = params.buffers.iter().filter(listed);
+        let constants = constants.map(|t| (t, t.of(&params.buffer_values)));
+        let tensors = params.tensors.iter().map(|t| (t, t.of(&params.values)));
+        let ours: Vec<_> = tensors.chain(constants).collect();
+        let names = ours.iter().map(|(t, _)| *t);
+        same_names(&mut close, names, &case.parameters, &name);
         for digest in &case.parameters {
-            let found = params.tensors.iter().find(|t| t.name == digest.name);
-            let Some(tensor) = found else { continue };
+            let found = ours.iter().find(|(t, _)| t.name == digest.name);
+            let Some((tensor, values)) = found else {
+                continue;
+            };
             let at = format!("{name} {}", digest.name);
             if tensor.shape != digest.shape {
                 close.fail(format!(
@@ -123,7 +132,6 @@ pub fn init(context: &Context) -> Result<Vec<Check>> {
                 ));
                 continue;
             }
-            let values = tensor.of(&params.values);
             close.compare_digest(values, digest, &at);
             if !tensor.normal {
                 for (i, theirs) in digest.shown() {
@@ -140,8 +148,13 @@ pub fn init(context: &Context) -> Result<Vec<Check>> {
 }
 
 /// Both have the same tensors.
-fn same_names(check: &mut Check, ours: &[Tensor], theirs: &[Digest], at: &str) {
-    let mut ours: Vec<&str> = ours.iter().map(|t| t.name.as_str()).collect();
+fn same_names<'a>(
+    check: &mut Check,
+    ours: impl Iterator<Item = &'a Tensor>,
+    theirs: &[Digest],
+    at: &str,
+) {
+    let mut ours: Vec<&str> = ours.map(|t| t.name.as_str()).collect();
     let mut theirs: Vec<&str> = theirs.iter().map(|t| t.name.as_str()).collect();
     ours.sort_unstable();
     theirs.sort_unstable();
@@ -262,7 +275,8 @@ impl Checks {
             &mut self.gradients
         };
         gradients.cases += 1;
-        same_names(gradients, &params.tensors, &case.gradients, &name);
+        let ours = params.tensors.iter();
+        same_names(gradients, ours, &case.gradients, &name);
         let l2 = |digest: &Digest| number(&digest.l2).unwrap_or(f64::NAN);
         let whole = case.gradients.iter().map(|d| l2(d).powi(2)).sum::<f64>();
         let noise = NOISE * whole.sqrt();
