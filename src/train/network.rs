@@ -1,7 +1,9 @@
 //! A model with its loss and score, recorded and ready to run: the plans of a run and their memory.
 
+use super::checkpoint::{Checkpoint, Snapshot};
 use crate::config::RunConfig;
 use crate::data::Split;
+use crate::data::augment::Placement;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Clock, Memory, Mode, Params, Plan, Tape, Targets, Var};
@@ -19,14 +21,29 @@ pub struct Network {
     /// Samples that are evaluated at once: some batches.
     eval_size: usize,
     clock: Clock,
+    /// Batches in the running averages before the first step.
+    batches_tracked: u64,
     batch_size: usize,
     /// 0, 1, 2, ...: the order in which data sets are evaluated.
     in_order: Vec<u32>,
+    /// Those of the current batch.
+    placements: Vec<Placement>,
 }
 
 impl Network {
     /// Builds the model of a run, with the global generator's initial weights, for these data.
     pub fn new(config: &RunConfig, train: &Split, val: &Split, device: Device) -> Result<Network> {
+        Network::in_mode(config, train, val, device, Mode::Train)
+    }
+
+    /// As [`Network::new`], with another mode of training.
+    pub fn in_mode(
+        config: &RunConfig,
+        train: &Split,
+        val: &Split,
+        device: Device,
+        mode: Mode,
+    ) -> Result<Network> {
         let misfit = |why: String| {
             Error::usage(format!(
                 "model {} does not fit data set {}: {why}",
@@ -65,7 +82,7 @@ impl Network {
             }
         }
         let in_order = (0..train.len().max(val.len()) as u32).collect();
-        let train = recorder.record(&params, Mode::Train, device, batch_size)?;
+        let train = recorder.record(&params, mode, device, batch_size)?;
         let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
         let memory = Memory::new(&params, &plans);
         Ok(Network {
@@ -78,9 +95,30 @@ impl Network {
                 seed: run_seed(config.run_id),
                 step: 0,
             },
+            batches_tracked: 0,
             batch_size,
             in_order,
+            placements: Vec::with_capacity(batch_size.max(eval_size)),
         })
+    }
+
+    /// Puts the weights of a file in the place of the initial ones.
+    pub fn load(&mut self, weights: &Checkpoint, model: &str) -> Result<()> {
+        self.batches_tracked = weights.load_into(&mut self.params, model)?;
+        let eval = self.eval.iter().map(|(_, plan)| plan);
+        let plans: Vec<&Plan> = eval.chain([&self.train]).collect();
+        self.memory = Memory::new(&self.params, &plans);
+        Ok(())
+    }
+
+    /// All weights and buffers as they are now.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            params: &self.params,
+            values: self.memory.values(),
+            buffers: self.memory.buffers(),
+            batches_tracked: self.batches_tracked + self.clock.step,
+        }
     }
 
     /// Floating-point operations of a training step.
@@ -88,12 +126,14 @@ impl Network {
         self.train.flops()
     }
 
-    /// Loss and gradient of a batch.
+    /// Loss and gradient of a batch, augmented by the generator's next draws.
     pub fn train_step(&mut self, data: &Split, indices: &[u32]) -> f32 {
         let (x, y) = self
             .memory
             .pair_mut(self.train.inputs[0], self.train.inputs[1]);
-        data.gather(indices, x, y);
+        let generator = &mut self.params.generator;
+        let placements = data.place(indices.len(), generator, &mut self.placements);
+        data.gather(indices, placements, x, y);
         self.memory.get_mut(self.train.seed)[0] = 1.0;
         self.train.run(&mut self.memory, self.clock);
         self.clock.step += 1;
@@ -101,14 +141,18 @@ impl Network {
     }
 
     /// Mean loss and score over a data set, in batches of `batch_size`, the last one as it comes: each
-    /// batch's mean in f32, weighted by its size and summed in f64.
+    /// batch's mean in f32, weighted by its size and summed in f64. Training data are augmented here, too.
     pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
+        // The seed that the reference's loader draws for worker processes, of which it has none.
+        self.params.generator.random64();
         let mut sums = [0.0; 2];
         for indices in self.in_order[..data.len()].chunks(self.eval_size) {
             let fits = self.eval.iter().find(|(size, _)| *size == indices.len());
             let plan = &fits.expect("a plan for every number of samples").1;
             let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
-            data.gather(indices, x, y);
+            let generator = &mut self.params.generator;
+            let placements = data.place(indices.len(), generator, &mut self.placements);
+            data.gather(indices, placements, x, y);
             plan.run(&mut self.memory, self.clock);
             let batches = indices.chunks(self.batch_size);
             for (batch, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
@@ -137,7 +181,7 @@ fn index_bounds(splits: [&Split; 2]) -> Option<[usize; 2]> {
         let mut x = vec![0.0; 2 * split.len()];
         let mut y = vec![0.0; split.len() * split.target_shape().iter().product::<usize>()];
         let all: Vec<u32> = (0..split.len() as u32).collect();
-        split.gather(&all, &mut x, &mut y);
+        split.gather(&all, &[], &mut x, &mut y);
         for pair in x.chunks_exact(2) {
             for (bound, index) in bounds.iter_mut().zip(pair) {
                 if *index < 0.0 || index.fract() != 0.0 {

@@ -21,6 +21,16 @@ pub trait Watch: Sync {
     }
 
     fn epoch(&self, _done: &Epoch) {}
+
+    /// Before the first step.
+    fn built(&self, _network: &mut Network) -> Result<()> {
+        Ok(())
+    }
+
+    /// After the last step.
+    fn trained(&self, _network: &Network) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Trains one config to its end. `None` if the watch ended it.
@@ -33,6 +43,7 @@ pub fn run(
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
     let mut network = Network::new(config, train, val, device)?;
+    watch.built(&mut network)?;
     let mut optimizer = optim::State::new(&config.opt, network.params.values.len())?;
     let keys = Values::new(optim::COMMON_KEYS, &config.opt);
     let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
@@ -76,6 +87,7 @@ pub fn run(
         watch.epoch(&done);
         history.push(done);
     }
+    watch.trained(&network)?;
     Ok(Some(RunResult {
         config: config.to_json(),
         summary: summary(data, device, start_time, &history),

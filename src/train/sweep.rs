@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::checkpoint::Weights;
 use super::{Network, Watch, optimum, run};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
@@ -28,12 +29,13 @@ pub trait Progress: Sync {
 type Optima = Mutex<HashMap<String, Option<f64>>>;
 
 /// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
-/// has. Returns early, with the runs finished so far stored, once `stop` is set.
+/// has. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once `stop` is set.
 pub fn sweep(
     pending: &[(usize, RunConfig)],
     library: &Library,
     store: &Store,
     device: Device,
+    weights: &Weights,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -41,7 +43,12 @@ pub fn sweep(
         return Ok(());
     };
     let data = library.load(first)?;
-    let flops = Network::new(first, &data.train, &data.val, device)?.flops();
+    let mut network = Network::new(first, &data.train, &data.val, device)?;
+    if let Some(init) = &weights.init {
+        network.load(init, &first.model)?;
+    }
+    let flops = network.flops();
+    drop(network);
     let threads = rayon::current_num_threads();
     let side_by_side = if flops < SMALL_STEP {
         threads.min(pending.len())
@@ -59,6 +66,8 @@ pub fn sweep(
             };
             let watch = RunWatch {
                 turn,
+                config,
+                weights,
                 stop,
                 progress,
             };
@@ -139,6 +148,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 struct RunWatch<'a> {
     turn: usize,
+    config: &'a RunConfig,
+    weights: &'a Weights,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -150,5 +161,19 @@ impl Watch for RunWatch<'_> {
 
     fn epoch(&self, done: &Epoch) {
         self.progress.epoch(self.turn, done);
+    }
+
+    fn built(&self, network: &mut Network) -> Result<()> {
+        match &self.weights.init {
+            Some(init) => network.load(init, &self.config.model),
+            None => Ok(()),
+        }
+    }
+
+    fn trained(&self, network: &Network) -> Result<()> {
+        match &self.weights.save {
+            Some(paths) => network.snapshot().save(self.config, &paths[self.turn]),
+            None => Ok(()),
+        }
     }
 }
