@@ -140,6 +140,11 @@ fn it_works_in_a_browser() {
         number("document.querySelectorAll('section:last-of-type details table tr').length"),
         49
     );
+    // The best of the table is bold, and nothing among the runs.
+    assert_eq!(
+        number("document.querySelectorAll('section:last-of-type b').length"),
+        1
+    );
     let lines =
         "document.querySelectorAll('section:last-of-type figure:first-of-type svg path').length";
     let both = number(lines);
