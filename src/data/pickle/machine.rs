@@ -1,67 +1,12 @@
-//! Reads Python pickles as data: dictionaries, lists, tuples, strings, integers and numpy arrays.
-//!
-//! A pickle is a program for a stack machine that may call anything. Here nothing is ever called: the few
-//! globals with which numpy spells an array are understood as such, and any other is refused by its name.
-//! Values live in one table and refer to one another by their place in it, so that neither nesting nor
-//! values used many times nor cycles cost more than the bytes that make them.
-//!
-//! Protocols 0 to 5 are read, as Python 2 and 3 write them (`pickletools` of Python's library describes them).
+//! The stack machine that a pickle is a program for, as far as plain data need it.
 
-use std::borrow::Cow;
+use super::strings::{decimal, latin1, quoted, raw_unicode};
+use super::{Global, Id, Layout, Node, Pickle, Step, text};
 use std::collections::HashMap;
 
 /// Most operations of one pickle. A batch of the image sets has a few hundred thousand; at 4 million the
 /// tables stay below 300 MB whatever the file says.
 const MAX_OPERATIONS: usize = 1 << 22;
-
-type Id = u32;
-
-/// A value; parts of composite ones are places in the table.
-#[derive(Clone, Debug)]
-enum Node<'a> {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// A string of any kind. Python 2 does not tell text from bytes.
-    Bytes(Cow<'a, [u8]>),
-    List(Vec<Id>),
-    Tuple(Vec<Id>),
-    /// Keys and values in turns.
-    Dict(Vec<Id>),
-    Global(Global),
-    Dtype {
-        name: Vec<u8>,
-        big_endian: bool,
-    },
-    /// Until it is built an array has no contents.
-    Array(Option<Layout>),
-}
-
-/// How an array lies in its bytes.
-#[derive(Clone, Debug)]
-struct Layout {
-    shape: Vec<usize>,
-    /// Without the byte order: `u1`, `i8`, `f4`.
-    dtype: Vec<u8>,
-    big_endian: bool,
-    /// The first index runs fastest.
-    fortran: bool,
-    bytes: Id,
-}
-
-/// What may be named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Global {
-    /// `numpy.ndarray` and `numpy.core.multiarray._reconstruct(ndarray, (0,), b"b")`: an array to be built.
-    Ndarray,
-    Reconstruct,
-    /// `numpy.dtype(name, align, copy)`.
-    Dtype,
-    /// `numpy.core.numeric._frombuffer(bytes, dtype, shape, order)`, protocol 5.
-    FromBuffer,
-    /// `_codecs.encode(text, "latin1")`: how Python 3 writes bytes in protocols 0 to 2.
-    Encode,
-}
 
 const GLOBALS: [(&str, &str, Global); 7] = [
     ("numpy", "ndarray", Global::Ndarray),
@@ -77,178 +22,34 @@ const GLOBALS: [(&str, &str, Global); 7] = [
     ("_codecs", "encode", Global::Encode),
 ];
 
-/// A numpy array.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Array<'p> {
-    pub shape: &'p [usize],
-    /// Without the byte order: `u1`, `i8`, `f4`.
-    pub dtype: &'p [u8],
-    pub big_endian: bool,
-    /// The first index runs fastest.
-    pub fortran: bool,
-    /// As many as shape and type ask for.
-    pub bytes: &'p [u8],
-}
-
-/// A pickle that was read.
-#[derive(Debug)]
-pub struct Pickle<'a> {
-    nodes: Vec<Node<'a>>,
-    root: Id,
-}
-
-/// A value of a pickle.
-#[derive(Clone, Copy)]
-pub struct Item<'p, 'a> {
-    pickle: &'p Pickle<'a>,
-    id: Id,
-}
-
-impl<'a> Pickle<'a> {
-    /// Reads the first pickle in `bytes`. The error says what was found where, or names the global that is
-    /// no plain data.
-    pub fn parse(bytes: &'a [u8]) -> Result<Pickle<'a>, String> {
-        let mut machine = Machine {
-            bytes,
-            at: 0,
-            nodes: Vec::new(),
-            stack: Vec::new(),
-            marks: Vec::new(),
-            memo: HashMap::new(),
-            encoded: 0,
-        };
-        for _ in 0..MAX_OPERATIONS {
-            let start = machine.at;
-            match machine.step() {
-                Ok(false) => {}
-                Ok(true) => {
-                    let root = machine.pop().map_err(|why| at(start, &why))?;
-                    let nodes = machine.nodes;
-                    return Ok(Pickle { nodes, root });
-                }
-                Err(why) => return Err(at(start, &why)),
+/// Runs the pickle to its end.
+pub fn run(bytes: &[u8]) -> Result<Pickle<'_>, String> {
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        encoded: 0,
+    };
+    for _ in 0..MAX_OPERATIONS {
+        let start = machine.at;
+        match machine.step() {
+            Ok(false) => {}
+            Ok(true) => {
+                let root = machine.pop().map_err(|why| at(start, &why))?;
+                let nodes = machine.nodes;
+                return Ok(Pickle { nodes, root });
             }
-        }
-        Err(format!("it has more than {MAX_OPERATIONS} operations"))
-    }
-
-    /// The value of a key of the outermost dictionary.
-    pub fn get(&self, key: &str) -> Option<Item<'_, 'a>> {
-        let Node::Dict(pairs) = &self.nodes[self.root as usize] else {
-            return None;
-        };
-        // Of a key that is there twice Python keeps the last.
-        let pairs = pairs.chunks_exact(2).rev();
-        let named = |id: Id| match &self.nodes[id as usize] {
-            Node::Bytes(name) => name.as_ref() == key.as_bytes(),
-            _ => false,
-        };
-        let found = pairs.into_iter().find(|pair| named(pair[0]));
-        found.map(|pair| Item {
-            pickle: self,
-            id: pair[1],
-        })
-    }
-}
-
-impl<'p, 'a> Item<'p, 'a> {
-    fn node(self) -> &'p Node<'a> {
-        &self.pickle.nodes[self.id as usize]
-    }
-
-    pub fn array(self) -> Option<Array<'p>> {
-        let Node::Array(Some(layout)) = self.node() else {
-            return None;
-        };
-        let Node::Bytes(bytes) = &self.pickle.nodes[layout.bytes as usize] else {
-            return None;
-        };
-        Some(Array {
-            shape: &layout.shape,
-            dtype: &layout.dtype,
-            big_endian: layout.big_endian,
-            fortran: layout.fortran,
-            bytes,
-        })
-    }
-
-    /// The integers of a list or tuple, or of an array of one dimension.
-    pub fn integers(self) -> Option<Vec<i64>> {
-        match self.node() {
-            Node::List(items) | Node::Tuple(items) => {
-                let items = items.iter().map(|id| Item { id: *id, ..self });
-                items.map(Item::integer).collect()
-            }
-            _ => self.array()?.integers(),
+            Err(why) => return Err(at(start, &why)),
         }
     }
-
-    fn integer(self) -> Option<i64> {
-        match self.node() {
-            Node::Int(value) => Some(*value),
-            Node::Bool(value) => Some(i64::from(*value)),
-            _ => None,
-        }
-    }
-}
-
-impl Array<'_> {
-    fn integers(&self) -> Option<Vec<i64>> {
-        if self.shape.len() != 1 {
-            return None;
-        }
-        let signed = match self.dtype[..] {
-            [b'i', _] => true,
-            [b'u', _] => false,
-            _ => return None,
-        };
-        let size = usize::from(self.dtype[1] - b'0');
-        let value = |item: &[u8]| {
-            let mut wide = [0; 8];
-            wide[..size].copy_from_slice(item);
-            if self.big_endian {
-                wide[..size].reverse();
-            }
-            let (raw, unused) = (u64::from_le_bytes(wide), 64 - 8 * size);
-            match signed {
-                true => Some((raw << unused) as i64 >> unused),
-                false => i64::try_from(raw).ok(),
-            }
-        };
-        self.bytes.chunks_exact(size).map(value).collect()
-    }
-}
-
-impl Layout {
-    /// Refuses a shape that does not fit `length`, the number of bytes, and types without a fixed size.
-    fn check(self, length: usize) -> Step<Layout> {
-        let size = match self.dtype[..] {
-            [b'b', b'1'] => Some(1),
-            [b'u' | b'i' | b'f', digit @ (b'1' | b'2' | b'4' | b'8')] => Some(digit - b'0'),
-            _ => None,
-        };
-        let size = size.ok_or_else(|| format!("an array of type {}", text(&self.dtype)))?;
-        let mut dims = self.shape.iter();
-        let wanted = dims.try_fold(usize::from(size), |n, dim| n.checked_mul(*dim));
-        match wanted == Some(length) {
-            true => Ok(self),
-            false => Err(format!(
-                "an array of shape {:?} and type {} in {length} bytes",
-                self.shape,
-                text(&self.dtype)
-            )),
-        }
-    }
+    Err(format!("it has more than {MAX_OPERATIONS} operations"))
 }
 
 fn at(place: usize, why: &str) -> String {
     format!("at byte {place} of the pickle: {why}")
-}
-
-/// Bytes of the file for a message: printable and not long.
-fn text(bytes: &[u8]) -> String {
-    let shown = &bytes[..bytes.len().min(80)];
-    shown.escape_ascii().to_string()
 }
 
 struct Machine<'a> {
@@ -262,8 +63,6 @@ struct Machine<'a> {
     /// Length of all texts that were turned into bytes.
     encoded: usize,
 }
-
-type Step<T = ()> = Result<T, String>;
 
 impl<'a> Machine<'a> {
     /// One operation; true if it was the last.
@@ -648,74 +447,6 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn decimal(digits: &[u8]) -> Step<i64> {
-    let value = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|d| d.parse().ok());
-    value.ok_or_else(|| format!("{:?} where an integer is expected", text(digits)))
-}
-
 fn memo_key(line: &[u8]) -> Step<u32> {
     u32::try_from(decimal(line)?).map_err(|_| "a key of the memo out of range".into())
-}
-
-/// The content of a Python 2 string literal.
-fn quoted(line: &[u8]) -> Step<Vec<u8>> {
-    let inner = match line {
-        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-        _ => return Err("a string without quotes".into()),
-    };
-    let mut out = Vec::with_capacity(inner.len());
-    let mut rest = inner.iter();
-    while let Some(byte) = rest.next() {
-        if *byte != b'\\' {
-            out.push(*byte);
-            continue;
-        }
-        out.push(match rest.next() {
-            Some(same @ (b'\\' | b'\'' | b'"')) => *same,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'x') => hexadecimal(&mut rest, 2)? as u8,
-            _ => return Err("an escape that is not understood".into()),
-        });
-    }
-    Ok(out)
-}
-
-fn hexadecimal(rest: &mut std::slice::Iter<u8>, digits: usize) -> Step<u32> {
-    let (now, later) = rest.as_slice().split_at_checked(digits).unwrap_or_default();
-    *rest = later.iter();
-    let all_digits = !now.is_empty() && now.iter().all(u8::is_ascii_hexdigit);
-    let number = std::str::from_utf8(now).ok().filter(|_| all_digits);
-    let number = number.and_then(|n| u32::from_str_radix(n, 16).ok());
-    number.ok_or_else(|| "an escape that is not understood".into())
-}
-
-/// Text of protocol 0: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
-fn raw_unicode(line: &[u8]) -> Step<String> {
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line.iter();
-    while let Some(byte) = rest.next() {
-        let digits = match (byte, rest.as_slice().first()) {
-            (b'\\', Some(b'u')) => 4,
-            (b'\\', Some(b'U')) => 8,
-            _ => {
-                out.push(char::from(*byte));
-                continue;
-            }
-        };
-        rest.next();
-        let code = hexadecimal(&mut rest, digits)?;
-        out.push(char::from_u32(code).ok_or("an escape that is no character")?);
-    }
-    Ok(out)
-}
-
-/// The bytes that a text of the first 256 characters stands for.
-fn latin1(utf8: &[u8]) -> Step<Vec<u8>> {
-    let text = std::str::from_utf8(utf8).map_err(|_| "text that is not UTF-8")?;
-    let byte = |c: char| u8::try_from(c).map_err(|_| "text that is not Latin-1".to_owned());
-    text.chars().map(byte).collect()
 }
