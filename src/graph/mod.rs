@@ -7,8 +7,8 @@ mod params;
 mod plan;
 mod tape;
 
-pub use memory::Memory;
-pub use op::{Bwd, Clock, Fwd, MAX_INPUTS, Op};
+pub use memory::{Layout, Memory};
+pub use op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op};
 pub use params::{Params, Range, Tensor};
 pub use plan::{Plan, Targets};
 pub use tape::{Mode, Tape, Var};

@@ -4,8 +4,10 @@
 
 use rayon::prelude::*;
 
-use crate::device::cpu;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::{Slot, cpu};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
 struct CrossEntropy {
@@ -23,6 +25,18 @@ impl<'t> Var<'t> {
         assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
         let op = CrossEntropy { rows, classes };
         self.tape.apply(op, &[self, target], &[1])
+    }
+}
+
+impl CrossEntropy {
+    /// The softmax and the losses in what forward saves.
+    fn split(&self, saved: Slot) -> (Slot, Slot) {
+        let len = self.rows * self.classes;
+        let losses = Slot {
+            start: saved.start + len,
+            len: self.rows,
+        };
+        (Slot { len, ..saved }, losses)
     }
 }
 
@@ -79,6 +93,24 @@ impl Op for CrossEntropy {
                     dx[*t as usize] -= scale;
                 }
             });
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let [x, target, ..] = io.x;
+        let (softmax, losses) = self.split(io.saved);
+        let (rows, classes) = (self.rows as i32, self.classes as i32);
+        let grid = elementwise(32 * self.rows);
+        kernels::cross_entropy_rows(queue, grid, x, target, softmax, losses, rows, classes);
+        kernels::mean_of(queue, 1, losses, io.y, self.rows as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (softmax, _) = self.split(io.saved);
+        let (rows, classes) = (self.rows as i32, self.classes as i32);
+        let (grid, target, dx) = (elementwise(softmax.len), io.x[1], io.dx[0]);
+        kernels::cross_entropy_bwd(queue, grid, softmax, target, io.dy, dx, rows, classes);
+        Ok(())
     }
 }
 

@@ -6,8 +6,11 @@
 
 use rayon::prelude::*;
 
+use crate::device::Slot;
 use crate::device::cpu::CHUNK;
-use crate::graph::{Bwd, Clock, Fwd, Mode, Op, Var};
+use crate::device::gpu::{Queue, Step, View, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Mode, Op, Var};
 use crate::ops::{Case, Row};
 use crate::random::philox;
 
@@ -31,11 +34,20 @@ impl<'t> Var<'t> {
 }
 
 impl Dropout {
+    /// Draws below this become 0.
+    fn threshold(&self) -> u32 {
+        (self.rate * 2f64.powi(32)) as u32
+    }
+
+    fn scale(&self) -> f32 {
+        (1.0 / (1.0 - self.rate)) as f32
+    }
+
     /// to = from * mask / (1 - p), drawn anew from the clock.
     fn apply(&self, to: &mut [f32], from: &[f32], clock: Clock) {
-        let threshold = (self.rate * 2f64.powi(32)) as u32;
+        let threshold = self.threshold();
         let stream = u64::from(self.stream) << 32;
-        let scale = (1.0 / (1.0 - self.rate)) as f32;
+        let scale = self.scale();
         to.par_chunks_mut(CHUNK)
             .zip(from.par_chunks(CHUNK))
             .enumerate()
@@ -48,6 +60,22 @@ impl Dropout {
                     }
                 }
             });
+    }
+
+    fn queue(&self, from: Slot, to: Slot, now: View<Step>, queue: &mut Queue) {
+        let (threshold, scale, n) = (self.threshold(), self.scale(), from.len);
+        let grid = elementwise(n.div_ceil(4));
+        kernels::dropout(
+            queue,
+            grid,
+            from,
+            to,
+            now,
+            threshold,
+            scale,
+            self.stream,
+            n as i64,
+        );
     }
 }
 
@@ -67,6 +95,16 @@ impl Op for Dropout {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
         self.apply(dx, io.dy, io.clock);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        self.queue(io.x[0], io.y, io.now, queue);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        self.queue(io.dy, io.dx[0], io.now, queue);
+        Ok(())
     }
 }
 
