@@ -309,7 +309,8 @@ fn vit(c: &mut Criterion) {
         Buffer::new(3 * shape.output_len()),
         Buffer::new(shape.output_len()),
     );
-    let (mut p, mut o, mut dqkv) = (
+    let (mut p, mut ds, mut o, mut dqkv) = (
+        Buffer::new(shape.probabilities_len()),
         Buffer::new(shape.probabilities_len()),
         Buffer::new(shape.output_len()),
         Buffer::new(qkv.len()),
@@ -318,7 +319,7 @@ fn vit(c: &mut Criterion) {
     group.bench_function("attention", |b| {
         b.iter(|| {
             shape.forward(&qkv, None, None, &mut p, &mut o, &mut ws);
-            shape.backward(&qkv, None, &d_o, &mut p, &mut dqkv, &mut ws);
+            shape.backward(&qkv, None, &p, &d_o, &mut ds, &mut dqkv, &mut ws);
         });
     });
     let norm = LayerNorm {

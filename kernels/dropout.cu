@@ -9,6 +9,6 @@ KERNEL(dropout, 256, const float* __restrict__ x, float* __restrict__ y, const S
     const uint4 draws = philox(seed, (unsigned long long)stream << 32 | (unsigned long long)block, clock);
     const unsigned draw[4] = {draws.x, draws.y, draws.z, draws.w};
     for (int j = 0; j < 4 && block * 4 + j < n; j++)
-      y[block * 4 + j] = draw[j] < threshold ? 0.0f : x[block * 4 + j] * scale;
+      y[block * 4 + j] = (draw[j] < threshold ? 0.0f : scale) * x[block * 4 + j];
   }
 }

@@ -50,6 +50,20 @@ fn every_command_has_help() {
         "data fetch",
         "data import",
         "data check",
+        "config",
+        "config check",
+        "config expand",
+        "config split",
+        "record",
+        "table",
+        "compare",
+        "plot",
+        "report",
+        "output",
+        "output list",
+        "output merge",
+        "output filter",
+        "output export",
         "list",
         "completions",
     ] {
@@ -68,7 +82,7 @@ fn completions_know_the_commands() {
     let folder = Folder::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = folder.run(&format!("completions {shell}")).code(0).stdout;
-        for word in ["train", "verify", "output-dir"] {
+        for word in ["train", "verify", "output-dir", "expand", "only-new"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
@@ -218,6 +232,10 @@ fn models_and_batches_that_do_not_fit_the_data() {
     completion["model_kwargs"] = json!({"dim": [5, 6], "rank": 2});
     for (config, fragments) in [
         (completion, ["matrix_completion", "synthetic_linear"]),
+        (
+            with("/model", json!("resnet20")),
+            ["resnet20", "synthetic_linear"],
+        ),
         (with("/batch_size", json!(51)), ["batch_size", "50"]),
         (
             with("/loss_func", json!("cross_entropy")),
@@ -230,7 +248,7 @@ fn models_and_batches_that_do_not_fit_the_data() {
     ] {
         folder.config("bad", &config);
         folder.run("train bad.json").code(2).says(&fragments);
-        assert!(!folder.exists("output/bad.json"));
+        assert!(!folder.exists("output"), "something was left behind");
     }
 }
 
@@ -275,7 +293,7 @@ fn missing_data_is_named_within_seconds() {
             "data import mnist --from",
         ]);
     assert!(begin.elapsed() < Duration::from_secs(5));
-    assert!(!folder.exists("output/digits.json"));
+    assert!(!folder.exists("output"), "something was left behind");
     folder.write("d/MNIST/raw/train-images-idx3-ubyte", b"\0\0\x08\x03");
     for half in ["train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"] {
         folder.write(&format!("d/MNIST/raw/{half}-ubyte"), b"");

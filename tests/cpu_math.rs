@@ -1,7 +1,7 @@
 //! The arithmetic on the CPU against plain loops in f64, on odd shapes, and on one thread against several.
 
 use stepback_native::device::cpu::allow_avx512;
-use stepback_native::device::cpu::attention::Attention;
+use stepback_native::device::cpu::attention::{Attention, Keep};
 use stepback_native::device::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
 use stepback_native::device::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::device::cpu::gemm::{Matrix, gemm};
@@ -214,13 +214,18 @@ fn convolution_epilogue() {
         let conv = Conv2d::new(shape);
         let x = numbers(1, shape.input_len());
         let w = numbers(2, shape.weight_len());
+        // Powers of two, so that it makes no difference whether product and sum are rounded once or twice.
+        let scale: Vec<f32> = (0..shape.channels_out)
+            .map(|i| [0.5, -2.0, 4.0][i % 3])
+            .collect();
         let bias = numbers(3, shape.channels_out);
         let add = numbers(4, shape.output_len());
         let mut ws = dirty(conv.workspace(rayon::current_num_threads()));
         let mut plain = dirty(add.len());
         conv.forward(&x, &w, Epilogue::default(), &mut plain, &mut ws);
-        for case in 0..16 {
+        for case in 0..32 {
             let epilogue = Epilogue {
+                scale: (case & 16 != 0).then_some(&scale),
                 bias: (case & 1 != 0).then_some(&bias),
                 add: (case & 2 != 0).then_some(&add),
                 relu: case & 4 != 0,
@@ -237,6 +242,9 @@ fn convolution_epilogue() {
                 let mut want = *plain;
                 if epilogue.accumulate {
                     want += old[i];
+                }
+                if let Some(scale) = epilogue.scale {
+                    want *= scale[i % shape.channels_out];
                 }
                 if let Some(bias) = epilogue.bias {
                     want += bias[i % shape.channels_out];
@@ -527,16 +535,19 @@ fn batch_norm_folds_into_a_convolution() {
         &mut want,
         &mut dirty(norm.workspace()),
     );
-    let (mut folded_w, mut folded_bias) = (dirty(w.len()), dirty(c));
+    let (mut scale, mut folded_bias) = (dirty(c), dirty(c));
     BatchNorm::fold(
         affine,
         (&mean, &var),
-        &w,
         Some(&bias),
-        &mut folded_w,
+        &mut scale,
         &mut folded_bias,
     );
-    conv.forward(&x, &folded_w, with_bias(&folded_bias), &mut folded, &mut ws);
+    let epilogue = Epilogue {
+        scale: Some(&scale),
+        ..with_bias(&folded_bias)
+    };
+    conv.forward(&x, &w, epilogue, &mut folded, &mut ws);
     assert_close("folded", &folded, &f64s(&want), 1e-5);
 }
 
@@ -781,6 +792,14 @@ fn layer_norm_and_its_gradients() {
                 (&mut dgamma, &mut dbeta),
                 &mut ws,
             );
+            let sums = [bits(&dgamma), bits(&dbeta)];
+            let saved = Saved {
+                mean: &mean[..],
+                rstd: &rstd[..],
+            };
+            let parameters = (&mut dgamma[..], &mut dbeta[..]);
+            norm.backward(&x, &gamma, saved, &dy, &mut [], parameters, &mut ws);
+            assert_eq!(sums, [bits(&dgamma), bits(&dbeta)], "without dx");
             [bits(&y), bits(&dx), bits(&dgamma), bits(&dbeta)]
         })
         .map(|bits| floats(&bits));
@@ -830,14 +849,18 @@ fn attention_and_its_gradients() {
             .collect();
         for extras in [false, true] {
             let keep = extras.then_some(&keep[..]);
+            let factors = |i: usize, to: &mut [f32]| {
+                to.copy_from_slice(&keep.expect("factors")[i * square..][..square]);
+            };
+            let keep_fn = extras.then_some(&factors as Keep);
             let bias = extras.then_some(&bias[..]);
             let [p, o, ds, dqkv] = on_pools(|threads| {
                 let (mut p, mut o) = (dirty(p_len), dirty(out_len));
                 let mut ws = dirty(shape.workspace(threads));
-                shape.forward(&qkv, bias, keep, &mut p, &mut o, &mut ws);
-                let (mut ds, mut dqkv) = (p.clone(), dirty(qkv.len()));
+                shape.forward(&qkv, bias, keep_fn, &mut p, &mut o, &mut ws);
+                let (mut ds, mut dqkv) = (dirty(p_len), dirty(qkv.len()));
                 let mut ws = dirty(shape.workspace(threads));
-                shape.backward(&qkv, keep, &d_o, &mut ds, &mut dqkv, &mut ws);
+                shape.backward(&qkv, keep_fn, &p, &d_o, &mut ds, &mut dqkv, &mut ws);
                 [bits(&p), bits(&o), bits(&ds), bits(&dqkv)]
             })
             .map(|bits| floats(&bits));
@@ -900,7 +923,7 @@ fn attention_and_its_gradients() {
 fn cross_entropy_and_its_gradient() {
     for (n, width) in [(1, 1), (5, 10), (300, 100), (3, 1000)] {
         let x: Vec<f32> = numbers(1, n * width).iter().map(|x| x * 20.0).collect();
-        let labels: Vec<u32> = (0..n).map(|i| (i * 7 % width) as u32).collect();
+        let labels: Vec<f32> = (0..n).map(|i| (i * 7 % width) as f32).collect();
         let (mut losses, mut dx) = (dirty(n), dirty(x.len()));
         cross_entropy(&x, &labels, width, &mut losses, &mut dx);
         let (mut losses64, mut dx64) = (vec![], vec![]);
@@ -916,6 +939,6 @@ fn cross_entropy_and_its_gradient() {
         assert_close("dx", &dx, &dx64, 1e-6);
     }
     let (mut losses, mut dx) = (dirty(1), dirty(3));
-    cross_entropy(&[0.0, f32::NAN, 1.0], &[0], 3, &mut losses, &mut dx);
+    cross_entropy(&[0.0, f32::NAN, 1.0], &[0.0], 3, &mut losses, &mut dx);
     assert!(losses[0].is_nan() && dx.iter().all(|dx| dx.is_nan()));
 }

@@ -4,13 +4,18 @@
 mod common;
 
 use common::Draws;
-use stepback_native::device::gpu::{Gpu, Precision, Queue, Step};
-use stepback_native::device::{self, Device, Schedule};
+use serde_json::{Map, Value, json};
+use stepback_native::config::RunConfig;
+use stepback_native::data::{Library, fetch};
+use stepback_native::device::gpu::{DeviceScalars, Gpu, Precision, Queue, Step};
+use stepback_native::device::{self, Device, Schedule, Slot, Target};
 use stepback_native::graph::{
     Bwd, Clock, Fwd, Layout, Memory, Mode, Op, Params, Plan, Range, Targets,
 };
 use stepback_native::ops::{Case, Data, ROWS};
+use stepback_native::optim::{MAX_STATE, Method, Moment, SUMS, State, Update, sum_blocks};
 use stepback_native::random::torch::Generator;
+use stepback_native::train::{Watch, run};
 
 const CLOCK: Clock = Clock { seed: 3, step: 5 };
 
@@ -73,8 +78,9 @@ impl Bench {
         (y, memory.grads().to_vec())
     }
 
-    /// Output and gradient by the kernels, twice: the second run finds what the first left.
-    fn on(&self, gpu: &mut Gpu, precision: Precision) -> [(Vec<f32>, Vec<f32>); 2] {
+    /// Output and gradient by the kernels, twice: the second run finds what the first left. None if an op has
+    /// no kernels.
+    fn on(&self, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
         let layout = Layout::new(&self.params);
         let floats = self.plan.end().max(layout.end());
         // What no kernel writes stays a NaN.
@@ -86,19 +92,19 @@ impl Bench {
         };
         let now = gpu.alloc_with("step", &[now]).unwrap();
         let mut queue = Queue::new(precision);
-        self.plan.queue(now, &mut queue).unwrap();
+        self.plan.queue(now, &mut queue).ok()?;
         assert!(!queue.launches().is_empty());
         let program = gpu.prepare(queue).unwrap();
         gpu.upload(layout.values, &self.params.values).unwrap();
         for slot in &self.plan.inputs {
             gpu.upload(*slot, &self.data).unwrap();
         }
-        [(); 2].map(|()| {
+        Some([(); 2].map(|()| {
             gpu.upload(self.plan.seed, &self.upstream).unwrap();
             gpu.run(program).unwrap();
             let y = gpu.download(self.plan.outputs[0]).unwrap();
             (y, gpu.download(layout.grads).unwrap())
-        })
+        }))
     }
 }
 
@@ -115,14 +121,36 @@ fn error(ours: &[f32], expected: &[f32]) -> f32 {
     ) / size
 }
 
-/// Runs every case of every op on machines that `open` makes.
+/// The ops that have kernels.
+const PORTED: &[&str] = &[
+    "add",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "linear",
+    "logistic",
+    "relu",
+    "row_dot",
+    "squared",
+];
+
+/// Runs every case of every op that is ported on machines that `open` makes.
 fn compare_all(device: Device, precision: Precision, tolerance: f32, open: &dyn Fn() -> Gpu) {
     for (row, case) in ROWS
         .iter()
         .flat_map(|r| r.cases.iter().map(move |c| (r, c)))
     {
+        let results = Bench::new(case, device).on(&mut open(), precision);
+        assert_eq!(
+            results.is_some(),
+            PORTED.contains(&row.name),
+            "{}",
+            row.name
+        );
+        let Some([first, second]) = results else {
+            continue;
+        };
         let (y, grad) = Bench::new(case, Device::Cpu).on_cpu();
-        let [first, second] = Bench::new(case, device).on(&mut open(), precision);
         let what = format!("{} ({})", row.name, case.about);
         for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
             let error = error(ours, expected);
@@ -203,7 +231,7 @@ fn linear_layers_of_awkward_sizes() {
         let (y, grad) = record(Device::Cpu).on_cpu();
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
             let mut gpu = Gpu::open(Device::Emulator).unwrap();
-            let [ours, _] = record(Device::Emulator).on(&mut gpu, precision);
+            let [ours, _] = record(Device::Emulator).on(&mut gpu, precision).unwrap();
             let errors = [error(&ours.0, &y), error(&ours.1, &grad)];
             assert!(
                 errors.iter().all(|e| *e <= tolerance),
@@ -245,4 +273,185 @@ fn an_op_without_kernels_is_refused_before_anything_runs() {
     let error = plan.queue(now, &mut Queue::default()).unwrap_err();
     assert!(error.message.contains("op unported has no CUDA kernel"));
     assert_eq!(error.kind.exit_code(), 2);
+}
+
+/// The optimizer objects of the golden paths: every method, with every key.
+fn optimizers() -> Vec<Map<String, Value>> {
+    let path = format!(
+        "{}/records/goldens/optimizers.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let cases = file["cases"].as_array().unwrap();
+    cases
+        .iter()
+        .map(|c| c["opt"].as_object().unwrap().clone())
+        .collect()
+}
+
+/// Ten steps of each method by its kernels and by its CPU body, which `tests/optim.rs` compares with PyTorch.
+fn optimizers_agree(open: &dyn Fn() -> Gpu) {
+    const STEPS: usize = 10;
+    let n = 5000;
+    for opt in optimizers() {
+        let method = Method::new(&opt).unwrap();
+        let mut state = State::new(&opt, n).unwrap();
+        let mut draws = Draws::new(31);
+        let mut w = draws.normal(n);
+        let mut gpu = open();
+        let slot = |i: usize, len| Slot { start: i * n, len };
+        let (dw, dg, loss) = (slot(0, n), slot(1, n), slot(2, 1));
+        gpu.alloc_with("arena", &vec![0f32; 2 * n + 1]).unwrap();
+        let zeros = vec![0f32; n];
+        let vectors = [(); MAX_STATE].map(|()| gpu.alloc_with("state", &zeros).unwrap());
+        let now = gpu.alloc("step", 1).unwrap();
+        let scalars = gpu
+            .alloc_with(
+                "scalars",
+                &[DeviceScalars {
+                    lower_bound: method.optimizer.initial_scalars().lower_bound,
+                    ..DeviceScalars::default()
+                }],
+            )
+            .unwrap();
+        let step_sizes = gpu.alloc_with("step sizes", &[0f64; STEPS]).unwrap();
+        let update = Update {
+            w: dw,
+            g: dg,
+            state: vectors,
+            loss,
+            now,
+            scalars,
+            partial: gpu.alloc("partial sums", SUMS * sum_blocks(n)).unwrap(),
+            step_sizes,
+        };
+        let mut queue = Queue::default();
+        method.optimizer.queue(&update, &mut queue);
+        let program = gpu.prepare(queue).unwrap();
+        gpu.upload(dw, &w).unwrap();
+        let mut sizes = Vec::new();
+        for k in 0..STEPS {
+            // The learning rate changes, as a schedule changes it.
+            let lr = method.initial_lr / (1 + k / 4) as f64;
+            let noise = draws.normal(n);
+            let g: Vec<f32> = w.iter().zip(&noise).map(|(w, x)| w + 0.3 * x).collect();
+            let f = 0.5 * w.iter().map(|w| w * w).sum::<f32>();
+            let at = Moment {
+                k: k as u64 + 1,
+                lr,
+                initial_lr: method.initial_lr,
+            };
+            let step = Step {
+                slot: k as i64,
+                c: method.optimizer.coefficients(at),
+                ..Step::default()
+            };
+            gpu.upload(now, &[step]).unwrap();
+            gpu.upload(dg, &g).unwrap();
+            gpu.upload(loss, &[f]).unwrap();
+            gpu.run(program).unwrap();
+            state.step(lr, f, &mut w, &g);
+            sizes.push(state.step_size());
+            let error = error(&gpu.download::<f32>(dw).unwrap(), &w);
+            assert!(error <= 1e-5, "{opt:?}: step {k} is {error:.1e} off");
+        }
+        let theirs = gpu.download(step_sizes).unwrap();
+        let close = |x: f64, y: f64| (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
+        for (k, (x, y)) in theirs.iter().zip(&sizes).enumerate() {
+            assert!(close(*x, *y), "{opt:?}: step size {k} is {x}, not {y}");
+        }
+        let last = gpu.download(scalars).unwrap()[0];
+        assert!(close(last.lower_bound, state.lower_bound()), "{opt:?}");
+        assert!(
+            close(last.h, state.h()),
+            "{opt:?}: {} {}",
+            last.h,
+            state.h()
+        );
+    }
+}
+
+#[test]
+fn optimizers_step_as_on_the_cpu() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    for schedule in Schedule::all() {
+        optimizers_agree(&|| Gpu::emulator(schedule).unwrap());
+    }
+    if device::usable_gpus().is_ok() {
+        optimizers_agree(&|| Gpu::open(Device::Cuda(0)).unwrap());
+    }
+}
+
+struct Unwatched;
+
+impl Watch for Unwatched {}
+
+/// Whole runs through loader, plans, kernels and updates.
+#[test]
+fn runs_on_the_emulator_are_those_of_the_cpu() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    let opts = [
+        json!({"name": "momo-adam-star", "lr": 0.01, "lb": -1.0}),
+        json!({"name": "sgd-m", "lr": 0.1, "weight_decay": 0.01, "lr_schedule": "sqrt"}),
+        json!({"name": "prox-sps", "lr": 1.0}),
+    ];
+    let mut configs: Vec<Value> = opts
+        .into_iter()
+        .map(|opt| {
+            json!({
+                "dataset": "synthetic_linear", "dataset_kwargs": {"p": 7, "n_samples": 53},
+                "model": "linear", "model_kwargs": {"bias": true}, "loss_func": "logistic",
+                "score_func": "logistic_accuracy", "opt": opt, "batch_size": 8, "max_epoch": 3, "run_id": 1,
+            })
+        })
+        .collect();
+    configs.push(json!({
+        "dataset": "synthetic_matrix_fac", "dataset_kwargs": {"p": 6, "q": 10, "n_samples": 40, "noise": 0.0,
+        "condition_number": 1e-5}, "model": "matrix_fac", "model_kwargs": {"rank": 4}, "loss_func": "squared",
+        "score_func": "squared", "opt": {"name": "adamw", "lr": 0.01}, "batch_size": 10, "max_epoch": 2, "run_id": 0,
+    }));
+    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    for config in configs {
+        let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+        let data = library.load(&config).unwrap();
+        let trained = |device| {
+            let target = Target {
+                device,
+                precision: None,
+            };
+            run(&config, &data, target, &Unwatched).unwrap().unwrap()
+        };
+        let (cpu, emulated) = (trained(Device::Cpu), trained(Device::Emulator));
+        assert_eq!(emulated.summary["device"], "emulator");
+        let again = trained(Device::Emulator);
+        for ((cpu, ours), again) in cpu
+            .history
+            .iter()
+            .zip(&emulated.history)
+            .zip(&again.history)
+        {
+            let numbers = |e: &stepback_native::results::Epoch| {
+                let mut all = vec![e.train_loss, e.train_score, e.val_loss, e.val_score];
+                all.extend([e.model_norm, e.grad_norm].map(f64::from));
+                all.extend(e.step_size_list.iter().flatten());
+                all.extend(e.fstar.iter().chain(&e.h));
+                all
+            };
+            assert_eq!(numbers(ours), numbers(again));
+            assert_eq!(numbers(ours).len(), numbers(cpu).len());
+            for (x, y) in numbers(ours).into_iter().zip(numbers(cpu)) {
+                let error = (x - y).abs() / y.abs().max(1e-2);
+                assert!(
+                    error < 1e-4,
+                    "{:?} epoch {}: {x} for {y}",
+                    config.opt,
+                    cpu.epoch
+                );
+            }
+        }
+    }
 }

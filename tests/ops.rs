@@ -25,6 +25,14 @@ impl Bench {
             .iter()
             .map(|shape| params.normal("x", shape, 1.0))
             .collect();
+        if case.apart {
+            let mut order: Vec<usize> = (0..params.values.len()).collect();
+            order.sort_by(|&a, &b| params.values[a].total_cmp(&params.values[b]));
+            for (rank, i) in order.into_iter().enumerate() {
+                params.values[i] = 0.1 * rank as f32;
+            }
+        }
+        params.buffer("buffers", &[case.buffers], 1.0);
         if case.avoids_zero {
             for v in &mut params.values {
                 *v += 0.05f32.copysign(*v);

@@ -17,12 +17,12 @@ fn outputs(id: &str) -> Record {
 #[test]
 fn the_file_is_small_self_contained_and_escaped() {
     let vit = Record::read_csv(&files::path("records/cifar10_vit.csv")).unwrap();
-    let html = report::html(&[vit], "val_score").unwrap();
+    let html = report::html(&[vit], "val_score", None).unwrap();
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     let mut evil = outputs("mnist_mlp-2");
     evil.name = "</script><script>alert(1)</script>".into();
     evil.settings[0].options[0].1 = "<img src=x onerror=alert(1)>".into();
-    let html = report::html(&[evil], "val_score").unwrap();
+    let html = report::html(&[evil], "val_score", None).unwrap();
     assert_eq!(html.matches("</script>").count(), 2);
     assert!(!html.contains("<img"));
     for address in ["http://", "https://"] {
@@ -122,7 +122,7 @@ fn it_works_in_a_browser() {
     };
     let page = dir.path().join("report.html");
     let records = [outputs("synthetic_small"), outputs("mnist_mlp-2")];
-    std::fs::write(&page, report::html(&records, "val_score").unwrap()).unwrap();
+    std::fs::write(&page, report::html(&records, "val_score", None).unwrap()).unwrap();
     browser.post("url", json!({"url": format!("file://{}", page.display())}));
     let number = |script: &str| {
         browser

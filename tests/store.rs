@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -208,7 +209,7 @@ fn no_kill_loses_a_run() {
             .success()
     );
     assert_eq!(read(dir.path()), undisturbed);
-    assert_eq!(names(dir.path()), [".x.lock", "x.json"]);
+    assert_eq!(names(dir.path()), ["x.json"]);
     eprintln!(
         "{} runs before the last start, {finished} sweeps finished",
         added.len()
@@ -230,6 +231,32 @@ fn a_second_process_is_refused_until_the_first_is_gone() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     open(dir.path());
+}
+
+#[test]
+fn only_one_holds_the_output_while_others_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (holders, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while held.load(Ordering::Relaxed) < 500 {
+                    let Ok(store) = Store::open(dir.path(), "x", Options::default()) else {
+                        continue;
+                    };
+                    assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    std::thread::yield_now();
+                    holders.fetch_sub(1, Ordering::SeqCst);
+                    held.fetch_add(1, Ordering::Relaxed);
+                    drop(store);
+                }
+            });
+        }
+    });
+    assert_eq!(names(dir.path()), [""; 0], "the lock goes with its holder");
+    // A folder that was made for nothing goes too.
+    open(&dir.path().join("new"));
+    assert_eq!(names(dir.path()), [""; 0]);
 }
 
 #[test]
@@ -394,7 +421,7 @@ fn left_over_temporary_files_go_and_others_stay() {
         fs::write(dir.path().join(name), "").unwrap();
     }
     open(dir.path());
-    let mut expected: Vec<&str> = stay.into_iter().chain([".x.lock"]).collect();
+    let mut expected: Vec<&str> = stay.into_iter().collect();
     expected.sort();
     assert_eq!(names(dir.path()), expected);
 }

@@ -1,7 +1,9 @@
 //! The command line: one file per subcommand.
 
 mod compare;
+mod config;
 mod data;
+mod device;
 mod list;
 mod output;
 mod plot;
@@ -27,7 +29,7 @@ use crate::{models, optim};
 #[derive(Parser)]
 #[command(name = "stepback-native", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 verify found a difference, 2 wrong usage or config, \
+    after_help = "Exit codes: 0 done, 1 verify found a difference or a device failed, 2 wrong usage or config, \
     11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
     130 or 143 interrupted."
 )]
@@ -42,6 +44,8 @@ enum Command {
     Train(train::Train),
     /// Compare this build with the reference's numbers
     Verify(verify::Verify),
+    /// Configs: check them, print their runs, split them
+    Config(config::Args),
     /// Data sets: what is there, and getting and checking the rest
     Data(data::Args),
     Record(record::Args),
@@ -51,6 +55,7 @@ enum Command {
     Report(report::Args),
     /// Output files: what is in them, merging, filtering, exporting
     Output(output::Args),
+    Devices(device::Devices),
     /// Print what configs can name: optimizers, models, data sets, schedules, losses
     List(list::List),
     /// Print a completion script for a shell
@@ -68,6 +73,7 @@ impl Cli {
         match self.command {
             Command::Train(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Config(command) => command.run(),
             Command::Data(command) => data::run(&command).map(|()| 0),
             Command::Record(command) => command.run(),
             Command::Table(command) => command.run(),
@@ -75,6 +81,7 @@ impl Cli {
             Command::Plot(command) => command.run(),
             Command::Report(command) => command.run(),
             Command::Output(command) => command.run(),
+            Command::Devices(command) => command.run(),
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::print::{self, print};
-use super::sources::write;
-use crate::error::{Error, Kind, Result};
+use super::sources::{Overwrite, write_or_print};
+use crate::error::{Error, Result};
 use crate::results::edit::{self, Condition, Filter};
 use crate::results::output;
 use crate::results::table::{Cell, Format, Table, format_small};
@@ -59,24 +59,13 @@ struct Target {
     /// The file to write, `-` for stdout
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
-    /// Replace the file if it is there
-    #[arg(long)]
-    overwrite: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 impl Target {
     fn write(&self, text: &str) -> Result<()> {
-        if self.out.as_os_str() == "-" {
-            return print(text);
-        }
-        if self.out.exists() && !self.overwrite {
-            let path = self.out.display();
-            return Err(Error::new(
-                Kind::CannotCreate,
-                format!("{path} exists: choose another name, or say --overwrite"),
-            ));
-        }
-        write(&self.out, text.as_bytes())
+        write_or_print(&self.out, text, self.overwrite.into())
     }
 }
 
@@ -88,8 +77,12 @@ impl Args {
                 let mut all = Vec::new();
                 for path in files {
                     if path.is_dir() {
-                        let stems = output::stems(&path, "json").into_iter();
-                        all.extend(stems.map(|s| path.join(format!("{s}.json"))));
+                        let stems = output::stems(&path, "json");
+                        if stems.is_empty() {
+                            let text = format!("{}: no output files", path.display());
+                            return Err(Error::usage(text));
+                        }
+                        all.extend(stems.iter().map(|s| path.join(format!("{s}.json"))));
                     } else {
                         all.push(path);
                     }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::print::{self, print};
-use super::sources::{Sources, write};
+use super::sources::Sources;
 use crate::error::{Error, Result};
+use crate::results::file::{self, Existing};
 use crate::results::plot::{self, Selection, chart::Chart};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -46,7 +47,7 @@ pub struct Args {
     /// The quantity that tells which settings are best
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     rank_by: String,
-    /// Logarithmic y axis, `--logy false` for a linear one [default: for losses]
+    /// Logarithmic y axis, `--logy false` for a linear one [default: for losses, and scores that are no accuracies]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     logy: Option<bool>,
     #[arg(long, value_enum, default_value = "svg")]
@@ -114,7 +115,7 @@ impl Args {
                 .out_dir
                 .join(&record.name)
                 .join(format!("{name}.{extension}"));
-            write(&path, &bytes)?;
+            file::write(&path, &bytes, Existing::Replace)?;
             print(&format!("{}\n", path.display()))?;
         }
         Ok(0)

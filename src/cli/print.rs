@@ -25,6 +25,11 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(stderr().lock(), "{text}");
 }
 
+/// "1 run", "2 runs".
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A table without borders for stdout, its header in bold where colour is wanted.
 pub fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::print::{self, print};
-use super::sources::write;
+use super::print;
+use super::sources::{Overwrite, write_or_print};
 use crate::error::Result;
 use crate::results::Record;
 
@@ -18,25 +18,22 @@ pub struct Args {
     /// The CSV file to write, `-` for stdout [default: records/ID.csv]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 impl Args {
     pub fn run(self) -> Result<u8> {
         let record = Record::from_outputs(&self.id, &self.output_dir)?;
-        let csv = record.to_csv();
         let path = self
             .out
             .unwrap_or_else(|| PathBuf::from("records").join(format!("{}.csv", self.id)));
-        if path.as_os_str() == "-" {
-            print(&csv)?;
-        } else {
-            write(&path, csv.as_bytes())?;
-            let (settings, epochs) = (record.settings.len(), record.epochs.len());
-            print::note(format_args!(
-                "{}: {settings} settings, {epochs} epochs",
-                path.display()
-            ));
-        }
+        write_or_print(&path, &record.to_csv(), self.overwrite.into())?;
+        let (settings, epochs) = (record.settings.len(), record.epochs.len());
+        print::note(format_args!(
+            "{}: {settings} settings, {epochs} epochs",
+            record.name
+        ));
         Ok(0)
     }
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::print::print;
-use super::sources::{Sources, write};
+use super::sources::Sources;
 use crate::error::Result;
+use crate::results::file::{self, Existing};
 use crate::results::report;
 
 /// Write one HTML file with table, figures, runs and data of experiments
@@ -18,6 +19,9 @@ pub struct Args {
     /// The quantity that ranks settings in the table
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     score: String,
+    /// Say when each method reaches this score (a fraction) or loss
+    #[arg(long, value_name = "X")]
+    target: Option<f64>,
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
 }
@@ -25,7 +29,8 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<u8> {
         let records = self.sources.load_all(&self.ids)?;
-        write(&self.out, report::html(&records, &self.score)?.as_bytes())?;
+        let html = report::html(&records, &self.score, self.target)?;
+        file::write(&self.out, html.as_bytes(), Existing::Replace)?;
         print(&format!("{}\n", self.out.display()))?;
         Ok(0)
     }

@@ -1,10 +1,11 @@
 //! Where results are read from and written to.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use super::print::print;
+use crate::error::Result;
 use crate::results::Record;
+use crate::results::file::{self, Existing};
 
 /// The folders that experiments are looked for in.
 #[derive(clap::Args, Clone, Debug)]
@@ -27,26 +28,29 @@ impl Sources {
     }
 }
 
-/// Writes a file whole or not at all, making its folder.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let cannot = |e: std::io::Error| {
-        Error::new(
-            Kind::CannotCreate,
-            format!("cannot write {}: {e}", path.display()),
-        )
-    };
-    let dir = match path.parent() {
-        Some(dir) if dir != Path::new("") => dir,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(dir).map_err(cannot)?;
-    let mut temp = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(dir)
-        .map_err(cannot)?;
-    temp.write_all(bytes).map_err(cannot)?;
-    temp.persist(path).map_err(|e| cannot(e.error))?;
-    Ok(())
+/// What may be written over.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Overwrite {
+    /// Replace what is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl From<Overwrite> for Existing {
+    fn from(choice: Overwrite) -> Existing {
+        if choice.overwrite {
+            Existing::Replace
+        } else {
+            Existing::Refuse
+        }
+    }
+}
+
+/// Writes a file, or prints on stdout if its name is `-`.
+pub fn write_or_print(path: &Path, text: &str, existing: Existing) -> Result<()> {
+    if path.as_os_str() == "-" {
+        print(text)
+    } else {
+        file::write(path, text.as_bytes(), existing)
+    }
 }

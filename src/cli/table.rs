@@ -1,10 +1,10 @@
 //! `table`: the best setting of every method.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use super::print::print;
-use super::sources::{Sources, write};
+use super::sources::{Sources, write_or_print};
 use crate::error::Result;
+use crate::results::file::Existing;
 use crate::results::table::{Column, Format, Query, Table};
 
 /// Best final score per method, mean ± std over the seeds, best in bold
@@ -29,9 +29,9 @@ pub struct Args {
     /// The score (as a fraction) or loss that `epochs` and `time` wait for
     #[arg(long, value_name = "X", required_if_eq_any([("columns", "epochs"), ("columns", "time")]))]
     target: Option<f64>,
-    /// Write here instead of to stdout
-    #[arg(long, value_name = "FILE")]
-    out: Option<String>,
+    /// The file to write, `-` for stdout
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
 }
 
 impl Args {
@@ -44,10 +44,7 @@ impl Args {
             target: self.target,
         };
         let text = Table::new(&records, &query)?.render(self.format);
-        match &self.out {
-            Some(path) => write(Path::new(path), text.as_bytes())?,
-            None => print(&text)?,
-        }
+        write_or_print(&self.out, &text, Existing::Replace)?;
         Ok(0)
     }
 }

@@ -7,18 +7,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::{print, signals, use_threads, vocabulary};
+use super::print::{self, count};
+use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, Filter, RunConfig};
 use crate::data::{Library, fetch};
-use crate::device::Device;
+use crate::device::Target;
 use crate::error::{Error, Result};
 use crate::results::store::{Options, Store};
 use crate::results::{Epoch, RunResult};
-use crate::train::sweep;
+use crate::train::sweep::{self, lock};
 
 #[derive(Args)]
 pub struct Train {
@@ -31,9 +32,8 @@ pub struct Train {
     /// Where data sets are
     #[arg(long, value_name = "DIR", default_value = "data")]
     data_dir: PathBuf,
-    /// What to train on
-    #[arg(long, value_enum, default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: super::device::Choice,
     /// Train for N epochs, whatever the configs say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
@@ -69,13 +69,6 @@ pub struct Train {
     verbose: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum DeviceChoice {
-    /// The fastest device there is
-    Auto,
-    Cpu,
-}
-
 /// An experiment with its output, and what is left of it.
 struct Job {
     experiment: Experiment,
@@ -89,6 +82,7 @@ impl Train {
         if self.dry_run {
             return self.print_runs(&experiments);
         }
+        let target = self.device.target("auto")?;
         use_threads(self.threads)?;
         // Every output is taken before anything is trained.
         let jobs: Vec<Job> = experiments
@@ -101,7 +95,7 @@ impl Train {
             fetch::Options::new(Vec::new(), self.quiet),
         );
         for job in jobs {
-            self.train(&job, &library)?;
+            self.train(&job, &library, target)?;
             if let Some(signal) = signals::received() {
                 return Ok(128 + signal);
             }
@@ -183,7 +177,7 @@ impl Train {
         Ok(0)
     }
 
-    fn train(&self, job: &Job, library: &Library) -> Result<()> {
+    fn train(&self, job: &Job, library: &Library, target: Target) -> Result<()> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
         if !self.quiet && left < total {
@@ -192,9 +186,6 @@ impl Train {
                 total - left
             ));
         }
-        let device = match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
-        };
         let begin = Instant::now();
         signals::listen()?;
         let report = Report::new(self, job);
@@ -202,7 +193,7 @@ impl Train {
             &job.pending,
             library,
             &job.store,
-            device,
+            target,
             signals::stop(),
             &report,
         );
@@ -225,11 +216,6 @@ impl Train {
         }
         Ok(())
     }
-}
-
-/// "1 run", "2 runs".
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.
@@ -292,12 +278,6 @@ impl<'a> Report<'a> {
         results.sort_by_key(|(run, _)| *run);
         results.into_iter().map(|(_, result)| result).collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl sweep::Progress for Report<'_> {

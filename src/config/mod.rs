@@ -7,12 +7,14 @@
 mod check;
 mod expand;
 mod filter;
+mod parts;
 mod read;
 mod same;
 pub mod schema;
 mod text;
 
 pub use filter::{Filter, select};
+pub use parts::{list, split};
 pub use schema::{Entry, Key, Kind, Values, Vocabulary};
 pub use text::nearest;
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Number, Value};
 use super::text::{child, item, nearest, printable, shown_text};
 use crate::error::{Error, Result};
 
-const MAX_BYTES: u64 = 16 << 20;
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 const MAX_WARNINGS: usize = 20;
 
 /// The file's bytes. Nothing but a regular file is read, and nothing is waited for.

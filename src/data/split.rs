@@ -158,6 +158,17 @@ impl Split {
         }
     }
 
+    /// The features of all samples as bytes, and a table per channel of the numbers that they stand for, where that is
+    /// how they are stored.
+    pub fn bytes(&self) -> Option<(&[u8], &[[f32; 256]])> {
+        match &self.storage {
+            Storage::Shard { shard, tables } if shard.header().features == Features::Bytes => {
+                Some((shard.byte_features(), tables))
+            }
+            _ => None,
+        }
+    }
+
     /// An error if the file behind the split was damaged since it was opened: what was gathered in
     /// between is not to be trusted. Cheap; call it after every epoch.
     pub fn check(&self) -> Result<()> {

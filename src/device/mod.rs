@@ -30,3 +30,23 @@ impl Device {
         }
     }
 }
+
+/// Where and how a run computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub device: Device,
+    /// Of matrix products, where the user has chosen one.
+    pub precision: Option<gpu::Precision>,
+}
+
+impl Target {
+    pub const CPU: Target = Target {
+        device: Device::Cpu,
+        precision: None,
+    };
+
+    /// The precision of linear layers. Like PyTorch's, they are exact unless told otherwise.
+    pub fn linear(self) -> gpu::Precision {
+        self.precision.unwrap_or_default()
+    }
+}

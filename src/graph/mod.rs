@@ -1,6 +1,7 @@
 //! Record once, run many: a model's forward pass records a [`Tape`] of ops with known shapes, and
-//! [`Plan::record`] turns it into steps over fixed slots of one arena.
+//! [`Plan::record`] turns it into steps over fixed slots of one arena, some ops taking others over on the way.
 
+mod fuse;
 mod memory;
 mod op;
 mod params;
@@ -8,7 +9,7 @@ mod plan;
 mod tape;
 
 pub use memory::{Layout, Memory};
-pub use op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op};
+pub use op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
 pub use params::{Params, Range, Tensor};
 pub use plan::{Plan, Targets};
 pub use tape::{Mode, Tape, Var};

@@ -14,6 +14,17 @@ pub struct Clock {
     pub step: u64,
 }
 
+/// An op that the one before it may do at the end of its own work, element by element of its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Batch norm in evaluation, which scales and shifts channels: further operands weight and bias, and the
+    /// running averages as state.
+    Norm,
+    /// Adds a further operand of the same shape.
+    Add,
+    Relu,
+}
+
 /// A tensor op with fixed shapes: what it needs beside inputs and output, and its bodies.
 ///
 /// Bodies overwrite their outputs. The gradient buffer `dx[i]` is empty where input `i` needs no
@@ -49,6 +60,17 @@ pub trait Op: Send + Sync {
     /// Multiply-adds times two, in forward.
     fn flops(&self) -> usize {
         0
+    }
+
+    /// What this op is to the op before it.
+    fn tail(&self) -> Option<Tail> {
+        None
+    }
+
+    /// Takes over a tail: from now on this op does both, the tail's further operands stand behind its own
+    /// ones, and a tail's state is its state. Returns false, having changed nothing, if it cannot.
+    fn absorb(&mut self, _tail: Tail) -> bool {
+        false
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>);

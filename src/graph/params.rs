@@ -76,6 +76,11 @@ impl Params {
         tensor.expect("a parameter of this model").normal = true;
     }
 
+    /// Sets all values of a parameter.
+    pub fn fill(&mut self, range: Range, value: f32) {
+        slice(&mut self.values, range).fill(value);
+    }
+
     /// A new buffer, filled with `value`.
     pub fn buffer(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
         add(

@@ -1,5 +1,6 @@
 //! The plan: a tape frozen into steps over fixed slots.
 
+use super::fuse::fuse;
 use super::memory::{Layout, Memory, part};
 use super::op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op};
 use super::params::Params;
@@ -173,7 +174,9 @@ impl Plan {
     fn freeze(tape: Tape<'_>, device: Device, outputs: &[usize], backward: Option<usize>) -> Plan {
         let layout = Layout::new(tape.params);
         let mut nodes = tape.nodes.into_inner();
-        let needed = needed(&nodes, outputs.iter().copied().chain(backward));
+        let targets: Vec<usize> = outputs.iter().copied().chain(backward).collect();
+        fuse(&mut nodes, &targets);
+        let needed = needed(&nodes, &targets);
         let mut ops = Vec::new();
         let mut men = Draftsman::default();
         let mut places = vec![Place::None; nodes.len()];
@@ -411,8 +414,8 @@ fn work(op: &dyn Op, device: Device) -> [usize; 2] {
     }
 }
 
-/// Stands where an op was that a plan has taken.
-struct Moved;
+/// Stands where an op was that has been taken.
+pub(super) struct Moved;
 
 impl Op for Moved {
     fn name(&self) -> &'static str {
@@ -427,9 +430,9 @@ impl Op for Moved {
 }
 
 /// The nodes that the targets depend on.
-fn needed(nodes: &[Node], targets: impl Iterator<Item = usize>) -> Vec<bool> {
+pub(super) fn needed(nodes: &[Node], targets: &[usize]) -> Vec<bool> {
     let mut needed = vec![false; nodes.len()];
-    targets.for_each(|id| needed[id] = true);
+    targets.iter().for_each(|&id| needed[id] = true);
     for id in (0..nodes.len()).rev() {
         if let (true, Source::Op { inputs, .. }) = (needed[id], &nodes[id].source) {
             inputs.iter().for_each(|&i| needed[i] = true);

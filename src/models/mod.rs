@@ -4,7 +4,12 @@
 //! is then recorded on as many tapes as the run needs.
 
 mod completion;
+mod kuangliu;
 mod linear;
+mod resnet;
+mod swint;
+mod vgg;
+mod vit;
 
 use serde_json::{Map, Value};
 
@@ -43,6 +48,23 @@ pub const ROWS: &[Row] = &[
     linear::MLP,
     linear::MATRIX_FAC,
     completion::MATRIX_COMPLETION,
+    resnet::row::<20>("resnet20"),
+    resnet::row::<32>("resnet32"),
+    resnet::row::<44>("resnet44"),
+    resnet::row::<56>("resnet56"),
+    resnet::row::<110>("resnet110"),
+    resnet::row::<1202>("resnet1202"),
+    vgg::row::<11>("vgg11"),
+    vgg::row::<13>("vgg13"),
+    vgg::row::<16>("vgg16"),
+    vgg::row::<19>("vgg19"),
+    kuangliu::row::<18>("resnet18-kuangliu"),
+    kuangliu::row::<34>("resnet34-kuangliu"),
+    kuangliu::row::<50>("resnet50-kuangliu"),
+    kuangliu::row::<101>("resnet101-kuangliu"),
+    kuangliu::row::<152>("resnet152-kuangliu"),
+    vit::VIT,
+    swint::SWINT,
 ];
 
 impl Row {
@@ -68,6 +90,28 @@ fn features(data: &Data) -> Result<usize, String> {
         _ => Err(format!(
             "it takes flat samples, not samples of shape {:?} (for mnist: \"as_image\": false)",
             data.input
+        )),
+    }
+}
+
+/// The (channels, height, width) of samples that are images.
+fn images(data: &Data) -> Result<[usize; 3], String> {
+    match data.input[..] {
+        [channels, height, width] => Ok([channels, height, width]),
+        _ => Err(format!(
+            "it takes images, not samples of shape {:?}",
+            data.input
+        )),
+    }
+}
+
+/// The number of classes of 32x32 images in colour.
+fn images_of_cifar(data: &Data) -> Result<usize, String> {
+    match (images(data)?, data.classes) {
+        ([3, 32, 32], Some(classes)) => Ok(classes),
+        ([3, 32, 32], None) => Err("its targets must be class labels".into()),
+        ([channels, height, width], _) => Err(format!(
+            "it takes images of 3x32x32, not {channels}x{height}x{width}"
         )),
     }
 }

@@ -1,6 +1,15 @@
 //! Layers made of ops, with PyTorch's initial values and parameter names; losses and scores.
 
+mod batch_norm;
+mod conv2d;
+mod feed_forward;
+mod layer_norm;
 pub mod loss;
+
+pub use batch_norm::BatchNorm;
+pub use conv2d::Conv2d;
+pub use feed_forward::FeedForward;
+pub use layer_norm::LayerNorm;
 
 use crate::graph::{Params, Range, Var};
 

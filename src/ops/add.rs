@@ -5,7 +5,7 @@
 use crate::device::cpu::pool;
 use crate::device::gpu::{Queue, elementwise, kernels};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
 
 struct Add;
@@ -25,6 +25,10 @@ impl Op for Add {
 
     fn bwd_reads_inputs(&self) -> bool {
         false
+    }
+
+    fn tail(&self) -> Option<Tail> {
+        Some(Tail::Add)
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {

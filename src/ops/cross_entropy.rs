@@ -1,11 +1,10 @@
 //! Mean cross entropy of softmax(x) with class indices t: f = mean over rows of (log sum_j exp(x_j)) - x_t.
 //!
-//! Gradient: dx = (softmax(x) - onehot(t)) df / rows. Forward keeps the softmax.
+//! Gradient: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
 
-use rayon::prelude::*;
-
+use crate::device::Slot;
+use crate::device::cpu::{self, math};
 use crate::device::gpu::{Queue, elementwise, kernels};
-use crate::device::{Slot, cpu};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
@@ -14,9 +13,6 @@ struct CrossEntropy {
     rows: usize,
     classes: usize,
 }
-
-/// Rows that one task treats.
-const ROWS: usize = 64;
 
 impl<'t> Var<'t> {
     /// Mean cross entropy of logits (N, C) and class indices (N, 1), held as floats: a scalar.
@@ -29,7 +25,7 @@ impl<'t> Var<'t> {
 }
 
 impl CrossEntropy {
-    /// The softmax and the losses in what forward saves.
+    /// The gradient and the losses in what forward saves.
     fn split(&self, saved: Slot) -> (Slot, Slot) {
         let len = self.rows * self.classes;
         let losses = Slot {
@@ -45,71 +41,43 @@ impl Op for CrossEntropy {
         "cross_entropy"
     }
 
-    /// The softmax, and behind it each row's loss.
+    /// The gradient, and behind it each row's loss.
     fn saved(&self) -> usize {
         self.rows * (self.classes + 1)
     }
 
+    fn bwd_reads_inputs(&self) -> bool {
+        false
+    }
+
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, target, ..] = io.x;
-        let (softmax, losses) = io.saved.split_at_mut(self.rows * self.classes);
-        softmax
-            .par_chunks_mut(ROWS * self.classes)
-            .zip(losses.par_chunks_mut(ROWS))
-            .zip(x.par_chunks(ROWS * self.classes))
-            .zip(target.par_chunks(ROWS))
-            .for_each(|(((p, loss), x), target)| {
-                let rows = p.chunks_exact_mut(self.classes).zip(loss);
-                let data = x.chunks_exact(self.classes).zip(target);
-                for ((p, loss), (x, t)) in rows.zip(data) {
-                    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let mut sum = 0.0;
-                    for (p, x) in p.iter_mut().zip(x) {
-                        *p = (x - max).exp();
-                        sum += *p;
-                    }
-                    p.iter_mut().for_each(|p| *p /= sum);
-                    *loss = sum.ln() - (x[*t as usize] - max);
-                }
-            });
+        let (gradient, losses) = io.saved.split_at_mut(x.len());
+        math::cross_entropy(x, target, self.classes, losses, gradient);
         let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
         io.y[0] = cpu::mean(sum, self.rows);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
-        let [_, target, ..] = io.x;
-        let softmax = &io.saved[..self.rows * self.classes];
-        let scale = io.dy[0] / self.rows as f32;
-        dx.par_chunks_mut(ROWS * self.classes)
-            .zip(softmax.par_chunks(ROWS * self.classes))
-            .zip(target.par_chunks(ROWS))
-            .for_each(|((dx, p), target)| {
-                let rows = dx.chunks_exact_mut(self.classes);
-                for ((dx, p), t) in rows.zip(p.chunks_exact(self.classes)).zip(target) {
-                    for (dx, p) in dx.iter_mut().zip(p) {
-                        *dx = p * scale;
-                    }
-                    dx[*t as usize] -= scale;
-                }
-            });
+        let gradient = &io.saved[..dx.len()];
+        cpu::map(dx, gradient, |dx| dx * io.dy[0]);
     }
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
         let [x, target, ..] = io.x;
-        let (softmax, losses) = self.split(io.saved);
+        let (gradient, losses) = self.split(io.saved);
         let (rows, classes) = (self.rows as i32, self.classes as i32);
         let grid = elementwise(32 * self.rows);
-        kernels::cross_entropy_rows(queue, grid, x, target, softmax, losses, rows, classes);
+        kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
         kernels::mean_of(queue, 1, losses, io.y, self.rows as i64);
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
-        let (softmax, _) = self.split(io.saved);
-        let (rows, classes) = (self.rows as i32, self.classes as i32);
-        let (grid, target, dx) = (elementwise(softmax.len), io.x[1], io.dx[0]);
-        kernels::cross_entropy_bwd(queue, grid, softmax, target, io.dy, dx, rows, classes);
+        let (gradient, _) = self.split(io.saved);
+        let n = gradient.len;
+        kernels::cross_entropy_bwd(queue, elementwise(n), gradient, io.dy, io.dx[0], n as i64);
         Ok(())
     }
 }

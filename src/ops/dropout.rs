@@ -10,72 +10,74 @@ use crate::device::Slot;
 use crate::device::cpu::CHUNK;
 use crate::device::gpu::{Queue, Step, View, elementwise, kernels};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Mode, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Mode, Op, Tape, Var};
 use crate::ops::{Case, Row};
 use crate::random::philox;
 
-struct Dropout {
+/// The masks of one place in a network.
+#[derive(Clone, Copy)]
+pub(super) struct Mask {
     rate: f64,
     /// Tells the dropouts of a network apart.
     stream: u32,
 }
 
-impl<'t> Var<'t> {
-    /// Sets elements to 0 with probability `rate` (in [0, 1)) and scales the others up; the identity
-    /// when not training.
-    pub fn dropout(self, rate: f64) -> Var<'t> {
-        if rate == 0.0 || self.tape.mode() != Mode::Train {
-            return self;
-        }
-        let stream = self.tape.op_count() as u32;
-        let op = Dropout { rate, stream };
-        self.tape.apply(op, &[self], &self.shape())
-    }
-}
+impl Mask {
+    /// Elements that one call of the generator serves.
+    pub const BLOCK: usize = 4;
 
-impl Dropout {
-    /// Draws below this become 0.
-    fn threshold(&self) -> u32 {
-        (self.rate * 2f64.powi(32)) as u32
+    /// For the op that is recorded next, dropping with probability `rate` (in [0, 1)); none where nothing
+    /// is to be dropped.
+    pub fn new(tape: &Tape<'_>, rate: f64) -> Option<Mask> {
+        assert!((0.0..1.0).contains(&rate), "dropout: a rate in [0, 1)");
+        let stream = tape.op_count() as u32;
+        (rate > 0.0 && tape.mode() == Mode::Train).then_some(Mask { rate, stream })
     }
 
-    fn scale(&self) -> f32 {
-        (1.0 / (1.0 - self.rate)) as f32
+    /// Draws below the first become 0, what is kept is multiplied by the second.
+    fn threshold_and_scale(&self) -> (u32, f32) {
+        let threshold = (self.rate * 2f64.powi(32)) as u32;
+        (threshold, (1.0 / (1.0 - self.rate)) as f32)
     }
 
-    /// to = from * mask / (1 - p), drawn anew from the clock.
+    /// m / (1 - p) of the elements from `block * BLOCK` on.
+    pub fn factors(&self, clock: Clock, block: usize, to: &mut [f32]) {
+        let (threshold, scale) = self.threshold_and_scale();
+        let first = u64::from(self.stream) << 32 | block as u64;
+        philox::fill(clock.seed, clock.step, first, to, |draw| {
+            if draw < threshold { 0.0 } else { scale }
+        });
+    }
+
+    /// to = from m / (1 - p).
     fn apply(&self, to: &mut [f32], from: &[f32], clock: Clock) {
-        let threshold = self.threshold();
-        let stream = u64::from(self.stream) << 32;
-        let scale = self.scale();
         to.par_chunks_mut(CHUNK)
             .zip(from.par_chunks(CHUNK))
             .enumerate()
             .for_each(|(chunk, (to, from))| {
-                for (i, (to, from)) in to.chunks_mut(4).zip(from.chunks(4)).enumerate() {
-                    let block = (chunk * CHUNK / 4 + i) as u64;
-                    let draws = philox::block(clock.seed, clock.step, stream | block);
-                    for ((to, from), draw) in to.iter_mut().zip(from).zip(draws) {
-                        *to = if draw < threshold { 0.0 } else { from * scale };
-                    }
-                }
+                self.factors(clock, chunk * (CHUNK / Mask::BLOCK), to);
+                to.iter_mut().zip(from).for_each(|(to, from)| *to *= from);
             });
     }
 
+    /// Queues to = from m / (1 - p).
     fn queue(&self, from: Slot, to: Slot, now: View<Step>, queue: &mut Queue) {
-        let (threshold, scale, n) = (self.threshold(), self.scale(), from.len);
-        let grid = elementwise(n.div_ceil(4));
-        kernels::dropout(
-            queue,
-            grid,
-            from,
-            to,
-            now,
-            threshold,
-            scale,
-            self.stream,
-            n as i64,
-        );
+        let (n, grid) = (from.len as i64, elementwise(from.len.div_ceil(Mask::BLOCK)));
+        let (threshold, scale) = self.threshold_and_scale();
+        kernels::dropout(queue, grid, from, to, now, threshold, scale, self.stream, n);
+    }
+}
+
+struct Dropout(Mask);
+
+impl<'t> Var<'t> {
+    /// Sets elements to 0 with probability `rate` (in [0, 1)) and scales the others up; the identity
+    /// when not training.
+    pub fn dropout(self, rate: f64) -> Var<'t> {
+        match Mask::new(self.tape, rate) {
+            Some(mask) => self.tape.apply(Dropout(mask), &[self], &self.shape()),
+            None => self,
+        }
     }
 }
 
@@ -89,21 +91,21 @@ impl Op for Dropout {
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
-        self.apply(io.y, io.x[0], io.clock);
+        self.0.apply(io.y, io.x[0], io.clock);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
-        self.apply(dx, io.dy, io.clock);
+        self.0.apply(dx, io.dy, io.clock);
     }
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
-        self.queue(io.x[0], io.y, io.now, queue);
+        self.0.queue(io.x[0], io.y, io.now, queue);
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
-        self.queue(io.dy, io.dx[0], io.now, queue);
+        self.0.queue(io.dy, io.dx[0], io.now, queue);
         Ok(())
     }
 }

@@ -7,24 +7,32 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
+/// Counters that are worked on at once, in vector registers.
+const LANES: usize = 16;
+
 /// Four random words for a key and a counter. Words are little-endian: word 0 of the counter and of
 /// the key are their low 32 bits.
 pub fn philox4x32_10(key: u64, counter: u128) -> [u32; 4] {
-    let word = |i: usize| (counter >> (32 * i)) as u32;
-    let mut c = [word(0), word(1), word(2), word(3)];
+    let word = |i: usize| [(counter >> (32 * i)) as u32];
+    rounds(key, std::array::from_fn(word)).map(|[word]| word)
+}
+
+/// The four words of `L` counters, word by word.
+#[inline(always)]
+fn rounds<const L: usize>(key: u64, mut c: [[u32; L]; 4]) -> [[u32; L]; 4] {
     let mut k = [key as u32, (key >> 32) as u32];
     for round in 0..ROUNDS {
         if round > 0 {
             k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
         }
-        let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0]);
-        let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2]);
-        c = [
-            (p1 >> 32) as u32 ^ c[1] ^ k[0],
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c[3] ^ k[1],
-            p0 as u32,
-        ];
+        for lane in 0..L {
+            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0][lane]);
+            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2][lane]);
+            c[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ k[0];
+            c[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ k[1];
+            c[1][lane] = p1 as u32;
+            c[3][lane] = p0 as u32;
+        }
     }
     c
 }
@@ -38,4 +46,23 @@ pub fn block(seed: u64, step: u64, block: u64) -> [u32; 4] {
 /// A uniform word for element `index` of a mask in step `step`: word `index % 4` of block `index / 4`.
 pub fn at(seed: u64, step: u64, index: u64) -> u32 {
     block(seed, step, index / 4)[(index % 4) as usize]
+}
+
+/// `value` of the words of blocks `first`, `first + 1`, ... of step `step`, one for each place of `to`.
+pub fn fill(seed: u64, step: u64, first: u64, to: &mut [f32], value: impl Fn(u32) -> f32) {
+    let step = [step as u32, (step >> 32) as u32];
+    for (group, to) in to.chunks_mut(4 * LANES).enumerate() {
+        let mut counters = [[0; LANES], [0; LANES], [step[0]; LANES], [step[1]; LANES]];
+        for lane in 0..LANES {
+            let block = first + (group * LANES + lane) as u64;
+            counters[0][lane] = block as u32;
+            counters[1][lane] = (block >> 32) as u32;
+        }
+        let words = rounds(seed, counters);
+        for (lane, to) in to.chunks_mut(4).enumerate() {
+            for (to, words) in to.iter_mut().zip(words) {
+                *to = value(words[lane]);
+            }
+        }
+    }
 }

@@ -200,10 +200,17 @@ impl Runs {
     }
 }
 
-fn for_each_run<'a>(
+fn for_each_run(
     path: &Path,
-    each: impl for<'b> FnMut(&'b str, Json<'b>) -> std::result::Result<(), String> + 'a,
+    mut each: impl for<'b> FnMut(&'b str, Json<'b>) -> std::result::Result<(), String>,
 ) -> Result<()> {
     let text = output::read_text(path)?;
-    json::parse_items(&text, each).map_err(|e| Error::corrupt(format!("{}: {e}", path.display())))
+    let mut refused = false;
+    json::parse_items(&text, |text, run| {
+        each(text, run).inspect_err(|_| refused = true)
+    })
+    .map_err(|e| match refused {
+        true => Error::corrupt(format!("{}: {e}", path.display())),
+        false => output::not_whole(path, &e),
+    })
 }

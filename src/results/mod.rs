@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod edit;
+pub mod file;
 pub mod json;
 pub mod measure;
 pub mod output;

@@ -175,13 +175,15 @@ pub fn read(path: &Path) -> Result<Vec<Run>> {
         runs.push(Run::from_json(&run, path)?);
         Ok(())
     })
-    .map_err(|e| {
-        Error::corrupt(format!(
-            "{}: {e}; is it a whole output file, and not being written at this moment?",
-            path.display()
-        ))
-    })?;
+    .map_err(|e| not_whole(path, &e))?;
     Ok(runs)
+}
+
+pub(super) fn not_whole(path: &Path, cause: &json::SyntaxError) -> Error {
+    Error::corrupt(format!(
+        "{}: {cause}; is it a whole output file, and not being written at this moment?",
+        path.display()
+    ))
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String> {

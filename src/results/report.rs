@@ -9,16 +9,19 @@ use super::record::{Record, Setting};
 use super::table::{Cell, Column, Query, Table, format_small};
 use crate::error::Result;
 
-const COLUMNS: &[Column] = &[
+const COLUMNS: [Column; 6] = [
     Column::Score,
     Column::Setting,
     Column::Area,
     Column::Robustness,
+    Column::Epochs,
+    Column::Time,
 ];
 
-/// The HTML of a report on these experiments.
-pub fn html(records: &[Record], score: &str) -> Result<String> {
-    let experiments = records.iter().map(|record| experiment(record, score));
+/// The HTML of a report on these experiments. `score` ranks settings; with a `target`, a score as a fraction
+/// or a loss, the table says how many epochs and seconds each method takes to it.
+pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<String> {
+    let experiments = records.iter().map(|r| experiment(r, score, target));
     let experiments: Vec<Value> = experiments.collect::<Result<_>>()?;
     let data = json!({"colours": *COLOURS, "experiments": experiments});
     let names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
@@ -30,12 +33,16 @@ pub fn html(records: &[Record], score: &str) -> Result<String> {
         .replacen("{{DATA}}", &data, 1))
 }
 
-fn experiment(record: &Record, score: &str) -> Result<Value> {
+fn experiment(record: &Record, score: &str, target: Option<f64>) -> Result<Value> {
     let query = Query {
         score,
         cutoff: None,
-        columns: COLUMNS,
-        target: None,
+        columns: if target.is_some() {
+            &COLUMNS
+        } else {
+            &COLUMNS[..4]
+        },
+        target,
     };
     let table = Table::new(std::slice::from_ref(record), &query)?;
     // The experiment is the section's heading already.

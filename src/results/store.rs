@@ -4,9 +4,9 @@
 //! and fsyncs the folder. A kill, a full disk or a power cut leaves the last whole file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
 use super::RunResult;
+use super::file::temporary;
 use super::json::{self, Json};
 use super::timestamp::timestamp;
 use crate::error::{Error, Kind, Result};
@@ -37,8 +38,7 @@ pub struct Store {
     strict: bool,
     state: Mutex<State>,
     saved: Condvar,
-    /// Held until the process ends or drops the store. The file stays: removing it would race with the
-    /// next process that has opened it and waits to lock it.
+    /// Held until the process ends or drops the store.
     _lock: Lock,
 }
 
@@ -71,11 +71,10 @@ impl Store {
             )));
         }
         survive_file_size_limits();
-        fs::create_dir_all(dir).map_err(|e| cannot_create(dir, &e))?;
         let lock = lock(dir, id)?;
         let temp_prefix = format!(".tmp-{id}-");
         remove_left_overs(dir, &temp_prefix)?;
-        new_temp(dir, &temp_prefix)
+        temporary(dir, &temp_prefix)
             .and_then(NamedTempFile::close)
             .map_err(|e| cannot_create(dir, &e))?;
 
@@ -205,7 +204,7 @@ impl Store {
 
     fn replace(&self, runs: &[Arc<str>], back_up: bool) -> std::io::Result<()> {
         // Dropping it on an error removes it.
-        let mut temp = new_temp(&self.dir, &self.temp_prefix)?;
+        let mut temp = temporary(&self.dir, &self.temp_prefix)?;
         {
             let mut out = std::io::BufWriter::with_capacity(1 << 16, temp.as_file_mut());
             for (i, run) in runs.iter().enumerate() {
@@ -248,46 +247,62 @@ fn cannot_create(path: &Path, cause: &std::io::Error) -> Error {
     )
 }
 
-/// Unlocks when dropped: closing the file alone would leave the lock to a child process that is being
-/// started at that moment and has inherited it.
+/// A locked file, and the folder if it was made for it. When dropped, the file goes, and so does the folder
+/// if nothing is in it.
+///
+/// The lock is given up in so many words: closing the file alone would leave it to a child process that is
+/// being started at that moment and has inherited it.
 #[derive(Debug)]
-struct Lock(File);
+struct Lock {
+    file: File,
+    path: PathBuf,
+    made: Option<PathBuf>,
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // On failure the lock ends with the process.
-        let _ = self.0.unlock();
+        // On failure a file stays that means nothing, and the lock ends with the process.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.made.as_ref().map(fs::remove_dir);
+        let _ = self.file.unlock();
     }
 }
 
 /// Locks `dir/.<id>.lock` and writes into it who we are.
 fn lock(dir: &Path, id: &str) -> Result<Lock> {
+    let made = (!dir.exists()).then(|| dir.to_owned());
+    fs::create_dir_all(dir).map_err(|e| cannot_create(dir, &e))?;
     let path = dir.join(format!(".{id}.lock"));
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(&path).map_err(|e| cannot_create(&path, &e))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Empty between the holder's lock and its note.
-            let _ = file.read_to_string(&mut holder);
-            return Err(Error::new(
-                Kind::Locked,
-                format!(
-                    "{} is being written by another process ({}): wait until it ends, or use another \
-                     folder with --output-dir",
-                    dir.join(format!("{id}.json")).display(),
-                    if holder.is_empty() {
-                        "unknown"
-                    } else {
-                        holder.trim_end()
-                    },
-                ),
-            ));
+    let file = loop {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&path).map_err(|e| cannot_create(&path, &e))?;
+        match file.try_lock() {
+            // Its holder may have removed it since we opened it; a lock on it would keep nobody out.
+            Ok(()) if is_at(&file, &path) => break file,
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Empty between the holder's lock and its note.
+                let _ = file.read_to_string(&mut holder);
+                return Err(Error::new(
+                    Kind::Locked,
+                    format!(
+                        "{} is being written by another process ({}): wait until it ends, or use another \
+                         folder with --output-dir",
+                        dir.join(format!("{id}.json")).display(),
+                        if holder.is_empty() {
+                            "unknown"
+                        } else {
+                            holder.trim_end()
+                        },
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(cannot_create(&path, &e)),
         }
-        Err(TryLockError::Error(e)) => return Err(cannot_create(&path, &e)),
-    }
+    };
+    let mut lock = Lock { file, path, made };
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let note = format!(
         "pid {} on {} since {} UTC\n",
@@ -299,11 +314,20 @@ fn lock(dir: &Path, id: &str) -> Result<Lock> {
         },
         timestamp(SystemTime::now()),
     );
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(note.as_bytes()))
-        .map_err(|e| cannot_create(&path, &e))?;
-    Ok(Lock(file))
+    (lock.file.set_len(0))
+        .and_then(|()| lock.file.rewind())
+        .and_then(|()| lock.file.write_all(note.as_bytes()))
+        .map_err(|e| cannot_create(&lock.path, &e))?;
+    Ok(lock)
+}
+
+/// Is this open file the one that has this name?
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => inode(open) == inode(named),
+        _ => false,
+    }
 }
 
 /// Removes temporary files of killed saves of this output: we hold the lock, so nobody is writing them.
@@ -319,14 +343,6 @@ fn remove_left_overs(dir: &Path, prefix: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A new file whose name no tool takes for a result, with the mode that the umask allows.
-fn new_temp(dir: &Path, prefix: &str) -> std::io::Result<NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(prefix)
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(dir)
 }
 
 /// The runs of an existing output, verbatim (with nulls for non-finite numbers if `strict`).

@@ -289,7 +289,7 @@ impl Best<'_> {
     }
 }
 
-/// The best setting of every method; `best` marks the best of all.
+/// The best setting of every method; `best` marks the best of all, and those that look the same.
 fn best_settings<'a>(record: &'a Record, query: &Query) -> Result<Vec<Best<'a>>> {
     let metric = record.metric(query.score)?;
     let mut all: Vec<Best> = Vec::new();
@@ -303,17 +303,21 @@ fn best_settings<'a>(record: &'a Record, query: &Query) -> Result<Vec<Best<'a>>>
         });
     }
     let up = record.higher_is_better(query.score);
-    let finite = all.iter_mut().filter(|b| b.stat.mean.is_finite());
-    let winner = finite.reduce(|a, b| {
-        let better = if up {
-            b.stat.mean > a.stat.mean
-        } else {
-            b.stat.mean < a.stat.mean
+    let finite = all.iter().map(|b| b.stat.mean).filter(|m| m.is_finite());
+    if let Some(best) = finite.reduce(if up { f64::max } else { f64::min }) {
+        // What reads the same is as good.
+        let shown = |mean| {
+            format_stat(
+                Stat {
+                    mean,
+                    std: f64::NAN,
+                },
+                up,
+            )
         };
-        if better { b } else { a }
-    });
-    if let Some(winner) = winner {
-        winner.best = true;
+        for one in &mut all {
+            one.best = shown(one.stat.mean) == shown(best);
+        }
     }
     Ok(all)
 }

@@ -2,8 +2,10 @@
 
 mod network;
 mod optimum;
+mod resident;
 mod run;
 pub mod sweep;
+mod worker;
 
 pub use network::Network;
 pub use optimum::optimum;

@@ -10,21 +10,31 @@ use crate::nn::loss::{self, Targets as Wanted};
 use crate::random::torch::Generator;
 use crate::random::{SEED, run_seed};
 
+/// A run's plans.
+pub(super) struct Plans {
+    pub params: Params,
+    pub train: Plan,
+    /// Evaluation plans by number of samples: [`Plans::eval_size`] and what is left of each half.
+    pub eval: Vec<(usize, Plan)>,
+    /// Samples that are evaluated at once: some batches.
+    pub eval_size: usize,
+}
+
 pub struct Network {
     pub params: Params,
     pub memory: Memory,
     train: Plan,
-    /// Evaluation plans by batch size: the full one, and those of incomplete last batches.
     eval: Vec<(usize, Plan)>,
+    eval_size: usize,
     clock: Clock,
     batch_size: usize,
     /// 0, 1, 2, ...: the order in which data sets are evaluated.
     in_order: Vec<u32>,
 }
 
-impl Network {
+impl Plans {
     /// Builds the model of a run, with the global generator's initial weights, for these data.
-    pub fn new(config: &RunConfig, train: &Split, val: &Split, device: Device) -> Result<Network> {
+    pub fn new(config: &RunConfig, train: &Split, val: &Split, device: Device) -> Result<Plans> {
         let misfit = |why: String| {
             Error::usage(format!(
                 "model {} does not fit data set {}: {why}",
@@ -52,33 +62,61 @@ impl Network {
             )));
         }
         let recorder = Recorder::new(config, model.as_ref(), &data)?;
+        let eval_size =
+            eval_batches(batch_size * data.input.iter().product::<usize>()) * batch_size;
         let mut eval = Vec::new();
-        for n in [batch_size, train.len() % batch_size, val.len() % batch_size] {
-            if n > 0 && eval.iter().all(|(size, _)| *size != n) {
-                eval.push((n, recorder.record(&params, Mode::Eval, device, n)?));
+        for half in [train, val] {
+            for n in [eval_size.min(half.len()), half.len() % eval_size] {
+                if n > 0 && eval.iter().all(|(size, _)| *size != n) {
+                    eval.push((n, recorder.record(&params, Mode::Eval, device, n)?));
+                }
             }
         }
-        let in_order = (0..train.len().max(val.len()) as u32).collect();
         let train = recorder.record(&params, Mode::Train, device, batch_size)?;
-        let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
+        Ok(Plans {
+            params,
+            train,
+            eval,
+            eval_size,
+        })
+    }
+
+    /// The evaluation plan for so many samples.
+    pub fn eval(&self, samples: usize) -> &Plan {
+        find(&self.eval, samples)
+    }
+}
+
+/// The plan for so many samples.
+fn find(plans: &[(usize, Plan)], samples: usize) -> &Plan {
+    let fits = plans.iter().find(|(size, _)| *size == samples);
+    &fits.expect("a plan for every number of samples").1
+}
+
+impl Network {
+    /// Builds the model of a run for the CPU.
+    pub fn new(config: &RunConfig, train: &Split, val: &Split) -> Result<Network> {
+        let Plans {
+            params,
+            train: plan,
+            eval,
+            eval_size,
+        } = Plans::new(config, train, val, Device::Cpu)?;
+        let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&plan]).collect();
         let memory = Memory::new(&params, &plans);
         Ok(Network {
             params,
             memory,
-            train,
+            train: plan,
             eval,
+            eval_size,
             clock: Clock {
                 seed: run_seed(config.run_id),
                 step: 0,
             },
-            batch_size,
-            in_order,
+            batch_size: config.batch_size,
+            in_order: (0..train.len().max(val.len()) as u32).collect(),
         })
-    }
-
-    /// Floating-point operations of a training step.
-    pub fn flops(&self) -> usize {
-        self.train.flops()
     }
 
     /// Loss and gradient of a batch.
@@ -97,20 +135,29 @@ impl Network {
     /// batch's mean in f32, weighted by its size and summed in f64.
     pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
         let mut sums = [0.0; 2];
-        for indices in self.in_order[..data.len()].chunks(self.batch_size) {
-            let n = indices.len();
-            let fits = self.eval.iter().find(|(size, _)| *size == n);
-            let plan = &fits.expect("a plan for every batch size").1;
+        for indices in self.in_order[..data.len()].chunks(self.eval_size) {
+            let plan = find(&self.eval, indices.len());
             let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
             data.gather(indices, x, y);
             plan.run(&mut self.memory, self.clock);
-            for (sum, output) in sums.iter_mut().zip(&plan.outputs) {
-                *sum += f64::from(self.memory.get(*output)[0]) * n as f64;
+            let batches = indices.chunks(self.batch_size);
+            for (batch, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
+                for (sum, output) in sums.iter_mut().zip(outputs) {
+                    *sum += f64::from(self.memory.get(*output)[0]) * batch.len() as f64;
+                }
             }
         }
         let n = data.len() as f64;
         (sums[0] / n, sums[1] / n)
     }
+}
+
+/// How many batches of so many numbers to evaluate at once. Small ones keep few threads busy one by one;
+/// large ones gain nothing and cost memory.
+fn eval_batches(numbers: usize) -> usize {
+    const NUMBERS: usize = 1 << 19;
+    const BATCHES: usize = 64;
+    (NUMBERS / numbers).clamp(1, BATCHES)
 }
 
 /// For samples of two features that are all indices: one more than the largest of each.
@@ -155,10 +202,12 @@ impl<'a> Recorder<'a> {
         })
     }
 
-    fn record(&self, params: &Params, mode: Mode, device: Device, batch: usize) -> Result<Plan> {
+    /// A plan for so many samples, with the loss of all of them in training and the loss and score of each
+    /// batch in evaluation.
+    fn record(&self, params: &Params, mode: Mode, device: Device, samples: usize) -> Result<Plan> {
         let mut problem = None;
         let plan = Plan::record(params, mode, device, |tape| {
-            let (x, target) = self.inputs(tape, batch);
+            let (x, target) = self.inputs(tape, samples);
             let output = self.model.forward(x);
             problem = [self.loss, self.score]
                 .iter()
@@ -169,16 +218,30 @@ impl<'a> Recorder<'a> {
                     backward: None,
                 };
             }
-            let loss = (self.loss.apply)(output, target);
             match mode {
-                Mode::Train | Mode::TrainWithoutDropout => Targets {
-                    outputs: vec![loss],
-                    backward: Some(loss),
-                },
-                Mode::Eval => Targets {
-                    outputs: vec![loss, (self.score.apply)(output, target)],
-                    backward: None,
-                },
+                Mode::Train | Mode::TrainWithoutDropout => {
+                    let loss = (self.loss.apply)(output, target);
+                    Targets {
+                        outputs: vec![loss],
+                        backward: Some(loss),
+                    }
+                }
+                Mode::Eval => {
+                    // Reading a number from another device costs more than an average over many samples changes.
+                    let step = match device {
+                        Device::Cpu => self.config.batch_size,
+                        Device::Emulator | Device::Cuda(_) => samples,
+                    };
+                    let batches = (0..samples).step_by(step).flat_map(|start| {
+                        let rows = start..samples.min(start + step);
+                        let (output, target) = (output.rows(rows.clone()), target.rows(rows));
+                        [self.loss, self.score].map(|row| (row.apply)(output, target))
+                    });
+                    Targets {
+                        outputs: batches.collect(),
+                        backward: None,
+                    }
+                }
             }
         });
         match problem {
@@ -187,14 +250,14 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// A batch and its targets. Images are channels-last inside.
-    fn inputs<'t>(&self, tape: &'t Tape<'t>, batch: usize) -> (Var<'t>, Var<'t>) {
-        let mut shape = vec![batch];
+    /// Samples and their targets. Images are channels-last inside.
+    fn inputs<'t>(&self, tape: &'t Tape<'t>, samples: usize) -> (Var<'t>, Var<'t>) {
+        let mut shape = vec![samples];
         match self.data.input[..] {
             [channels, height, width] => shape.extend([height, width, channels]),
             _ => shape.extend(&self.data.input),
         }
-        let mut target = vec![batch];
+        let mut target = vec![samples];
         target.extend(&self.data.target);
         (tape.input(&shape), tape.input(&target))
     }

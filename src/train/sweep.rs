@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Network, Watch, optimum, run};
+use super::network::Plans;
+use super::{Watch, optimum, run};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
-use crate::device::Device;
+use crate::device::{Device, Target};
 use crate::error::{Error, Result};
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult};
@@ -33,7 +34,7 @@ pub fn sweep(
     pending: &[(usize, RunConfig)],
     library: &Library,
     store: &Store,
-    device: Device,
+    target: Target,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -41,9 +42,13 @@ pub fn sweep(
         return Ok(());
     };
     let data = library.load(first)?;
-    let flops = Network::new(first, &data.train, &data.val, device)?.flops();
+    let flops = Plans::new(first, &data.train, &data.val, target.device)?
+        .train
+        .flops();
     let threads = rayon::current_num_threads();
-    let side_by_side = if flops < SMALL_STEP {
+    // A GPU has one queue: it trains one run after the other.
+    let one_queue = matches!(target.device, Device::Cuda(_));
+    let side_by_side = if flops < SMALL_STEP && !one_queue {
         threads.min(pending.len())
     } else {
         1
@@ -65,7 +70,7 @@ pub fn sweep(
             progress.started(turn, config);
             let outcome = library
                 .load(config)
-                .and_then(|data| one(config, &data, device, &optima, &watch))
+                .and_then(|data| one(config, &data, target, &optima, &watch))
                 .and_then(|result| match result {
                     None => Ok(()),
                     Some(result) => {
@@ -101,11 +106,11 @@ pub fn sweep(
 fn one(
     config: &RunConfig,
     data: &Pair,
-    device: Device,
+    target: Target,
     optima: &Optima,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
-    let Some(mut result) = run(config, data, device, watch)? else {
+    let Some(mut result) = run(config, data, target, watch)? else {
         return Ok(None);
     };
     if config.model == "linear"
@@ -130,7 +135,8 @@ fn optimal_value(config: &RunConfig, data: &Pair, optima: &Optima) -> Option<f64
         .or_insert_with(|| optimum(&config.loss_func, &data.train, weight_decay, bias))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// Locks, whether or not a thread has panicked while it held the lock.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -19,6 +19,11 @@ struct PathsFile {
 struct PathCase {
     opt: Map<String, Value>,
     trajectory: Vec<Step>,
+    /// What an adaptive method reports: the step size t of every step, ...
+    step_size_list: Option<Value>,
+    /// ... and the lower bound and h after the last.
+    fstar: Option<Value>,
+    h: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -71,17 +76,23 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
         return Ok(vec![Check::skip("paths", format!("no {FILE}"))]);
     };
     let mut check = Check::new("paths, relative to the largest so far", 1e-5);
+    // t is a difference of larger numbers over a square: the reference itself is up to 2.3e-5 from what the
+    // formula gives in double.
+    let mut reports = Check::new("step sizes, lower bounds and h, likewise", 1e-4);
     for case in &file.cases {
         check.cases += 1;
+        let name = Value::Object(case.opt.clone());
         let mut field = Field::new();
         let mut optimizer = State::new(&case.opt, field.w.len())?;
+        let mut step_sizes = Vec::new();
         // Rounding errors are made at the size that the weights have, and stay when the path comes near zero.
         let (mut scale, mut largest_loss) = (0.0f64, 0.0f64);
         let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
         for (k, step) in case.trajectory.iter().enumerate() {
             let loss = field.evaluate(k);
             optimizer.step(lr, loss, &mut field.w, &field.g);
-            let at = || format!("{} step {k}", Value::Object(case.opt.clone()));
+            step_sizes.push(optimizer.step_size());
+            let at = || format!("{name} step {k}");
             let theirs = [numbers(&step.p1), numbers(&step.p2)].concat();
             scale = theirs.iter().fold(scale, |m, x| m.max(x.abs()));
             for (ours, theirs) in field.w.iter().zip(theirs) {
@@ -92,8 +103,24 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
                 check.compare(f64::from(loss), theirs, largest_loss, || at() + " loss");
             }
         }
+        let bound = [optimizer.lower_bound()];
+        let h = [optimizer.h()];
+        let compared = [
+            ("step size", &case.step_size_list, &step_sizes[..]),
+            ("fstar", &case.fstar, &bound),
+            ("h", &case.h, &h),
+        ];
+        reports.cases += usize::from(case.step_size_list.is_some());
+        for (what, theirs, ours) in compared {
+            let mut scale = 0.0f64;
+            let theirs = theirs.as_ref().map(numbers).unwrap_or_default();
+            for (i, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+                scale = scale.max(theirs.abs());
+                reports.compare(*ours, theirs, scale, || format!("{name} {what} {i}"));
+            }
+        }
     }
-    Ok(vec![check])
+    Ok(vec![check, reports])
 }
 
 #[derive(Deserialize)]

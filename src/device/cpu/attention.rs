@@ -8,12 +8,17 @@
 //! dV = (P . keep)^T dO,  dP = (dO V^T) . keep,  dS = P . (dP - rowsum(P . dP)),  dQ = s dS K,  dK = s dS^T Q
 //! ```
 //!
-//! `P`, `keep` and `dS` are (B, H, T, T), `O` is (B, T, H, D). A task is one sequence.
+//! `P`, `keep` and `dS` are (B, H, T, T), `O` is (B, T, H, D). `keep` is made where it is used. A task is one
+//! sequence.
 
 use super::gemm::{Matrix, gemm};
 use super::math::softmax_in_place;
 use super::par;
 use super::simd::{LANES, Simd, Vector, multiversion};
+
+/// Dropout's factors, 0 or 1 / (1 - rate), of the probabilities (T, T) of a sequence b and head h: called with
+/// b H + h and the place to write them to.
+pub type Keep<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention {
@@ -60,25 +65,24 @@ impl Attention {
         part * self.inner() + head * self.head_dim
     }
 
-    fn check(&self, qkv: &[f32], bias: Option<&[f32]>, keep: Option<&[f32]>, p: &[f32], o: &[f32]) {
+    fn check(&self, qkv: &[f32], p: &[f32], o: &[f32]) {
         assert!(qkv.len() == 3 * self.output_len() && o.len() == self.output_len());
         assert!(p.len() == self.probabilities_len());
-        assert!(keep.is_none_or(|keep| keep.len() == p.len()));
-        assert!(bias.is_none_or(|bias| bias.len() % self.square() == 0));
     }
 
     /// Overwrites `p`, to be saved for the way back, and `o`. `bias` (G, T, T) is shared by the heads; sequence b
-    /// uses part b modulo G of it. `keep` is dropout's factor of each probability: 0 or 1 / (1 - rate).
+    /// uses part b modulo G of it.
     pub fn forward(
         &self,
         qkv: &[f32],
         bias: Option<&[f32]>,
-        keep: Option<&[f32]>,
+        keep: Option<Keep>,
         p: &mut [f32],
         o: &mut [f32],
         ws: &mut [f32],
     ) {
-        self.check(qkv, bias, keep, p, o);
+        self.check(qkv, p, o);
+        assert!(bias.is_none_or(|bias| bias.len() % self.square() == 0));
         let (t, d, inner) = (self.tokens, self.head_dim, self.inner());
         let tasks = qkv
             .chunks_exact(3 * t * inner)
@@ -102,70 +106,68 @@ impl Attention {
                 };
                 gemm((t, d, t), self.scale(), q, k.t(), beta, p, t);
                 softmax_in_place(p, t);
-                let p = self.dropped(p, keep, (i, head), ws);
+                let mut kept = &*p;
+                if let Some(keep) = keep {
+                    let factors = &mut ws[..self.square()];
+                    keep(i * self.heads + head, factors);
+                    multiply(p, factors);
+                    kept = factors;
+                }
                 let o = &mut o[head * d..];
-                gemm((t, t, d), 1.0, Matrix::new(p, t), v, 0.0, o, inner);
+                gemm((t, t, d), 1.0, Matrix::new(kept, t), v, 0.0, o, inner);
             }
         });
     }
 
-    /// `P . keep` in the first part of `ws`, or `P` itself where nothing is dropped.
-    fn dropped<'a>(
-        &self,
-        p: &'a [f32],
-        keep: Option<&[f32]>,
-        (sequence, head): (usize, usize),
-        ws: &'a mut [f32],
-    ) -> &'a [f32] {
-        let Some(keep) = keep else { return p };
-        let keep = &keep[(sequence * self.heads + head) * p.len()..][..p.len()];
-        for ((to, p), keep) in ws.iter_mut().zip(p).zip(keep) {
-            *to = p * keep;
-        }
-        &ws[..p.len()]
-    }
-
-    /// Overwrites `dqkv`, and `p` by `dS`: the gradient of the scores, hence of the bias.
+    /// Overwrites `dqkv`, and `ds`: the gradient of the scores, hence of the bias.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         qkv: &[f32],
-        keep: Option<&[f32]>,
+        keep: Option<Keep>,
+        p: &[f32],
         d_o: &[f32],
-        p: &mut [f32],
+        ds: &mut [f32],
         dqkv: &mut [f32],
         ws: &mut [f32],
     ) {
-        self.check(qkv, None, keep, p, d_o);
-        assert_eq!(dqkv.len(), qkv.len());
+        self.check(qkv, p, d_o);
+        assert!(dqkv.len() == qkv.len() && ds.len() == p.len());
         let (t, d, inner) = (self.tokens, self.head_dim, self.inner());
         let tasks = qkv
             .chunks_exact(3 * t * inner)
-            .zip(p.chunks_exact_mut(self.heads * self.square()))
+            .zip(p.chunks_exact(self.heads * self.square()))
             .zip(d_o.chunks_exact(t * inner))
+            .zip(ds.chunks_exact_mut(self.heads * self.square()))
             .zip(dqkv.chunks_exact_mut(3 * t * inner))
             .enumerate();
         let scale = self.scale();
         par::for_each(tasks, ws, 2 * self.square(), |(i, task), ws| {
-            let (((qkv, p), d_o), dqkv) = task;
-            let (ws, dp) = ws.split_at_mut(self.square());
-            for (head, p) in p.chunks_exact_mut(self.square()).enumerate() {
+            let ((((qkv, p), d_o), ds), dqkv) = task;
+            let (factors, kept) = ws.split_at_mut(self.square());
+            let squares = p.chunks_exact(self.square());
+            let squares = squares.zip(ds.chunks_exact_mut(self.square()));
+            for (head, (p, ds)) in squares.enumerate() {
                 let d_o = Matrix::new(&d_o[head * d..], inner);
                 let (q, k, v) = (
                     self.part(qkv, 0, head),
                     self.part(qkv, 1, head),
                     self.part(qkv, 2, head),
                 );
-                let kept = Matrix::new(self.dropped(p, keep, (i, head), ws), t);
-                let to = &mut dqkv[self.part_at(2, head)..];
-                gemm((t, t, d), 1.0, kept.t(), d_o, 0.0, to, 3 * inner);
-                gemm((t, d, t), 1.0, d_o, v.t(), 0.0, dp, t);
+                gemm((t, d, t), 1.0, d_o, v.t(), 0.0, ds, t);
+                let mut p_kept = p;
                 if let Some(keep) = keep {
-                    let keep = &keep[(i * self.heads + head) * p.len()..][..p.len()];
-                    dp.iter_mut().zip(keep).for_each(|(dp, keep)| *dp *= keep);
+                    keep(i * self.heads + head, factors);
+                    multiply(factors, ds);
+                    kept.copy_from_slice(p);
+                    multiply(factors, kept);
+                    p_kept = kept;
                 }
-                softmax_gradient(dp, p, t);
-                let ds = Matrix::new(p, t);
+                let p_kept = Matrix::new(p_kept, t);
+                let to = &mut dqkv[self.part_at(2, head)..];
+                gemm((t, t, d), 1.0, p_kept.t(), d_o, 0.0, to, 3 * inner);
+                softmax_gradient(p, ds, t);
+                let ds = Matrix::new(ds, t);
                 let to = &mut dqkv[self.part_at(0, head)..];
                 gemm((t, t, d), scale, ds, k, 0.0, to, 3 * inner);
                 let to = &mut dqkv[self.part_at(1, head)..];
@@ -175,21 +177,26 @@ impl Attention {
     }
 }
 
+/// y = x y, element by element.
+fn multiply(x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
+}
+
 multiversion!(
-    /// Rows of `p` become `p . (dp - <p, dp>)`.
-    fn softmax_gradient = softmax_gradient_body(dp: &[f32], p: &mut [f32], width: usize)
+    /// Rows of `dp` become those of `dS`, `p . (dp - <p, dp>)`.
+    fn softmax_gradient = softmax_gradient_body(p: &[f32], dp: &mut [f32], width: usize)
 );
 
 #[inline(always)]
-fn softmax_gradient_body<S: Simd>(s: S, dp: &[f32], p: &mut [f32], width: usize) {
-    for (dp, p) in dp.chunks_exact(width).zip(p.chunks_exact_mut(width)) {
+fn softmax_gradient_body<S: Simd>(s: S, p: &[f32], dp: &mut [f32], width: usize) {
+    for (p, dp) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)) {
         let mut dot = s.zero();
-        for (dp, p) in dp.chunks(LANES).zip(p.chunks(LANES)) {
+        for (p, dp) in p.chunks(LANES).zip(dp.chunks(LANES)) {
             dot = s.load_partial(dp).mul_add(s.load_partial(p), dot);
         }
         let dot = s.splat(dot.sum());
-        for (dp, p) in dp.chunks(LANES).zip(p.chunks_mut(LANES)) {
-            (s.load_partial(p) * (s.load_partial(dp) - dot)).store_partial(p);
+        for (p, dp) in p.chunks(LANES).zip(dp.chunks_mut(LANES)) {
+            (s.load_partial(p) * (s.load_partial(dp) - dot)).store_partial(dp);
         }
     }
 }

@@ -247,26 +247,19 @@ impl BatchNorm {
             });
     }
 
-    /// Weights and bias of a convolution (`row` weights per output channel) that does what the convolution `w`
-    /// and this batch norm in evaluation do one after the other.
-    #[allow(clippy::too_many_arguments)]
+    /// Scale and bias per channel that do to a convolution's sums what its own bias and then this batch norm in
+    /// evaluation do.
     pub fn fold(
         affine: Affine,
         (running_mean, running_var): (&[f32], &[f32]),
-        w: &[f32],
-        bias: Option<&[f32]>,
-        folded_w: &mut [f32],
-        folded_bias: &mut [f32],
+        own_bias: Option<&[f32]>,
+        scale: &mut [f32],
+        bias: &mut [f32],
     ) {
-        let row = w.len() / affine.gamma.len();
-        let rows = folded_w.chunks_exact_mut(row).zip(w.chunks_exact(row));
-        for (i, (to, from)) in rows.enumerate() {
-            let scale = affine.gamma[i] / (running_var[i] + EPS).sqrt();
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = scale * from;
-            }
-            let bias = bias.map_or(0.0, |bias| bias[i]);
-            folded_bias[i] = affine.beta[i] + scale * (bias - running_mean[i]);
+        for (i, (scale, bias)) in scale.iter_mut().zip(bias).enumerate() {
+            *scale = affine.gamma[i] / (running_var[i] + EPS).sqrt();
+            let own_bias = own_bias.map_or(0.0, |bias| bias[i]);
+            *bias = affine.beta[i] + *scale * (own_bias - running_mean[i]);
         }
     }
 }

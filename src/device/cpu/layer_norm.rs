@@ -52,7 +52,7 @@ impl LayerNorm {
             .for_each(|(((y, x), mean), rstd)| normalise(x, affine, mean, rstd, y));
     }
 
-    /// Overwrites `dx`, `dgamma` and `dbeta`.
+    /// Overwrites `dgamma`, `dbeta`, and `dx` unless it is empty.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
@@ -64,22 +64,27 @@ impl LayerNorm {
         (dgamma, dbeta): (&mut [f32], &mut [f32]),
         ws: &mut [f32],
     ) {
-        self.check(
-            &[x, dy, dx],
-            &[gamma, dgamma, dbeta],
-            &[saved.mean, saved.rstd],
-        );
+        let rows = [saved.mean, saved.rstd];
+        self.check(&[x, dy], &[gamma, dgamma, dbeta], &rows);
+        assert!(dx.is_empty() || dx.len() == x.len());
         let (chunk, d) = (ROWS * self.width, self.width);
         let partials = &mut ws[..self.workspace()];
-        dx.par_chunks_mut(chunk)
-            .zip(x.par_chunks(chunk))
+        let tasks = x
+            .par_chunks(chunk)
             .zip(dy.par_chunks(chunk))
-            .zip(saved.mean.par_chunks(ROWS))
-            .zip(saved.rstd.par_chunks(ROWS))
-            .zip(partials.par_chunks_exact_mut(2 * d))
-            .for_each(|(((((dx, x), dy), mean), rstd), partial)| {
-                gradient(x, gamma, mean, rstd, dy, dx, partial);
+            .zip(saved.mean.par_chunks(ROWS).zip(saved.rstd.par_chunks(ROWS)))
+            .zip(partials.par_chunks_exact_mut(2 * d));
+        if dx.is_empty() {
+            tasks.for_each(|(((x, dy), (mean, rstd)), partial)| {
+                gradient(x, gamma, mean, rstd, dy, &mut [], partial);
             });
+        } else {
+            tasks.zip(dx.par_chunks_mut(chunk)).for_each(
+                |((((x, dy), (mean, rstd)), partial), dx)| {
+                    gradient(x, gamma, mean, rstd, dy, dx, partial);
+                },
+            );
+        }
         dgamma.fill(0.0);
         dbeta.fill(0.0);
         for partial in partials.chunks_exact(2 * d) {
@@ -162,8 +167,8 @@ fn gradient_body<S: Simd>(
     partial.fill(0.0);
     let (dgamma, dbeta) = partial.split_at_mut(width);
     let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
-    let rows = rows.zip(dx.chunks_exact_mut(width));
-    for (((x, dy), dx), (&mean, &rstd)) in rows.zip(means.iter().zip(rstds)) {
+    let mut dx_rows = dx.chunks_exact_mut(width);
+    for ((x, dy), (&mean, &rstd)) in rows.zip(means.iter().zip(rstds)) {
         let (mean, rstd) = (s.splat(mean), s.splat(rstd));
         let hat = |at| (s.load_partial(&x[at]) - mean) * rstd;
         // Lanes beyond the row are zero in gamma, so they do not count.
@@ -179,6 +184,7 @@ fn gradient_body<S: Simd>(
             add(&mut dbeta[at.clone()], dy);
             term.mul_add(s.load_partial(&gamma[at]), sum)
         }) / width as f32;
+        let Some(dx) = dx_rows.next() else { continue };
         for at in (0..width).step_by(LANES) {
             let at = at..width.min(at + LANES);
             let g = s.load_partial(&dy[at.clone()]) * s.load_partial(&gamma[at.clone()]);

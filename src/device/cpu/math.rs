@@ -168,11 +168,12 @@ fn softmax_body<S: Simd>(s: S, x: &mut [f32], width: usize) {
 }
 
 /// Mean over the rows (N, `width`) of `-log softmax(x)[label]`, as `losses[i]` per row, and its gradient
-/// `dx = (softmax(x) - onehot(label)) / N`. The loss itself is the mean of `losses`.
+/// `dx = (softmax(x) - onehot(label)) / N`. The loss itself is the mean of `losses`. Labels are integers held as
+/// floats.
 ///
 /// # Panics
 /// If a label is not below `width`.
-pub fn cross_entropy(x: &[f32], labels: &[u32], width: usize, losses: &mut [f32], dx: &mut [f32]) {
+pub fn cross_entropy(x: &[f32], labels: &[f32], width: usize, losses: &mut [f32], dx: &mut [f32]) {
     assert!(x.len() == labels.len() * width && x.len() == dx.len() && losses.len() == labels.len());
     let rows = (CHUNK / width).max(1);
     let n = labels.len() as f32;
@@ -187,22 +188,23 @@ pub fn cross_entropy(x: &[f32], labels: &[u32], width: usize, losses: &mut [f32]
 }
 
 multiversion!(fn cross_entropy_rows = cross_entropy_body(
-    labels: &[u32], width: usize, n: f32, losses: &mut [f32], dx: &mut [f32]));
+    labels: &[f32], width: usize, n: f32, losses: &mut [f32], dx: &mut [f32]));
 
 #[inline(always)]
 fn cross_entropy_body<S: Simd>(
     s: S,
-    labels: &[u32],
+    labels: &[f32],
     width: usize,
     n: f32,
     losses: &mut [f32],
     dx: &mut [f32],
 ) {
-    for ((row, &label), loss) in dx.chunks_exact_mut(width).zip(labels).zip(losses) {
-        let x = row[label as usize];
+    for ((row, label), loss) in dx.chunks_exact_mut(width).zip(labels).zip(losses) {
+        let label = *label as usize;
+        let x = row[label];
         let (most, sum) = exp_row(s, row);
         *loss = sum.ln() - (x - most);
         scale_row(s, row, 1.0 / (sum * n));
-        row[label as usize] -= 1.0 / n;
+        row[label] -= 1.0 / n;
     }
 }

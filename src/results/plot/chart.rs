@@ -45,6 +45,9 @@ pub struct Chart {
 }
 
 const TEXT: i32 = 9 * UNITS;
+/// The legend's text and the height of its rows.
+const SMALL: i32 = 8 * UNITS;
+const ROW: i32 = 13 * UNITS;
 const PAD: i32 = 6 * UNITS;
 const INK: RGBColor = RGBColor(40, 40, 40);
 
@@ -55,14 +58,14 @@ impl Chart {
         let legend = self.legend(width);
         let rows = legend.last().map_or(0, |entry| entry.1 + 1);
         let plot_height = (f64::from(width) * 0.68) as i32;
-        let height = plot_height + rows * TEXT * 3 / 2 + PAD;
+        let height = plot_height + rows * ROW + 3 * PAD / 2;
         let mut canvas = Canvas::new(width as u32, height as u32);
         {
             let root = Backend(&mut canvas).into_drawing_area();
             let (plot, below) = root.split_vertically(plot_height);
             let drawn = self.plot(&plot).and_then(|()| {
                 for (x, row, series) in &legend {
-                    self.key(&below, *x, row * TEXT * 3 / 2 + TEXT, series)?;
+                    self.key(&below, *x, PAD / 2 + row * ROW + ROW / 2, series)?;
                 }
                 Ok(())
             });
@@ -73,15 +76,15 @@ impl Chart {
 
     /// Left end and row of every legend entry.
     fn legend(&self, width: i32) -> Vec<(i32, i32, &Series)> {
-        let (mut x, mut row) = (PAD * 2, 0);
+        let (mut x, mut row) = (PAD, 0);
         let mut entries = Vec::new();
         for series in self.series.iter().filter(|s| !s.label.is_empty()) {
-            let wide = KEY + PAD + text_width(&series.label, TEXT as f32) as i32 + 2 * PAD;
-            if x + wide > width && x > PAD * 2 {
-                (x, row) = (PAD * 2, row + 1);
+            let wide = KEY + PAD + text_width(&series.label, SMALL as f32) as i32;
+            if x + wide > width && x > PAD {
+                (x, row) = (PAD, row + 1);
             }
             entries.push((x, row, series));
-            x += wide;
+            x += wide + 2 * PAD;
         }
         entries
     }
@@ -91,7 +94,7 @@ impl Chart {
         let ends = [(x, y), (x + KEY, y)];
         line(area, &ends, color, series.dashed)?;
         marker(area, (x + KEY / 2, y), color, series.marker)?;
-        let style = font(TEXT)
+        let style = font(SMALL)
             .color(&INK)
             .pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(series.label.as_str(), (x + KEY + PAD, y), style))
@@ -151,6 +154,7 @@ impl Chart {
                 }
             }
         }
+        let mut marked: Vec<(i32, i32)> = Vec::new();
         for (nth, series) in self.series.iter().enumerate() {
             let color = rgb(series.color);
             for part in series.points.split(|p| !visible(p[1])) {
@@ -162,13 +166,16 @@ impl Chart {
             let every = points.len().div_ceil(8).max(1);
             let every = if points.len() <= 16 { 1 } else { every };
             let crossed = |p: &[f64; 4]| series.diverged.iter().any(|d| d[0] == p[0]);
-            for p in points
-                .iter()
-                .skip(nth % every)
-                .step_by(every)
-                .filter(|p| !crossed(p))
-            {
-                marker(area, at(p[0], p[1]), color, series.marker)?;
+            let places = points.iter().skip(nth % every).step_by(every);
+            let places = places.filter(|p| !crossed(p)).map(|p| at(p[0], p[1]));
+            for (i, place) in places.enumerate() {
+                // Where lines coincide, their markers take turns.
+                let near =
+                    |m: &&(i32, i32)| (m.0 - place.0).abs().max((m.1 - place.1).abs()) < UNITS;
+                if i % (1 + marked.iter().filter(near).count()) == 0 {
+                    marker(area, place, color, series.marker)?;
+                }
+                marked.push(place);
             }
             for &[vx, vy] in &series.diverged {
                 let r = UNITS * 5 / 2;
@@ -200,21 +207,25 @@ impl Chart {
             .series
             .iter()
             .flat_map(|s| s.diverged.iter().map(|d| d[0]));
-        let values = self
-            .series
-            .iter()
-            .flat_map(|s| &s.points)
-            .filter(|p| p[1].is_finite());
-        let values: Vec<f64> = if which == 0 {
-            values.map(|p| p[0]).chain(crosses).collect()
-        } else {
-            values.map(|p| p[1]).collect()
-        };
+        let points = self.series.iter().flat_map(|s| &s.points);
+        let points = points.filter(|p| p[1].is_finite());
+        let mut values: Vec<f64> = points.clone().map(|p| p[which]).collect();
+        if which == 0 {
+            values.extend(crosses);
+        } else if !axis.log {
+            // Bands are shown too, if they are not much wider than what the means span.
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let room = 0.25 * (high - low);
+            let ends = points.flat_map(|p| [p[2], p[3]]).filter(|v| v.is_finite());
+            let ends: Vec<f64> = ends.map(|v| v.clamp(low - room, high + room)).collect();
+            values.extend(ends);
+        }
         Scale::new(&values, axis.log, which == 0)
     }
 }
 
-const KEY: i32 = 22 * UNITS;
+const KEY: i32 = 20 * UNITS;
 
 type Area<'a> = DrawingArea<Backend<'a>, plotters::coord::Shift>;
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<Backend<'a> as DrawingBackend>::ErrorType>>;
@@ -302,7 +313,7 @@ impl Scale {
         let step = if log {
             ((high - low) / 6.0).ceil().max(1.0)
         } else {
-            nice_step((high - low) / 5.0)
+            nice_step((high - low) / 6.0)
         };
         let multiples = |step: f64| -> Vec<f64> {
             ((low / step).ceil() as i64..=(high / step).floor() as i64)

@@ -22,7 +22,7 @@ pub struct Selection<'a> {
     pub top: usize,
     /// The metric that ranks settings.
     pub rank_by: &'a str,
-    /// A logarithmic y axis; losses have one unless this says otherwise.
+    /// A logarithmic y axis; losses, and scores that are not accuracies, have one unless this says otherwise.
     pub log_y: Option<bool>,
 }
 
@@ -88,8 +88,9 @@ fn methods<'a>(record: &'a Record, selection: &Selection) -> Result<Vec<&'a str>
     Ok(all.into_iter().filter(keep).collect())
 }
 
-fn log_y(metric: &str, selection: &Selection) -> bool {
-    selection.log_y.unwrap_or(metric.ends_with("loss"))
+fn log_y(record: &Record, metric: &str, selection: &Selection) -> bool {
+    let loss = metric.ends_with("loss") || (metric.ends_with("score") && !record.accuracy);
+    selection.log_y.unwrap_or(loss)
 }
 
 /// A metric over the epochs: the best settings of every method, with a band of one standard deviation.
@@ -129,7 +130,7 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
         },
         y: Axis {
             title: metric_title(metric),
-            log: log_y(metric, selection),
+            log: log_y(record, metric, selection),
         },
         series,
         diverged_on_top: false,
@@ -195,7 +196,7 @@ pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result
         },
         y: Axis {
             title: format!("{}, last epoch", metric_title(metric)),
-            log: log_y(metric, selection),
+            log: log_y(record, metric, selection),
         },
         series,
         diverged_on_top: !up,

@@ -13,9 +13,11 @@ use crate::device::cpu::par;
 use crate::device::cpu::simd::LANES;
 use rayon::prelude::*;
 
-/// What happens to a sum before it is stored: `max(sum + old + bias + add, 0)`, each part optional.
+/// What happens to a sum before it is stored: `max(scale (sum + old) + bias + add, 0)`, each part optional.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
+    /// One per output channel.
+    pub scale: Option<&'a [f32]>,
     /// One per output channel.
     pub bias: Option<&'a [f32]>,
     /// Laid out like the output.
@@ -241,8 +243,8 @@ impl Gather {
             w.len(),
             self.positions.len() * self.source.channels * self.target.channels
         );
-        if let Some(bias) = epilogue.bias {
-            assert_eq!(bias.len(), self.target.channels);
+        for row in epilogue.scale.iter().chain(&epilogue.bias) {
+            assert_eq!(row.len(), self.target.channels);
         }
         if let Some(add) = epilogue.add {
             assert_eq!(add.len(), y.len());

@@ -144,7 +144,14 @@ impl Part<'_> {
                     sum.store_partial(y);
                 }
             }
-            if self.epilogue.bias.is_some() || self.epilogue.add.is_some() || self.epilogue.relu {
+            let Epilogue {
+                scale,
+                bias,
+                add,
+                relu,
+                ..
+            } = self.epilogue;
+            if scale.is_some() || bias.is_some() || add.is_some() || *relu {
                 for to in &tos[done..tile] {
                     for q in 0..Q {
                         let lanes = LANES.min(channels - (self.first + q) * LANES);
@@ -156,12 +163,20 @@ impl Part<'_> {
         }
     }
 
-    /// Bias, addend and ReLU for a sum in `y`, which lies at `at` in the whole output.
+    /// Scale, bias, addend and ReLU for a sum in `y`, which lies at `at` in the whole output.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, q: usize, at: usize, y: &mut [f32]) {
         let mut sum = s.load_partial(y);
-        if let Some(bias) = self.epilogue.bias {
-            sum = sum + s.load_partial(&bias[(self.first + q) * LANES..][..y.len()]);
+        let first = (self.first + q) * LANES;
+        let channels = first..first + y.len();
+        match (self.epilogue.scale, self.epilogue.bias) {
+            (Some(scale), Some(bias)) => {
+                let scale = s.load_partial(&scale[channels.clone()]);
+                sum = sum.mul_add(scale, s.load_partial(&bias[channels]));
+            }
+            (Some(scale), None) => sum = sum * s.load_partial(&scale[channels]),
+            (None, Some(bias)) => sum = sum + s.load_partial(&bias[channels]),
+            (None, None) => {}
         }
         if let Some(add) = self.epilogue.add {
             sum = sum + s.load_partial(&add[at..at + y.len()]);

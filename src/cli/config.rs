@@ -1,0 +1,242 @@
+//! `config`: check configs, print their runs, split them.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::print::{self, count, print, println};
+use super::sources::Overwrite;
+use super::vocabulary;
+use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
+use crate::error::{Error, Kind, Result};
+use crate::results::file::{self, Existing};
+use crate::results::output;
+
+/// Check experiment configs, print their runs, split them
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Say what is wrong in configs, all of it, or how many runs they have
+    Check(Check),
+    /// Print the runs of a config
+    Expand(Expand),
+    /// Split a config's runs into list-type configs, to train them on several machines
+    Split(Split),
+}
+
+#[derive(clap::Args, Debug)]
+struct Check {
+    /// Experiment configs (see configs/README.md)
+    #[arg(required = true, value_name = "CONFIG.json")]
+    configs: Vec<PathBuf>,
+    /// One JSON array with an object per config
+    #[arg(long)]
+    json: bool,
+    /// Largest number of runs that a config may expand to
+    #[arg(long, value_name = "N", default_value_t = MAX_RUNS)]
+    max_runs: u64,
+}
+
+/// A config and a choice of its runs.
+#[derive(clap::Args, Debug)]
+struct Source {
+    /// Experiment config
+    #[arg(value_name = "CONFIG.json")]
+    config: PathBuf,
+    /// Only the runs with this value, such as name=adam or lr=0.1; one key several times: any of them
+    #[arg(long, value_name = "KEY=VALUE")]
+    only: Vec<String>,
+    /// Largest number of runs that the config may expand to
+    #[arg(long, value_name = "N", default_value_t = MAX_RUNS)]
+    max_runs: u64,
+}
+
+#[derive(clap::Args, Debug)]
+struct Expand {
+    #[command(flatten)]
+    source: Source,
+    /// A JSON array of single runs, one on each line: a config itself
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct Split {
+    #[command(flatten)]
+    source: Source,
+    /// How many files, of about equally many runs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parts: u32,
+    /// Folder for ID-01.json, ID-02.json, ...
+    #[arg(long, value_name = "DIR")]
+    into: PathBuf,
+    /// Leave out the runs that the experiment's output holds already
+    #[arg(long)]
+    only_new: bool,
+    /// Folder of that output: ID.json, ID-1.json, ...
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "output",
+        requires = "only_new"
+    )]
+    output_dir: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
+}
+
+impl Args {
+    pub fn run(self) -> Result<u8> {
+        match self.command {
+            Command::Check(command) => command.run(),
+            Command::Expand(command) => command.run(),
+            Command::Split(command) => command.run(),
+        }
+    }
+}
+
+impl Check {
+    fn run(&self) -> Result<u8> {
+        let vocabulary = vocabulary();
+        let (mut entries, mut problems) = (Vec::new(), Vec::new());
+        for path in &self.configs {
+            let file = path.display().to_string();
+            let (runs, warnings, errors) = match config::load(path, &vocabulary, self.max_runs) {
+                Ok(Experiment { runs, warnings, .. }) => (Some(runs.len()), warnings, Vec::new()),
+                Err(error) => (None, Vec::new(), lines(&error.message)),
+            };
+            if let Some(runs) = runs.filter(|_| !self.json) {
+                warn(&warnings);
+                println(format_args!("{file}: OK, {}", count(runs, "run")))?;
+            }
+            problems.extend(errors.iter().cloned());
+            entries
+                .push(json!({"file": file, "runs": runs, "warnings": warnings, "errors": errors}));
+        }
+        if self.json {
+            println(format_args!("{:#}", Value::Array(entries)))?;
+        }
+        if problems.is_empty() {
+            return Ok(0);
+        }
+        Err(Error::usage(problems.join("\n")))
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+fn warn(warnings: &[String]) {
+    for text in warnings {
+        print::note(format_args!("warning: {text}"));
+    }
+}
+
+impl Source {
+    fn load(&self) -> Result<Experiment> {
+        let filters = self.only.iter().map(|text| Filter::parse(text));
+        let filters: Vec<Filter> = filters.collect::<Result<_>>()?;
+        let mut experiment = config::load(&self.config, &vocabulary(), self.max_runs)?;
+        config::select(&mut experiment, &filters, &self.config.to_string_lossy())?;
+        warn(&experiment.warnings);
+        Ok(experiment)
+    }
+}
+
+impl Expand {
+    fn run(&self) -> Result<u8> {
+        let Experiment { id, runs, .. } = self.source.load()?;
+        if self.json {
+            print(&config::list(&runs))?;
+        } else {
+            let lines = runs.iter().map(|run| run.label() + "\n");
+            print(&lines.collect::<String>())?;
+        }
+        print::note(format_args!("{id}: {}", count(runs.len(), "run")));
+        Ok(0)
+    }
+}
+
+impl Split {
+    fn run(&self) -> Result<u8> {
+        let Experiment { id, mut runs, .. } = self.source.load()?;
+        let all = runs.len();
+        if self.only_new {
+            let done = self.done(&id)?;
+            runs.retain(|run| !done.contains(&run.identity()));
+        }
+        let parts = config::split(&id, &runs, self.parts as usize)?;
+        let parts: Vec<(PathBuf, String)> = (parts.into_iter())
+            .map(|(name, text)| (self.into.join(name + ".json"), text))
+            .collect();
+        let existing = Existing::from(self.overwrite);
+        self.refuse_mixture(&id, &parts, existing)?;
+        for (path, text) in &parts {
+            file::write(path, text.as_bytes(), existing)?;
+            println(path.display())?;
+        }
+        if all > runs.len() {
+            let place = self.output_dir.display();
+            let there = all - runs.len();
+            print::note(format_args!(
+                "{id}: {there} of {all} runs are in {place} already"
+            ));
+        }
+        print::note(match (runs.len(), parts.len()) {
+            (0, _) => format!("{id}: nothing is left to train, and no file was written"),
+            (n, files) => format!("{id}: {} in {}", count(n, "run"), count(files, "file")),
+        });
+        Ok(0)
+    }
+
+    /// The runs that the output holds.
+    fn done(&self, id: &str) -> Result<HashSet<String>> {
+        let mut done = HashSet::new();
+        for path in output::files(&self.output_dir, id) {
+            let runs = output::read(&path)?.into_iter();
+            let configs = runs.filter_map(|run| RunConfig::from_json(&run.config));
+            done.extend(configs.map(|config| config.identity()));
+        }
+        Ok(done)
+    }
+
+    /// Nothing is written if something stands in the way, or if parts of another split would stay between
+    /// these: whoever trains the folder would train runs twice.
+    fn refuse_mixture(
+        &self,
+        id: &str,
+        parts: &[(PathBuf, String)],
+        existing: Existing,
+    ) -> Result<()> {
+        let in_the_way = output::stems(&self.into, "json")
+            .into_iter()
+            .filter(|stem| {
+                let digits = stem
+                    .strip_prefix(id)
+                    .and_then(|rest| rest.strip_prefix('-'));
+                digits.is_some_and(|d| d.len() > 1 && d.bytes().all(|b| b.is_ascii_digit()))
+            });
+        let in_the_way: Vec<PathBuf> = in_the_way
+            .map(|stem| self.into.join(stem + ".json"))
+            .filter(|path| existing == Existing::Refuse || parts.iter().all(|p| p.0 != *path))
+            .collect();
+        let Some(first) = in_the_way.first() else {
+            return Ok(());
+        };
+        let advice = match existing {
+            Existing::Refuse => "choose another folder, or say --overwrite",
+            Existing::Replace => "remove what is left of another split, or choose another folder",
+        };
+        Err(Error::new(
+            Kind::CannotCreate,
+            format!("{} exists: {advice}", first.display()),
+        ))
+    }
+}

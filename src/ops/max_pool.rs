@@ -1,0 +1,58 @@
+//! Max pool: the largest of 2 x 2 pixels, per channel. The last row or column of an odd image is left out.
+//!
+//! Gradient: dx = dy at the largest of the four (the first of equals), 0 elsewhere.
+
+use crate::device::cpu::pool::Images;
+use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::ops::{Case, Row};
+
+struct MaxPool(Images);
+
+impl<'t> Var<'t> {
+    /// Of images (N, H, W, C): (N, H / 2, W / 2, C).
+    pub fn max_pool(self) -> Var<'t> {
+        let images = self.images();
+        let (height, width) = (images.height / 2, images.width / 2);
+        let shape = [images.images, height, width, images.channels];
+        self.tape.apply(MaxPool(images), &[self], &shape)
+    }
+
+    /// The shape as that of images, channels last.
+    pub(super) fn images(self) -> Images {
+        let [images, height, width, channels] = self.shape()[..] else {
+            panic!("{:?} is not (N, H, W, C)", self.shape());
+        };
+        Images {
+            images,
+            height,
+            width,
+            channels,
+        }
+    }
+}
+
+impl Op for MaxPool {
+    fn name(&self) -> &'static str {
+        "max_pool"
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>) {
+        self.0.max_pool(io.x[0], io.y);
+    }
+
+    fn cpu_bwd(&self, io: Bwd<'_>) {
+        let [dx, ..] = io.dx;
+        self.0.max_pool_backward(io.x[0], io.dy, dx);
+    }
+}
+
+pub const ROW: Row = Row {
+    name: "max_pool",
+    cases: &[
+        Case::new("two images 4x6", &[&[2, 4, 6, 3]], |x| x[0].max_pool()).apart(),
+        Case::new("one image 5x3, 17 channels", &[&[1, 5, 3, 17]], |x| {
+            x[0].max_pool()
+        })
+        .apart(),
+    ],
+};

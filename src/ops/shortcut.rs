@@ -1,0 +1,54 @@
+//! ResNet's shortcut without weights where the shape changes: every second pixel of every second row, with
+//! zero channels before and after (He et al. 2015, option A).
+//!
+//! Gradient: dx = dy at those pixels and channels, 0 elsewhere.
+
+use crate::device::cpu::pool;
+use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::ops::{Case, Row};
+
+struct Shortcut {
+    images: pool::Images,
+    pad: usize,
+}
+
+impl<'t> Var<'t> {
+    /// Of images (N, H, W, C), `pad` channels on either side: (N, ceil(H / 2), ceil(W / 2), C + 2 pad).
+    pub fn shortcut(self, pad: usize) -> Var<'t> {
+        let images = self.images();
+        let (height, width) = (images.height.div_ceil(2), images.width.div_ceil(2));
+        let shape = [images.images, height, width, images.channels + 2 * pad];
+        self.tape.apply(Shortcut { images, pad }, &[self], &shape)
+    }
+}
+
+impl Op for Shortcut {
+    fn name(&self) -> &'static str {
+        "shortcut"
+    }
+
+    fn bwd_reads_inputs(&self) -> bool {
+        false
+    }
+
+    fn cpu_fwd(&self, io: Fwd<'_>) {
+        self.images.shortcut(self.pad, io.x[0], io.y);
+    }
+
+    fn cpu_bwd(&self, io: Bwd<'_>) {
+        let [dx, ..] = io.dx;
+        self.images.shortcut_backward(self.pad, io.dy, false, dx);
+    }
+}
+
+pub const ROW: Row = Row {
+    name: "shortcut",
+    cases: &[
+        Case::new("two images 4x6, 2 on either side", &[&[2, 4, 6, 4]], |x| {
+            x[0].shortcut(2)
+        }),
+        Case::new("one image 5x3, none", &[&[1, 5, 3, 2]], |x| {
+            x[0].shortcut(0)
+        }),
+    ],
+};

@@ -1,0 +1,305 @@
+//! `config check`, `expand` and `split`, and the way from a split back to one record.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::path::PathBuf;
+
+use program::{Folder, without_times};
+use serde_json::{Value, json};
+
+#[path = "common/files.rs"]
+mod files;
+
+/// 14 runs: seven settings, two seeds.
+fn sweep() -> Value {
+    json!({
+        "dataset": "synthetic_linear",
+        "dataset_kwargs": {"p": 10, "n_samples": 50},
+        "model": "linear",
+        "loss_func": "logistic",
+        "score_func": "logistic_accuracy",
+        "opt": [
+            {"name": "momo", "lr": [1e-5, 0.1, 1.0], "bias_correction": [true, false]},
+            {"name": "adam", "lr": 0.01, "betas": [[0.9, 0.99]]},
+        ],
+        "batch_size": 5,
+        "max_epoch": 2,
+        "n_runs": 2,
+    })
+}
+
+fn with_sweep() -> Folder {
+    let folder = Folder::new();
+    folder.config("exp", &sweep());
+    folder
+}
+
+fn list(text: &str) -> Vec<Value> {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The JSON files of a folder, by name.
+fn parts(folder: &Folder, dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.path(dir)).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn checks_count_runs_and_tell_all_mistakes_of_all_files() {
+    let folder = with_sweep();
+    let warned = sweep().to_string().replace("\"lr\":0.01,", "");
+    folder.write("warned.json", warned);
+    let ran = folder.run("config check exp.json warned.json").code(0);
+    assert_eq!(
+        ran.stdout,
+        "exp.json: OK, 14 runs\nwarned.json: OK, 14 runs\n"
+    );
+    assert!(ran.stderr.contains("warning: warned.json: opt[1]: no lr"));
+
+    let mut wrong = sweep();
+    wrong["opt"][1]["name"] = json!("adamm");
+    wrong["batch_size"] = json!(0);
+    folder.config("wrong", &wrong);
+    folder.write("broken.json", "{");
+    let all = "wrong.json exp.json broken.json";
+    let ran = folder.run(&format!("config check {all}")).code(2);
+    assert_eq!(ran.stdout, "exp.json: OK, 14 runs\n");
+    let ran = ran.says(&["wrong.json: batch_size: ", "\"adamm\"", "broken.json:1:"]);
+    assert_eq!(ran.stderr.lines().count(), 3, "{}", ran.stderr);
+
+    let ran = folder.run(&format!("config check --json {all}")).code(2);
+    let entries = list(&ran.stdout);
+    assert_eq!(
+        entries[1],
+        json!({"file": "exp.json", "runs": 14, "warnings": [], "errors": []})
+    );
+    let errors = |i: usize| entries[i]["errors"].as_array().unwrap().len();
+    assert_eq!((entries.len(), errors(0), errors(2)), (3, 2, 1));
+    assert_eq!(entries[0]["runs"], Value::Null);
+    folder
+        .run("config check exp.json --max-runs 13")
+        .code(2)
+        .says(&["14 runs"]);
+    assert_eq!(parts(&folder, "").len(), 4, "checking writes nothing");
+}
+
+#[test]
+fn an_expansion_is_a_config_of_the_same_runs() {
+    let folder = with_sweep();
+    let labels = folder.run("config expand exp.json").code(0).stdout;
+    assert_eq!(labels.lines().count(), 14);
+    assert_eq!(labels, folder.run("config expand exp.json").code(0).stdout);
+    let first = labels.lines().next().unwrap();
+    assert_eq!(first, "name=momo:lr=0.00001:bias_correction=true:run_id=0");
+
+    let text = folder.run("config expand exp.json --json").code(0).stdout;
+    folder.write("list.json", &text);
+    let again = folder.run("config expand list.json --json").code(0).stdout;
+    assert_eq!(text, again);
+    assert_eq!(folder.run("config expand list.json").code(0).stdout, labels);
+    // One run on each line, for tools that work line by line.
+    assert_eq!(text.lines().count(), 2 + 14);
+
+    let some = "config expand exp.json --json --only lr=0.1 --only run_id=1";
+    let runs = list(&folder.run(some).code(0).stdout);
+    assert_eq!(runs.len(), 2);
+    assert!(
+        runs.iter()
+            .all(|run| run["opt"]["lr"] == 0.1 && run["run_id"] == 1)
+    );
+    let none = folder.run("config expand exp.json --only lr=7").code(2);
+    none.says(&["lr=7", "0.1"]);
+}
+
+#[test]
+fn the_parts_together_are_the_expansion() {
+    let folder = with_sweep();
+    let whole = list(&folder.run("config expand exp.json --json").code(0).stdout);
+    for n in [1, 2, 3, 5, 13, 14, 15, 99] {
+        let into = format!("parts/{n}");
+        let ran = folder.run(&format!("config split exp.json --parts {n} --into {into}"));
+        let ran = ran.code(0);
+        let names = parts(&folder, &into);
+        assert_eq!(names.len(), n.min(14));
+        assert_eq!(names[0], "exp-01.json");
+        let printed: Vec<String> = names.iter().map(|f| format!("{into}/{f}\n")).collect();
+        assert_eq!(ran.stdout, printed.concat());
+        let each: Vec<Vec<Value>> = names
+            .iter()
+            .map(|name| list(&folder.read(&format!("{into}/{name}"))))
+            .collect();
+        let (short, long) = (14 / n, 14usize.div_ceil(n));
+        let even = each
+            .iter()
+            .all(|part| (short.max(1)..=long).contains(&part.len()));
+        assert!(
+            even,
+            "{n}: {:?}",
+            each.iter().map(Vec::len).collect::<Vec<_>>()
+        );
+        assert_eq!(each.concat(), whole);
+        let paths: Vec<String> = ran.stdout.lines().map(str::to_owned).collect();
+        folder
+            .run(&format!("config check {}", paths.join(" ")))
+            .code(0);
+    }
+    // Names sort in the order of the runs.
+    let mut many = sweep();
+    many["n_runs"] = json!(60);
+    folder.config("many", &many);
+    folder
+        .run("config split many.json --parts 120 --into many")
+        .code(0);
+    let names = parts(&folder, "many");
+    assert_eq!((names.len(), names[0].as_str()), (120, "many-001.json"));
+}
+
+#[test]
+fn nothing_is_mixed_or_overwritten() {
+    let folder = with_sweep();
+    let split = |arguments: &str| folder.run(&format!("config split exp.json {arguments}"));
+    folder.write("d/exp-2.json", "another config");
+    split("--parts 3 --into d").code(0);
+    let before = folder.read("d/exp-01.json");
+    split("--parts 3 --into d")
+        .code(73)
+        .says(&["d/exp-01.json", "--overwrite"]);
+    split("--parts 3 --into d --overwrite").code(0);
+    // Two of the three would be new, and the third a left-over with runs of both.
+    split("--parts 2 --into d --overwrite")
+        .code(73)
+        .says(&["d/exp-03.json", "remove"]);
+    assert_eq!(folder.read("d/exp-01.json"), before);
+    assert_eq!(folder.read("d/exp-2.json"), "another config");
+    split("--parts 4 --into d --overwrite").code(0);
+    assert_eq!(parts(&folder, "d").len(), 5, "no temporary file is left");
+
+    folder.write("file", "text");
+    split("--parts 2 --into file/below")
+        .code(73)
+        .says(&["file/below"]);
+    split("--parts 2 --into /proc/none")
+        .code(73)
+        .says(&["/proc/none"]);
+    split("--parts 0 --into e").code(2).says(&["--parts"]);
+    split("--into e").code(2).says(&["--parts"]);
+    split("--parts 2 --into e --output-dir x")
+        .code(2)
+        .says(&["--only-new"]);
+    folder.config("exp", &json!([]));
+    split("--parts 2 --into e").code(2).says(&["no runs"]);
+    assert!(!folder.exists("e"));
+}
+
+#[test]
+fn split_train_merge_record_gives_what_one_sweep_gives() {
+    let folder = with_sweep();
+    folder.run("train -q exp.json --output-dir whole").code(0);
+    folder
+        .run("record exp --output-dir whole --out whole.csv")
+        .code(0);
+
+    folder
+        .run("config split exp.json --parts 4 --into parts")
+        .code(0);
+    for name in parts(&folder, "parts") {
+        folder
+            .run(&format!("train -q parts/{name} --output-dir trained"))
+            .code(0);
+    }
+    // The parts' outputs can be averaged as they are...
+    folder
+        .run("record exp --output-dir trained --out parts.csv")
+        .code(0);
+    assert_eq!(folder.read("parts.csv"), folder.read("whole.csv"));
+    // ... or made one file, which is the one that the whole sweep writes.
+    folder
+        .run("output merge trained --out merged/exp.json")
+        .code(0);
+    assert_eq!(
+        without_times(&folder.read("merged/exp.json")),
+        without_times(&folder.read("whole/exp.json"))
+    );
+    folder
+        .run("record exp --output-dir merged --out merged.csv")
+        .code(0);
+    assert_eq!(folder.read("merged.csv"), folder.read("whole.csv"));
+    // The whole experiment finds nothing left to do in it.
+    let ran = folder.run("train exp.json --output-dir merged").code(0);
+    assert!(ran.stderr.contains("14 of 14 runs"), "{}", ran.stderr);
+}
+
+#[test]
+fn only_what_is_new_is_split() {
+    let folder = with_sweep();
+    let split = |into: &str| {
+        folder.run(&format!(
+            "config split exp.json --parts 2 --into {into} --only-new"
+        ))
+    };
+    // No output at all: everything is new.
+    split("all").code(0);
+    assert_eq!(list(&folder.read("all/exp-01.json")).len(), 7);
+
+    folder
+        .run("train -q exp.json --only name=momo --only run_id=1")
+        .code(0);
+    let ran = split("rest").code(0);
+    assert!(
+        ran.stderr.contains("6 of 14 runs are in output"),
+        "{}",
+        ran.stderr
+    );
+    let rest: Vec<Value> = ["rest/exp-01.json", "rest/exp-02.json"]
+        .iter()
+        .flat_map(|path| list(&folder.read(path)))
+        .collect();
+    assert_eq!(rest.len(), 8);
+    assert!(
+        !rest
+            .iter()
+            .any(|run| run["opt"]["name"] == "momo" && run["run_id"] == 1)
+    );
+
+    // Outputs of parts count, and training them beside the first output repeats nothing.
+    folder.run("train -q rest/exp-01.json").code(0);
+    split("last").code(0);
+    assert_eq!(list(&folder.read("last/exp-01.json")).len(), 2);
+    folder
+        .run("train -q last/exp-01.json last/exp-02.json --output-dir more")
+        .code(0);
+    folder
+        .run("output merge output more --out done/exp.json")
+        .code(0);
+    let none =
+        folder.run("config split exp.json --parts 2 --into none --only-new --output-dir done");
+    assert!(none.code(0).stderr.contains("nothing is left to train"));
+    assert!(!folder.exists("none"));
+
+    // An output that is not whole is not taken for none.
+    folder.write("output/exp.json", "[{\"config\"");
+    split("again")
+        .code(65)
+        .says(&["output/exp.json", "being written"]);
+    assert!(!folder.exists("again"));
+}
+
+#[test]
+fn runs_of_the_reference_count_as_done() {
+    let folder = Folder::new();
+    let config = files::path("configs/test.json");
+    let split = |outputs: PathBuf| {
+        let (config, outputs) = (config.display(), outputs.display());
+        let ran = folder.run(&format!(
+            "config split {config} --parts 3 --into parts --only-new --output-dir {outputs}"
+        ));
+        ran.code(0).stderr
+    };
+    let none = split(files::path("records/reference/outputs"));
+    assert!(none.contains("24 of 24 runs"), "{none}");
+}

@@ -1,0 +1,184 @@
+//! The networks for images: they learn, they have the right size, and threads do not matter.
+
+use serde_json::{Map, Value, json};
+use stepback_native::device::Device;
+use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
+use stepback_native::models::{self, Data, Model};
+use stepback_native::optim::State;
+use stepback_native::random::SEED;
+use stepback_native::random::torch::Generator;
+
+fn cifar(classes: usize) -> Data {
+    Data {
+        input: vec![3, 32, 32],
+        target: vec![1],
+        classes: Some(classes),
+        index_bounds: None,
+    }
+}
+
+fn build(name: &str, kwargs: &Value, data: &Data) -> Result<(Params, Box<dyn Model>), String> {
+    let mut params = Params::new(Generator::new(SEED));
+    let empty = Map::new();
+    let kwargs = kwargs.as_object().unwrap_or(&empty);
+    let row = models::row(name).unwrap();
+    let model = row.build(&mut params, data, kwargs)?;
+    Ok((params, model))
+}
+
+/// A model with its training and evaluation plans on a batch of images.
+struct Bench {
+    train: Plan,
+    eval: Plan,
+    memory: Memory,
+    classes: usize,
+}
+
+impl Bench {
+    fn new(name: &str, kwargs: &Value, batch: usize) -> Bench {
+        let classes = 10;
+        let (params, model) = build(name, kwargs, &cifar(classes)).unwrap();
+        let record = |mode| {
+            Plan::record(&params, mode, Device::Cpu, |tape| {
+                let logits = model.forward(tape.input(&[batch, 32, 32, 3]));
+                let loss = logits.cross_entropy(tape.input(&[batch, 1]));
+                Targets {
+                    outputs: vec![loss, logits],
+                    backward: (mode != Mode::Eval).then_some(loss),
+                }
+            })
+        };
+        let (train, eval) = (record(Mode::TrainWithoutDropout), record(Mode::Eval));
+        let memory = Memory::new(&params, &[&train, &eval]);
+        Bench {
+            train,
+            eval,
+            memory,
+            classes,
+        }
+    }
+
+    /// The loss of the images sin(k^2 / 1000) with classes 0, 3, 6, ...
+    fn run(&mut self, training: bool) -> f32 {
+        let plan = if training { &self.train } else { &self.eval };
+        let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
+        for (k, x) in x.iter_mut().enumerate() {
+            *x = (1e-3 * (k * k) as f64).sin() as f32;
+        }
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = (3 * i % self.classes) as f32;
+        }
+        if training {
+            self.memory.get_mut(plan.seed).fill(1.0);
+        }
+        plan.run(&mut self.memory, Clock::default());
+        self.memory.get(plan.outputs[0])[0]
+    }
+
+    /// Trains with Adam until `enough` says so of the losses so far, 100 steps at most; the losses.
+    fn fit(&mut self, lr: f64, enough: impl Fn(&[f32]) -> bool) -> Vec<f32> {
+        let opt = json!({"name": "adam", "lr": lr});
+        let n = self.memory.values().len();
+        let mut optimizer = State::new(opt.as_object().unwrap(), n).unwrap();
+        let mut losses = Vec::new();
+        while losses.len() < 100 && !enough(&losses) {
+            losses.push(self.run(true));
+            let (w, g) = self.memory.update();
+            optimizer.step(lr, losses[losses.len() - 1], w, g);
+        }
+        losses
+    }
+}
+
+/// Networks of every kind: keyword arguments, learning rate.
+fn small() -> Vec<(&'static str, Value, f64)> {
+    vec![
+        ("resnet20", json!({}), 3e-3),
+        ("resnet20", json!({"batch_norm": false}), 1e-3),
+        ("vgg11", json!({}), 3e-4),
+        ("vgg11", json!({"batch_norm": true}), 1e-3),
+        ("resnet18-kuangliu", json!({}), 1e-3),
+        ("resnet50-kuangliu", json!({}), 1e-3),
+    ]
+}
+
+#[test]
+fn every_kind_learns_one_batch() {
+    for (name, kwargs, lr) in small() {
+        let mut bench = Bench::new(name, &kwargs, 2);
+        let learned = |losses: &[f32]| losses.last().is_some_and(|last| *last < 0.1 * losses[0]);
+        let losses = bench.fit(lr, learned);
+        assert!(learned(&losses), "{name} {kwargs}: {losses:?}");
+    }
+}
+
+/// The running averages follow the batch's, so that evaluation ends near training.
+#[test]
+fn evaluation_uses_what_training_averaged() {
+    let mut bench = Bench::new("resnet20", &json!({}), 4);
+    let before = bench.run(false);
+    let train = bench.fit(0.0, |losses| losses.len() == 60)[59];
+    let after = bench.run(false);
+    assert!((before - train).abs() > 0.1, "{before} {train}");
+    assert!((after - train).abs() < 1e-2 * train, "{after} {train}");
+}
+
+#[test]
+fn threads_do_not_matter() {
+    for (name, kwargs, lr) in small() {
+        let results = [1, 2].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                let mut bench = Bench::new(name, &kwargs, 2);
+                let losses = bench.fit(lr, |losses| losses.len() == 2);
+                (losses, bench.memory.values().to_vec(), bench.run(false))
+            })
+        });
+        assert!(results[0] == results[1], "{name} {kwargs}");
+    }
+}
+
+#[test]
+fn sizes() {
+    let cases = [
+        ("resnet20", json!({}), 10, 269_722),
+        ("resnet20", json!({"batch_norm": false}), 10, 268_346),
+        ("resnet32", json!({}), 10, 464_154),
+        ("resnet44", json!({}), 10, 658_586),
+        ("resnet56", json!({}), 10, 853_018),
+        ("resnet110", json!({}), 100, 1_733_812),
+        ("resnet1202", json!({}), 10, 19_421_274),
+        ("vgg11", json!({}), 10, 9_750_922),
+        ("vgg13", json!({}), 10, 9_935_434),
+        ("vgg16", json!({"batch_norm": true}), 10, 15_253_578),
+        ("vgg19", json!({}), 10, 20_554_826),
+        ("resnet18-kuangliu", json!({}), 10, 11_173_962),
+        ("resnet34-kuangliu", json!({}), 10, 21_282_122),
+        ("resnet50-kuangliu", json!({}), 10, 23_520_842),
+        ("resnet101-kuangliu", json!({}), 10, 42_512_970),
+        ("resnet152-kuangliu", json!({}), 10, 58_156_618),
+    ];
+    for (name, kwargs, classes, size) in cases {
+        let (params, _) = build(name, &kwargs, &cifar(classes)).unwrap();
+        assert_eq!(params.values.len(), size, "{name}");
+    }
+}
+
+#[test]
+fn other_data_are_refused() {
+    let shaped = |input: &[usize], classes| Data {
+        input: input.to_vec(),
+        classes,
+        ..cifar(10)
+    };
+    for name in ["resnet20", "vgg16", "resnet18-kuangliu"] {
+        for (data, why) in [
+            (shaped(&[1, 28, 28], Some(10)), "1x28x28"),
+            (shaped(&[784], Some(10)), "[784]"),
+            (shaped(&[3, 32, 32], None), "labels"),
+        ] {
+            let error = build(name, &json!({}), &data).err().unwrap();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

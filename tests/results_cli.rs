@@ -1,0 +1,606 @@
+//! The commands on results: what they write, and what they say about input that is bad.
+
+#[path = "common/files.rs"]
+mod files;
+#[path = "common/program.rs"]
+mod program;
+
+use std::fs;
+
+use program::{Folder, Ran, runs_in};
+
+/// The published outputs and records, in the places where the program looks for them.
+fn published() -> Folder {
+    let folder = Folder::new();
+    for name in ["mnist_mlp-2", "test", "synthetic_small"] {
+        let path = format!("records/reference/outputs/{name}.json");
+        folder.write(
+            &format!("output/{name}.json"),
+            fs::read(files::path(&path)).unwrap(),
+        );
+    }
+    for name in ["mnist_mlp", "imagenet32_resnet18"] {
+        let path = format!("records/{name}.csv");
+        folder.write(&path, fs::read(files::path(&path)).unwrap());
+    }
+    folder
+}
+
+/// One run of an output file: one loss and one score per epoch.
+fn run(name: &str, lr: &str, seed: usize, losses: &[&str], scores: &[&str]) -> String {
+    let epochs: Vec<String> = (losses.iter().zip(scores).enumerate())
+        .map(|(e, (loss, score))| {
+            format!(r#"{{"epoch": {e}, "train_loss": {loss}, "val_score": {score}, "train_epoch_time": 0.5}}"#)
+        })
+        .collect();
+    let name = name.replace('"', "\\\"");
+    format!(
+        r#"{{"config": {{"dataset": "d", "loss_func": "l", "model": "m", "score_func": "x_accuracy",
+            "opt": {{"lr": {lr}, "name": "{name}"}}, "run_id": {seed}}},
+            "history": [{}], "summary": {{}}}}"#,
+        epochs.join(", ")
+    )
+}
+
+fn output(folder: &Folder, id: &str, runs: &[String]) {
+    folder.write(
+        &format!("output/{id}.json"),
+        format!("[{}]", runs.join(",\n")),
+    );
+}
+
+/// Every command that reads the experiment.
+const READERS: [&str; 5] = [
+    "record ID --out -",
+    "table ID",
+    "plot ID",
+    "report ID",
+    "compare ID",
+];
+
+fn all_refuse(folder: &Folder, id: &str, code: i32, fragments: &[&str]) {
+    for command in READERS {
+        let ran = folder.run(&command.replace("ID", id)).code(code);
+        assert_eq!(ran.says(fragments).stdout, "", "{command}");
+    }
+    for name in ["plots", "report.html"] {
+        assert!(!folder.exists(name), "{name} was written");
+    }
+}
+
+#[test]
+fn records_are_written_and_never_over_others() {
+    let folder = published();
+    let ran = folder.run("record test").code(0);
+    assert_eq!(ran.stdout, "");
+    assert!(
+        ran.stderr.contains("12 settings, 10 epochs"),
+        "{}",
+        ran.stderr
+    );
+    let csv = folder.read("records/test.csv");
+    assert_eq!(csv.lines().count(), 1 + 12 * 10);
+    assert_eq!(folder.run("record test --out -").code(0).stdout, csv);
+
+    let before = folder.read("records/mnist_mlp.csv");
+    folder
+        .run("record mnist_mlp")
+        .code(73)
+        .says(&["records/mnist_mlp.csv", "--overwrite"]);
+    assert_eq!(folder.read("records/mnist_mlp.csv"), before);
+    folder.run("record mnist_mlp --out new/mnist.csv").code(0);
+    // The published outputs hold two of the record's methods, letter for letter.
+    let rows: Vec<&str> = before.lines().collect();
+    let ours = folder.read("new/mnist.csv");
+    let ids: Vec<&str> = ours
+        .lines()
+        .skip(1)
+        .map(|l| l.split(',').next().unwrap())
+        .collect();
+    assert_eq!(ids.len(), 160);
+    let known = |id: &&str| rows.iter().any(|row| row.starts_with(&format!("{id},")));
+    assert!(ids.iter().all(known));
+    folder.run("record mnist_mlp --overwrite").code(0);
+    assert_eq!(folder.read("records/mnist_mlp.csv"), ours);
+}
+
+#[test]
+fn tables_come_in_four_formats() {
+    let folder = published();
+    let table = |arguments: &str| folder.run(&format!("table {arguments}")).code(0).stdout;
+    let text = table("records/mnist_mlp.csv test");
+    assert!(
+        text.contains("97.97 ± 0.08 *") && text.contains("best of its experiment"),
+        "{text}"
+    );
+    let markdown = table("records/mnist_mlp.csv --format markdown");
+    assert!(
+        markdown.starts_with("| experiment | adabelief |"),
+        "{markdown}"
+    );
+    assert!(markdown.contains("**97.97 ± 0.08**"), "{markdown}");
+    let latex = table("records/mnist_mlp.csv --format latex");
+    assert!(latex.contains("\\textbf{97.97 $\\pm$ 0.08}"), "{latex}");
+    // Two methods that end with the same score are both the best.
+    let tied = table("test --format markdown");
+    assert_eq!(tied.matches("**91.00 ± 4.24**").count(), 3, "{tied}");
+
+    let columns = "score,setting,epochs,time,area,robustness";
+    let csv = table(&format!(
+        "mnist_mlp --columns {columns} --target 0.95 --format csv"
+    ));
+    let header = "experiment,method,score,setting,epochs to target,seconds to target,area,robustness (decades)";
+    assert_eq!(csv.lines().next(), Some(header));
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    folder
+        .run("table test --columns epochs")
+        .code(2)
+        .says(&["--target"]);
+    // The last epoch of this run is not the average of the last five.
+    let cut = table("test --cutoff 5 --format csv");
+    assert_ne!(cut, table("test --format csv"));
+    table("test --out t/best.txt");
+    assert_eq!(folder.read("t/best.txt"), table("test"));
+}
+
+#[test]
+fn comparisons_tell_what_differs() {
+    let folder = published();
+    let same = folder.run("compare mnist_mlp --strict").code(0);
+    assert!(same.stderr.contains("32 of 32 agree"), "{}", same.stderr);
+    assert_eq!(same.stdout.matches(" agrees ").count(), 32);
+
+    let seeds = |last: [&str; 3]| -> Vec<String> {
+        (last.iter().enumerate())
+            .map(|(seed, score)| run("adam", "0.1", seed, &["1.0"], &[score]))
+            .collect()
+    };
+    output(&folder, "theirs", &seeds(["0.80", "0.81", "0.82"]));
+    folder.run("record theirs").code(0);
+    output(&folder, "mine", &seeds(["0.85", "0.86", "0.87"]));
+    let ran = folder.run("compare mine --against theirs").code(0);
+    assert!(
+        ran.stdout.contains("+5.00") && ran.stdout.contains("differs"),
+        "{}",
+        ran.stdout
+    );
+    folder.run("compare mine --against theirs --strict").code(1);
+    folder
+        .run("compare mine --against records/theirs.csv --metric train_loss --strict")
+        .code(0);
+    folder
+        .run("compare mine --against theirs --metric loss")
+        .code(2)
+        .says(&["\"loss\"", "train_loss"]);
+    folder
+        .run("compare mine")
+        .code(2)
+        .says(&["records/mine.csv"]);
+    // A record is no output.
+    folder
+        .run("compare imagenet32_resnet18")
+        .code(2)
+        .says(&["no imagenet32_resnet18.json"]);
+}
+
+#[test]
+fn figures_are_written_in_every_format() {
+    let folder = published();
+    for (format, start) in [("svg", "<svg "), ("png", "\u{89}PNG"), ("pdf", "%PDF-")] {
+        let ran = folder
+            .run(&format!("plot test --format {format} --width 3.3"))
+            .code(0);
+        let paths: Vec<&str> = ran.stdout.lines().collect();
+        assert_eq!(
+            paths.len(),
+            5,
+            "two metrics, two figures each, and the steps"
+        );
+        for path in paths {
+            let bytes = fs::read(folder.path(path)).unwrap();
+            let head: String = bytes.iter().take(5).map(|b| char::from(*b)).collect();
+            assert!(
+                head.starts_with(&start[..start.len().min(4)]),
+                "{path}: {head}"
+            );
+        }
+    }
+    let one = folder
+        .run("plot mnist_mlp curves --metric val_loss --methods adabound --top 2 --out-dir p");
+    assert_eq!(one.code(0).stdout, "p/mnist_mlp/curves_val_loss.svg\n");
+    let svg = folder.read("p/mnist_mlp/curves_val_loss.svg");
+    assert!(svg.contains(">adabound, lr 0.001</text>") && !svg.contains("adabelief"));
+    // Records hold no steps: that is an error only where nothing else was asked for.
+    let some = folder.run("plot records/mnist_mlp.csv").code(0);
+    assert_eq!(some.stdout.lines().count(), 4);
+    assert!(some.stderr.contains("no step sizes"), "{}", some.stderr);
+    folder
+        .run("plot records/mnist_mlp.csv steps")
+        .code(2)
+        .says(&["no step sizes"]);
+    folder
+        .run("plot test --width 1")
+        .code(2)
+        .says(&["2 and 40"]);
+}
+
+#[test]
+fn reports_hold_all_experiments() {
+    let folder = published();
+    let ran = folder
+        .run("report test records/mnist_mlp.csv --target 0.8")
+        .code(0);
+    assert_eq!(ran.stdout, "report.html\n");
+    let html = folder.read("report.html");
+    for part in [
+        "Report: test, mnist_mlp",
+        "epochs to target",
+        "name=momo-adam:lr=",
+    ] {
+        assert!(html.contains(part), "no {part}");
+    }
+    folder.run("report test --out r/x.html").code(0);
+    assert!(!folder.read("r/x.html").contains("epochs to target"));
+}
+
+#[test]
+fn output_files_are_listed_merged_filtered_and_exported() {
+    let folder = published();
+    let list = folder
+        .run("output list output/test.json --format csv")
+        .code(0)
+        .stdout;
+    assert_eq!(list.lines().count(), 1 + 24);
+    assert!(
+        list.starts_with("run,run_id,epochs,train_loss,val_score,seconds,note\n"),
+        "{list}"
+    );
+    let lost = folder
+        .run("output list output/synthetic_small.json")
+        .code(0)
+        .stdout;
+    assert_eq!(lost.matches("diverged in epoch").count(), 6);
+
+    folder
+        .run("output filter output/test.json --keep name=momo --out d/momo.json")
+        .code(0);
+    let rest = "output filter output/test.json --drop name=momo --out d/rest.json";
+    let ran = folder.run(rest).code(0);
+    assert_eq!(ran.stderr, "18 runs kept, 6 dropped\n");
+    folder
+        .run(rest)
+        .code(73)
+        .says(&["d/rest.json", "--overwrite"]);
+    folder.run(&format!("{rest} --overwrite")).code(0);
+    let ran = folder.run("output merge d --out all.json").code(0);
+    assert_eq!(ran.stderr, "24 runs of 2 files\n");
+    assert_eq!(runs_in(&folder.read("all.json")), 24);
+    folder
+        .run("output merge d d/momo.json")
+        .code(65)
+        .says(&["d/momo.json", "there already"]);
+    folder
+        .run("output merge d output/mnist_mlp-2.json")
+        .code(65)
+        .says(&["do not mix"]);
+    folder
+        .run("output merge nothing")
+        .code(2)
+        .says(&["nothing"]);
+    fs::create_dir(folder.path("empty")).unwrap();
+    folder
+        .run("output merge empty")
+        .code(2)
+        .says(&["empty", "no output"]);
+
+    let csv = folder.run("output export d/momo.json").code(0).stdout;
+    assert_eq!(csv.lines().count(), 1 + 6 * 10);
+    assert!(csv.starts_with("id,run_id,epoch,") && csv.contains("train_epoch_time"));
+    let short = "output filter output/test.json --drop-history step_size_list";
+    assert!(!folder.run(short).code(0).stdout.contains("step_size_list"));
+    folder
+        .run("output filter output/test.json --keep lr")
+        .code(2)
+        .says(&["KEY=VALUE"]);
+}
+
+/// Nothing of the kind, and nothing behind.
+#[test]
+fn an_id_without_output_is_answered_with_what_is_there() {
+    let folder = published();
+    all_refuse(
+        &folder,
+        "tset",
+        2,
+        &["tset", "mnist_mlp-2, synthetic_small, test"],
+    );
+    let empty = Folder::new();
+    empty
+        .run("table x")
+        .code(2)
+        .says(&["output has nothing", "records has nothing"]);
+    empty.run("record x").code(2).says(&["no output at all"]);
+    empty
+        .run("table x.json")
+        .code(2)
+        .says(&["x.json: no such file"]);
+    empty
+        .run("output list x.json")
+        .code(2)
+        .says(&["x.json: no such file"]);
+}
+
+#[test]
+fn files_that_are_no_outputs_are_named() {
+    let folder = Folder::new();
+    for (text, what) in [
+        ("text", "line 1 column 1"),
+        ("{}", "expected '['"),
+        ("[3]", "not a run"),
+        ("[{\"config\": {}}]", "not a run"),
+        ("[]", "no runs"),
+        ("id,epoch\n", "line 1"),
+    ] {
+        folder.write("output/x.json", text);
+        all_refuse(&folder, "x", 65, &["x", what]);
+    }
+    folder.write("output/x.json", b"[\"\xff\"]");
+    all_refuse(&folder, "x", 65, &["x.json: not UTF-8"]);
+    folder.write("x.csv", "a,b\n1,2\n");
+    folder
+        .run("table x.csv")
+        .code(65)
+        .says(&["x.csv: not a record"]);
+    fs::create_dir(folder.path("output/y.json")).unwrap();
+    all_refuse(&folder, "y", 74, &["y.json"]);
+}
+
+#[test]
+fn a_file_that_is_being_written_is_not_read_as_whole() {
+    let folder = published();
+    let whole = folder.read("output/test.json");
+    folder.write("output/test.json", &whole[..whole.len() / 2]);
+    all_refuse(&folder, "test", 65, &["test.json: line", "being written"]);
+    for command in [
+        "output list",
+        "output merge",
+        "output filter",
+        "output export",
+    ] {
+        let ran = folder.run(&format!("{command} output/test.json")).code(65);
+        assert_eq!(ran.says(&["test.json: line", "being written"]).stdout, "");
+    }
+    // What a save is writing has another name until it is whole.
+    folder.write("output/test.json", &whole);
+    folder.write("output/.tmp-test-AbCdEf", &whole[..99]);
+    folder.run("record test --out -").code(0);
+    folder.run("output merge output/test.json").code(0);
+}
+
+#[test]
+fn runs_that_do_not_fit_together_are_named() {
+    let folder = Folder::new();
+    let long = run("adam", "0.1", 0, &["1", "2"], &["0.5", "0.5"]);
+    let short = run("adam", "0.1", 1, &["1"], &["0.5"]);
+    output(&folder, "x", &[long.clone(), short]);
+    let named = [
+        "different numbers of epochs",
+        "(run_id 0, ",
+        "has 2",
+        "(run_id 1, ",
+        "has 1",
+    ];
+    all_refuse(&folder, "x", 65, &named);
+    output(&folder, "x", &[long.clone()]);
+    output(&folder, "x-1", &[long]);
+    let named = [
+        "the same run twice",
+        "name=adam:lr=0.1",
+        "x.json",
+        "x-1.json",
+    ];
+    all_refuse(&folder, "x", 65, &named);
+    // One that has more than the rest can be filtered out, as the message says.
+    folder.run("output list output/x.json").code(0);
+}
+
+#[test]
+fn unknown_metrics_and_methods_are_answered_with_those_that_exist() {
+    let folder = published();
+    let all = ["\"acc\"", "grad_norm", "train_loss", "val_score"];
+    for command in [
+        "table test --score acc",
+        "compare mnist_mlp --metric acc",
+        "plot test --metric acc",
+        "plot test --rank-by acc",
+        "report test --score acc",
+    ] {
+        folder.run(command).code(2).says(&all);
+    }
+    let ran = folder.run("plot test --methods sgdm").code(2);
+    ran.says(&["\"sgdm\"", "adam, momo, momo-adam, sgd-m"]);
+}
+
+#[test]
+fn a_method_that_diverged_throughout_is_shown_as_such() {
+    let folder = Folder::new();
+    let (nan, low) = (["NaN", "NaN"], ["0.1", "0.1"]);
+    let mut runs = vec![
+        run("adam", "0.1", 0, &["1", "0.5"], &["0.5", "0.6"]),
+        run("adam", "0.1", 1, &["1", "0.6"], &["0.5", "0.7"]),
+    ];
+    for seed in 0..2 {
+        runs.push(run("lost", "0.1", seed, &nan, &nan));
+        runs.push(run("guess", "10", seed, &["NaN", "Infinity"], &low));
+    }
+    output(&folder, "x", &runs);
+    let csv = folder.run("record x --out -").code(0).stdout;
+    let lost: Vec<&str> = csv.lines().filter(|line| line.contains("lost")).collect();
+    assert_eq!(lost[0], "name=lost:lr=0.1,0,,,,,lost,0.1");
+    let table = folder.run("table x --format csv").code(0).stdout;
+    assert_eq!(
+        table,
+        "experiment,adam,guess,lost\nx,65.00 ± 7.07,10.00 ± 0.00,diverged\n"
+    );
+    let ran = folder
+        .run("table x --columns score,area,robustness --format csv")
+        .code(0);
+    assert!(ran.stdout.contains("x,lost,diverged,"), "{}", ran.stdout);
+    folder.run("plot x --format png").code(0);
+    folder.run("plot x").code(0);
+    let curves = folder.read("plots/x/curves_train_loss.svg");
+    assert!(
+        curves.contains(">lost, lr 0.1 (diverged)</text>"),
+        "{curves}"
+    );
+    let stability = folder.read("plots/x/stability_val_score.svg");
+    assert_eq!(stability.matches("(× diverged)</text>").count(), 2);
+    folder.run("report x").code(0);
+    assert!(
+        !folder.read("report.html").contains("NaN"),
+        "JSON has no NaN"
+    );
+    let list = folder.run("output list output/x.json").code(0).stdout;
+    assert_eq!(list.matches("diverged in epoch 0").count(), 4);
+    // Nothing but NaN at all.
+    output(&folder, "x", &runs[2..3]);
+    for command in ["record x --out -", "table x", "plot x", "report x"] {
+        folder.run(command).code(0);
+    }
+}
+
+#[test]
+fn one_seed_has_no_spread() {
+    let folder = Folder::new();
+    output(
+        &folder,
+        "x",
+        &[run("adam", "0.1", 0, &["1", "0.5"], &["0.5", "0.625"])],
+    );
+    let csv = folder.run("record x --out -").code(0).stdout;
+    assert_eq!(
+        csv,
+        "id,epoch,train_loss,val_score,train_loss_std,val_score_std,name,lr\n\
+         name=adam:lr=0.1,0,1.0,0.5,,,adam,0.1\n\
+         name=adam:lr=0.1,1,0.5,0.625,,,adam,0.1\n"
+    );
+    let table = folder.run("table x --format csv").code(0).stdout;
+    assert_eq!(table, "experiment,adam\nx,62.50\n");
+    folder.run("plot x curves --metric val_score").code(0);
+    let svg = folder.read("plots/x/curves_val_score.svg");
+    assert!(
+        !svg.contains("fill-opacity=\"0.15\""),
+        "a band around one seed"
+    );
+    // Against a record with a spread, the spread counts for both.
+    folder.write(
+        "records/x.csv",
+        "id,epoch,val_score,val_score_std,name,lr\n\
+         name=adam:lr=0.1,0,0.5,0.01,adam,0.1\nname=adam:lr=0.1,1,0.6,0.01,adam,0.1\n",
+    );
+    let ran = folder.run("compare x --metric val_score --strict").code(0);
+    assert!(ran.stdout.contains("+2.50"), "{}", ran.stdout);
+    // Between two single seeds nothing can be said.
+    folder.run("record x --out y.csv").code(0);
+    let text = folder.read("y.csv").replace("0.625", "0.7");
+    folder.write("y.csv", text);
+    let ran = folder
+        .run("compare x --against y.csv --metric val_score --strict")
+        .code(0);
+    assert!(ran.stdout.contains("no spread"), "{}", ran.stdout);
+    folder.run("report x").code(0);
+}
+
+#[test]
+fn names_are_escaped_in_every_format() {
+    let folder = Folder::new();
+    let evil = "</script><b a=\"1\">&|_%";
+    output(
+        &folder,
+        "x",
+        &[run(evil, "0.1", 0, &["1", "0.5"], &["0.5", "0.6"])],
+    );
+    folder.run("plot x curves").code(0);
+    let svg = folder.read("plots/x/curves_val_score.svg");
+    assert!(
+        svg.contains("&lt;/script&gt;&lt;b a=&quot;1&quot;&gt;&amp;|_%"),
+        "{svg}"
+    );
+    folder.run("report x").code(0);
+    let html = folder.read("report.html");
+    assert!(html.contains("\\u003c/script>\\u003cb a="));
+    assert_eq!(html.matches("</script>").count(), 2, "of the page itself");
+    let table = |format: &str| {
+        folder
+            .run(&format!("table x --format {format}"))
+            .code(0)
+            .stdout
+    };
+    assert!(
+        table("markdown").contains("<b a=\"1\">&\\|"),
+        "{}",
+        table("markdown")
+    );
+    assert!(table("latex").contains("\\&|\\_\\%"), "{}", table("latex"));
+    assert!(
+        table("csv").contains("\"</script><b a=\"\"1\"\">&|_%\""),
+        "{}",
+        table("csv")
+    );
+    let csv = folder.run("record x --out r.csv").code(0);
+    assert_eq!(csv.stdout, "");
+    // What was quoted is read back.
+    let again = folder.run("table r.csv --format csv").code(0).stdout;
+    assert_eq!(again.replace("\nr,", "\nx,"), table("csv"));
+    // An id goes into names of files and titles.
+    fs::copy(
+        folder.path("output/x.json"),
+        folder.path("output/a<b>&.json"),
+    )
+    .unwrap();
+    let odd = |command: &str, rest: &str| -> Ran {
+        let mut command = folder.command(command);
+        command.arg("a<b>&").args(rest.split_whitespace());
+        Ran::from(command.output().unwrap()).code(0)
+    };
+    odd("plot", "curves");
+    assert!(
+        folder
+            .read("plots/a<b>&/curves_val_score.svg")
+            .contains(">a&lt;b&gt;&amp;</text>")
+    );
+    odd("report", "");
+    assert!(
+        folder
+            .read("report.html")
+            .contains("<title>Report: a&lt;b&gt;&amp;</title>")
+    );
+}
+
+#[test]
+fn destinations_that_cannot_be_written_are_named() {
+    let folder = published();
+    folder.write("file", "text");
+    for command in [
+        "record test --out PLACE",
+        "table test --out PLACE",
+        "plot test --out-dir PLACE",
+        "report test --out PLACE",
+        "output merge output/test.json --out PLACE",
+        "output filter output/test.json --out PLACE",
+        "output export output/test.json --out PLACE",
+    ] {
+        for place in ["file/below", "/proc/none/x"] {
+            let ran = folder.run(&command.replace("PLACE", place)).code(73);
+            ran.says(&["cannot write", place]);
+        }
+    }
+    // A folder of that name is in the way.
+    folder
+        .run("table test --out output")
+        .code(73)
+        .says(&["output"]);
+    assert_eq!(folder.read("file"), "text");
+    let entries = fs::read_dir(folder.path("")).unwrap().count();
+    assert_eq!(entries, 3, "output, records and file");
+}

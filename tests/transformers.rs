@@ -1,0 +1,262 @@
+//! The transformers: they learn a batch by heart, the same bits on any number of threads; attention's dropout;
+//! errors of their keys.
+
+mod common;
+
+use common::Draws;
+use serde_json::{Value, json};
+use stepback_native::device::Device;
+use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
+use stepback_native::models::{self, Data, Model};
+use stepback_native::optim::State;
+use stepback_native::random::SEED;
+use stepback_native::random::torch::Generator;
+
+const CLASSES: usize = 10;
+const BATCH: usize = 4;
+
+fn cifar() -> Data {
+    Data {
+        input: vec![3, 32, 32],
+        target: vec![1],
+        classes: Some(CLASSES),
+        index_bounds: None,
+    }
+}
+
+fn build(name: &str, kwargs: &Value, data: &Data) -> Result<(Params, Box<dyn Model>), String> {
+    let mut params = Params::new(Generator::new(SEED));
+    let row = models::row(name).expect("a model of the table");
+    let model = row.build(&mut params, data, kwargs.as_object().unwrap())?;
+    Ok((params, model))
+}
+
+/// Small models that go through all that the large ones do.
+fn small() -> [(&'static str, Value); 5] {
+    let swint = |window: usize, relative: bool| {
+        json!({"hidden_dim": 8, "layers": [2, 2, 2, 2], "heads": [1, 1, 2, 2], "head_dim": 8, "window_size": window,
+               "relative_pos_embedding": relative})
+    };
+    [
+        (
+            "vit",
+            json!({"patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "mlp_dim": 32, "dim_head": 8, "dropout": 0.1,
+                   "emb_dropout": 0.1}),
+        ),
+        (
+            "vit",
+            json!({"patch_size": 16, "dim": 12, "depth": 1, "heads": 1, "mlp_dim": 20, "dim_head": 12, "pool": "mean"}),
+        ),
+        ("swint", swint(4, true)),
+        ("swint", swint(2, false)),
+        ("swint", swint(1, true)),
+    ]
+}
+
+/// A training step's plan and memory, holding one random batch.
+fn training(params: &Params, model: &dyn Model) -> (Plan, Memory) {
+    let plan = Plan::record(params, Mode::Train, Device::Cpu, |tape| {
+        let x = tape.input(&[BATCH, 32, 32, 3]);
+        let target = tape.input(&[BATCH, 1]);
+        let loss = model.forward(x).cross_entropy(target);
+        Targets {
+            outputs: vec![loss],
+            backward: Some(loss),
+        }
+    });
+    let mut memory = Memory::new(params, &[&plan]);
+    let images = Draws::new(1).normal(plan.inputs[0].len);
+    memory.get_mut(plan.inputs[0]).copy_from_slice(&images);
+    let classes = memory.get_mut(plan.inputs[1]).iter_mut();
+    classes
+        .enumerate()
+        .for_each(|(i, c)| *c = (3 * i % CLASSES) as f32);
+    memory.get_mut(plan.seed).fill(1.0);
+    (plan, memory)
+}
+
+#[test]
+fn a_batch_is_learned_by_heart() {
+    for (name, kwargs) in small() {
+        let (params, model) = build(name, &kwargs, &cifar()).unwrap();
+        let (plan, mut memory) = training(&params, model.as_ref());
+        let adam = json!({"name": "adam", "lr": 0.003});
+        let mut adam = State::new(adam.as_object().unwrap(), params.values.len()).unwrap();
+        let (mut first, mut last) = (f32::NAN, f32::NAN);
+        for step in 0..120 {
+            plan.run(&mut memory, Clock { seed: 1, step });
+            last = memory.get(plan.outputs[0])[0];
+            if step == 0 {
+                first = last;
+            }
+            let (w, g) = memory.update();
+            adam.step(0.003, last, w, g);
+        }
+        assert!(
+            first > 1.0 && last < 0.05,
+            "{name} {kwargs}: loss from {first} to {last}"
+        );
+    }
+}
+
+#[test]
+fn one_thread_and_two_give_the_same_bits() {
+    for (name, kwargs) in small() {
+        let (params, model) = build(name, &kwargs, &cifar()).unwrap();
+        let [one, two] = [1, 2].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                let (plan, mut memory) = training(&params, model.as_ref());
+                plan.run(&mut memory, Clock { seed: 2, step: 3 });
+                let bits = memory.grads().iter().map(|g| g.to_bits());
+                bits.collect::<Vec<u32>>()
+            })
+        });
+        assert_eq!(one, two, "{name} {kwargs}");
+    }
+}
+
+#[test]
+fn parameters_are_those_of_the_reference() {
+    let file: Value =
+        serde_json::from_str(include_str!("../records/goldens/init.json")).expect("JSON");
+    let mut seen = 0;
+    for case in file["cases"].as_array().unwrap() {
+        let name = case["model"].as_str().unwrap();
+        if !["vit", "swint"].contains(&name) {
+            continue;
+        }
+        let listed = case["parameters"].as_array().unwrap().iter().map(|p| {
+            let shape = p["shape"].as_array().unwrap().iter();
+            let count: u64 = shape.map(|n| n.as_u64().unwrap()).product();
+            (p["name"].as_str().unwrap(), count as usize)
+        });
+        let (params, _) = build(name, &case["model_kwargs"], &cifar()).unwrap();
+        let trained = listed.clone().filter(|(name, _)| !name.ends_with("_mask"));
+        let ours = params.tensors.iter().map(|t| (&t.name[..], t.range.len));
+        assert!(trained.eq(ours), "{name}: names, order or sizes differ");
+        let masks = listed.filter(|(name, _)| name.ends_with("_mask"));
+        let ours = params.buffers.iter().map(|t| (&t.name[..], t.range.len));
+        assert!(masks.eq(ours), "{name}: masks differ");
+        seen += 1;
+    }
+    assert_eq!(seen, 3);
+}
+
+/// Attention whose probabilities are all 1 / T, whose values are the unit vectors, and which gets the unit
+/// vectors as upstream gradient: its output is P . keep and the values' gradient is its transpose.
+#[test]
+fn attention_drops_the_same_probabilities_both_ways() {
+    const T: usize = 33;
+    const HEADS: usize = 2;
+    const SEQUENCES: usize = 8;
+    const RATE: f64 = 0.3;
+    let mut params = Params::new(Generator::new(0));
+    params.constant("qkv", &[SEQUENCES, T, 3 * HEADS * T], 0.0);
+    let range = params.tensors[0].range;
+    let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
+        let y = tape.param(range).attention(HEADS, None, RATE);
+        Targets {
+            outputs: vec![y],
+            backward: Some(y),
+        }
+    });
+    let mut memory = Memory::new(&params, &[&plan]);
+    // Place of dimension d of head h in part q, k or v of token t of sequence b.
+    let at = |b, t, part, h, d| (((b * T + t) * 3 + part) * HEADS + h) * T + d;
+    let places = || {
+        (0..SEQUENCES).flat_map(|b| (0..HEADS).flat_map(move |h| (0..T).map(move |t| (b, h, t))))
+    };
+    for (b, h, t) in places() {
+        memory.update().0[at(b, t, 2, h, t)] = 1.0;
+        memory.get_mut(plan.seed)[((b * T + t) * HEADS + h) * T + t] = 1.0;
+    }
+    let mut masks: Vec<Vec<bool>> = Vec::new();
+    for step in 0..2 {
+        plan.run(&mut memory, Clock { seed: 5, step });
+        let mut kept = Vec::new();
+        for (b, h, i) in places() {
+            for j in 0..T {
+                let y = memory.get(plan.outputs[0])[((b * T + i) * HEADS + h) * T + j];
+                assert_eq!(memory.grads()[at(b, j, 2, h, i)], y, "backward's mask");
+                let scaled = 1.0 / (T as f64 * (1.0 - RATE));
+                assert!(
+                    y == 0.0 || (f64::from(y) / scaled - 1.0).abs() < 1e-6,
+                    "{y}"
+                );
+                kept.push(y != 0.0);
+            }
+        }
+        masks.push(kept);
+    }
+    let n = masks[0].len() as f64;
+    for kept in &masks {
+        let share = kept.iter().filter(|kept| **kept).count() as f64 / n;
+        let deviation = (RATE * (1.0 - RATE) / n).sqrt();
+        assert!((share - (1.0 - RATE)).abs() < 4.0 * deviation, "{share}");
+    }
+    // Independent masks agree at a share 1 - 2 rate (1 - rate) of all places: so must those of two steps, and those
+    // of two heads.
+    let agree = |a: &[bool], b: &[bool]| {
+        let same = a.iter().zip(b).filter(|(a, b)| a == b).count();
+        same as f64 / a.len() as f64
+    };
+    let expected = 1.0 - 2.0 * RATE * (1.0 - RATE);
+    for share in [
+        agree(&masks[0], &masks[1]),
+        agree(&masks[0][..T * T], &masks[0][T * T..2 * T * T]),
+    ] {
+        assert!((share - expected).abs() < 0.06, "{share} for {expected}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let with = |input: &[usize], classes| Data {
+        input: input.to_vec(),
+        classes,
+        ..cifar()
+    };
+    let images = cifar();
+    for (name, kwargs, data, expected) in [
+        ("vit", json!({"patch_size": 5}), &images, "patch_size is 5"),
+        (
+            "vit",
+            json!({"patch_size": 64}),
+            &images,
+            "patch_size is 64",
+        ),
+        ("vit", json!({}), &with(&[784], Some(10)), "takes images"),
+        ("vit", json!({}), &with(&[1, 28, 28], Some(10)), "1x28x28"),
+        ("vit", json!({}), &with(&[3, 32, 32], None), "class labels"),
+        ("swint", json!({}), &with(&[2], None), "takes images"),
+        (
+            "swint",
+            json!({"window_size": 3}),
+            &images,
+            "window_size is 3",
+        ),
+        (
+            "swint",
+            json!({"window_size": 8}),
+            &images,
+            "window_size is 8",
+        ),
+        ("swint", json!({"layers": [2, 2, 2]}), &images, "4 stages"),
+        (
+            "swint",
+            json!({"heads": [1, 1, 1, 1, 1]}),
+            &images,
+            "4 stages",
+        ),
+        (
+            "swint",
+            json!({"layers": [2, 3, 2, 2]}),
+            &images,
+            "in pairs",
+        ),
+    ] {
+        let why = build(name, &kwargs, data).err().expect("an error");
+        assert!(why.contains(expected), "{name} {kwargs}: {why}");
+    }
+}
