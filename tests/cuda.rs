@@ -131,6 +131,7 @@ const PORTED: &[&str] = &[
     "logistic",
     "relu",
     "row_dot",
+    "rows",
     "squared",
 ];
 

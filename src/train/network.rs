@@ -227,11 +227,7 @@ impl<'a> Recorder<'a> {
                     }
                 }
                 Mode::Eval => {
-                    // Reading a number from another device costs more than an average over many samples changes.
-                    let step = match device {
-                        Device::Cpu => self.config.batch_size,
-                        Device::Emulator | Device::Cuda(_) => samples,
-                    };
+                    let step = self.config.batch_size;
                     let batches = (0..samples).step_by(step).flat_map(|start| {
                         let rows = start..samples.min(start + step);
                         let (output, target) = (output.rows(rows.clone()), target.rows(rows));

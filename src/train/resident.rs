@@ -228,8 +228,12 @@ impl Resident {
                 kernels::begin_step(&mut q, 1, eval_steps, taken, now, plan.outputs[0]);
                 half.gather(plan, samples, in_order, now, &mut q);
                 plan.queue(now, &mut q)?;
-                let [loss, score] = [plan.outputs[0], plan.outputs[1]];
-                kernels::add_scores(&mut q, 1, loss, score, sums, samples as i32);
+                // A loss and a score for each batch, as on the CPU: sums over more samples would overflow earlier.
+                let batches = (0..samples).step_by(batch_size);
+                for (start, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
+                    let n = batch_size.min(samples - start) as i32;
+                    kernels::add_scores(&mut q, 1, outputs[0], outputs[1], sums, n);
+                }
                 programs.push((gpu.prepare(q)?, times));
             }
             Ok((half.len, programs))
