@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod compare;
 mod config;
 mod data;
@@ -56,6 +57,7 @@ enum Command {
     /// Output files: what is in them, merging, filtering, exporting
     Output(output::Args),
     Devices(device::Devices),
+    BenchKernels(bench::Bench),
     /// Print what configs can name: optimizers, models, data sets, schedules, losses
     List(list::List),
     /// Print a completion script for a shell
@@ -82,6 +84,7 @@ impl Cli {
             Command::Report(command) => command.run(),
             Command::Output(command) => command.run(),
             Command::Devices(command) => command.run(),
+            Command::BenchKernels(command) => command.run(),
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();

@@ -229,6 +229,24 @@ impl Machine for Cuda {
         unsafe { result::graph::launch(self.programs[program], self.stream) }
             .map_err(|e| failed("start of a graph", e))
     }
+
+    fn time(&mut self, program: usize) -> Result<f64> {
+        self.enter()?;
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let timing = |e| failed("an event", e);
+        let (start, end) = (event().map_err(timing)?, event().map_err(timing)?);
+        // SAFETY: our own events and stream; both are recorded before the wait that `elapsed` needs.
+        unsafe {
+            result::event::record(start, self.stream).map_err(timing)?;
+            self.run(program)?;
+            result::event::record(end, self.stream).map_err(timing)?;
+            self.wait()?;
+            let milliseconds = result::event::elapsed(start, end).map_err(timing)?;
+            result::event::destroy(start).map_err(timing)?;
+            result::event::destroy(end).map_err(timing)?;
+            Ok(f64::from(milliseconds) / 1e3)
+        }
+    }
 }
 
 impl Drop for Cuda {

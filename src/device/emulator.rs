@@ -123,6 +123,9 @@ mod without {
         fn run(&mut self, _: usize) -> Result<()> {
             match *self {}
         }
+        fn time(&mut self, _: usize) -> Result<f64> {
+            match *self {}
+        }
     }
 }
 
@@ -278,6 +281,12 @@ mod machine {
                 isolated(ready, &self.schedule)?;
             }
             Ok(())
+        }
+
+        fn time(&mut self, program: usize) -> Result<f64> {
+            let start = std::time::Instant::now();
+            self.run(program)?;
+            Ok(start.elapsed().as_secs_f64())
         }
     }
 

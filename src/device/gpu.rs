@@ -194,6 +194,21 @@ pub struct Launch {
     pub(super) arguments: Vec<Argument>,
 }
 
+impl Launch {
+    /// Bytes of the ranges that it names, each once.
+    pub fn bytes(&self) -> usize {
+        let mut places: Vec<Place> = Vec::new();
+        for argument in &self.arguments {
+            if let Argument::Read(place) | Argument::Write(place) = argument
+                && !places.contains(place)
+            {
+                places.push(*place);
+            }
+        }
+        places.iter().map(|place| place.len).sum()
+    }
+}
+
 /// How matrix products are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
@@ -254,6 +269,8 @@ pub(super) trait Machine: Send {
     /// A program's number. `addresses` are those of the buffers.
     fn prepare(&mut self, launches: Vec<Launch>, addresses: &[u64]) -> Result<usize>;
     fn run(&mut self, program: usize) -> Result<()>;
+    /// Runs it and waits: the seconds that it took, by the machine's own clock.
+    fn time(&mut self, program: usize) -> Result<f64>;
 }
 
 /// A machine and the buffers on it. All of them are gone with it.
@@ -353,6 +370,11 @@ impl Gpu {
     /// Starts a program, after everything that was started before. A fault may be reported by a later call.
     pub fn run(&mut self, program: Program) -> Result<()> {
         self.machine.run(program.0)
+    }
+
+    /// Runs a program and gives the seconds that it took.
+    pub fn time(&mut self, program: Program) -> Result<f64> {
+        self.machine.time(program.0)
     }
 
     pub fn traffic(&self) -> Traffic {

@@ -87,7 +87,7 @@ fn warps_exchange_under_every_schedule() {
         bench.run(|q| k::warp_exchange(q, 1, out));
         let out = bench.read(out);
         let votes = |warp: u32| {
-            let set = (0..32).filter(|lane| (warp * 32 + lane) % 3 == 0);
+            let set = (0..32u32).filter(|lane| (warp * 32 + lane).is_multiple_of(3));
             set.map(|lane| 1u32 << lane).sum::<u32>()
         };
         for t in 0..64u32 {
