@@ -1,4 +1,5 @@
-//! A training step of each model, forward and backward, on batches of its experiment's size.
+//! A training step (forward, backward, momentum SGD) of each model on a batch of its experiment's size, and
+//! for the networks an evaluation batch (forward, loss, score).
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
@@ -6,6 +7,7 @@ use stepback_native::device::Device;
 use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
 use stepback_native::models::{self, Data};
 use stepback_native::nn::loss;
+use stepback_native::optim::State;
 use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
 
@@ -23,6 +25,13 @@ fn settings() -> Vec<Setting> {
         target: target.to_vec(),
         classes,
         index_bounds: (input == [2]).then_some([7, 7]),
+    };
+    let network = |model, kwargs, classes| Setting {
+        model,
+        kwargs,
+        data: data(&[3, 32, 32], &[1], Some(classes)),
+        loss: "cross_entropy",
+        batch: 128,
     };
     vec![
         Setting {
@@ -53,6 +62,10 @@ fn settings() -> Vec<Setting> {
             loss: "squared",
             batch: 128,
         },
+        network("resnet20", json!({}), 10),
+        network("resnet110", json!({}), 100),
+        network("vgg16", json!({"batch_norm": true}), 10),
+        network("resnet18-kuangliu", json!({}), 1000),
     ]
 }
 
@@ -70,25 +83,57 @@ fn steps(c: &mut Criterion) {
         let row = models::row(model).expect("a model of the table");
         let built = row.build(&mut params, &data, kwargs).expect("it fits");
         let loss = loss::loss(loss).expect("a loss of the table");
-        let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
-            let x = tape.input(&[&[batch], &data.input[..]].concat());
-            let y = tape.input(&[&[batch], &data.target[..]].concat());
-            let f = (loss.apply)(built.forward(x), y);
-            Targets {
-                outputs: vec![f],
-                backward: Some(f),
+        let sample = match data.input[..] {
+            [channels, height, width] => vec![height, width, channels],
+            _ => data.input.clone(),
+        };
+        let record = |mode| {
+            Plan::record(&params, mode, Device::Cpu, |tape| {
+                let x = tape.input(&[&[batch], &sample[..]].concat());
+                let y = tape.input(&[&[batch], &data.target[..]].concat());
+                let output = built.forward(x);
+                let f = (loss.apply)(output, y);
+                match mode {
+                    Mode::Eval => Targets {
+                        outputs: vec![f, output.class_accuracy(y)],
+                        backward: None,
+                    },
+                    _ => Targets {
+                        outputs: vec![f],
+                        backward: Some(f),
+                    },
+                }
+            })
+        };
+        let mut run = |plan: Plan, name: &str, train: bool| {
+            let mut memory = Memory::new(&params, &[&plan]);
+            // Small integers: valid as features, classes and indices alike.
+            for slot in &plan.inputs {
+                let values = memory.get_mut(*slot).iter_mut().enumerate();
+                values.for_each(|(i, v)| *v = (i % 7) as f32);
             }
-        });
-        let mut memory = Memory::new(&params, &[&plan]);
-        // Small integers: valid as features, classes and indices alike.
-        for slot in &plan.inputs {
-            let values = memory.get_mut(*slot).iter_mut().enumerate();
-            values.for_each(|(i, v)| *v = (i % 7) as f32);
+            let opt = json!({"name": "sgd-m", "lr": 1e-3, "dampening": 0.9});
+            let opt = opt.as_object().expect("an object");
+            let mut optimizer = State::new(opt, params.values.len()).expect("an optimizer");
+            if train {
+                memory.get_mut(plan.seed).fill(1.0);
+            }
+            let mut iterate = || {
+                plan.run(&mut memory, Clock::default());
+                if train {
+                    let f = memory.get(plan.outputs[0])[0];
+                    let (w, g) = memory.update();
+                    optimizer.step(1e-3, f, w, g);
+                }
+            };
+            let mut group = c.benchmark_group(model);
+            group.sample_size(10);
+            group.bench_function(name, |b| rayon::scope(|_| b.iter(&mut iterate)));
+        };
+        run(record(Mode::Train), "step", true);
+        if data.input.len() == 3 {
+            run(record(Mode::Eval), "evaluation", false);
         }
-        memory.get_mut(plan.seed).fill(1.0);
-        c.bench_function(&format!("{model} step"), |b| {
-            rayon::scope(|_| b.iter(|| plan.run(&mut memory, Clock::default())));
-        });
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use stepback_native::data::fetch::{Options, Patience, download, missing};
-use stepback_native::data::raw::{Files, RawFile, Remote, Set, hex, md5_of};
+use stepback_native::data::raw::{Archive, Files, RawFile, Remote, Set, hex, md5_of};
 use stepback_native::error::{Kind, Result};
 use tempfile::TempDir;
 
@@ -329,20 +329,22 @@ static FILES: Files = Files {
     raw: &[
         RawFile {
             names: &["a/one", "a/one.gz"],
+            md5: &["9272c89359c196b0cec34eaac7772cdb"],
             remote: Some(Remote {
                 file: "one.gz",
                 name: "a/one.gz",
                 md5: "00000000000000000000000000000000",
-                md5_unpacked: "9272c89359c196b0cec34eaac7772cdb",
             }),
         },
         RawFile {
             names: &["a/two"],
+            md5: &[],
             remote: None,
         },
     ],
     convert: |_, _, _| unreachable!("nothing is converted here"),
-    open: |_, _| unreachable!("nothing is opened here"),
+    open: |_, _, _| unreachable!("nothing is opened here"),
+    archives: &[],
     mirrors: &[],
     home: "the moon",
 };
@@ -351,7 +353,7 @@ static FILES: Files = Files {
 fn sums_decide() {
     let sum = |bytes: &[u8]| hex(&md5_of(bytes, Path::new("")).unwrap());
     let remote = FILES.raw[0].remote.as_ref().unwrap();
-    assert_eq!(sum(TEXT), remote.md5_unpacked);
+    assert_eq!([sum(TEXT).as_str()], FILES.raw[0].md5);
     let fetch = |servers: &[&Server], dir: &TempDir| {
         let with_mirrors = Options {
             mirrors: servers.iter().map(|s| s.url.clone()).collect(),
@@ -391,4 +393,196 @@ fn sums_decide() {
         e.message.contains("a/two") && !e.message.contains("a/one"),
         "{e}"
     );
+}
+
+// Archives.
+
+/// A packed archive of these members.
+fn archive(members: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::fast(),
+    ));
+    for (name, kind, content) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        // Past the builder's own checks, which refuse what an attacker would write.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+fn honest(second: &[u8]) -> Vec<u8> {
+    let file = tar::EntryType::Regular;
+    archive(&[
+        ("set/", tar::EntryType::Directory, b""),
+        ("set/readme.html", file, b"not wanted"),
+        ("../outside", file, b"not wanted"),
+        ("set/one.bin", file, b"first"),
+        ("set/two.bin", file, second),
+    ])
+}
+
+/// A set of two files, to be had in two archives of these contents.
+fn set_of_archives<'d>(contents: [&[u8]; 2], dir: &'d TempDir) -> Set<'d> {
+    let sum = |bytes: &[u8]| hex(&md5_of(bytes, Path::new("")).unwrap()).leak();
+    let file = |names| RawFile {
+        names,
+        md5: &[],
+        remote: None,
+    };
+    let raw = [
+        file(&["set/one.bin", "other/one"]),
+        file(&["set/two.bin", "other/two"]),
+    ];
+    let archive = |file, content| Archive {
+        file,
+        md5: sum(content),
+    };
+    let archives = [
+        archive("set.tar.gz", contents[0]),
+        archive("other.tar.gz", contents[1]),
+    ];
+    let files = Files {
+        raw: Box::leak(Box::new(raw)),
+        convert: |_, _, _| unreachable!("nothing is converted here"),
+        open: |_, _, _| unreachable!("nothing is opened here"),
+        archives: Box::leak(Box::new(archives)),
+        mirrors: &[],
+        home: "the moon",
+    };
+    Set::new("set", Box::leak(Box::new(files)), dir.path())
+}
+
+fn from(servers: &[&Server], set: &Set) -> Result<Vec<&'static str>> {
+    let with_mirrors = Options {
+        mirrors: servers.iter().map(|s| s.url.clone()).collect(),
+        ..options()
+    };
+    missing(set, &with_mirrors)
+}
+
+/// All files below a folder, sorted.
+fn files_in(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => found.push(path.strip_prefix(dir).unwrap().display().to_string()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn an_archive_is_resumed_and_the_wanted_files_are_taken_out() {
+    let second: Vec<u8> = content();
+    let packed = honest(&second);
+    let dir = TempDir::new().unwrap();
+    let set = set_of_archives([&packed, b""], &dir);
+    let begun = 2_000;
+    let server = Server::new(vec![
+        send(cut("v1", &packed, begun)),
+        send(rest(&packed, begun)),
+    ]);
+    let names = from(&[&server], &set).unwrap();
+    assert_eq!(names, ["set/one.bin", "set/two.bin"]);
+    assert!(server.requests()[0].starts_with("get /files/set.tar.gz "));
+    assert!(server.requests()[1].contains(&format!("range: bytes={begun}-")));
+    assert_eq!(files_in(dir.path()), names, "no archive, no other member");
+    assert_eq!(fs::read(dir.path().join("set/one.bin")).unwrap(), b"first");
+    assert_eq!(fs::read(dir.path().join("set/two.bin")).unwrap(), second);
+    assert!(!dir.path().parent().unwrap().join("outside").exists());
+    assert!(from(&[], &set).unwrap().is_empty());
+}
+
+#[test]
+fn an_archive_that_is_there_is_not_downloaded_but_checked() {
+    let packed = honest(b"second");
+    let dir = TempDir::new().unwrap();
+    let set = set_of_archives([b"", &packed], &dir);
+    fs::write(dir.path().join("other.tar.gz"), b"something else").unwrap();
+    let e = from(&[], &set).unwrap_err();
+    assert_eq!(e.kind, Kind::Corrupt);
+    assert!(
+        e.message.contains("other.tar.gz") && e.message.contains("md5"),
+        "{e}"
+    );
+    fs::write(dir.path().join("other.tar.gz"), &packed).unwrap();
+    from(&[], &set).unwrap();
+    // It is the user's, and stays.
+    let expected = ["other.tar.gz", "set/one.bin", "set/two.bin"];
+    assert_eq!(files_in(dir.path()), expected);
+}
+
+#[test]
+fn only_what_is_missing_is_unpacked() {
+    let packed = honest(b"second");
+    let dir = TempDir::new().unwrap();
+    let set = set_of_archives([&packed, b""], &dir);
+    fs::create_dir(dir.path().join("other")).unwrap();
+    fs::write(dir.path().join("other/one"), "mine").unwrap();
+    let server = Server::new(vec![send(whole("v1", &packed))]);
+    assert_eq!(from(&[&server], &set).unwrap(), ["set/two.bin"]);
+    assert_eq!(files_in(dir.path()), ["other/one", "set/two.bin"]);
+}
+
+#[test]
+fn the_second_archive_stands_in_for_the_first() {
+    let packed = honest(b"second");
+    let dir = TempDir::new().unwrap();
+    let set = set_of_archives([b"never served", &packed], &dir);
+    let gone = || send(answer("404 Not Found", "Content-Length: 0\r\n", b""));
+    let server = Server::new(vec![gone(), send(whole("v1", &packed))]);
+    from(&[&server], &set).unwrap();
+    assert!(server.requests()[1].starts_with("get /files/other.tar.gz "));
+    assert_eq!(files_in(dir.path()), ["set/one.bin", "set/two.bin"]);
+}
+
+#[test]
+fn hostile_and_damaged_archives_leave_nothing_behind() {
+    let (file, link) = (tar::EntryType::Regular, tar::EntryType::Symlink);
+    let whole_archive = honest(&content());
+    let cases: [(Vec<u8>, &str); 4] = [
+        (
+            archive(&[("set/one.bin", link, b""), ("set/two.bin", file, b"2")]),
+            "set/one.bin",
+        ),
+        (
+            archive(&[("./set/one.bin/../x", file, b"1")]),
+            "set/one.bin",
+        ),
+        (
+            whole_archive[..whole_archive.len() / 2].to_vec(),
+            "unpacked",
+        ),
+        (b"no archive".to_vec(), "unpacked"),
+    ];
+    for (packed, what) in cases {
+        let dir = TempDir::new().unwrap();
+        let set = set_of_archives([&packed, b""], &dir);
+        let server = Server::new(vec![send(whole("v1", &packed))]);
+        let e = from(&[&server], &set).unwrap_err();
+        assert_eq!(e.kind, Kind::Corrupt, "{e}");
+        assert!(
+            e.message.contains(what) && e.message.contains("the moon"),
+            "{e}"
+        );
+        let left = files_in(dir.path());
+        let good = ["set.tar.gz", "set/one.bin", "set/two.bin"];
+        assert!(
+            left.iter().all(|name| good.contains(&name.as_str())),
+            "{left:?}"
+        );
+        assert!(!dir.path().join("set/one.bin").is_symlink());
+    }
 }

@@ -9,6 +9,8 @@ use stepback_native::results::{Record, report};
 
 #[path = "common/files.rs"]
 mod files;
+#[path = "common/skip.rs"]
+mod skip;
 
 fn outputs(id: &str) -> Record {
     Record::from_outputs(id, &files::path("records/reference/outputs")).unwrap()
@@ -117,8 +119,10 @@ impl Browser {
 fn it_works_in_a_browser() {
     let dir = tempfile::tempdir().unwrap();
     let Some(browser) = Browser::start(&dir.path().join("profile")) else {
-        eprintln!("skipped: no chromedriver on this machine (Debian: chromium-driver)");
-        return;
+        return skip::skip(
+            "it_works_in_a_browser",
+            "no chromedriver (Debian: chromium, chromium-driver)",
+        );
     };
     let page = dir.path().join("report.html");
     let records = [outputs("synthetic_small"), outputs("mnist_mlp-2")];
@@ -135,6 +139,11 @@ fn it_works_in_a_browser() {
     assert_eq!(
         number("document.querySelectorAll('section:last-of-type details table tr').length"),
         49
+    );
+    // The best of the table is bold, and nothing among the runs.
+    assert_eq!(
+        number("document.querySelectorAll('section:last-of-type b').length"),
+        1
     );
     let lines =
         "document.querySelectorAll('section:last-of-type figure:first-of-type svg path').length";

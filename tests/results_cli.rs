@@ -239,6 +239,25 @@ fn reports_hold_all_experiments() {
     ] {
         assert!(html.contains(part), "no {part}");
     }
+    folder.write(
+        "configs/own.json",
+        fs::read(files::path("configs/test.json")).unwrap(),
+    );
+    folder
+        .run("train -q configs/own.json --only name=adam")
+        .code(0);
+    assert_eq!(
+        folder
+            .read("output/own.json")
+            .matches("\"precision\": \"fp32\"")
+            .count(),
+        6
+    );
+    folder.run("report own --out own.html").code(0);
+    assert_eq!(
+        folder.read("own.html").matches("\"cpu\",\"fp32\"").count(),
+        6
+    );
     folder.run("report test --out r/x.html").code(0);
     assert!(!folder.read("r/x.html").contains("epochs to target"));
 }
@@ -391,7 +410,7 @@ fn runs_that_do_not_fit_together_are_named() {
         "has 1",
     ];
     all_refuse(&folder, "x", 65, &named);
-    output(&folder, "x", &[long.clone()]);
+    output(&folder, "x", std::slice::from_ref(&long));
     output(&folder, "x-1", &[long]);
     let named = [
         "the same run twice",

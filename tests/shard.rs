@@ -140,7 +140,7 @@ proptest! {
         prop_assert_eq!(split.len(), n);
         let mut x = vec![f32::NAN; n * width];
         let mut y = vec![f32::NAN; n * case.target[0]];
-        split.gather(&(0..n as u32).collect::<Vec<_>>(), &mut x, &mut y);
+        split.gather(&(0..n as u32).collect::<Vec<_>>(), &[], &mut x, &mut y);
         let expected: Vec<f32> = match case.features {
             Features::Bytes => case.bytes.concat().into_iter().map(f32::from).collect(),
             Features::Floats => case.floats.concat(),
@@ -318,7 +318,7 @@ fn channels_have_tables_of_their_own() {
     let tables = [1000.0, 2000.0, 3000.0].map(|base| std::array::from_fn(|i| base + i as f32));
     let split = Split::of_shard(shard, vec![3, 1, 2], tables.to_vec());
     let (mut x, mut y) = ([0.0; 12], [0.0; 2]);
-    split.gather(&[1, 0], &mut x, &mut y);
+    split.gather(&[1, 0], &[], &mut x, &mut y);
     assert_eq!(x[..6], [1250.0, 2251.0, 3252.0, 1253.0, 2254.0, 3255.0]);
     assert_eq!(x[6..], [1000.0, 2001.0, 3002.0, 1003.0, 2004.0, 3005.0]);
     assert_eq!((y, split.input_shape()), ([9.0, 8.0], &[3, 1, 2][..]));

@@ -11,7 +11,7 @@ use stepback_native::device::Target;
 use stepback_native::verify::{Check, Context, Goldens, SUITES, Verdict};
 
 /// Suites that need files which cannot be computed.
-const NEED_DATA: [&str; 1] = ["mnist"];
+const NEED_DATA: [&str; 2] = ["mnist", "cifar"];
 
 #[test]
 fn every_suite_passes() {
@@ -55,13 +55,15 @@ fn first_real(value: &mut Value) -> Option<&mut Value> {
 
 #[test]
 fn one_changed_number_fails() {
-    let edits: [(&str, &str, &str); 6] = [
+    let edits: [(&str, &str, &str); 8] = [
         ("schedules.json", "schedules", "/cases/1/per_epoch"),
         ("rng.json", "random", "/torch_cpu_generator"),
         ("datasets.json", "datasets", ""),
         ("init.json", "init", "/cases/0/parameters/0/first"),
         ("models.json", "models", "/cases/0/train_logits"),
         ("runs_small.json", "runs", "/runs/0/history"),
+        ("augment.json", "augment", "/eight_outputs/3/last"),
+        ("augment.json", "augment", "/ninth_output_corner_3x3x3"),
     ];
     for (file, suite, place) in edits {
         let folder = Folder::new();
@@ -105,6 +107,8 @@ fn damaged_goldens_are_named() {
             ("sampler.json", "sampler"),
             ("models.json", "models"),
             ("runs_small.json", "runs"),
+            ("augment.json", "augment"),
+            ("runs_tiny_cifar.json", "networks"),
         ] {
             let folder = Folder::new();
             folder.write(&format!("goldens/{file}"), content);

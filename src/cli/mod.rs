@@ -30,7 +30,8 @@ use crate::{models, optim};
 #[derive(Parser)]
 #[command(name = "stepback-native", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 verify found a difference or a device failed, 2 wrong usage or config, \
+    after_help = "Exit codes: 0 done, 1 verify or compare found a difference or a device failed, \
+    2 wrong usage or config, \
     11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
     130 or 143 interrupted."
 )]

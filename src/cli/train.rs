@@ -16,9 +16,10 @@ use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, Filter, RunConfig};
 use crate::data::{Library, fetch};
 use crate::device::Target;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::results::store::{Options, Store};
 use crate::results::{Epoch, RunResult};
+use crate::train::checkpoint::{self, Checkpoint, Weights};
 use crate::train::sweep::{self, lock};
 
 #[derive(Args)]
@@ -40,6 +41,13 @@ pub struct Train {
     /// Only the runs with this value, such as name=adam or lr=0.1; one key several times: any of them
     #[arg(long, value_name = "KEY=VALUE")]
     only: Vec<String>,
+    /// Start from the weights in this safetensors file instead of drawing them
+    #[arg(long, value_name = "FILE")]
+    init_weights: Option<PathBuf>,
+    /// Write every run's final weights to DIR/<config's name>/<run>.safetensors [default DIR: weights in the
+    /// output folder]
+    #[arg(long, value_name = "DIR", require_equals = true)]
+    save_weights: Option<Option<PathBuf>>,
     /// Print the runs and stop
     #[arg(long)]
     dry_run: bool,
@@ -84,6 +92,11 @@ impl Train {
         }
         let target = self.device.target("auto")?;
         use_threads(self.threads)?;
+        let init = self.init_weights.as_deref().map(Checkpoint::read);
+        let mut weights = Weights {
+            init: init.transpose()?,
+            save: None,
+        };
         // Every output is taken before anything is trained.
         let jobs: Vec<Job> = experiments
             .into_iter()
@@ -95,7 +108,8 @@ impl Train {
             fetch::Options::new(Vec::new(), self.quiet),
         );
         for job in jobs {
-            self.train(&job, &library, target)?;
+            weights.save = self.weight_files(&job)?;
+            self.train(&job, &library, target, &weights)?;
             if let Some(signal) = signals::received() {
                 return Ok(128 + signal);
             }
@@ -177,7 +191,25 @@ impl Train {
         Ok(0)
     }
 
-    fn train(&self, job: &Job, library: &Library, target: Target) -> Result<()> {
+    /// Where the weights of each pending run go, the folder being made.
+    fn weight_files(&self, job: &Job) -> Result<Option<Vec<PathBuf>>> {
+        let Some(dir) = &self.save_weights else {
+            return Ok(None);
+        };
+        let default = || self.output_dir.join("weights");
+        let folder = dir.clone().unwrap_or_else(default).join(&job.experiment.id);
+        std::fs::create_dir_all(&folder).map_err(|e| {
+            let folder = folder.display();
+            let text = format!("cannot create {folder}: {e}; use another with --save-weights=DIR");
+            Error::new(Kind::CannotCreate, text)
+        })?;
+        let all: Vec<&RunConfig> = job.experiment.runs.iter().collect();
+        let paths = checkpoint::paths(&folder, &all);
+        let pending = job.pending.iter().map(|(index, _)| paths[*index].clone());
+        Ok(Some(pending.collect()))
+    }
+
+    fn train(&self, job: &Job, library: &Library, target: Target, weights: &Weights) -> Result<()> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
         if !self.quiet && left < total {
@@ -194,6 +226,7 @@ impl Train {
             library,
             &job.store,
             target,
+            weights,
             signals::stop(),
             &report,
         );

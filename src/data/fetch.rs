@@ -1,12 +1,12 @@
 //! Downloads: from one mirror after the other, resumed where they were cut, checked before they count.
 
-use super::raw::{self, Set};
+use super::raw::{self, Archive, RawFile, Set};
 use super::shard::sync_folder;
 use crate::error::{Error, Kind, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
@@ -73,40 +73,123 @@ enum Trouble {
 /// Downloads the raw files that are not there; returns their names. Fails within seconds where there is no
 /// network, and says then which files to put where.
 pub fn missing(set: &Set, options: &Options) -> Result<Vec<&'static str>> {
-    let explained = |e: Error| Error::new(e.kind, format!("{e}\n{}", set.remedy()));
+    let wanted = set.missing();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let mirrors: Vec<String> = options
         .mirrors
         .iter()
         .cloned()
         .chain(set.files.mirrors.iter().map(|m| (*m).to_owned()))
         .collect();
-    let mut fetched = Vec::new();
-    for file in set.missing() {
-        let Some(remote) = &file.remote else {
-            let text = format!("the files of {} cannot be downloaded", set.name);
-            return Err(explained(Error::new(Kind::Io, text)));
+    let fetched = match set.files.archives {
+        [] => wanted
+            .iter()
+            .map(|file| one(set, file, &mirrors, options))
+            .collect(),
+        archives => from_archives(set, archives, &mirrors, options),
+    };
+    fetched.map_err(|e: Error| Error::new(e.kind, format!("{e}\n{}", set.remedy())))
+}
+
+fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Result<&'static str> {
+    let Some(remote) = &file.remote else {
+        let text = format!("the files of {} cannot be downloaded", set.name);
+        return Err(Error::new(Kind::Io, text));
+    };
+    let judge = |path: &Path| -> Result<std::result::Result<(), String>> {
+        let verdict = has_sum(path, remote.md5)?;
+        if verdict.is_ok() {
+            return Ok(verdict);
+        }
+        // Packed anew by another program, but with the right content?
+        let packed = File::open(path).map_err(|e| Error::io("read", path, &e))?;
+        let content = raw::md5_of(flate2::read::MultiGzDecoder::new(packed), path);
+        match content.map(|md5| raw::hex(&md5)) {
+            Ok(md5) if file.md5.contains(&md5.as_str()) => Ok(Ok(())),
+            _ => Ok(verdict),
+        }
+    };
+    let target = set.dir.join(remote.name);
+    download(remote.file, mirrors, &target, &judge, options)?;
+    Ok(remote.name)
+}
+
+/// Whether the file at `path` has this MD5, or which one it has.
+fn has_sum(path: &Path, md5: &str) -> Result<std::result::Result<(), String>> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
+    let found = raw::hex(&raw::md5_of(file, path)?);
+    Ok(match found == md5 {
+        true => Ok(()),
+        false => Err(format!("has md5 {found}, not {md5}")),
+    })
+}
+
+/// Unpacks an archive that lies in the data folder, or else downloads one for it.
+fn from_archives(
+    set: &Set,
+    archives: &[Archive],
+    mirrors: &[String],
+    options: &Options,
+) -> Result<Vec<&'static str>> {
+    let path = |archive: &Archive| set.dir.join(archive.file);
+    if let Some(archive) = archives.iter().find(|a| path(a).is_file()) {
+        let path = path(archive);
+        return match has_sum(&path, archive.md5)? {
+            Ok(()) => unpack(set, &path),
+            Err(why) => Err(raw::damaged(&path, format_args!("it {why}"))),
         };
-        let sum = |path: &Path| -> Result<std::result::Result<(), String>> {
-            let packed = raw::hex(&raw::md5_of(
-                File::open(path).map_err(|e| Error::io("read", path, &e))?,
-                path,
-            )?);
-            if packed == remote.md5 {
-                return Ok(Ok(()));
-            }
-            // Packed anew by another program, but with the right content?
-            let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
-            let content = raw::md5_of(flate2::read::MultiGzDecoder::new(file), path);
-            match content.map(|md5| raw::hex(&md5)) {
-                Ok(md5) if md5 == remote.md5_unpacked => Ok(Ok(())),
-                _ => Ok(Err(format!("has md5 {packed}, not {}", remote.md5))),
-            }
-        };
-        let target = set.dir.join(remote.name);
-        download(remote.file, &mirrors, &target, &sum, options).map_err(explained)?;
-        fetched.push(remote.name);
     }
-    Ok(fetched)
+    let mut failure = None;
+    for archive in archives {
+        let path = path(archive);
+        let judge = |path: &Path| has_sum(path, archive.md5);
+        match download(archive.file, mirrors, &path, &judge, options) {
+            Ok(()) => {
+                let names = unpack(set, &path)?;
+                fs::remove_file(&path).map_err(|e| Error::io("delete", &path, &e))?;
+                return Ok(names);
+            }
+            Err(e) => {
+                // What was cut is better resumed than begun in another format.
+                let begun = Partial::path(&path).is_file();
+                let e = failure.get_or_insert(e);
+                if begun || !matches!(e.kind, Kind::Io | Kind::Corrupt) {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure.expect("a set has archives"))
+}
+
+/// Takes the missing raw files out of an archive, and nothing else: members of other names, links and
+/// devices are passed over.
+fn unpack(set: &Set, path: &Path) -> Result<Vec<&'static str>> {
+    let wanted = set.missing();
+    let broken = |e: std::io::Error| raw::read_error(path, &e);
+    let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
+    let packed = flate2::read::MultiGzDecoder::new(BufReader::new(file));
+    let mut archive = tar::Archive::new(packed);
+    let mut names = Vec::new();
+    for member in archive.entries().map_err(broken)? {
+        let mut member = member.map_err(broken)?;
+        let member_name = member.path_bytes().into_owned();
+        let mut known = wanted.iter().flat_map(|file| file.names);
+        let name = known.find(|name| name.as_bytes() == member_name);
+        if let Some(name) = name.filter(|_| member.header().entry_type().is_file()) {
+            raw::put(&mut member, path, &set.dir.join(name))?;
+            names.push(*name);
+        }
+    }
+    match set.missing().first() {
+        None => Ok(names),
+        Some(file) => {
+            let name = file.names.join(" or ");
+            Err(raw::damaged(path, format_args!("it has no {name}")))
+        }
+    }
 }
 
 /// Says of a downloaded file whether it is the right one, or what is wrong with it.
@@ -355,13 +438,14 @@ struct Partial {
 }
 
 impl Partial {
+    /// Where the beginning of `target` lies.
+    fn path(target: &Path) -> PathBuf {
+        with_suffix(target, ".part")
+    }
+
     fn open(target: &Path) -> Result<Partial> {
-        let with = |suffix: &str| {
-            let mut name = OsString::from(target.as_os_str());
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        let (path, version_path) = (with(".part"), with(".part.version"));
+        let path = Partial::path(target);
+        let version_path = with_suffix(&path, ".version");
         let folder = target.parent().expect("a raw file lies in a folder");
         let cannot = |e: std::io::Error| {
             let folder = folder.display();
@@ -440,4 +524,10 @@ impl Partial {
             _ => Ok(()),
         }
     }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(suffix);
+    PathBuf::from(name)
 }

@@ -6,7 +6,7 @@
 
 use super::raw::{self, Files, RawFile};
 use super::shard::{Contents, Features, Shard, Targets, Writer};
-use super::{Origin, Row, Split, TARGET_SEED};
+use super::{Origin, Part, Row, Split, TARGET_SEED};
 use crate::config::{Entry, Values};
 use crate::error::Result;
 use crate::random::numpy::RandomState;
@@ -23,6 +23,7 @@ pub const RCV1: Row = row(
             "libsvm/rcv1",
             "libsvm/rcv1.bz2",
         ],
+        md5: &[],
         remote: None,
     }],
     convert_ascending,
@@ -37,6 +38,7 @@ pub const MUSHROOMS: Row = row(
             "libsvm/mushrooms.txt",
             "libsvm/mushrooms.bz2",
         ],
+        md5: &[],
         remote: None,
     }],
     convert_ascending,
@@ -47,6 +49,7 @@ pub const A1A: Row = row(
     "adult census income, 1605 samples of 119 features, two classes",
     &[RawFile {
         names: &["libsvm/a1a", "libsvm/a1a.txt", "libsvm/a1a.bz2"],
+        md5: &[],
         remote: None,
     }],
     convert_ascending,
@@ -64,6 +67,7 @@ pub const IJCNN: Row = row(
             "libsvm/ijcnn",
             "libsvm/ijcnn.bz2",
         ],
+        md5: &[],
         remote: None,
     }],
     convert_ascending,
@@ -79,6 +83,7 @@ pub const BREAST_CANCER: Row = row(
             "libsvm/breast-cancer",
             "libsvm/breast-cancer.bz2",
         ],
+        md5: &[],
         remote: None,
     }],
     convert_descending,
@@ -101,6 +106,7 @@ const fn row(
             raw,
             convert,
             open,
+            archives: &[],
             mirrors: &[],
             home: "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html",
         }),
@@ -234,7 +240,7 @@ fn read(path: &Path) -> Result<Table> {
     Ok(table)
 }
 
-fn open(shard: Shard, _: &Values) -> Split {
+fn open(shard: Shard, _: Part, _: &Values) -> Split {
     let features = shard.header().sample[0] as usize;
     Split::of_shard(shard, vec![features], Vec::new())
 }

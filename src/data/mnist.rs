@@ -3,7 +3,7 @@
 use super::raw::{self, Files, RawFile, Remote};
 use super::shard::{Contents, Features, Shard, Targets, Writer};
 use super::split::normalise;
-use super::{Origin, Row, Split};
+use super::{Origin, Part, Row, Split};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::Result;
 use std::io::Read;
@@ -33,6 +33,7 @@ pub const ROW: Row = Row {
         raw: RAW,
         convert,
         open,
+        archives: &[],
         mirrors: &[
             "https://ossci-datasets.s3.amazonaws.com/mnist",
             "https://storage.googleapis.com/cvdf-datasets/mnist",
@@ -47,11 +48,11 @@ const RAW: &[RawFile] = &[
             "MNIST/raw/train-images-idx3-ubyte",
             "MNIST/raw/train-images-idx3-ubyte.gz",
         ],
+        md5: &["6bbc9ace898e44ae57da46a324031adb"],
         remote: Some(Remote {
             file: "train-images-idx3-ubyte.gz",
             name: "MNIST/raw/train-images-idx3-ubyte.gz",
             md5: "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            md5_unpacked: "6bbc9ace898e44ae57da46a324031adb",
         }),
     },
     RawFile {
@@ -59,11 +60,11 @@ const RAW: &[RawFile] = &[
             "MNIST/raw/train-labels-idx1-ubyte",
             "MNIST/raw/train-labels-idx1-ubyte.gz",
         ],
+        md5: &["a25bea736e30d166cdddb491f175f624"],
         remote: Some(Remote {
             file: "train-labels-idx1-ubyte.gz",
             name: "MNIST/raw/train-labels-idx1-ubyte.gz",
             md5: "d53e105ee54ea40749a09fcbcd1e9432",
-            md5_unpacked: "a25bea736e30d166cdddb491f175f624",
         }),
     },
     RawFile {
@@ -71,11 +72,11 @@ const RAW: &[RawFile] = &[
             "MNIST/raw/t10k-images-idx3-ubyte",
             "MNIST/raw/t10k-images-idx3-ubyte.gz",
         ],
+        md5: &["2646ac647ad5339dbf082846283269ea"],
         remote: Some(Remote {
             file: "t10k-images-idx3-ubyte.gz",
             name: "MNIST/raw/t10k-images-idx3-ubyte.gz",
             md5: "9fb629c4189551a2d022fa330f9573f3",
-            md5_unpacked: "2646ac647ad5339dbf082846283269ea",
         }),
     },
     RawFile {
@@ -83,11 +84,11 @@ const RAW: &[RawFile] = &[
             "MNIST/raw/t10k-labels-idx1-ubyte",
             "MNIST/raw/t10k-labels-idx1-ubyte.gz",
         ],
+        md5: &["27ae3e4e09519cfbb04c329615203637"],
         remote: Some(Remote {
             file: "t10k-labels-idx1-ubyte.gz",
             name: "MNIST/raw/t10k-labels-idx1-ubyte.gz",
             md5: "ec29112dd5afa0611ce80d1b7f02629c",
-            md5_unpacked: "27ae3e4e09519cfbb04c329615203637",
         }),
     },
 ];
@@ -178,7 +179,7 @@ fn read_idx(path: &Path, shape: &[usize]) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-fn open(shard: Shard, values: &Values) -> Split {
+fn open(shard: Shard, _: Part, values: &Values) -> Split {
     let mean_and_std = match values.flag("normalize") {
         true => (0.1307, 0.3081),
         false => (0.0, 1.0),

@@ -3,10 +3,14 @@
 //! A row either computes its samples from a seed or converts raw files, once, into two shards. Images are
 //! channels-last everywhere in here; [`Split::input_shape`] alone speaks PyTorch's order.
 
+pub mod augment;
+mod cifar;
 pub mod fetch;
+mod imagenet32;
 mod libsvm;
 mod loader;
 mod mnist;
+pub mod pickle;
 pub mod raw;
 mod sensor;
 pub mod shard;
@@ -30,6 +34,9 @@ pub const ROWS: &[Row] = &[
     synthetic_linear::ROW,
     synthetic_matrix_fac::ROW,
     mnist::ROW,
+    cifar::CIFAR10,
+    cifar::CIFAR100,
+    imagenet32::ROW,
     sensor::ROW,
     libsvm::RCV1,
     libsvm::MUSHROOMS,
@@ -175,7 +182,7 @@ impl Library {
                     fetch::missing(&set, &self.fetch)?;
                 }
                 let values = crate::config::Values::new(row.entry.keys, request.kwargs);
-                (files.open)(set.shard(part)?, &values)
+                (files.open)(set.shard(part)?, part, &values)
             }
         };
         let split = Arc::new(split);

@@ -18,8 +18,10 @@ pub struct Files {
     pub raw: &'static [RawFile],
     /// Reads the raw files (one path for each of `raw`) and writes the training and validation shards.
     pub convert: fn(&[PathBuf], &mut Writer, &mut Writer) -> Result<()>,
-    pub open: fn(Shard, &Values) -> Split,
-    /// Folders on the web that hold the remote files.
+    pub open: fn(Shard, Part, &Values) -> Split,
+    /// Archives with all raw files in them, the best one first.
+    pub archives: &'static [Archive],
+    /// Folders on the web that hold the remote files and the archives.
     pub mirrors: &'static [&'static str],
     /// Where a human finds the files.
     pub home: &'static str,
@@ -29,6 +31,9 @@ pub struct Files {
 pub struct RawFile {
     /// Where it may lie under the data folder, the best place first.
     pub names: &'static [&'static str],
+    /// Sums of its content, unpacked, as it was published; more than one where it was published in
+    /// several formats.
+    pub md5: &'static [&'static str],
     pub remote: Option<Remote>,
 }
 
@@ -37,9 +42,15 @@ pub struct Remote {
     pub file: &'static str,
     /// Where it goes, one of the raw file's names.
     pub name: &'static str,
-    /// The published sum of the remote file, and the one of its content unpacked.
+    /// The published sum of the remote file.
     pub md5: &'static str,
-    pub md5_unpacked: &'static str,
+}
+
+/// A `.tar.gz` whose members are called as the raw files are under the data folder.
+pub struct Archive {
+    pub file: &'static str,
+    /// The published sum of the archive.
+    pub md5: &'static str,
 }
 
 /// The raw files and shards of one data set in one data folder.
@@ -100,8 +111,16 @@ impl<'a> Set<'a> {
         });
         let places: String = places.collect();
         let (name, home) = (self.name, self.files.home);
+        let archives = self.files.archives.iter().map(|archive| {
+            let path = self.dir.join(archive.file);
+            format!(
+                "\nor {}, and run `stepback-native data fetch {name}`",
+                path.display()
+            )
+        });
+        let archives: String = archives.collect();
         format!(
-            "put these files in place:{places}\n\
+            "put these files in place:{places}{archives}\n\
              or run `stepback-native data import {name} --from FOLDER`; they come from {home}"
         )
     }
@@ -272,11 +291,12 @@ impl<'a> Set<'a> {
     /// known of them.
     pub fn published(&self) -> Result<Option<bool>> {
         for (raw, name) in self.files.raw.iter().zip(self.names()?) {
-            let Some(remote) = &raw.remote else {
+            if raw.md5.is_empty() {
                 return Ok(None);
-            };
+            }
             let path = self.dir.join(name);
-            if hex(&md5_of(open(&path)?, &path)?) != remote.md5_unpacked {
+            let found = hex(&md5_of(open(&path)?, &path)?);
+            if !raw.md5.contains(&found.as_str()) {
                 return Ok(Some(false));
             }
         }
@@ -345,6 +365,11 @@ fn find_in(from: &Path, raw: &RawFile) -> Result<(PathBuf, &'static str)> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
+    put(&mut open_plain(from)?, from, to)
+}
+
+/// Writes what `source`, which comes from `from`, gives to `to`, which appears in whole or not at all.
+pub fn put(source: &mut impl Read, from: &Path, to: &Path) -> Result<()> {
     let folder = to.parent().expect("a raw file lies in a folder");
     let cannot = |e: io::Error| {
         let path = folder.display();
@@ -355,9 +380,11 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
         .tempfile_in(folder)
         .map_err(cannot)?;
-    let mut source = open_plain(from)?;
-    let copied = io::copy(&mut source, &mut target).and_then(|_| target.as_file().sync_all());
-    copied.map_err(|e| Error::io("copy", from, &e))?;
+    let copied = io::copy(source, &mut target).and_then(|_| target.as_file().sync_all());
+    copied.map_err(|e| match e.raw_os_error() {
+        Some(_) => Error::io("copy", from, &e),
+        None => read_error(from, &e),
+    })?;
     target.persist(to).map_err(|e| cannot(e.error))?;
     shard::sync_folder(to)
 }

@@ -2,7 +2,7 @@
 
 use super::raw::{self, Files, RawFile};
 use super::shard::{Contents, Features, Shard, Targets, Writer};
-use super::{Origin, Row, Split, TARGET_SEED};
+use super::{Origin, Part, Row, Split, TARGET_SEED};
 use crate::config::{Entry, Values};
 use crate::error::Result;
 use crate::random::numpy::RandomState;
@@ -18,10 +18,12 @@ pub const ROW: Row = Row {
     origin: Origin::Files(Files {
         raw: &[RawFile {
             names: &["sensor/Ventana_Eli_mes1.csv"],
+            md5: &[],
             remote: None,
         }],
         convert,
         open,
+        archives: &[],
         mirrors: &[],
         home: "the step-back repository, https://github.com/fabian-sp/step-back (data/sensor)",
     }),
@@ -91,6 +93,6 @@ fn read(path: &Path) -> Result<Vec<([f32; 2], f64)>> {
     Ok(entries)
 }
 
-fn open(shard: Shard, _: &Values) -> Split {
+fn open(shard: Shard, _: Part, _: &Values) -> Split {
     Split::of_shard(shard, vec![2], Vec::new())
 }

@@ -1,7 +1,9 @@
 //! One half of a data set: samples and targets by index, batch by batch.
 
+use super::augment::{self, Placement, Recipe};
 use super::shard::{Features, Shard};
 use crate::error::Result;
+use crate::random::torch::Generator;
 use rayon::prelude::*;
 
 /// Numbers per batch from which it pays to gather on several threads.
@@ -14,6 +16,7 @@ pub struct Split {
     input_shape: Vec<usize>,
     target_shape: Vec<usize>,
     classes: Option<usize>,
+    augmentation: Option<Recipe>,
 }
 
 enum Storage {
@@ -50,6 +53,7 @@ impl Split {
             input_shape,
             target_shape,
             classes: None,
+            augmentation: None,
         }
     }
 
@@ -71,7 +75,24 @@ impl Split {
             input_shape,
             target_shape: header.target.iter().map(|d| *d as usize).collect(),
             classes: header.classes.map(|c| c as usize),
+            augmentation: None,
             storage: Storage::Shard { shard, tables },
+        }
+    }
+
+    /// The same images, augmented in this way.
+    ///
+    /// # Panics
+    /// If the samples are not square images of three channels.
+    pub fn augmented(self, recipe: Recipe) -> Split {
+        let Storage::Shard { shard, tables } = &self.storage else {
+            panic!("images are in shards");
+        };
+        let sample = &shard.header().sample;
+        assert!(tables.len() == 3 && sample.len() == 3 && sample[0] == sample[1]);
+        Split {
+            augmentation: Some(recipe),
+            ..self
         }
     }
 
@@ -99,39 +120,67 @@ impl Split {
         self.classes
     }
 
+    /// How the reference augments these samples, if it does.
+    pub fn augmentation(&self) -> Option<Recipe> {
+        self.augmentation
+    }
+
+    /// Does every visit change a sample?
+    pub fn is_augmented(&self) -> bool {
+        self.augmentation.is_some()
+    }
+
+    /// Draws what becomes of the next `n` samples visited, into a buffer that is kept from batch to batch.
+    /// Nothing is drawn, and the result is empty, for data that are not augmented.
+    pub fn place<'b>(
+        &self,
+        n: usize,
+        generator: &mut Generator,
+        buffer: &'b mut Vec<Placement>,
+    ) -> &'b [Placement] {
+        buffer.clear();
+        if let Some(recipe) = self.augmentation {
+            buffer.extend((0..n).map(|_| recipe.draw(generator)));
+        }
+        buffer
+    }
+
     /// Writes the samples at `indices` into `x` and their targets into `y`, row by row: x is
     /// (batch, features), an image in (row, column, channel) order; y is (batch, targets), a class as the
-    /// float that equals it. Does not allocate.
-    pub fn gather(&self, indices: &[u32], x: &mut [f32], y: &mut [f32]) {
+    /// float that equals it. `placements` has an entry for every index, or none: the images as they are.
+    /// Does not allocate.
+    pub fn gather(&self, indices: &[u32], placements: &[Placement], x: &mut [f32], y: &mut [f32]) {
         let features: usize = self.input_shape.iter().product();
         let targets: usize = self.target_shape.iter().product();
         assert_eq!(x.len(), indices.len() * features);
         assert_eq!(y.len(), indices.len() * targets);
-        let one = |((index, x), y): ((&u32, &mut [f32]), &mut [f32])| {
-            self.sample(*index as usize, x);
-            self.target(*index as usize, y);
+        assert!(placements.is_empty() || placements.len() == indices.len());
+        let one = |(i, (x, y)): (usize, (&mut [f32], &mut [f32]))| {
+            let index = indices[i] as usize;
+            self.sample(index, placements.get(i), x);
+            self.target(index, y);
         };
         if x.len() < PARALLEL {
             let rows = x.chunks_exact_mut(features);
-            let rows = indices.iter().zip(rows).zip(y.chunks_exact_mut(targets));
-            rows.for_each(one);
+            let rows = rows.zip(y.chunks_exact_mut(targets));
+            rows.enumerate().for_each(one);
         } else {
             let rows = x.par_chunks_exact_mut(features);
-            let rows = indices.par_iter().zip(rows);
             rows.zip(y.par_chunks_exact_mut(targets))
+                .enumerate()
                 .with_min_len((PARALLEL / 4).div_ceil(features))
                 .for_each(one);
         }
     }
 
-    fn sample(&self, index: usize, out: &mut [f32]) {
+    fn sample(&self, index: usize, placement: Option<&Placement>, out: &mut [f32]) {
         let place = index * out.len()..(index + 1) * out.len();
         match &self.storage {
             Storage::Memory { x, .. } => out.copy_from_slice(&x[place]),
             Storage::Shard { shard, tables } => match shard.header().features {
                 Features::Bytes => match tables.len() {
-                    1 => look_up::<1>(&shard.byte_features()[place], tables, out),
-                    _ => look_up::<3>(&shard.byte_features()[place], tables, out),
+                    1 => pixels::<1>(&shard.byte_features()[place], tables, placement, out),
+                    _ => pixels::<3>(&shard.byte_features()[place], tables, placement, out),
                 },
                 Features::Floats => out.copy_from_slice(&shard.float_features()[place]),
                 Features::Sparse => {
@@ -179,14 +228,21 @@ impl Split {
     }
 }
 
-/// With the number of channels known to the compiler this runs five times as fast.
-fn look_up<const CHANNELS: usize>(bytes: &[u8], tables: &[[f32; 256]], out: &mut [f32]) {
-    let tables: &[[f32; 256]; CHANNELS] = tables.try_into().expect("a table per channel");
-    let (out, _) = out.as_chunks_mut::<CHANNELS>();
-    let (pixels, _) = bytes.as_chunks::<CHANNELS>();
-    for (out, pixel) in out.iter_mut().zip(pixels) {
-        for channel in 0..CHANNELS {
-            out[channel] = tables[channel][usize::from(pixel[channel])];
+/// The bytes of an image or a vector as numbers.
+fn pixels<const C: usize>(
+    bytes: &[u8],
+    tables: &[[f32; 256]],
+    placement: Option<&Placement>,
+    out: &mut [f32],
+) {
+    let tables: &[[f32; 256]; C] = tables.try_into().expect("a table per channel");
+    let (out, _) = out.as_chunks_mut::<C>();
+    let (pixels, _) = bytes.as_chunks::<C>();
+    match placement {
+        None => augment::look_up(pixels.iter(), tables, out),
+        Some(placement) => {
+            let side = pixels.len().isqrt();
+            augment::place(pixels, tables, *placement, side, out);
         }
     }
 }

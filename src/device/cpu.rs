@@ -85,7 +85,7 @@ pub fn map2(y: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + S
 pub fn sum_rows(sums: &mut [f32], x: &[f32]) {
     const LANES: usize = 16;
     let columns = sums.len();
-    for (block, sums) in sums.chunks_mut(LANES).enumerate() {
+    let sum_block = |(block, sums): (usize, &mut [f32])| {
         let mut totals = [0.0f64; LANES];
         for row in x.chunks_exact(columns) {
             let row = &row[block * LANES..][..sums.len()];
@@ -96,5 +96,10 @@ pub fn sum_rows(sums: &mut [f32], x: &[f32]) {
         for (sum, total) in sums.iter_mut().zip(totals) {
             *sum = total as f32;
         }
+    };
+    if x.len() > CHUNK {
+        sums.par_chunks_mut(LANES).enumerate().for_each(sum_block);
+    } else {
+        sums.chunks_mut(LANES).enumerate().for_each(sum_block);
     }
 }

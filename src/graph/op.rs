@@ -28,7 +28,8 @@ pub enum Tail {
 /// A tensor op with fixed shapes: what it needs beside inputs and output, and its bodies.
 ///
 /// Bodies overwrite their outputs. The gradient buffer `dx[i]` is empty where input `i` needs no
-/// gradient. Where a tensor has several consumers, the plan adds up their contributions.
+/// gradient. Where a tensor has several consumers, the plan adds up their contributions, or lets ops do so that can
+/// ([`Op::bwd_adds`]).
 pub trait Op: Send + Sync {
     fn name(&self) -> &'static str;
 
@@ -54,6 +55,11 @@ pub trait Op: Send + Sync {
 
     /// Does backward read the output? If not, `Bwd::y` is empty.
     fn bwd_reads_output(&self) -> bool {
+        false
+    }
+
+    /// Can backward add its share to what `dx[0]` holds, where [`Bwd::add`] asks for it?
+    fn bwd_adds(&self) -> bool {
         false
     }
 
@@ -151,6 +157,8 @@ pub struct Bwd<'a> {
     pub saved: &'a [f32],
     pub dy: &'a [f32],
     pub dx: [&'a mut [f32]; MAX_INPUTS],
+    /// Add to `dx[0]` instead of overwriting it.
+    pub add: bool,
     pub work: &'a mut [f32],
     pub clock: Clock,
 }

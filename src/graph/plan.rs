@@ -28,6 +28,7 @@ struct Step {
     saved: Slot,
     dy: Slot,
     dx: [Slot; MAX_INPUTS],
+    add: bool,
     work: Slot,
     state: Slot,
 }
@@ -75,6 +76,7 @@ struct Draft {
     saved: Place,
     dy: Place,
     dx: [Place; MAX_INPUTS],
+    add: bool,
     work: Place,
     state: Place,
 }
@@ -89,6 +91,7 @@ impl Draft {
             saved: Place::None,
             dy: Place::None,
             dx: [Place::None; MAX_INPUTS],
+            add: false,
             work: Place::None,
             state: Place::None,
         }
@@ -108,6 +111,7 @@ impl Draft {
             saved: slot(self.saved),
             dy: slot(self.dy),
             dx: self.dx.map(&slot),
+            add: self.add,
             work: slot(self.work),
             state: slot(self.state),
         }
@@ -252,21 +256,24 @@ impl Plan {
             draft.dy = grads[id];
             draft.work = men.buffer(work(ops[draft.op].as_ref(), device)[1]);
             let mut further = Vec::new();
-            for (slot, &i) in draft
-                .dx
-                .iter_mut()
-                .zip(inputs)
-                .filter(|(_, i)| wants_grad[**i])
-            {
+            for (place, &i) in inputs.iter().enumerate() {
+                if !wants_grad[i] {
+                    continue;
+                }
                 let first = matches!(grads[i], Place::None);
-                *slot = match nodes[i].source {
+                if !first && place == 0 && ops[draft.op].bwd_adds() {
+                    draft.dx[0] = grads[i];
+                    draft.add = true;
+                    continue;
+                }
+                draft.dx[place] = match nodes[i].source {
                     Source::Param(range) if first => Place::Fixed(part(layout.grads, range)),
                     _ => men.buffer(nodes[i].shape.iter().product()),
                 };
                 if first {
-                    grads[i] = *slot;
+                    grads[i] = draft.dx[place];
                 } else {
-                    further.push((grads[i], *slot));
+                    further.push((grads[i], draft.dx[place]));
                 }
             }
             let op = draft.op;
@@ -394,6 +401,7 @@ impl Plan {
                     saved,
                     dy,
                     dx,
+                    add: step.add,
                     work,
                     clock,
                 });

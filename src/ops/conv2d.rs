@@ -86,6 +86,10 @@ impl Op for Conv2d {
         self.relu
     }
 
+    fn bwd_adds(&self) -> bool {
+        true
+    }
+
     fn flops(&self) -> usize {
         let shape = self.conv.shape();
         2 * shape.output_len() * shape.weight_len() / shape.channels_out
@@ -146,7 +150,7 @@ impl Op for Conv2d {
         let [x, w, ..] = io.x;
         let [dx, dw, db, ..] = io.dx;
         if !dx.is_empty() {
-            self.conv.input_gradient(dz, w, false, dx, work);
+            self.conv.input_gradient(dz, w, io.add, dx, work);
         }
         self.conv.weight_gradient(x, dz, dw, work);
         if self.bias {

@@ -31,13 +31,17 @@ impl Op for Shortcut {
         false
     }
 
+    fn bwd_adds(&self) -> bool {
+        true
+    }
+
     fn cpu_fwd(&self, io: Fwd<'_>) {
         self.images.shortcut(self.pad, io.x[0], io.y);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
-        self.images.shortcut_backward(self.pad, io.dy, false, dx);
+        self.images.shortcut_backward(self.pad, io.dy, io.add, dx);
     }
 }
 

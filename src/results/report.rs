@@ -91,8 +91,9 @@ fn setting(record: &Record, setting: &Setting) -> Value {
     })
 }
 
+/// One row per run; without the columns that say nothing of any.
 fn runs(record: &Record) -> Value {
-    let header = [
+    const HEADER: [&str; 8] = [
         "setting",
         "run_id",
         "train loss",
@@ -102,26 +103,41 @@ fn runs(record: &Record) -> Value {
         "precision",
         "start",
     ];
-    let runs = || record.settings.iter().flat_map(|s| &s.runs);
-    let rows = runs().map(|run| {
+    let runs = || {
+        let settings = record.settings.iter();
+        settings.flat_map(|setting| setting.runs.iter().map(move |run| (setting, run)))
+    };
+    let rows = runs().map(|(setting, run)| {
         let said = |key: &str| match run.summary.get(key) {
             None | Some(Value::Null) => String::new(),
             Some(value) => super::output::python_str(value),
         };
         let loss = run.metric("train_loss").and_then(|m| m.last());
-        json!([
-            run.id(),
+        let time = Some(run.train_time()).filter(|t| !t.is_nan());
+        [
+            format!("{}, {}", setting.method(), setting.label()),
             run.run_id().to_string(),
             loss.map_or(String::new(), |x| format_small(*x)),
-            format_small(run.train_time()),
+            time.map_or(String::new(), format_small),
             run.diverged_at().map_or(String::new(), |e| e.to_string()),
             said("device"),
             said("precision"),
-            said("start_time"),
-        ])
+            // Without fractions of a second.
+            said("start_time").chars().take(19).collect(),
+        ]
     });
-    let diverged = runs().filter(|run| run.diverged_at().is_some()).count();
-    json!({"header": header, "rows": rows.collect::<Vec<_>>(), "diverged": diverged})
+    let rows: Vec<[String; 8]> = rows.collect();
+    let filled = |column: &usize| rows.iter().any(|row| !row[*column].is_empty());
+    let columns: Vec<usize> = (0..HEADER.len()).filter(filled).collect();
+    let kept = |row: &[String; 8]| -> Value { columns.iter().map(|&c| row[c].as_str()).collect() };
+    let diverged = runs()
+        .filter(|(_, run)| run.diverged_at().is_some())
+        .count();
+    json!({
+        "header": columns.iter().map(|&c| HEADER[c]).collect::<Vec<_>>(),
+        "rows": rows.iter().map(kept).collect::<Vec<Value>>(),
+        "diverged": diverged,
+    })
 }
 
 /// Six significant digits: more than a screen shows. Null for what JSON cannot say.

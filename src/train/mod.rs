@@ -1,5 +1,6 @@
 //! Training: one run, and a sweep of runs.
 
+pub mod checkpoint;
 mod network;
 mod optimum;
 mod resident;

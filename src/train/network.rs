@@ -1,7 +1,9 @@
 //! A model with its loss and score, recorded and ready to run: the plans of a run and their memory.
 
+use super::checkpoint::Snapshot;
 use crate::config::RunConfig;
 use crate::data::Split;
+use crate::data::augment::Placement;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Clock, Memory, Mode, Params, Plan, Tape, Targets, Var};
@@ -27,14 +29,24 @@ pub struct Network {
     eval: Vec<(usize, Plan)>,
     eval_size: usize,
     clock: Clock,
+    /// Batches in the running averages before the first step.
+    batches_tracked: u64,
     batch_size: usize,
     /// 0, 1, 2, ...: the order in which data sets are evaluated.
     in_order: Vec<u32>,
+    /// Those of the current batch.
+    placements: Vec<Placement>,
 }
 
 impl Plans {
     /// Builds the model of a run, with the global generator's initial weights, for these data.
-    pub fn new(config: &RunConfig, train: &Split, val: &Split, device: Device) -> Result<Plans> {
+    pub fn new(
+        config: &RunConfig,
+        train: &Split,
+        val: &Split,
+        device: Device,
+        mode: Mode,
+    ) -> Result<Plans> {
         let misfit = |why: String| {
             Error::usage(format!(
                 "model {} does not fit data set {}: {why}",
@@ -72,7 +84,7 @@ impl Plans {
                 }
             }
         }
-        let train = recorder.record(&params, Mode::Train, device, batch_size)?;
+        let train = recorder.record(&params, mode, device, batch_size)?;
         Ok(Plans {
             params,
             train,
@@ -94,37 +106,64 @@ fn find(plans: &[(usize, Plan)], samples: usize) -> &Plan {
 }
 
 impl Network {
-    /// Builds the model of a run for the CPU.
-    pub fn new(config: &RunConfig, train: &Split, val: &Split) -> Result<Network> {
+    /// A run's network on the CPU, in a mode of training.
+    pub fn in_mode(config: &RunConfig, train: &Split, val: &Split, mode: Mode) -> Result<Network> {
+        let plans = Plans::new(config, train, val, Device::Cpu, mode)?;
+        let longest = train.len().max(val.len());
+        Ok(Network::new(plans, config, longest, 0))
+    }
+
+    /// From plans whose parameters hold their initial values; `longest` is the number of samples of the larger half.
+    pub(super) fn new(
+        plans: Plans,
+        config: &RunConfig,
+        longest: usize,
+        batches_tracked: u64,
+    ) -> Network {
         let Plans {
             params,
-            train: plan,
+            train,
             eval,
             eval_size,
-        } = Plans::new(config, train, val, Device::Cpu)?;
-        let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&plan]).collect();
+        } = plans;
+        let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
+        let batch_size = config.batch_size;
         let memory = Memory::new(&params, &plans);
-        Ok(Network {
+        Network {
             params,
             memory,
-            train: plan,
+            train,
             eval,
             eval_size,
             clock: Clock {
                 seed: run_seed(config.run_id),
                 step: 0,
             },
-            batch_size: config.batch_size,
-            in_order: (0..train.len().max(val.len()) as u32).collect(),
-        })
+            batches_tracked,
+            batch_size,
+            in_order: (0..longest as u32).collect(),
+            placements: Vec::with_capacity(batch_size.max(eval_size)),
+        }
     }
 
-    /// Loss and gradient of a batch.
+    /// All weights and buffers as they are now.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            params: &self.params,
+            values: self.memory.values(),
+            buffers: self.memory.buffers(),
+            batches_tracked: self.batches_tracked + self.clock.step,
+        }
+    }
+
+    /// Loss and gradient of a batch, augmented by the generator's next draws.
     pub fn train_step(&mut self, data: &Split, indices: &[u32]) -> f32 {
         let (x, y) = self
             .memory
             .pair_mut(self.train.inputs[0], self.train.inputs[1]);
-        data.gather(indices, x, y);
+        let generator = &mut self.params.generator;
+        let placements = data.place(indices.len(), generator, &mut self.placements);
+        data.gather(indices, placements, x, y);
         self.memory.get_mut(self.train.seed)[0] = 1.0;
         self.train.run(&mut self.memory, self.clock);
         self.clock.step += 1;
@@ -132,13 +171,17 @@ impl Network {
     }
 
     /// Mean loss and score over a data set, in batches of `batch_size`, the last one as it comes: each
-    /// batch's mean in f32, weighted by its size and summed in f64.
+    /// batch's mean in f32, weighted by its size and summed in f64. Training data are augmented here, too.
     pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
+        // The seed that the reference's loader draws for worker processes, of which it has none.
+        self.params.generator.random64();
         let mut sums = [0.0; 2];
         for indices in self.in_order[..data.len()].chunks(self.eval_size) {
             let plan = find(&self.eval, indices.len());
             let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
-            data.gather(indices, x, y);
+            let generator = &mut self.params.generator;
+            let placements = data.place(indices.len(), generator, &mut self.placements);
+            data.gather(indices, placements, x, y);
             plan.run(&mut self.memory, self.clock);
             let batches = indices.chunks(self.batch_size);
             for (batch, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
@@ -167,7 +210,7 @@ fn index_bounds(splits: [&Split; 2]) -> Option<[usize; 2]> {
         let mut x = vec![0.0; 2 * split.len()];
         let mut y = vec![0.0; split.len() * split.target_shape().iter().product::<usize>()];
         let all: Vec<u32> = (0..split.len() as u32).collect();
-        split.gather(&all, &mut x, &mut y);
+        split.gather(&all, &[], &mut x, &mut y);
         for pair in x.chunks_exact(2) {
             for (bound, index) in bounds.iter_mut().zip(pair) {
                 if *index < 0.0 || index.fract() != 0.0 {

@@ -67,7 +67,7 @@ pub fn optimum(loss: &str, data: &Split, weight_decay: f64, bias: bool) -> Optio
         weight_decay,
     };
     for i in 0..n as u32 {
-        data.gather(&[i], &mut x, &mut y);
+        data.gather(&[i], &[], &mut x, &mut y);
         problem.rows.extend(x.iter().map(|x| f64::from(*x)));
         problem.rows.extend(bias.then_some(1.0));
         problem.targets.push(f64::from(y[0]));

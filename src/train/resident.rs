@@ -5,16 +5,15 @@
 //! they report (step sizes, norms, losses and scores) is read after the epoch.
 
 use super::Watch;
+use super::checkpoint::Snapshot;
 use super::network::Plans;
 use super::worker::{Trained, Worker};
 use crate::config::RunConfig;
 use crate::data::{Pair, Part, Split};
-use crate::device::gpu::{
-    DeviceScalars, Gpu, Precision, Program, Queue, Step, View, elementwise, kernels,
-};
+use crate::device::gpu::{DeviceScalars, Gpu, Program, Queue, Step, View, elementwise, kernels};
 use crate::device::{Slot, Target};
-use crate::error::Result;
-use crate::graph::{Layout, Plan};
+use crate::error::{Error, Result};
+use crate::graph::{Layout, Params, Plan};
 use crate::optim::{MAX_STATE, Method, Moment, SUMS, Update, sum_blocks};
 use crate::random::run_seed;
 
@@ -49,7 +48,7 @@ impl Half {
                     .iter()
                     .zip(y.chunks_exact_mut(size(split.target_shape())))
                 {
-                    split.gather(&[*index], &mut x, y);
+                    split.gather(&[*index], &[], &mut x, y);
                 }
                 Features::Bytes {
                     values: gpu.alloc_with("the samples", bytes)?,
@@ -59,7 +58,7 @@ impl Half {
             }
             None => {
                 let mut x = vec![0.0; split.len() * size(split.input_shape())];
-                split.gather(&all, &mut x, &mut y);
+                split.gather(&all, &[], &mut x, &mut y);
                 Features::Floats(gpu.alloc_with("the samples", &x)?)
             }
         };
@@ -106,6 +105,10 @@ type Evaluation = Vec<(Program, usize)>;
 
 pub(super) struct Resident {
     gpu: Gpu,
+    params: Params,
+    layout: Layout,
+    /// Batches in the running averages before the first step.
+    batches_tracked: u64,
     method: Method,
     seed: u64,
     batch_size: usize,
@@ -126,21 +129,24 @@ pub(super) struct Resident {
 }
 
 impl Resident {
-    pub fn new(config: &RunConfig, data: &Pair, target: Target) -> Result<Resident> {
-        let plans = Plans::new(config, &data.train, &data.val, target.device)?;
-        let method = Method::new(&config.opt)?;
-        let gpu = Gpu::open(target.device)?;
-        Resident::on(gpu, config, data, &plans, method, target.linear())
-    }
-
-    fn on(
-        mut gpu: Gpu,
+    /// # Errors
+    /// If the device cannot be opened, or an op of the model has no kernels.
+    pub fn new(
+        plans: Plans,
         config: &RunConfig,
         data: &Pair,
-        plans: &Plans,
-        method: Method,
-        precision: Precision,
+        target: Target,
+        batches_tracked: u64,
     ) -> Result<Resident> {
+        if data.train.is_augmented() {
+            return Err(Error::usage(format!(
+                "data set {}: there is no kernel for augmented images yet; train with --device cpu",
+                config.dataset
+            )));
+        }
+        let method = Method::new(&config.opt)?;
+        let mut gpu = Gpu::open(target.device)?;
+        let precision = target.linear();
         let layout = Layout::new(&plans.params);
         let ends = plans.eval.iter().map(|(_, plan)| plan.end());
         let floats = ends.chain([plans.train.end(), layout.end()]).max();
@@ -241,6 +247,9 @@ impl Resident {
         let (train_half, val_half) = (evaluation(&halves[0])?, evaluation(&halves[1])?);
         Ok(Resident {
             gpu,
+            params: plans.params,
+            layout,
+            batches_tracked,
             method,
             seed: run_seed(config.run_id),
             batch_size,
@@ -315,6 +324,17 @@ impl Worker for Resident {
         let n = *len as f64;
         Ok((sums[0] / n, sums[1] / n))
     }
+
+    fn finish(&mut self, watch: &dyn Watch) -> Result<()> {
+        let values = self.gpu.download::<f32>(self.layout.values)?;
+        let buffers = self.gpu.download::<f32>(self.layout.buffers)?;
+        watch.trained(&Snapshot {
+            params: &self.params,
+            values: &values,
+            buffers: &buffers,
+            batches_tracked: self.batches_tracked + self.clock,
+        })
+    }
 }
 
 #[cfg(all(test, emulator))]
@@ -324,6 +344,7 @@ mod tests {
     use super::*;
     use crate::data::{Library, fetch};
     use crate::device::Device;
+    use crate::graph::Mode;
 
     struct Unwatched;
 
@@ -343,7 +364,8 @@ mod tests {
             device: Device::Emulator,
             precision: None,
         };
-        let mut run = Resident::new(&config, &data, target).unwrap();
+        let plans = Plans::new(&config, &data.train, &data.val, target.device, Mode::Train);
+        let mut run = Resident::new(plans.unwrap(), &config, &data, target, 0).unwrap();
         let order: Vec<u32> = (0..40).rev().collect();
         let mut epoch = || {
             let before = run.gpu.traffic();

@@ -4,11 +4,13 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
+use super::checkpoint::Snapshot;
 use super::worker::worker;
 use crate::config::{RunConfig, Values};
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
 use crate::error::{Error, Result};
+use crate::graph::Params;
 use crate::optim::schedule::Schedule;
 use crate::optim::{self, Method, Reports};
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
@@ -21,6 +23,17 @@ pub trait Watch: Sync {
     }
 
     fn epoch(&self, _done: &Epoch) {}
+
+    /// Before the first step, where initial values can be replaced. Returns the number of batches that the running
+    /// averages hold already.
+    fn built(&self, _params: &mut Params) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// After the last step.
+    fn trained(&self, _weights: &Snapshot<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Trains one config to its end. `None` if the watch ended it.
@@ -33,7 +46,7 @@ pub fn run(
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
     let reports = Method::new(&config.opt)?.reports;
-    let mut worker = worker(config, data, target)?;
+    let mut worker = worker(config, data, target, watch)?;
     let keys = Values::new(optim::COMMON_KEYS, &config.opt);
     let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
     let schedule = Schedule::parse(&schedule)
@@ -69,6 +82,7 @@ pub fn run(
         watch.epoch(&done);
         history.push(done);
     }
+    worker.finish(watch)?;
     Ok(Some(RunResult {
         config: config.to_json(),
         summary: summary(data, target, start_time, &history),

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::checkpoint::{Snapshot, Weights};
 use super::network::Plans;
 use super::{Watch, optimum, run};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Mode, Params};
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult};
 
@@ -29,12 +31,13 @@ pub trait Progress: Sync {
 type Optima = Mutex<HashMap<String, Option<f64>>>;
 
 /// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
-/// has. Returns early, with the runs finished so far stored, once `stop` is set.
+/// has. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once `stop` is set.
 pub fn sweep(
     pending: &[(usize, RunConfig)],
     library: &Library,
     store: &Store,
     target: Target,
+    weights: &Weights,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -42,9 +45,12 @@ pub fn sweep(
         return Ok(());
     };
     let data = library.load(first)?;
-    let flops = Plans::new(first, &data.train, &data.val, target.device)?
-        .train
-        .flops();
+    let mut plans = Plans::new(first, &data.train, &data.val, target.device, Mode::Train)?;
+    if let Some(init) = &weights.init {
+        init.load_into(&mut plans.params, &first.model)?;
+    }
+    let flops = plans.train.flops();
+    drop(plans);
     let threads = rayon::current_num_threads();
     // A GPU has one queue: it trains one run after the other.
     let one_queue = matches!(target.device, Device::Cuda(_));
@@ -64,6 +70,8 @@ pub fn sweep(
             };
             let watch = RunWatch {
                 turn,
+                config,
+                weights,
                 stop,
                 progress,
             };
@@ -79,7 +87,11 @@ pub fn sweep(
                         Ok(())
                     }
                 });
-            if let Err(error) = outcome {
+            if let Err(mut error) = outcome {
+                // Whoever reads of a fault must learn which run met it.
+                if error.kind == Kind::Device {
+                    error.message = format!("{}: {}", config.label(), error.message);
+                }
                 lock(&failure).get_or_insert(error);
             }
         }
@@ -144,6 +156,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 struct RunWatch<'a> {
     turn: usize,
+    config: &'a RunConfig,
+    weights: &'a Weights,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -155,5 +169,19 @@ impl Watch for RunWatch<'_> {
 
     fn epoch(&self, done: &Epoch) {
         self.progress.epoch(self.turn, done);
+    }
+
+    fn built(&self, params: &mut Params) -> Result<u64> {
+        match &self.weights.init {
+            Some(init) => init.load_into(params, &self.config.model),
+            None => Ok(0),
+        }
+    }
+
+    fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {
+        match &self.weights.save {
+            Some(paths) => weights.save(self.config, &paths[self.turn]),
+            None => Ok(()),
+        }
     }
 }

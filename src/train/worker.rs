@@ -1,12 +1,13 @@
 //! Who computes a run: the CPU, or a device that runs kernels.
 
 use super::Watch;
-use super::network::Network;
+use super::network::{Network, Plans};
 use super::resident::Resident;
 use crate::config::RunConfig;
 use crate::data::{Pair, Part};
 use crate::device::{Device, Target, cpu};
 use crate::error::Result;
+use crate::graph::Mode;
 use crate::optim;
 
 /// What an epoch of training leaves to tell.
@@ -26,6 +27,9 @@ pub(super) trait Worker {
 
     /// Mean loss and score over a half of the data.
     fn evaluate(&mut self, part: Part) -> Result<(f64, f64)>;
+
+    /// Shows the watch the weights after the last step.
+    fn finish(&mut self, watch: &dyn Watch) -> Result<()>;
 }
 
 /// Sets up a run.
@@ -33,11 +37,17 @@ pub(super) fn worker<'a>(
     config: &'a RunConfig,
     data: &'a Pair,
     target: Target,
+    watch: &dyn Watch,
 ) -> Result<Box<dyn Worker + 'a>> {
-    match target.device {
-        Device::Cpu => Ok(Box::new(OnCpu::new(config, data)?)),
-        Device::Emulator | Device::Cuda(_) => Ok(Box::new(Resident::new(config, data, target)?)),
-    }
+    let Pair { train, val } = data;
+    let mut plans = Plans::new(config, train, val, target.device, Mode::Train)?;
+    let batches_tracked = watch.built(&mut plans.params)?;
+    Ok(match target.device {
+        Device::Cpu => Box::new(OnCpu::new(plans, config, data, batches_tracked)?),
+        Device::Emulator | Device::Cuda(_) => {
+            Box::new(Resident::new(plans, config, data, target, batches_tracked)?)
+        }
+    })
 }
 
 struct OnCpu<'a> {
@@ -48,12 +58,17 @@ struct OnCpu<'a> {
 }
 
 impl<'a> OnCpu<'a> {
-    fn new(config: &RunConfig, data: &'a Pair) -> Result<OnCpu<'a>> {
-        let network = Network::new(config, &data.train, &data.val)?;
+    fn new(
+        plans: Plans,
+        config: &RunConfig,
+        data: &'a Pair,
+        batches_tracked: u64,
+    ) -> Result<OnCpu<'a>> {
+        let longest = data.train.len().max(data.val.len());
         Ok(OnCpu {
             data,
-            optimizer: optim::State::new(&config.opt, network.params.values.len())?,
-            network,
+            optimizer: optim::State::new(&config.opt, plans.params.values.len())?,
+            network: Network::new(plans, config, longest, batches_tracked),
             batch_size: config.batch_size,
         })
     }
@@ -86,5 +101,9 @@ impl Worker for OnCpu<'_> {
             Part::Train => &self.data.train,
             Part::Val => &self.data.val,
         }))
+    }
+
+    fn finish(&mut self, watch: &dyn Watch) -> Result<()> {
+        watch.trained(&self.network.snapshot())
     }
 }

@@ -33,7 +33,7 @@ fn contents(split: &Split) -> (Vec<f32>, Vec<f32>) {
     let mut x = vec![0.0; size(split.input_shape())];
     let mut y = vec![0.0; size(split.target_shape())];
     let all: Vec<u32> = (0..split.len() as u32).collect();
-    split.gather(&all, &mut x, &mut y);
+    split.gather(&all, &[], &mut x, &mut y);
     (x, y)
 }
 

@@ -1,7 +1,9 @@
 //! `verify`: this build against the numbers that the reference printed, suite by suite.
 
+mod augment;
 mod datasets;
 mod goldens;
+mod images;
 mod networks;
 mod optimizers;
 mod random;
@@ -85,5 +87,20 @@ pub const SUITES: &[Suite] = &[
         name: "mnist",
         about: "two epochs of the MNIST MLP",
         run: runs::mnist,
+    },
+    Suite {
+        name: "augment",
+        about: "draws and pixels of augmented images",
+        run: augment::augment,
+    },
+    Suite {
+        name: "networks",
+        about: "whole runs of image networks on 310 images made by a formula",
+        run: images::networks,
+    },
+    Suite {
+        name: "cifar",
+        about: "losses of the first steps on CIFAR-10",
+        run: images::cifar,
     },
 ];

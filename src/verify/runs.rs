@@ -1,6 +1,7 @@
 //! Suites `runs` and `mnist`: whole runs, number by number.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use serde_json::{Map, Value};
 
@@ -13,15 +14,18 @@ use crate::results::RunResult;
 use crate::results::json::{self, Json};
 use crate::train::{Watch, optimum, run};
 
+/// All epochs.
+pub(super) const ALL: Range<usize> = 0..usize::MAX;
+
 /// A run of the reference.
-struct GoldenRun<'a> {
-    config: Map<String, Value>,
+pub(super) struct GoldenRun<'a> {
+    pub config: Map<String, Value>,
     history: &'a [Json<'a>],
     summary: Option<&'a Json<'a>>,
 }
 
 /// The runs in a golden file `{"runs": [...]}` or an output file `[...]`.
-fn golden_runs<'a>(file: &'a Json<'a>) -> Option<Vec<GoldenRun<'a>>> {
+pub(super) fn golden_runs<'a>(file: &'a Json<'a>) -> Option<Vec<GoldenRun<'a>>> {
     let runs = match file {
         Json::List(runs) => runs,
         other => match other.get("runs")? {
@@ -55,7 +59,7 @@ impl GoldenRun<'_> {
         value.map_or_else(String::new, |v| v.to_string().replace('"', ""))
     }
 
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let (model, loss, opt) = (self.text("model"), self.text("loss_func"), self.text("opt"));
         format!("{model} {loss} {opt} run {}", self.text("run_id"))
     }
@@ -70,7 +74,7 @@ impl GoldenRun<'_> {
     }
 
     /// Our run of this config and the data it used, or why there is none.
-    fn ours(&self, library: &Library, target: Target) -> Result<(RunResult, Pair), String> {
+    pub fn ours(&self, library: &Library, target: Target) -> Result<(RunResult, Pair), String> {
         let config = RunConfig::from_json(&self.config)
             .ok_or_else(|| format!("{}: not a config of this version", self.name()))?;
         let data = library.load(&config).map_err(|e| e.message)?;
@@ -104,13 +108,13 @@ fn epoch_numbers<'a>(epoch: &'a Json<'a>) -> impl Iterator<Item = (String, f64)>
     })
 }
 
-/// Compares those numbers of the first `epochs` epochs whose names are `wanted`; errors are relative to each
-/// number, or to `floor` where that is larger.
+/// Compares those numbers of some epochs whose names are `wanted`; errors are relative to each number, or to
+/// `floor` where that is larger.
 fn compare(
     check: &mut Check,
     theirs: &GoldenRun,
     ours: &RunResult,
-    epochs: usize,
+    epochs: Range<usize>,
     floor: f64,
     wanted: impl Fn(&str) -> bool,
 ) {
@@ -124,8 +128,8 @@ fn compare(
         .history
         .iter()
         .zip(theirs.history)
-        .take(epochs)
         .enumerate()
+        .filter(|(e, _)| epochs.contains(e))
     {
         let ours = ours.to_json();
         let mut found = epoch_numbers(&ours)
@@ -142,6 +146,27 @@ fn compare(
             check.fail(format!("{name} epoch {e} {key}: not in the reference"));
         }
     }
+}
+
+/// As [`compare`], with that of the reference's two runs, on two threads and on one, on whose side of a fork
+/// ours is.
+pub(super) fn compare_nearer(
+    check: &mut Check,
+    theirs: &GoldenRun,
+    one_thread: &[GoldenRun],
+    ours: &RunResult,
+    epochs: Range<usize>,
+    wanted: fn(&str) -> bool,
+) {
+    let against = |theirs| {
+        let mut check = check.clone();
+        compare(&mut check, theirs, ours, epochs.clone(), 0.0, wanted);
+        check
+    };
+    let twin = one_thread.iter().find(|run| run.config == theirs.config);
+    let checks = [Some(theirs), twin].into_iter().flatten().map(against);
+    let nearer = checks.min_by(|a, b| a.worst.total_cmp(&b.worst));
+    *check = nearer.expect("the first of the two");
 }
 
 pub fn runs(context: &Context) -> Result<Vec<Check>> {
@@ -175,12 +200,10 @@ fn small(context: &Context) -> Result<Vec<Check>> {
         };
         let is_step = |key: &str| key.starts_with("step_size_list");
         if theirs.vanishes() {
-            compare(&mut vanishing, theirs, &ours, usize::MAX, 0.0, |_| true);
+            compare(&mut vanishing, theirs, &ours, ALL, 0.0, |_| true);
         } else {
-            compare(&mut numbers, theirs, &ours, usize::MAX, 0.0, |key| {
-                !is_step(key)
-            });
-            compare(&mut steps, theirs, &ours, usize::MAX, 1e-2, is_step);
+            compare(&mut numbers, theirs, &ours, ALL, 0.0, |key| !is_step(key));
+            compare(&mut steps, theirs, &ours, ALL, 1e-2, is_step);
         }
         if let Some(theirs_value) = theirs.summary.and_then(|s| number(s.get("opt_val")?)) {
             optima.cases += 1;
@@ -230,7 +253,7 @@ fn published(context: &Context) -> Result<Vec<Check>> {
                     let epochs = first_off.map_or(usize::MAX, |e| e.saturating_sub(1) as usize);
                     cut += usize::from(first_off.is_some());
                     left_out += theirs.history.len().saturating_sub(epochs);
-                    compare(&mut check, theirs, &ours, epochs, 0.01, |_| true);
+                    compare(&mut check, theirs, &ours, 0..epochs, 0.01, |_| true);
                 }
             }
         }
@@ -274,23 +297,14 @@ pub fn mnist(context: &Context) -> Result<Vec<Check>> {
         };
         let every = |_: &str| true;
         match theirs.config["opt"]["name"].as_str() {
-            Some("sgd-m") => compare(&mut sgd, theirs, &ours, usize::MAX, 0.0, every),
-            Some("adam") => compare(&mut adam, theirs, &ours, 1, 0.0, every),
+            Some("sgd-m") => compare(&mut sgd, theirs, &ours, ALL, 0.0, every),
+            Some("adam") => compare(&mut adam, theirs, &ours, 0..1, 0.0, every),
             _ => {}
         }
         let is_loss = |key: &str| key.ends_with("_loss");
-        compare(&mut losses, theirs, &ours, usize::MAX, 0.0, is_loss);
+        compare(&mut losses, theirs, &ours, ALL, 0.0, is_loss);
         let is_norm = |key: &str| key == "model_norm";
-        let against = |theirs| {
-            let mut check = norms.clone();
-            compare(&mut check, theirs, &ours, usize::MAX, 0.0, is_norm);
-            check
-        };
-        // Of the reference's two runs, the one on whose side of the fork ours is.
-        let twin = other.iter().find(|run| run.config == theirs.config);
-        let checks = [Some(theirs), twin].into_iter().flatten().map(against);
-        let nearer = checks.min_by(|a, b| a.worst.total_cmp(&b.worst));
-        norms = nearer.expect("the first of the two");
+        compare_nearer(&mut norms, theirs, &other, &ours, ALL, is_norm);
     }
     Ok(vec![sgd, adam, losses, norms])
 }

@@ -1,8 +1,11 @@
 //! Data sets: the order of batches and the computed sets against the reference's numbers, the sets made of
 //! files on small files made here.
 
+mod augment;
+mod cifar;
 mod command;
 mod mnist;
+mod pickle;
 mod text;
 
 use serde_json::{Map, Value, json};
@@ -43,7 +46,7 @@ fn gather(split: &Split, indices: &[u32]) -> (Vec<f32>, Vec<f32>) {
     let targets: usize = split.target_shape().iter().product();
     let mut x = vec![f32::NAN; indices.len() * features];
     let mut y = vec![f32::NAN; indices.len() * targets];
-    split.gather(indices, &mut x, &mut y);
+    split.gather(indices, &[], &mut x, &mut y);
     (x, y)
 }
 

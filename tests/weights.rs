@@ -1,0 +1,191 @@
+//! `train --save-weights` and `--init-weights`.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use program::{Folder, without_times};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+/// Matrix factorisation: layers "0.weight" of (4, 6) and "1.weight" of (10, 4).
+fn config(epochs: usize, rank: usize) -> Value {
+    json!({
+        "dataset": "synthetic_matrix_fac",
+        "dataset_kwargs": {"p": 6, "q": 10, "n_samples": 60},
+        "model": "matrix_fac",
+        "model_kwargs": {"rank": rank},
+        "loss_func": "squared",
+        "score_func": "squared",
+        "opt": {"name": "sgd", "lr": [0.01, 0.1], "lr_schedule": "constant"},
+        "batch_size": 8,
+        "max_epoch": epochs,
+        "n_runs": 1,
+    })
+}
+
+const FILE: &str = "output/weights/small/name=sgd:lr=0.1:lr_schedule=constant:run_id=0.safetensors";
+
+fn history(folder: &Folder) -> Value {
+    let runs: Value = serde_json::from_str(&folder.read("output/small.json")).unwrap();
+    runs[0]["history"].clone()
+}
+
+#[test]
+fn weights_are_saved_under_pytorchs_names() {
+    let folder = Folder::new();
+    folder.config("small", &config(3, 4));
+    folder.run("train -q small.json --save-weights").code(0);
+    let names = fs::read_dir(folder.path("output/weights/small")).unwrap();
+    assert_eq!(names.count(), 2, "a file for each run");
+    let bytes = fs::read(folder.path(FILE)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = file.names();
+    names.sort_unstable();
+    assert_eq!(names, ["0.weight", "1.weight"]);
+    let (first, second) = (
+        file.tensor("0.weight").unwrap(),
+        file.tensor("1.weight").unwrap(),
+    );
+    assert_eq!(
+        (first.dtype(), first.shape(), second.shape()),
+        (Dtype::F32, &[4, 6][..], &[10, 4][..])
+    );
+    // The norm of the last epoch is theirs.
+    let values = [first.data(), second.data()].concat();
+    let squares = values
+        .chunks(4)
+        .map(|v| f32::from_le_bytes(v.try_into().unwrap()).powi(2));
+    let norm = squares.map(f64::from).sum::<f64>().sqrt();
+    let runs: Value = serde_json::from_str(&folder.read("output/small.json")).unwrap();
+    let stored = runs[1]["history"][2]["model_norm"].as_f64().unwrap();
+    assert!((norm - stored).abs() < 1e-5 * stored, "{norm} for {stored}");
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let about = metadata.metadata().as_ref().unwrap();
+    let config: Value = serde_json::from_str(&about["config"]).unwrap();
+    assert_eq!(
+        (about["format"].as_str(), &config["opt"]["lr"]),
+        ("pt", &json!(0.1))
+    );
+    let mode = fs::metadata(folder.path(FILE))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_ne!(mode & 0o044, 0, "others may read it, as the umask allows");
+}
+
+#[test]
+fn a_folder_of_its_own_and_its_failures() {
+    let folder = Folder::new();
+    folder.config("small", &config(1, 4));
+    folder.write("file", "");
+    let ran = folder.run("train -q small.json --save-weights=file/below");
+    ran.code(73).says(&["file/below", "--save-weights=DIR"]);
+    assert!(!folder.exists("output/small.json"), "nothing was trained");
+    folder
+        .run("train -q small.json --save-weights=kept --only lr=0.1")
+        .code(0);
+    assert!(folder.exists("kept/small/name=sgd:lr=0.1:lr_schedule=constant:run_id=0.safetensors"));
+    assert!(!folder.exists("output/weights"));
+}
+
+#[test]
+fn a_run_goes_on_from_saved_weights() {
+    // A method without state, and epochs that visit the samples in the same order: the second epoch of a run
+    // of full batches is one step from where the first one ended.
+    let full = |epochs| {
+        let mut config = config(epochs, 4);
+        config["batch_size"] = json!(60);
+        config["opt"]["lr"] = json!(0.1);
+        config
+    };
+    let folder = Folder::new();
+    folder.config("small", &full(2));
+    folder.run("train -q small.json").code(0);
+    let through = history(&folder);
+    folder.config("small", &full(1));
+    folder
+        .run("train -q small.json --overwrite --save-weights")
+        .code(0);
+    let before = without_times(&folder.read("output/small.json"));
+    folder
+        .run(&format!(
+            "train -q small.json --overwrite --init-weights {FILE}"
+        ))
+        .code(0);
+    let on = history(&folder);
+    for key in ["train_loss", "val_loss", "model_norm"] {
+        let (a, b) = (
+            through[1][key].as_f64().unwrap(),
+            on[0][key].as_f64().unwrap(),
+        );
+        assert!((a - b).abs() < 1e-6 * a, "{key}: {b} for {a}");
+    }
+    assert_ne!(before, without_times(&folder.read("output/small.json")));
+}
+
+#[test]
+fn what_does_not_fit_is_listed_in_whole() {
+    let folder = Folder::new();
+    let zeros = vec![0; 1000];
+    let floats = |shape: &[usize]| {
+        let n: usize = shape.iter().product();
+        TensorView::new(Dtype::F32, shape.to_vec(), &zeros[..4 * n]).unwrap()
+    };
+    let doubles = TensorView::new(Dtype::F64, vec![10, 4], &zeros[..320]).unwrap();
+    let files: [(HashMap<&str, TensorView>, &[&str]); 3] = [
+        (
+            HashMap::from([
+                ("0.weight", floats(&[6, 4])),
+                ("bias", floats(&[3])),
+                ("a", floats(&[2])),
+            ]),
+            &[
+                "matrix_fac",
+                "0.weight: [6, 4] of F32 in the file, [4, 6] of F32 in the model",
+                "1.weight: missing in the file",
+                "bias: not in the model",
+                "a: not in the model",
+            ],
+        ),
+        (
+            HashMap::from([("0.weight", floats(&[4, 6])), ("1.weight", doubles)]),
+            &["1.weight: [10, 4] of F64 in the file"],
+        ),
+        (HashMap::new(), &["0.weight: missing", "1.weight: missing"]),
+    ];
+    for (tensors, parts) in files {
+        folder.write(
+            "w.safetensors",
+            safetensors::serialize(tensors, None).unwrap(),
+        );
+        folder.config("small", &config(1, 4));
+        let ran = folder.run("train -q small.json --init-weights w.safetensors");
+        ran.code(2).says(parts).says(&["w.safetensors"]);
+        assert!(!folder.exists("output/small.json"), "nothing was trained");
+    }
+}
+
+#[test]
+fn damaged_files_of_weights_are_named() {
+    let folder = Folder::new();
+    folder.config("small", &config(1, 4));
+    folder.run("train -q small.json --save-weights").code(0);
+    let good = fs::read(folder.path(FILE)).unwrap();
+    let longer = [&good[..], b"x"].concat();
+    let mut header = good.clone();
+    header[9] = b'?';
+    for bytes in [&good[..good.len() - 1], &good[..40], b"", &longer, &header] {
+        folder.write("w.safetensors", bytes);
+        let ran = folder.run("train -q small.json --overwrite --init-weights w.safetensors");
+        ran.code(65).says(&["w.safetensors", "safetensors file"]);
+    }
+    folder
+        .run("train -q small.json --init-weights nowhere")
+        .code(74)
+        .says(&["nowhere"]);
+}
