@@ -96,9 +96,14 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
   ucontext_t* u = static_cast<ucontext_t*>(context);
   if (!machine || !machine->in_kernel) {
     if (signal == SIGRTMIN + TIMER_OFFSET) return;  // it came too late
-    // Not ours: what was in force before handles it, when the instruction runs again.
-    for (int i = 0; i < 4; i++)
-      if (caught[i] == signal) sigaction(signal, &former[i], nullptr);
+    // Not ours: whoever was there before handles it, or, if that was a default, the instruction meets it again.
+    for (int i = 0; i < 4; i++) {
+      if (caught[i] != signal) continue;
+      if (former[i].sa_flags & SA_SIGINFO)
+        former[i].sa_sigaction(signal, info, context);
+      else
+        sigaction(signal, &former[i], nullptr);
+    }
     return;
   }
   char text[600];
