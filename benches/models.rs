@@ -66,6 +66,15 @@ fn settings() -> Vec<Setting> {
         network("resnet110", json!({}), 100),
         network("vgg16", json!({"batch_norm": true}), 10),
         network("resnet18-kuangliu", json!({}), 1000),
+        Setting {
+            batch: 64,
+            ..network(
+                "vit",
+                json!({"patch_size": 4, "dim": 512, "depth": 6, "heads": 8, "mlp_dim": 512, "dropout": 0.1,
+                       "emb_dropout": 0.1}),
+                10,
+            )
+        },
     ]
 }
 

@@ -15,7 +15,8 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
-NETWORKS = ["resnet20", "resnet110", "vgg16", "vit"]
+# In networks.py and in benches/models.rs.
+NETWORKS = ["resnet20", "resnet110", "vgg16"]
 PARTS = {"step": "train_step_ms", "evaluation": "evaluation_ms"}
 
 

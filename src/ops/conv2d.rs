@@ -174,8 +174,8 @@ pub const ROW: Row = Row {
             x[0].conv2d(x[1], None, 2, 0)
         }),
         Case::new(
-            "17 to 18 channels, no padding, ReLU",
-            &[&[1, 4, 3, 17], &[18, 17, 3, 3], &[18]],
+            "17 to 2 channels, no padding, ReLU",
+            &[&[1, 4, 3, 17], &[2, 17, 3, 3], &[2]],
             |x| x[0].conv2d(x[1], Some(x[2]), 1, 0).relu(),
         )
         .avoiding_zero(),
@@ -183,6 +183,15 @@ pub const ROW: Row = Row {
             "and a shortcut",
             &[&[2, 3, 3, 2], &[2, 2, 3, 3], &[2], &[2, 3, 3, 2]],
             |x| x[0].conv2d(x[1], Some(x[2]), 1, 1).plus(x[3]),
+        ),
+        // The second one to go back adds to the first one's gradient.
+        Case::new(
+            "two of one input",
+            &[&[1, 4, 4, 2], &[3, 2, 3, 3], &[3, 2, 1, 1]],
+            |x| {
+                let y = x[0].conv2d(x[1], None, 1, 1);
+                y.plus(x[0].conv2d(x[2], None, 1, 0))
+            },
         ),
     ],
 };

@@ -54,5 +54,8 @@ pub const ROW: Row = Row {
         Case::new("one image 5x3, none", &[&[1, 5, 3, 2]], |x| {
             x[0].shortcut(0)
         }),
+        Case::new("two of one input", &[&[1, 3, 4, 2]], |x| {
+            x[0].shortcut(1).plus(x[0].shortcut(1))
+        }),
     ],
 };

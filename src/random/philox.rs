@@ -13,26 +13,25 @@ const LANES: usize = 16;
 /// Four random words for a key and a counter. Words are little-endian: word 0 of the counter and of
 /// the key are their low 32 bits.
 pub fn philox4x32_10(key: u64, counter: u128) -> [u32; 4] {
-    let word = |i: usize| [(counter >> (32 * i)) as u32];
-    rounds(key, std::array::from_fn(word)).map(|[word]| word)
+    let word = |i: usize| [(counter >> (32 * i)) as u64];
+    rounds(key, std::array::from_fn(word)).map(|[word]| word as u32)
 }
 
-/// The four words of `L` counters, word by word.
+/// The four words of `L` counters, word by word. A word is the low half of its 64 bits: what multiplications leave
+/// above it need not be cleared, which suits vector registers.
 #[inline(always)]
-fn rounds<const L: usize>(key: u64, mut c: [[u32; L]; 4]) -> [[u32; L]; 4] {
+fn rounds<const L: usize>(key: u64, mut c: [[u64; L]; 4]) -> [[u64; L]; 4] {
+    let low = |x: u64| x & u64::from(u32::MAX);
     let mut k = [key as u32, (key >> 32) as u32];
     for round in 0..ROUNDS {
         if round > 0 {
             k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
         }
-        for lane in 0..L {
-            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0][lane]);
-            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2][lane]);
-            c[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ k[0];
-            c[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ k[1];
-            c[1][lane] = p1 as u32;
-            c[3][lane] = p0 as u32;
-        }
+        let p0 = c[0].map(|c| u64::from(MULTIPLIERS[0]) * low(c));
+        let p1 = c[2].map(|c| u64::from(MULTIPLIERS[1]) * low(c));
+        c[0] = std::array::from_fn(|i| (p1[i] >> 32) ^ c[1][i] ^ u64::from(k[0]));
+        c[2] = std::array::from_fn(|i| (p0[i] >> 32) ^ c[3][i] ^ u64::from(k[1]));
+        (c[1], c[3]) = (p1, p0);
     }
     c
 }
@@ -50,19 +49,32 @@ pub fn at(seed: u64, step: u64, index: u64) -> u32 {
 
 /// `value` of the words of blocks `first`, `first + 1`, ... of step `step`, one for each place of `to`.
 pub fn fill(seed: u64, step: u64, first: u64, to: &mut [f32], value: impl Fn(u32) -> f32) {
-    let step = [step as u32, (step >> 32) as u32];
-    for (group, to) in to.chunks_mut(4 * LANES).enumerate() {
-        let mut counters = [[0; LANES], [0; LANES], [step[0]; LANES], [step[1]; LANES]];
+    let group = |first: u64, to: &mut [f32; 4 * LANES]| {
+        let block: [u64; LANES] = std::array::from_fn(|lane| first + lane as u64);
+        let words = rounds(
+            seed,
+            [
+                block,
+                block.map(|block| block >> 32),
+                [step; LANES],
+                [step >> 32; LANES],
+            ],
+        );
         for lane in 0..LANES {
-            let block = first + (group * LANES + lane) as u64;
-            counters[0][lane] = block as u32;
-            counters[1][lane] = (block >> 32) as u32;
-        }
-        let words = rounds(seed, counters);
-        for (lane, to) in to.chunks_mut(4).enumerate() {
-            for (to, words) in to.iter_mut().zip(words) {
-                *to = value(words[lane]);
+            for word in 0..4 {
+                to[4 * lane + word] = value(words[word][lane] as u32);
             }
         }
+    };
+    let (groups, rest) = to.as_chunks_mut();
+    let mut next = first;
+    for to in groups {
+        group(next, to);
+        next += LANES as u64;
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; 4 * LANES];
+        group(next, &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }

@@ -166,18 +166,22 @@ struct StepsCase {
     param_l2_after: f64,
 }
 
+/// Losses of single steps. Rounding grows faster with Adam's kind of step than with SGD's, see [`networks`]:
+/// PyTorch is up to 1.2e-3 away from itself in the first six steps with oneDNN switched off, 2.0e-3 with
+/// images laid out channels-last, and 6e-4 in double precision.
 pub fn cifar(context: &Context) -> Result<Vec<Check>> {
     const FILE: &str = "runs_cifar_steps.json";
     let Some(file) = context.goldens.read::<StepsFile>(FILE)? else {
         return Ok(vec![Check::skip("losses", format!("no {FILE}"))]);
     };
-    let mut first = Check::new("losses of the first six steps", 1e-3);
+    let mut sgd = Check::new("sgd-m: losses of the first six steps", 1e-3);
+    let mut adam = Check::new("Adam's family: losses of the first six steps", 3e-3);
     let mut later = Check::new("losses of later steps", 2e-2);
     let mut norms = Check::new("norms of all weights after the last step", 1e-4);
     for case in &file.cases {
         let name = format!("{} {}", case.model, Value::Object(case.opt.clone()));
         if models::row(&case.model).is_none() {
-            first.skipped.push(format!("no model {}", case.model));
+            later.skipped.push(format!("no model {}", case.model));
             continue;
         }
         let config = RunConfig {
@@ -195,29 +199,33 @@ pub fn cifar(context: &Context) -> Result<Vec<Check>> {
         let data = match context.library().load(&config) {
             Ok(data) => data,
             Err(e) if e.kind == Kind::Io => {
-                first.skipped.push(e.message);
+                later.skipped.push(e.message);
                 break;
             }
             Err(e) => return Err(e),
         };
         if !are_the_copies(&data) {
             let text = "these are not the copies of CIFAR-10 that the reference was run on";
-            first.skipped.push(text.into());
+            later.skipped.push(text.into());
             break;
         }
         let (losses, norm) = steps(&config, &data, case.losses.len())?;
-        for check in [&mut first, &mut later, &mut norms] {
+        let first = match case.opt.get("name").and_then(Value::as_str) {
+            Some("sgd-m") => &mut sgd,
+            _ => &mut adam,
+        };
+        for check in [&mut *first, &mut later, &mut norms] {
             check.cases += 1;
         }
         for (step, (ours, theirs)) in losses.into_iter().zip(&case.losses).enumerate() {
-            let check = if step < 6 { &mut first } else { &mut later };
+            let check = if step < 6 { &mut *first } else { &mut later };
             check.compare(ours, *theirs, theirs.abs(), || {
                 format!("{name} step {step}")
             });
         }
         norms.compare(norm, case.param_l2_after, case.param_l2_after, || name);
     }
-    Ok(vec![first, later, norms])
+    Ok(vec![sgd, adam, later, norms])
 }
 
 /// The reference's numbers were made from JPEG copies of the images. Their first hundred validation images

@@ -203,7 +203,7 @@ fn pool_image_body<S: Simd>(s: S, shape: &Images, x: &[f32], y: &mut [f32]) {
     for (window, to) in shape.windows() {
         for c in (0..shape.channels).step_by(LANES) {
             let lanes = LANES.min(shape.channels - c);
-            let (most, _) = winner(s, window.map(|at| s.load_partial(&x[at + c..][..lanes])));
+            let (most, _) = winner(s, load_window(s, x, window, c, lanes));
             most.store_partial(&mut y[to + c..][..lanes]);
         }
     }
@@ -219,7 +219,7 @@ fn unpool_image_body<S: Simd>(s: S, shape: &Images, x: &[f32], dy: &[f32], dx: &
     for (window, from) in shape.windows() {
         for c in (0..shape.channels).step_by(LANES) {
             let lanes = LANES.min(shape.channels - c);
-            let (_, index) = winner(s, window.map(|at| s.load_partial(&x[at + c..][..lanes])));
+            let (_, index) = winner(s, load_window(s, x, window, c, lanes));
             let dy = s.load_partial(&dy[from + c..][..lanes]);
             for (k, at) in window.into_iter().enumerate() {
                 let off = (index - s.splat(k as f32)).abs();
@@ -228,6 +228,16 @@ fn unpool_image_body<S: Simd>(s: S, shape: &Images, x: &[f32], dy: &[f32], dx: &
             }
         }
     }
+}
+
+/// `lanes` channels from `c` of a window's pixels. No closure, which need not be inlined.
+#[inline(always)]
+fn load_window<S: Simd>(s: S, x: &[f32], at: [usize; 4], c: usize, lanes: usize) -> [S::V; 4] {
+    let mut pixels = [s.zero(); 4];
+    for (pixel, at) in pixels.iter_mut().zip(at) {
+        *pixel = s.load_partial(&x[at + c..][..lanes]);
+    }
+    pixels
 }
 
 /// The largest of four and its index, NaN counting as larger than all before it.
