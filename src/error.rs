@@ -8,6 +8,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, by the exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// 1: a device failed while it was at work.
+    Device,
     /// 2: the command line or a config is wrong; nothing was done.
     Usage,
     /// 11: another process holds the output.
@@ -25,6 +27,7 @@ pub enum Kind {
 impl Kind {
     pub fn exit_code(self) -> u8 {
         match self {
+            Kind::Device => 1,
             Kind::Usage => 2,
             Kind::Locked => 11,
             Kind::Corrupt => 65,

@@ -2,10 +2,11 @@
 //! initial weights, same batches, comparable numbers.
 //!
 //! Modules import downwards only:
-//! `cli -> verify -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
+//! `cli -> verify | bench -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
 //! the three in braces never import one another, and `optim` skips `nn` and `ops`. `config` and `random`
 //! import `error` alone, `error` nothing, and all others may import the three. `tests/layers.rs` checks it.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;

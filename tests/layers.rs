@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["models", "optim", "data"],
     &["results"],
     &["train"],
-    &["verify"],
+    &["verify", "bench"],
     &["cli"],
 ];
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use program::Folder;
 use serde_json::Value;
+use stepback_native::device::Target;
 use stepback_native::verify::{Check, Context, Goldens, SUITES, Verdict};
 
 /// Suites that need files which cannot be computed.
@@ -18,6 +19,7 @@ fn every_suite_passes() {
     let context = Context {
         goldens: Goldens::Packed,
         data_dir: data_dir.map_or_else(|| Folder::new().path("none"), PathBuf::from),
+        target: Target::CPU,
     };
     for suite in SUITES {
         let checks = (suite.run)(&context).unwrap();

@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod compare;
 mod config;
 mod data;
+mod device;
 mod list;
 mod output;
 mod plot;
@@ -28,7 +30,8 @@ use crate::{models, optim};
 #[derive(Parser)]
 #[command(name = "stepback-native", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 verify or compare found a difference, 2 wrong usage or config, \
+    after_help = "Exit codes: 0 done, 1 verify or compare found a difference or a device failed, \
+    2 wrong usage or config, \
     11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
     130 or 143 interrupted."
 )]
@@ -54,6 +57,8 @@ enum Command {
     Report(report::Args),
     /// Output files: what is in them, merging, filtering, exporting
     Output(output::Args),
+    Devices(device::Devices),
+    BenchKernels(bench::Bench),
     /// Print what configs can name: optimizers, models, data sets, schedules, losses
     List(list::List),
     /// Print a completion script for a shell
@@ -79,6 +84,8 @@ impl Cli {
             Command::Plot(command) => command.run(),
             Command::Report(command) => command.run(),
             Command::Output(command) => command.run(),
+            Command::Devices(command) => command.run(),
+            Command::BenchKernels(command) => command.run(),
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();

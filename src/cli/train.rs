@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
@@ -15,7 +15,7 @@ use super::print::{self, count};
 use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, Filter, RunConfig};
 use crate::data::{Library, fetch};
-use crate::device::Device;
+use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::results::store::{Options, Store};
 use crate::results::{Epoch, RunResult};
@@ -33,9 +33,8 @@ pub struct Train {
     /// Where data sets are
     #[arg(long, value_name = "DIR", default_value = "data")]
     data_dir: PathBuf,
-    /// What to train on
-    #[arg(long, value_enum, default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: super::device::Choice,
     /// Train for N epochs, whatever the configs say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
@@ -78,13 +77,6 @@ pub struct Train {
     verbose: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum DeviceChoice {
-    /// The fastest device there is
-    Auto,
-    Cpu,
-}
-
 /// An experiment with its output, and what is left of it.
 struct Job {
     experiment: Experiment,
@@ -98,6 +90,7 @@ impl Train {
         if self.dry_run {
             return self.print_runs(&experiments);
         }
+        let target = self.device.target("auto")?;
         use_threads(self.threads)?;
         let init = self.init_weights.as_deref().map(Checkpoint::read);
         let mut weights = Weights {
@@ -116,7 +109,7 @@ impl Train {
         );
         for job in jobs {
             weights.save = self.weight_files(&job)?;
-            self.train(&job, &library, &weights)?;
+            self.train(&job, &library, target, &weights)?;
             if let Some(signal) = signals::received() {
                 return Ok(128 + signal);
             }
@@ -216,7 +209,7 @@ impl Train {
         Ok(Some(pending.collect()))
     }
 
-    fn train(&self, job: &Job, library: &Library, weights: &Weights) -> Result<()> {
+    fn train(&self, job: &Job, library: &Library, target: Target, weights: &Weights) -> Result<()> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
         if !self.quiet && left < total {
@@ -225,9 +218,6 @@ impl Train {
                 total - left
             ));
         }
-        let device = match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
-        };
         let begin = Instant::now();
         signals::listen()?;
         let report = Report::new(self, job);
@@ -235,7 +225,7 @@ impl Train {
             &job.pending,
             library,
             &job.store,
-            device,
+            target,
             weights,
             signals::stop(),
             &report,

@@ -6,14 +6,17 @@ use clap::Args;
 use serde_json::json;
 
 use super::print;
+use crate::device::Target;
 use crate::error::{Error, Result};
 use crate::verify::{Check, Context, Goldens, SUITES, Verdict};
 
 #[derive(Args)]
 pub struct Verify {
-    /// Verify the CPU path, the default
-    #[arg(long)]
+    /// The same as --device cpu, the default: what whole runs are trained on
+    #[arg(long, conflicts_with = "device")]
     cpu: bool,
+    #[command(flatten)]
+    device: super::device::Choice,
     /// Only this suite; may be given several times
     #[arg(long, value_name = "NAME")]
     suite: Vec<String>,
@@ -54,10 +57,15 @@ impl Verify {
                 )));
             }
         };
+        let target = match self.cpu {
+            true => Target::CPU,
+            false => self.device.target("cpu")?,
+        };
         super::use_threads(self.threads)?;
         let context = Context {
             goldens,
             data_dir: self.data_dir,
+            target,
         };
         let mut failed = false;
         if !self.json {

@@ -125,6 +125,11 @@ impl Split {
         self.augmentation
     }
 
+    /// Does every visit change a sample?
+    pub fn is_augmented(&self) -> bool {
+        self.augmentation.is_some()
+    }
+
     /// Draws what becomes of the next `n` samples visited, into a buffer that is kept from batch to batch.
     /// Nothing is drawn, and the result is empty, for data that are not augmented.
     pub fn place<'b>(
@@ -199,6 +204,17 @@ impl Split {
                 Some(_) => out[0] = shard.class_targets()[index] as f32,
                 None => out.copy_from_slice(&shard.float_targets()[place]),
             },
+        }
+    }
+
+    /// The features of all samples as bytes, and a table per channel of the numbers that they stand for, where that is
+    /// how they are stored.
+    pub fn bytes(&self) -> Option<(&[u8], &[[f32; 256]])> {
+        match &self.storage {
+            Storage::Shard { shard, tables } if shard.header().features == Features::Bytes => {
+                Some((shard.byte_features(), tables))
+            }
+            _ => None,
         }
     }
 

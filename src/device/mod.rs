@@ -2,20 +2,51 @@
 
 pub mod arena;
 pub mod cpu;
+mod cuda;
+mod emulator;
+pub mod gpu;
 pub mod map;
 
 pub use arena::{Arena, Slot};
+pub use cuda::usable as usable_gpus;
+pub use emulator::{Order, Schedule, usable as emulator_usable};
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     Cpu,
+    /// The kernels, on an emulation of a GPU.
+    Emulator,
+    /// The GPU of this index.
+    Cuda(usize),
 }
 
 impl Device {
     pub fn name(self) -> &'static str {
         match self {
             Device::Cpu => "cpu",
+            Device::Emulator => "emulator",
+            Device::Cuda(_) => "cuda",
         }
+    }
+}
+
+/// Where and how a run computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub device: Device,
+    /// Of matrix products, where the user has chosen one.
+    pub precision: Option<gpu::Precision>,
+}
+
+impl Target {
+    pub const CPU: Target = Target {
+        device: Device::Cpu,
+        precision: None,
+    };
+
+    /// The precision of linear layers. Like PyTorch's, they are exact unless told otherwise.
+    pub fn linear(self) -> gpu::Precision {
+        self.precision.unwrap_or_default()
     }
 }

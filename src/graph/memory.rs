@@ -6,7 +6,7 @@ use crate::device::arena::{Arena, Slot, round_up};
 
 /// Where the model's vectors lie in the arena.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub struct Layout {
     pub values: Slot,
     pub grads: Slot,
     pub buffers: Slot,

@@ -8,8 +8,8 @@ mod params;
 mod plan;
 mod tape;
 
-pub use memory::Memory;
-pub use op::{Bwd, Clock, Fwd, MAX_INPUTS, Op, Tail};
+pub use memory::{Layout, Memory};
+pub use op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
 pub use params::{Params, Range, Tensor};
 pub use plan::{Plan, Targets};
 pub use tape::{Mode, Tape, Var};

@@ -1,5 +1,9 @@
 //! What an op is.
 
+use crate::device::Slot;
+use crate::device::gpu::{Queue, Step, View};
+use crate::error::{Error, Result};
+
 pub const MAX_INPUTS: usize = 6;
 
 /// The position in a run, for ops that draw random numbers.
@@ -78,6 +82,61 @@ pub trait Op: Send + Sync {
     fn cpu_fwd(&self, io: Fwd<'_>);
 
     fn cpu_bwd(&self, io: Bwd<'_>);
+
+    /// Floats of workspace of the kernels in forward.
+    fn cuda_fwd_work(&self) -> usize {
+        0
+    }
+
+    /// Floats of workspace of the kernels in backward.
+    fn cuda_bwd_work(&self) -> usize {
+        0
+    }
+
+    /// Queues the kernels of forward.
+    ///
+    /// # Errors
+    /// If there are none: ops are ported one by one.
+    fn cuda_fwd(&self, _io: FwdSlots, _queue: &mut Queue) -> Result<()> {
+        Err(no_kernel(self.name()))
+    }
+
+    /// Queues the kernels of backward.
+    ///
+    /// # Errors
+    /// As forward.
+    fn cuda_bwd(&self, _io: BwdSlots, _queue: &mut Queue) -> Result<()> {
+        Err(no_kernel(self.name()))
+    }
+}
+
+fn no_kernel(op: &str) -> Error {
+    Error::usage(format!(
+        "op {op} has no CUDA kernel yet; models that use it train with --device cpu"
+    ))
+}
+
+/// Where a forward kernel finds its operands; as [`Fwd`].
+pub struct FwdSlots {
+    pub x: [Slot; MAX_INPUTS],
+    pub y: Slot,
+    pub saved: Slot,
+    pub work: Slot,
+    pub state: Slot,
+    /// The step at hand.
+    pub now: View<Step>,
+}
+
+/// Where a backward kernel finds its operands; as [`Bwd`].
+pub struct BwdSlots {
+    pub x: [Slot; MAX_INPUTS],
+    pub y: Slot,
+    pub saved: Slot,
+    pub dy: Slot,
+    pub dx: [Slot; MAX_INPUTS],
+    pub work: Slot,
+    /// The step at hand.
+    pub now: View<Step>,
 }
 
 /// What a forward body sees.

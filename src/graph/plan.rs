@@ -2,12 +2,14 @@
 
 use super::fuse::fuse;
 use super::memory::{Layout, Memory, part};
-use super::op::{Bwd, Clock, Fwd, MAX_INPUTS, Op};
+use super::op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op};
 use super::params::Params;
 use super::tape::{Mode, Node, Source, Tape, Var};
 use crate::device::Device;
 use crate::device::arena::{Slot, round_up};
 use crate::device::cpu::pool;
+use crate::device::gpu::{self, Queue, View, kernels};
+use crate::error::Result;
 
 /// What one step does.
 enum Action {
@@ -48,7 +50,6 @@ pub struct Plan {
     /// before each run.
     pub seed: Slot,
     end: usize,
-    device: Device,
 }
 
 /// A buffer before it has a place: alive from step `born` to step `dies`.
@@ -216,7 +217,7 @@ impl Plan {
                     let mut back = new_draft(Action::Backward);
                     draft.saved = men.buffer(op.saved());
                     back.saved = draft.saved;
-                    draft.work = men.buffer(op.fwd_work());
+                    draft.work = men.buffer(work(op.as_ref(), device)[0]);
                     if let Some(range) = state {
                         draft.state = Place::Fixed(part(layout.buffers, *range));
                     }
@@ -253,7 +254,7 @@ impl Plan {
                 continue;
             }
             draft.dy = grads[id];
-            draft.work = men.buffer(ops[draft.op].bwd_work());
+            draft.work = men.buffer(work(ops[draft.op].as_ref(), device)[1]);
             let mut further = Vec::new();
             for (place, &i) in inputs.iter().enumerate() {
                 if !wants_grad[i] {
@@ -298,12 +299,11 @@ impl Plan {
             steps: men.drafts.into_iter().map(|d| d.settle(slot)).collect(),
             ops,
             end,
-            device,
         }
     }
 
     /// The first float behind this plan's slots.
-    pub(super) fn end(&self) -> usize {
+    pub fn end(&self) -> usize {
         self.end
     }
 
@@ -317,15 +317,61 @@ impl Plan {
         self.steps.iter().map(cost).sum()
     }
 
-    /// Runs the steps. Allocates nothing.
+    /// Runs the steps on the CPU. Allocates nothing.
     pub fn run(&self, memory: &mut Memory, clock: Clock) {
-        match self.device {
-            Device::Cpu => {
-                for step in &self.steps {
-                    self.cpu_step(step, memory, clock);
+        for step in &self.steps {
+            self.cpu_step(step, memory, clock);
+        }
+    }
+
+    /// Queues the kernels of all steps. The arena is the machine's first buffer.
+    ///
+    /// # Errors
+    /// If an op has no kernel.
+    pub fn queue(&self, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
+        for step in &self.steps {
+            let &Step {
+                x,
+                y,
+                saved,
+                dy,
+                dx,
+                work,
+                state,
+                ..
+            } = step;
+            let op = &self.ops[step.op];
+            match step.action {
+                Action::Forward => op.cuda_fwd(
+                    FwdSlots {
+                        x,
+                        y,
+                        saved,
+                        work,
+                        state,
+                        now,
+                    },
+                    queue,
+                )?,
+                Action::Backward => op.cuda_bwd(
+                    BwdSlots {
+                        x,
+                        y,
+                        saved,
+                        dy,
+                        dx,
+                        work,
+                        now,
+                    },
+                    queue,
+                )?,
+                Action::Accumulate => {
+                    let n = dy.len;
+                    kernels::add_to(queue, gpu::elementwise(n), dy, dx[0], n as i64);
                 }
             }
         }
+        Ok(())
     }
 
     fn cpu_step(&self, step: &Step, memory: &mut Memory, clock: Clock) {
@@ -365,6 +411,14 @@ impl Plan {
                 pool::add_to(term, sum);
             }
         }
+    }
+}
+
+/// Floats of workspace in forward and in backward.
+fn work(op: &dyn Op, device: Device) -> [usize; 2] {
+    match device {
+        Device::Cpu => [op.fwd_work(), op.bwd_work()],
+        Device::Emulator | Device::Cuda(_) => [op.cuda_fwd_work(), op.cuda_bwd_work()],
     }
 }
 

@@ -1,6 +1,8 @@
 //! Scores: the share of right answers. They have no gradient.
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, Fwd, FwdSlots, Op, Var};
 
 /// argmax of a row equals the target. Like PyTorch's argmax, NaN counts as the largest and the first
 /// of several largest wins.
@@ -59,6 +61,13 @@ impl Op for ClassAccuracy {
         io.y[0] = share(right, self.rows);
     }
 
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, target, ..], y) = (io.x, io.y);
+        let (rows, classes) = (self.rows as i32, self.classes as i32);
+        kernels::class_accuracy(queue, 1, x, target, y, rows, classes);
+        Ok(())
+    }
+
     fn cpu_bwd(&self, _: Bwd<'_>) {
         unreachable!("a score has no gradient")
     }
@@ -83,6 +92,11 @@ impl Op for SignAccuracy {
             .zip(io.x[1])
             .filter(|(x, t)| sign(**x) == **t);
         io.y[0] = share(right.count(), self.n);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        kernels::sign_accuracy(queue, 1, io.x[0], io.x[1], io.y, self.n as i64);
+        Ok(())
     }
 
     fn cpu_bwd(&self, _: Bwd<'_>) {

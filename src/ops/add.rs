@@ -3,7 +3,9 @@
 //! Gradient: da = db = dy.
 
 use crate::device::cpu::pool;
-use crate::graph::{Bwd, Fwd, Op, Tail, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
 
 struct Add;
@@ -37,6 +39,20 @@ impl Op for Add {
         for dx in io.dx.into_iter().filter(|dx| !dx.is_empty()) {
             dx.copy_from_slice(io.dy);
         }
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let n = io.y.len;
+        kernels::add_fwd(queue, elementwise(n), io.x[0], io.x[1], io.y, n as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let n = io.dy.len;
+        for dx in io.dx.into_iter().filter(|dx| dx.len > 0) {
+            kernels::add_bwd(queue, elementwise(n), io.dy, dx, n as i64);
+        }
+        Ok(())
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Gradient: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
 
+use crate::device::Slot;
 use crate::device::cpu::{self, math};
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
 struct CrossEntropy {
@@ -18,6 +21,18 @@ impl<'t> Var<'t> {
         assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
         let op = CrossEntropy { rows, classes };
         self.tape.apply(op, &[self, target], &[1])
+    }
+}
+
+impl CrossEntropy {
+    /// The gradient and the losses in what forward saves.
+    fn split(&self, saved: Slot) -> (Slot, Slot) {
+        let len = self.rows * self.classes;
+        let losses = Slot {
+            start: saved.start + len,
+            len: self.rows,
+        };
+        (Slot { len, ..saved }, losses)
     }
 }
 
@@ -47,6 +62,23 @@ impl Op for CrossEntropy {
         let [dx, ..] = io.dx;
         let gradient = &io.saved[..dx.len()];
         cpu::map(dx, gradient, |dx| dx * io.dy[0]);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let [x, target, ..] = io.x;
+        let (gradient, losses) = self.split(io.saved);
+        let (rows, classes) = (self.rows as i32, self.classes as i32);
+        let grid = elementwise(32 * self.rows);
+        kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
+        kernels::mean_of(queue, 1, losses, io.y, self.rows as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (gradient, _) = self.split(io.saved);
+        let n = gradient.len;
+        kernels::cross_entropy_bwd(queue, elementwise(n), gradient, io.dy, io.dx[0], n as i64);
+        Ok(())
     }
 }
 

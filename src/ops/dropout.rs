@@ -6,8 +6,11 @@
 
 use rayon::prelude::*;
 
+use crate::device::Slot;
 use crate::device::cpu::CHUNK;
-use crate::graph::{Bwd, Clock, Fwd, Mode, Op, Tape, Var};
+use crate::device::gpu::{Queue, Step, View, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Mode, Op, Tape, Var};
 use crate::ops::{Case, Row};
 use crate::random::philox;
 
@@ -31,10 +34,15 @@ impl Mask {
         (rate > 0.0 && tape.mode() == Mode::Train).then_some(Mask { rate, stream })
     }
 
+    /// Draws below the first become 0, what is kept is multiplied by the second.
+    fn threshold_and_scale(&self) -> (u32, f32) {
+        let threshold = (self.rate * 2f64.powi(32)) as u32;
+        (threshold, (1.0 / (1.0 - self.rate)) as f32)
+    }
+
     /// m / (1 - p) of the elements from `block * BLOCK` on.
     pub fn factors(&self, clock: Clock, block: usize, to: &mut [f32]) {
-        let threshold = (self.rate * 2f64.powi(32)) as u32;
-        let scale = (1.0 / (1.0 - self.rate)) as f32;
+        let (threshold, scale) = self.threshold_and_scale();
         let first = u64::from(self.stream) << 32 | block as u64;
         philox::fill(clock.seed, clock.step, first, to, |draw| {
             if draw < threshold { 0.0 } else { scale }
@@ -50,6 +58,13 @@ impl Mask {
                 self.factors(clock, chunk * (CHUNK / Mask::BLOCK), to);
                 to.iter_mut().zip(from).for_each(|(to, from)| *to *= from);
             });
+    }
+
+    /// Queues to = from m / (1 - p).
+    fn queue(&self, from: Slot, to: Slot, now: View<Step>, queue: &mut Queue) {
+        let (n, grid) = (from.len as i64, elementwise(from.len.div_ceil(Mask::BLOCK)));
+        let (threshold, scale) = self.threshold_and_scale();
+        kernels::dropout(queue, grid, from, to, now, threshold, scale, self.stream, n);
     }
 }
 
@@ -82,6 +97,16 @@ impl Op for Dropout {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
         self.0.apply(dx, io.dy, io.clock);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        self.0.queue(io.x[0], io.y, io.now, queue);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        self.0.queue(io.dy, io.dx[0], io.now, queue);
+        Ok(())
     }
 }
 

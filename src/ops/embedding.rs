@@ -2,7 +2,10 @@
 //!
 //! Gradient: dw[r, j] = sum of dy[b, r] over the b with i[b, column] = j, in the order of b.
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::Slot;
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
 struct Embedding {
@@ -37,6 +40,14 @@ impl Embedding {
     }
 }
 
+impl Embedding {
+    /// Rows of the output, and what the kernels take behind it.
+    fn sizes(&self, y: Slot) -> [i32; 5] {
+        let n = y.len / self.rank;
+        [n, self.rank, self.count, self.columns, self.column].map(|n| n as i32)
+    }
+}
+
 impl Op for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
@@ -60,6 +71,22 @@ impl Op for Embedding {
                 dw[r * self.count + j] += dy;
             }
         }
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([w, table, ..], [n, rank, count, columns, column]) = (io.x, self.sizes(io.y));
+        let grid = elementwise(io.y.len);
+        kernels::embedding_fwd(queue, grid, w, table, io.y, n, rank, count, columns, column);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([_, table, ..], [n, rank, count, columns, column]) = (io.x, self.sizes(io.dy));
+        let (grid, dw) = (elementwise(self.rank * self.count), io.dx[0]);
+        kernels::embedding_bwd(
+            queue, grid, table, io.dy, dw, n, rank, count, columns, column,
+        );
+        Ok(())
     }
 }
 

@@ -4,7 +4,9 @@
 
 use crate::device::cpu::gemm::{Matrix, gemm};
 use crate::device::cpu::sum_rows;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Precision, Queue, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct Linear {
@@ -31,6 +33,18 @@ impl<'t> Var<'t> {
         let operands: Vec<Var> = [self, w].into_iter().chain(b).collect();
         self.tape.apply(op, &operands, &shape)
     }
+}
+
+impl Linear {
+    fn sizes(&self) -> [i32; 3] {
+        [self.rows, self.inputs, self.outputs].map(|n| n as i32)
+    }
+}
+
+/// Blocks of a product with so many rows and columns, in the order (x, y) of a grid.
+fn tiles(rows: usize, columns: usize) -> (usize, usize) {
+    const TILE: usize = 32;
+    (columns.div_ceil(TILE), rows.div_ceil(TILE))
 }
 
 impl Op for Linear {
@@ -71,6 +85,44 @@ impl Op for Linear {
         if !db.is_empty() {
             sum_rows(db, io.dy);
         }
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, w, b, ..], [rows, inputs, outputs]) = (io.x, self.sizes());
+        let launch = match queue.precision {
+            Precision::Fp32 => kernels::linear_fwd_fp32,
+            Precision::Tf32 => kernels::linear_fwd_tf32,
+        };
+        let grid = tiles(self.rows, self.outputs);
+        let biased = i32::from(self.bias);
+        launch(queue, grid, x, w, b, biased, io.y, rows, inputs, outputs);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let [rows, inputs, outputs] = self.sizes();
+        if dx.len > 0 {
+            let launch = match queue.precision {
+                Precision::Fp32 => kernels::linear_bwd_x_fp32,
+                Precision::Tf32 => kernels::linear_bwd_x_tf32,
+            };
+            let grid = tiles(self.rows, self.inputs);
+            launch(queue, grid, io.dy, w, dx, rows, inputs, outputs);
+        }
+        if dw.len > 0 {
+            let launch = match queue.precision {
+                Precision::Fp32 => kernels::linear_bwd_w_fp32,
+                Precision::Tf32 => kernels::linear_bwd_w_tf32,
+            };
+            let grid = tiles(self.outputs, self.inputs);
+            launch(queue, grid, io.dy, x, dw, rows, inputs, outputs);
+        }
+        if db.len > 0 {
+            let columns = self.outputs.div_ceil(32);
+            kernels::linear_bwd_b(queue, columns, io.dy, db, rows, outputs);
+        }
+        Ok(())
     }
 }
 

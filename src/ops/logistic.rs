@@ -4,7 +4,9 @@
 //! not kept from overflowing: beyond a margin of -88 the loss is Infinity and the gradient NaN.
 
 use crate::device::cpu;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
 struct Logistic {
@@ -39,6 +41,17 @@ impl Op for Logistic {
             let z = (-y * x).exp();
             -y * z / (1.0 + z) * scale
         });
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        kernels::logistic_fwd(queue, 1, io.x[0], io.x[1], io.y, self.n as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, target, ..], n) = (io.x, self.n);
+        kernels::logistic_bwd(queue, elementwise(n), x, target, io.dy, io.dx[0], n as i64);
+        Ok(())
     }
 }
 

@@ -61,7 +61,7 @@ pub enum Data {
 }
 
 impl Case {
-    const fn new(
+    pub(crate) const fn new(
         about: &'static str,
         inputs: &'static [&'static [usize]],
         apply: for<'t> fn(&[Var<'t>]) -> Var<'t>,
@@ -77,7 +77,7 @@ impl Case {
         }
     }
 
-    const fn with_data(mut self, shape: &'static [usize], data: Data) -> Case {
+    pub(crate) const fn with_data(mut self, shape: &'static [usize], data: Data) -> Case {
         self.data = Some((shape, data));
         self
     }

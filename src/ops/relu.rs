@@ -3,7 +3,9 @@
 //! Gradient: dx = dy where y > 0, else 0.
 
 use crate::device::cpu::pool;
-use crate::graph::{Bwd, Fwd, Op, Tail, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
 
 struct Relu;
@@ -38,6 +40,18 @@ impl Op for Relu {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
         pool::relu_backward(io.y, io.dy, dx);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let n = io.y.len;
+        kernels::relu_fwd(queue, elementwise(n), io.x[0], io.y, n as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let n = io.dy.len;
+        kernels::relu_bwd(queue, elementwise(n), io.y, io.dy, io.dx[0], n as i64);
+        Ok(())
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Gradient: da = dy b, db = dy a, row by row.
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct RowDot {
@@ -42,6 +44,22 @@ impl Op for RowDot {
                 }
             }
         }
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let (rows, columns) = (io.y.len, self.columns as i32);
+        let grid = elementwise(rows);
+        kernels::row_dot_fwd(queue, grid, io.x[0], io.x[1], io.y, rows as i32, columns);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([a, b, ..], [da, db, ..]) = (io.x, io.dx);
+        let (rows, columns) = (io.dy.len as i32, self.columns as i32);
+        for (dx, other) in [(da, b), (db, a)].into_iter().filter(|(dx, _)| dx.len > 0) {
+            kernels::row_dot_bwd(queue, elementwise(dx.len), other, io.dy, dx, rows, columns);
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct Rows {
@@ -44,6 +46,19 @@ impl Op for Rows {
         let [dx, ..] = io.dx;
         dx.fill(0.0);
         dx[self.range.clone()].copy_from_slice(io.dy);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let (start, len) = (self.range.start as i64, self.range.len());
+        kernels::rows_fwd(queue, elementwise(len), io.x[0], io.y, start, len as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (start, len) = (self.range.start as i64, self.range.len() as i64);
+        let (n, dx) = (io.dx[0].len, io.dx[0]);
+        kernels::rows_bwd(queue, elementwise(n), io.dy, dx, start, len, n as i64);
+        Ok(())
     }
 }
 

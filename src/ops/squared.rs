@@ -3,7 +3,9 @@
 //! Gradient: dx = 2 (x - y) df / n.
 
 use crate::device::cpu;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
 struct Squared {
@@ -35,6 +37,17 @@ impl Op for Squared {
         let [dx, ..] = io.dx;
         let scale = 2.0 * io.dy[0] / self.n as f32;
         cpu::map2(dx, x, target, |x, y| (x - y) * scale);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        kernels::squared_fwd(queue, 1, io.x[0], io.x[1], io.y, self.n as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, target, ..], n) = (io.x, self.n);
+        kernels::squared_bwd(queue, elementwise(n), x, target, io.dy, io.dx[0], n as i64);
+        Ok(())
     }
 }
 

@@ -18,8 +18,12 @@
 
 use std::sync::Arc;
 
-use super::{BETAS, CpuStep, EPS, Optimizer, Reports, Row, Vectors, average, average_square};
+use super::{
+    BETAS, Coefficients, CpuStep, EPS, Moment, Optimizer, Reports, Row, Update, Vectors, average,
+    average_square, padded,
+};
 use crate::config::{Entry, Key};
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 pub(super) const ADABELIEF: Row = Row {
     entry: Entry {
@@ -66,14 +70,31 @@ impl AdaBelief {
 }
 
 impl Optimizer for AdaBelief {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        let (beta1, beta2) = self.betas;
+        let k = at.k as f64;
+        let shrink = 1.0 - at.lr * self.weight_decay;
+        let rectification = self.rectification(k);
+        let lr = at.lr * rectification.unwrap_or(1.0) / (1.0 - beta1.powf(k));
+        let adaptive = f64::from(u8::from(rectification.is_some()));
+        padded([beta1, beta2, self.eps, shrink, lr, adaptive])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now,
+            w,
+            g,
+            state: [d, v],
+            ..
+        } = update;
+        kernels::adabelief(queue, elementwise(w.len), now, w, g, d, v, update.n());
+    }
+
     fn cpu_step(&self, mut step: CpuStep<'_>) {
         let (beta1, beta2) = self.betas;
-        let k = step.k as f64;
-        let eps = self.eps as f32;
-        let shrink = (1.0 - step.lr * self.weight_decay) as f32;
-        let rectification = self.rectification(k);
-        let lr = (step.lr * rectification.unwrap_or(1.0) / (1.0 - beta1.powf(k))) as f32;
-        let adaptive = rectification.is_some();
+        let [_, _, eps, shrink, lr, adaptive, ..] = self.coefficients(step.at).map(|c| c as f32);
+        let adaptive = adaptive != 0.0;
         step.vectors.for_pieces(
             move |Vectors {
                       w,

@@ -15,8 +15,12 @@
 
 use std::sync::Arc;
 
-use super::{BETAS, CpuStep, EPS, Optimizer, Reports, Row, Vectors, average, average_square};
+use super::{
+    BETAS, Coefficients, CpuStep, EPS, Moment, Optimizer, Reports, Row, Update, Vectors, average,
+    average_square, padded,
+};
 use crate::config::{Entry, Key, Kind};
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 /// How fast the bounds close in.
 const GAMMA: f64 = 1e-3;
@@ -57,17 +61,33 @@ struct AdaBound {
 }
 
 impl Optimizer for AdaBound {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        let (beta1, beta2) = self.betas;
+        let k = at.k as f64;
+        let s = at.lr * (1.0 - beta2.powf(k)).sqrt() / (1.0 - beta1.powf(k));
+        let final_lr = match at.initial_lr {
+            0.0 => self.final_lr,
+            initial => self.final_lr * at.lr / initial,
+        };
+        let lower = final_lr * (1.0 - 1.0 / (GAMMA * k + 1.0));
+        let upper = final_lr * (1.0 + 1.0 / (GAMMA * k));
+        padded([beta1, beta2, s, lower, upper, self.eps, self.weight_decay])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now,
+            w,
+            g,
+            state: [d, v],
+            ..
+        } = update;
+        kernels::adabound(queue, elementwise(w.len), now, w, g, d, v, update.n());
+    }
+
     fn cpu_step(&self, mut step: CpuStep<'_>) {
         let (beta1, beta2) = self.betas;
-        let k = step.k as f64;
-        let s = (step.lr * (1.0 - beta2.powf(k)).sqrt() / (1.0 - beta1.powf(k))) as f32;
-        let final_lr = match step.initial_lr {
-            0.0 => self.final_lr,
-            initial => self.final_lr * step.lr / initial,
-        };
-        let lower = (final_lr * (1.0 - 1.0 / (GAMMA * k + 1.0))) as f32;
-        let upper = (final_lr * (1.0 + 1.0 / (GAMMA * k))) as f32;
-        let (eps, wd) = (self.eps as f32, self.weight_decay as f32);
+        let [_, _, s, lower, upper, eps, wd, _] = self.coefficients(step.at).map(|c| c as f32);
         step.vectors.for_pieces(
             move |Vectors {
                       w,

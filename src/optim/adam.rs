@@ -16,8 +16,12 @@
 use std::sync::Arc;
 
 use super::sgd::decayed;
-use super::{BETAS, CpuStep, EPS, Optimizer, Reports, Row, Vectors, average_square};
+use super::{
+    BETAS, Coefficients, CpuStep, EPS, Moment, Optimizer, Reports, Row, Update, Vectors,
+    average_square, padded,
+};
 use crate::config::{Entry, Values};
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 pub(super) const ADAM: Row = Row {
     entry: Entry {
@@ -62,16 +66,32 @@ impl Adam {
 }
 
 impl Optimizer for Adam {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        let (beta1, beta2) = self.betas;
+        let k = at.k as f64;
+        let (wd, shrink) = match self.decoupled {
+            true => (0.0, 1.0 - at.lr * self.weight_decay),
+            false => (self.weight_decay, 1.0),
+        };
+        let lr = at.lr / (1.0 - beta1.powf(k));
+        let root = (1.0 - beta2.powf(k)).sqrt();
+        padded([lr, root, self.eps, wd, shrink, beta1, beta2])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now,
+            w,
+            g,
+            state: [d, v],
+            ..
+        } = update;
+        kernels::adam(queue, elementwise(w.len), now, w, g, d, v, update.n());
+    }
+
     fn cpu_step(&self, mut step: CpuStep<'_>) {
         let (beta1, beta2) = self.betas;
-        let k = step.k as f64;
-        let lr = (step.lr / (1.0 - beta1.powf(k))) as f32;
-        let root = (1.0 - beta2.powf(k)).sqrt() as f32;
-        let eps = self.eps as f32;
-        let (wd, shrink) = match self.decoupled {
-            true => (0.0, (1.0 - step.lr * self.weight_decay) as f32),
-            false => (self.weight_decay as f32, 1.0),
-        };
+        let [lr, root, eps, wd, shrink, ..] = self.coefficients(step.at).map(|c| c as f32);
         let weight = (1.0 - beta1) as f32;
         step.vectors.for_pieces(
             move |Vectors {

@@ -13,8 +13,11 @@
 
 use std::sync::Arc;
 
-use super::{BETAS, CpuStep, Optimizer, Reports, Row, Vectors, average};
+use super::{
+    BETAS, Coefficients, CpuStep, Moment, Optimizer, Reports, Row, Update, Vectors, average, padded,
+};
 use crate::config::{Entry, Key};
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 pub(super) const LION: Row = Row {
     entry: Entry {
@@ -43,10 +46,21 @@ struct Lion {
 }
 
 impl Optimizer for Lion {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        let (beta1, beta2) = self.betas;
+        padded([beta1, beta2, at.lr, 1.0 - at.lr * self.weight_decay])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now, w, g, state, ..
+        } = update;
+        kernels::lion(queue, elementwise(w.len), now, w, g, state[0], update.n());
+    }
+
     fn cpu_step(&self, mut step: CpuStep<'_>) {
         let (beta1, beta2) = self.betas;
-        let lr = step.lr as f32;
-        let shrink = (1.0 - step.lr * self.weight_decay) as f32;
+        let [_, _, lr, shrink, ..] = self.coefficients(step.at).map(|c| c as f32);
         step.vectors.for_pieces(
             move |Vectors {
                       w,

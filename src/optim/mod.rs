@@ -24,7 +24,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::config::{Entry, Key, Kind, Values};
+use crate::device::Slot;
 use crate::device::cpu::CHUNK;
+use crate::device::gpu::{DeviceScalars, Queue, Step, View};
 use crate::error::{Error, Result};
 use schedule::Schedule;
 
@@ -126,7 +128,68 @@ pub trait Optimizer: Send + Sync {
         Scalars::default()
     }
 
+    /// What a step needs beside vectors and scalars: hyper-parameters and their combinations, in double, in an
+    /// order of the method's own, zeros behind them.
+    fn coefficients(&self, at: Moment) -> Coefficients;
+
     fn cpu_step(&self, step: CpuStep<'_>);
+
+    /// Queues the kernels of a step, which find the coefficients in `update.now`.
+    fn queue(&self, update: &Update, queue: &mut Queue);
+}
+
+/// See [`Optimizer::coefficients`].
+pub type Coefficients = [f64; 8];
+
+/// `first`, with zeros behind.
+fn padded<const N: usize>(first: [f64; N]) -> Coefficients {
+    std::array::from_fn(|i| first.get(i).copied().unwrap_or(0.0))
+}
+
+/// Where an update stands in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// 1, 2, 3, ...
+    pub k: u64,
+    /// The learning rate in force and the one of the first epoch.
+    pub lr: f64,
+    pub initial_lr: f64,
+}
+
+/// Where the kernels of an update find its operands.
+pub struct Update {
+    pub w: Slot,
+    pub g: Slot,
+    /// In the order of [`Row::state`]; those that the method lacks are empty.
+    pub state: [View<f32>; MAX_STATE],
+    pub loss: Slot,
+    pub now: View<Step>,
+    pub scalars: View<DeviceScalars>,
+    /// Room for [`SUMS`] partial sums of every block.
+    pub partial: View<f64>,
+    /// The adaptive step size of every step of an epoch.
+    pub step_sizes: View<f64>,
+}
+
+/// Inner products that a method takes at most.
+pub const SUMS: usize = 3;
+
+impl Update {
+    /// The number of parameters, as kernels take it.
+    fn n(&self) -> i64 {
+        self.w.len as i64
+    }
+
+    /// Blocks of a pass that sums: they depend on the number of parameters alone.
+    fn sum_blocks(&self) -> usize {
+        sum_blocks(self.w.len)
+    }
+}
+
+/// Blocks in which kernels sum over `n` elements.
+pub fn sum_blocks(n: usize) -> usize {
+    const MOST: usize = 256;
+    n.div_ceil(1024).clamp(1, MOST)
 }
 
 /// The scalars that a method keeps between steps, and what it tells of the last one.
@@ -145,11 +208,7 @@ pub struct Scalars {
 
 /// One update on the CPU.
 pub struct CpuStep<'a> {
-    /// 1, 2, 3, ...
-    pub k: u64,
-    /// The learning rate in force and the one of the first epoch.
-    pub lr: f64,
-    pub initial_lr: f64,
+    pub at: Moment,
     /// The loss of this batch.
     pub loss: f32,
     pub vectors: Vectors<'a>,
@@ -214,6 +273,37 @@ impl Vectors<'_> {
     }
 }
 
+/// A method as a run wants it.
+#[derive(Clone)]
+pub struct Method {
+    pub optimizer: Arc<dyn Optimizer>,
+    pub reports: Reports,
+    /// The number of its state vectors.
+    pub vectors: usize,
+    pub initial_lr: f64,
+}
+
+impl Method {
+    /// `opt` is a run's optimizer object, checked against the table.
+    pub fn new(opt: &Map<String, Value>) -> Result<Method> {
+        let name = opt.get("name").and_then(Value::as_str).unwrap_or_default();
+        let Some(row) = row(name) else {
+            let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
+            return Err(Error::usage(format!(
+                "unknown optimizer {name:?}; there are {}",
+                known.join(", ")
+            )));
+        };
+        let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
+        Ok(Method {
+            optimizer: (row.build)(&values),
+            reports: row.reports,
+            vectors: row.state.len(),
+            initial_lr: values.real("lr"),
+        })
+    }
+}
+
 /// An optimizer at work on the CPU: the method and all that it remembers.
 #[derive(Clone)]
 pub struct State {
@@ -232,24 +322,15 @@ impl State {
     /// The state before the first step on `n` parameters. `opt` is a run's optimizer object, checked
     /// against the table.
     pub fn new(opt: &Map<String, Value>, n: usize) -> Result<State> {
-        let name = opt.get("name").and_then(Value::as_str).unwrap_or_default();
-        let Some(row) = row(name) else {
-            let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
-            return Err(Error::usage(format!(
-                "unknown optimizer {name:?}; there are {}",
-                known.join(", ")
-            )));
-        };
-        let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
-        let method = (row.build)(&values);
+        let method = Method::new(opt)?;
         Ok(State {
-            scalars: method.initial_scalars(),
-            method,
-            reports: row.reports,
+            scalars: method.optimizer.initial_scalars(),
+            method: method.optimizer,
+            reports: method.reports,
             n,
-            vectors: vec![0.0; row.state.len() * n],
+            vectors: vec![0.0; method.vectors * n],
             k: 0,
-            initial_lr: values.real("lr"),
+            initial_lr: method.initial_lr,
         })
     }
 
@@ -265,9 +346,11 @@ impl State {
         let state = [(); MAX_STATE].map(|()| vectors.next().unwrap_or_default());
         self.k += 1;
         self.method.cpu_step(CpuStep {
-            k: self.k,
-            lr,
-            initial_lr: self.initial_lr,
+            at: Moment {
+                k: self.k,
+                lr,
+                initial_lr: self.initial_lr,
+            },
             loss,
             vectors: Vectors { w, g, state },
             scalars: &mut self.scalars,

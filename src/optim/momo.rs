@@ -21,10 +21,12 @@
 use std::sync::Arc;
 
 use super::{
-    CpuStep, LOWER_BOUND, Optimizer, Reports, Row, Scalars, Vectors, at_least, at_most, average,
+    Coefficients, CpuStep, LOWER_BOUND, Moment, Optimizer, Reports, Row, Scalars, Update, Vectors,
+    at_least, at_most, average, padded,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::cpu::dot;
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 pub(super) const PAPER: &str = "Schaipp et al. 2024, arXiv:2305.07583";
 
@@ -91,14 +93,39 @@ impl Optimizer for Momo {
         self.bound.initial_scalars()
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (beta, rho) = match (self.bias_correction, step.k) {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        let (beta, rho) = match (self.bias_correction, at.k) {
             (true, k) => (self.beta, 1.0 - self.beta.powf(k as f64)),
             // Averages that start at the first value: take it whole.
             (false, 1) => (0.0, 1.0),
             (false, _) => (self.beta, 1.0),
         };
-        let c = 1.0 + step.lr * self.weight_decay;
+        let c = 1.0 + at.lr * self.weight_decay;
+        padded([beta, rho, c, at.lr, self.bound.initial])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now,
+            w,
+            g,
+            state: [d, _],
+            loss,
+            scalars,
+            partial,
+            step_sizes,
+        } = update;
+        let (blocks, n) = (update.sum_blocks(), update.n());
+        kernels::momo_sums(queue, blocks, now, w, g, d, partial, n);
+        let (count, star) = (blocks as i32, i32::from(self.bound.star));
+        kernels::momo_step_size(
+            queue, 1, now, loss, partial, count, star, scalars, step_sizes,
+        );
+        kernels::momo_update(queue, elementwise(w.len), now, scalars, d, w, n);
+    }
+
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let [beta, rho, c, lr, ..] = self.coefficients(step.at);
         let sums = step.vectors.sum_pieces(
             move |Vectors {
                       w,
@@ -112,7 +139,7 @@ impl Optimizer for Momo {
             },
         );
         let sums = Sums::new(step.scalars, beta, step.loss, sums);
-        let tau = self.bound.step_size(step.scalars, &sums, step.lr, c, rho) as f32;
+        let tau = self.bound.step_size(step.scalars, &sums, lr, c, rho) as f32;
         let c = c as f32;
         step.vectors.for_pieces(
             move |Vectors {
@@ -144,8 +171,8 @@ impl Sums {
 
 /// The lower bound of the model and the step size that follows from it.
 pub(super) struct Bound {
-    initial: f64,
-    star: bool,
+    pub initial: f64,
+    pub star: bool,
 }
 
 impl Bound {

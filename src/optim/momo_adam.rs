@@ -20,11 +20,12 @@ use std::sync::Arc;
 
 use super::momo::{Bound, PAPER, Sums};
 use super::{
-    BETAS, CpuStep, EPS, LOWER_BOUND, Optimizer, Reports, Row, Scalars, Vectors, average,
-    average_square,
+    BETAS, Coefficients, CpuStep, EPS, LOWER_BOUND, Moment, Optimizer, Reports, Row, Scalars,
+    Update, Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::cpu::{dot, sum_of};
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 const KEYS: &[Key] = &[
     BETAS,
@@ -87,12 +88,39 @@ impl Optimizer for MomoAdam {
         self.bound.initial_scalars()
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
+    fn coefficients(&self, at: Moment) -> Coefficients {
         let (beta1, beta2) = self.betas;
-        let k = step.k as f64;
-        let rho = 1.0 - beta1.powf(k);
-        let correction = (1.0 - beta2.powf(k)) as f32;
-        let eps = self.eps as f32;
+        let k = at.k as f64;
+        let (rho, correction) = (1.0 - beta1.powf(k), 1.0 - beta2.powf(k));
+        let decay = at.lr * self.weight_decay;
+        let bound = self.bound.initial;
+        [beta1, beta2, correction, self.eps, rho, at.lr, decay, bound]
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now,
+            w,
+            g,
+            state: [d, v],
+            loss,
+            scalars,
+            partial,
+            step_sizes,
+        } = update;
+        let (blocks, n) = (update.sum_blocks(), update.n());
+        kernels::momo_adam_sums(queue, blocks, now, w, g, d, v, partial, n);
+        let (count, star) = (blocks as i32, i32::from(self.bound.star));
+        kernels::momo_adam_step_size(
+            queue, 1, now, loss, partial, count, star, scalars, step_sizes,
+        );
+        let (grid, divide) = (elementwise(w.len), i32::from(self.divide));
+        kernels::momo_adam_update(queue, grid, now, scalars, d, v, w, divide, n);
+    }
+
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let [beta1, beta2, correction, eps, rho, lr, decay, _] = self.coefficients(step.at);
+        let (correction, eps) = (correction as f32, eps as f32);
         let scale = move |v: f32| (v / correction).sqrt() + eps;
         let sums = step.vectors.sum_pieces(
             move |Vectors {
@@ -109,10 +137,9 @@ impl Optimizer for MomoAdam {
             },
         );
         let sums = Sums::new(step.scalars, beta1, step.loss, sums);
-        let decay = step.lr * self.weight_decay;
         let tau = self
             .bound
-            .step_size(step.scalars, &sums, step.lr, 1.0 + decay, rho) as f32;
+            .step_size(step.scalars, &sums, lr, 1.0 + decay, rho) as f32;
         let (shrink, c) = match self.divide {
             true => (1.0, (1.0 + decay) as f32),
             false => ((1.0 - decay) as f32, 1.0),

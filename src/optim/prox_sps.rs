@@ -14,9 +14,13 @@
 
 use std::sync::Arc;
 
-use super::{CpuStep, LOWER_BOUND, Optimizer, Reports, Row, Scalars, Vectors, at_least, at_most};
+use super::{
+    Coefficients, CpuStep, LOWER_BOUND, Moment, Optimizer, Reports, Row, Scalars, Update, Vectors,
+    at_least, at_most, padded,
+};
 use crate::config::Entry;
 use crate::device::cpu::dot;
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 pub(super) const PROX_SPS: Row = Row {
     entry: Entry {
@@ -48,8 +52,30 @@ impl Optimizer for ProxSps {
         }
     }
 
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        padded([at.lr * self.weight_decay, at.lr, self.lower_bound])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now,
+            w,
+            g,
+            loss,
+            scalars,
+            partial,
+            step_sizes,
+            ..
+        } = update;
+        let (blocks, n) = (update.sum_blocks(), update.n());
+        kernels::prox_sps_sums(queue, blocks, w, g, partial, n);
+        let count = blocks as i32;
+        kernels::prox_sps_step_size(queue, 1, now, loss, partial, count, scalars, step_sizes);
+        kernels::prox_sps_update(queue, elementwise(w.len), now, scalars, w, g, n);
+    }
+
     fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let decay = step.lr * self.weight_decay;
+        let [decay, lr, ..] = self.coefficients(step.at);
         let c = (1.0 + decay) as f32;
         let [inner, norm] = step
             .vectors
@@ -64,7 +90,7 @@ impl Optimizer for ProxSps {
         };
         let t = at_least(f64::from(numerator / norm), 0.0);
         step.scalars.step_size = t;
-        let tau = at_most(t, step.lr) as f32;
+        let tau = at_most(t, lr) as f32;
         step.vectors.for_pieces(move |Vectors { w, g, .. }| {
             for (w, &g) in w.iter_mut().zip(g) {
                 *w = (-tau).mul_add(g, *w) / c;

@@ -19,8 +19,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{CpuStep, Optimizer, Reports, Row, Vectors};
+use super::{Coefficients, CpuStep, Moment, Optimizer, Reports, Row, Update, Vectors, padded};
 use crate::config::{Entry, Key, Kind, Values};
+use crate::device::gpu::{Queue, elementwise, kernels};
 
 const MOMENTUM: Key = Key {
     name: "momentum",
@@ -108,8 +109,17 @@ struct Sgd {
 }
 
 impl Optimizer for Sgd {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        padded([at.lr, self.weight_decay])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update { now, w, g, .. } = update;
+        kernels::sgd(queue, elementwise(w.len), now, w, g, update.n());
+    }
+
     fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (lr, wd) = (step.lr as f32, self.weight_decay as f32);
+        let [lr, wd, ..] = self.coefficients(step.at).map(|c| c as f32);
         step.vectors.for_pieces(move |Vectors { w, g, .. }| {
             for (w, &g) in w.iter_mut().zip(g) {
                 *w = (-lr).mul_add(decayed(g, wd, *w), *w);
@@ -140,13 +150,25 @@ impl<const NESTEROV: bool> Momentum<NESTEROV> {
 }
 
 impl<const NESTEROV: bool> Optimizer for Momentum<NESTEROV> {
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (lr, wd) = (step.lr as f32, self.weight_decay as f32);
-        let m = self.momentum as f32;
-        let (keep, take) = match step.k {
+    fn coefficients(&self, at: Moment) -> Coefficients {
+        let m = self.momentum;
+        let (keep, take) = match at.k {
             1 => (0.0, 1.0),
-            _ => (m, (1.0 - self.dampening) as f32),
+            _ => (m, 1.0 - self.dampening),
         };
+        padded([at.lr, self.weight_decay, m, keep, take])
+    }
+
+    fn queue(&self, update: &Update, queue: &mut Queue) {
+        let &Update {
+            now, w, g, state, ..
+        } = update;
+        let (grid, nesterov) = (elementwise(w.len), i32::from(NESTEROV));
+        kernels::sgd_momentum(queue, grid, now, w, g, state[0], nesterov, update.n());
+    }
+
+    fn cpu_step(&self, mut step: CpuStep<'_>) {
+        let [lr, wd, m, keep, take, ..] = self.coefficients(step.at).map(|c| c as f32);
         step.vectors.for_pieces(
             move |Vectors {
                       w,

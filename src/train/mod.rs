@@ -3,8 +3,10 @@
 pub mod checkpoint;
 mod network;
 mod optimum;
+mod resident;
 mod run;
 pub mod sweep;
+mod worker;
 
 pub use network::Network;
 pub use optimum::optimum;

@@ -1,6 +1,6 @@
 //! A model with its loss and score, recorded and ready to run: the plans of a run and their memory.
 
-use super::checkpoint::{Checkpoint, Snapshot};
+use super::checkpoint::Snapshot;
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::data::augment::Placement;
@@ -12,13 +12,21 @@ use crate::nn::loss::{self, Targets as Wanted};
 use crate::random::torch::Generator;
 use crate::random::{SEED, run_seed};
 
+/// A run's plans.
+pub(super) struct Plans {
+    pub params: Params,
+    pub train: Plan,
+    /// Evaluation plans by number of samples: [`Plans::eval_size`] and what is left of each half.
+    pub eval: Vec<(usize, Plan)>,
+    /// Samples that are evaluated at once: some batches.
+    pub eval_size: usize,
+}
+
 pub struct Network {
     pub params: Params,
     pub memory: Memory,
     train: Plan,
-    /// Evaluation plans by number of samples: [`Network::eval_size`] and what is left of each half.
     eval: Vec<(usize, Plan)>,
-    /// Samples that are evaluated at once: some batches.
     eval_size: usize,
     clock: Clock,
     /// Batches in the running averages before the first step.
@@ -30,20 +38,15 @@ pub struct Network {
     placements: Vec<Placement>,
 }
 
-impl Network {
+impl Plans {
     /// Builds the model of a run, with the global generator's initial weights, for these data.
-    pub fn new(config: &RunConfig, train: &Split, val: &Split, device: Device) -> Result<Network> {
-        Network::in_mode(config, train, val, device, Mode::Train)
-    }
-
-    /// As [`Network::new`], with another mode of training.
-    pub fn in_mode(
+    pub fn new(
         config: &RunConfig,
         train: &Split,
         val: &Split,
         device: Device,
         mode: Mode,
-    ) -> Result<Network> {
+    ) -> Result<Plans> {
         let misfit = |why: String| {
             Error::usage(format!(
                 "model {} does not fit data set {}: {why}",
@@ -81,11 +84,52 @@ impl Network {
                 }
             }
         }
-        let in_order = (0..train.len().max(val.len()) as u32).collect();
         let train = recorder.record(&params, mode, device, batch_size)?;
+        Ok(Plans {
+            params,
+            train,
+            eval,
+            eval_size,
+        })
+    }
+
+    /// The evaluation plan for so many samples.
+    pub fn eval(&self, samples: usize) -> &Plan {
+        find(&self.eval, samples)
+    }
+}
+
+/// The plan for so many samples.
+fn find(plans: &[(usize, Plan)], samples: usize) -> &Plan {
+    let fits = plans.iter().find(|(size, _)| *size == samples);
+    &fits.expect("a plan for every number of samples").1
+}
+
+impl Network {
+    /// A run's network on the CPU, in a mode of training.
+    pub fn in_mode(config: &RunConfig, train: &Split, val: &Split, mode: Mode) -> Result<Network> {
+        let plans = Plans::new(config, train, val, Device::Cpu, mode)?;
+        let longest = train.len().max(val.len());
+        Ok(Network::new(plans, config, longest, 0))
+    }
+
+    /// From plans whose parameters hold their initial values; `longest` is the number of samples of the larger half.
+    pub(super) fn new(
+        plans: Plans,
+        config: &RunConfig,
+        longest: usize,
+        batches_tracked: u64,
+    ) -> Network {
+        let Plans {
+            params,
+            train,
+            eval,
+            eval_size,
+        } = plans;
         let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
+        let batch_size = config.batch_size;
         let memory = Memory::new(&params, &plans);
-        Ok(Network {
+        Network {
             params,
             memory,
             train,
@@ -95,20 +139,11 @@ impl Network {
                 seed: run_seed(config.run_id),
                 step: 0,
             },
-            batches_tracked: 0,
+            batches_tracked,
             batch_size,
-            in_order,
+            in_order: (0..longest as u32).collect(),
             placements: Vec::with_capacity(batch_size.max(eval_size)),
-        })
-    }
-
-    /// Puts the weights of a file in the place of the initial ones.
-    pub fn load(&mut self, weights: &Checkpoint, model: &str) -> Result<()> {
-        self.batches_tracked = weights.load_into(&mut self.params, model)?;
-        let eval = self.eval.iter().map(|(_, plan)| plan);
-        let plans: Vec<&Plan> = eval.chain([&self.train]).collect();
-        self.memory = Memory::new(&self.params, &plans);
-        Ok(())
+        }
     }
 
     /// All weights and buffers as they are now.
@@ -119,11 +154,6 @@ impl Network {
             buffers: self.memory.buffers(),
             batches_tracked: self.batches_tracked + self.clock.step,
         }
-    }
-
-    /// Floating-point operations of a training step.
-    pub fn flops(&self) -> usize {
-        self.train.flops()
     }
 
     /// Loss and gradient of a batch, augmented by the generator's next draws.
@@ -147,8 +177,7 @@ impl Network {
         self.params.generator.random64();
         let mut sums = [0.0; 2];
         for indices in self.in_order[..data.len()].chunks(self.eval_size) {
-            let fits = self.eval.iter().find(|(size, _)| *size == indices.len());
-            let plan = &fits.expect("a plan for every number of samples").1;
+            let plan = find(&self.eval, indices.len());
             let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
             let generator = &mut self.params.generator;
             let placements = data.place(indices.len(), generator, &mut self.placements);

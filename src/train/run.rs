@@ -4,13 +4,15 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::network::Network;
+use super::checkpoint::Snapshot;
+use super::worker::worker;
 use crate::config::{RunConfig, Values};
-use crate::data::{Loader, Pair};
-use crate::device::{Device, cpu};
+use crate::data::{Loader, Pair, Part};
+use crate::device::Target;
 use crate::error::{Error, Result};
+use crate::graph::Params;
 use crate::optim::schedule::Schedule;
-use crate::optim::{self, Reports};
+use crate::optim::{self, Method, Reports};
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
 /// Whoever follows a run, and may end it.
@@ -22,13 +24,14 @@ pub trait Watch: Sync {
 
     fn epoch(&self, _done: &Epoch) {}
 
-    /// Before the first step.
-    fn built(&self, _network: &mut Network) -> Result<()> {
-        Ok(())
+    /// Before the first step, where initial values can be replaced. Returns the number of batches that the running
+    /// averages hold already.
+    fn built(&self, _params: &mut Params) -> Result<u64> {
+        Ok(0)
     }
 
     /// After the last step.
-    fn trained(&self, _network: &Network) -> Result<()> {
+    fn trained(&self, _weights: &Snapshot<'_>) -> Result<()> {
         Ok(())
     }
 }
@@ -37,14 +40,13 @@ pub trait Watch: Sync {
 pub fn run(
     config: &RunConfig,
     data: &Pair,
-    device: Device,
+    target: Target,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
-    let mut network = Network::new(config, train, val, device)?;
-    watch.built(&mut network)?;
-    let mut optimizer = optim::State::new(&config.opt, network.params.values.len())?;
+    let reports = Method::new(&config.opt)?.reports;
+    let mut worker = worker(config, data, target, watch)?;
     let keys = Values::new(optim::COMMON_KEYS, &config.opt);
     let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
     let schedule = Schedule::parse(&schedule)
@@ -55,49 +57,37 @@ pub fn run(
     for epoch in 0..config.max_epoch {
         let clock = Instant::now();
         let lr = schedule.lr(initial_lr, epoch as u64);
-        let mut step_sizes = Vec::with_capacity(loader.batches());
-        for indices in loader.next_epoch().chunks_exact(config.batch_size) {
-            let loss = network.train_step(train, indices);
-            let (w, g) = network.memory.update();
-            optimizer.step(lr, loss, w, g);
-            step_sizes.push(optimizer.step_size());
-            if watch.stop() {
-                return Ok(None);
-            }
-        }
+        let Some(trained) = worker.epoch(lr, loader.next_epoch(), watch)? else {
+            return Ok(None);
+        };
         let mut done = Epoch {
             epoch,
             learning_rate: lr,
             train_epoch_time: clock.elapsed().as_secs_f64(),
-            model_norm: norm(network.memory.values()),
-            grad_norm: norm(network.memory.grads()),
+            model_norm: trained.model_norm,
+            grad_norm: trained.grad_norm,
             ..Epoch::default()
         };
-        (done.train_loss, done.train_score) = network.evaluate(train);
-        (done.val_loss, done.val_score) = network.evaluate(val);
-        if optimizer.reports() != Reports::Nothing {
-            done.step_size_list = Some(step_sizes.iter().map(|t| six_digits(*t)).collect());
+        (done.train_loss, done.train_score) = worker.evaluate(Part::Train)?;
+        (done.val_loss, done.val_score) = worker.evaluate(Part::Val)?;
+        if reports != Reports::Nothing {
+            done.step_size_list = Some(trained.step_sizes.iter().map(|t| six_digits(*t)).collect());
         }
-        if optimizer.reports() == Reports::StepSizeAndBound {
-            done.fstar = Some(optimizer.lower_bound());
-            done.h = Some(optimizer.h());
+        if reports == Reports::StepSizeAndBound {
+            done.fstar = Some(trained.lower_bound);
+            done.h = Some(trained.h);
         }
         train.check()?;
         val.check()?;
         watch.epoch(&done);
         history.push(done);
     }
-    watch.trained(&network)?;
+    worker.finish(watch)?;
     Ok(Some(RunResult {
         config: config.to_json(),
-        summary: summary(data, device, start_time, &history),
+        summary: summary(data, target, start_time, &history),
         history,
     }))
-}
-
-/// l2 norm, the sum of squares being an f32: Infinity beyond its range.
-fn norm(values: &[f32]) -> f32 {
-    (cpu::dot(values, values) as f32).sqrt()
 }
 
 /// Rounded to six significant digits.
@@ -107,7 +97,7 @@ fn six_digits(x: f64) -> f64 {
 
 fn summary(
     data: &Pair,
-    device: Device,
+    target: Target,
     start_time: SystemTime,
     history: &[Epoch],
 ) -> Map<String, Value> {
@@ -122,8 +112,8 @@ fn summary(
         "data_parallel": "false",
         "input_dim": data.train.input_shape(),
         "output_dim": data.train.target_shape(),
-        "device": device.name(),
-        "precision": "fp32",
+        "device": target.device.name(),
+        "precision": target.linear().name(),
         "diverged_epoch": diverged.map(|e| e.epoch),
     });
     match entries {

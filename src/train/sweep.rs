@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::checkpoint::Weights;
-use super::{Network, Watch, optimum, run};
+use super::checkpoint::{Snapshot, Weights};
+use super::network::Plans;
+use super::{Watch, optimum, run};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
-use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::device::{Device, Target};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Mode, Params};
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult};
 
@@ -34,7 +36,7 @@ pub fn sweep(
     pending: &[(usize, RunConfig)],
     library: &Library,
     store: &Store,
-    device: Device,
+    target: Target,
     weights: &Weights,
     stop: &AtomicBool,
     progress: &dyn Progress,
@@ -43,14 +45,16 @@ pub fn sweep(
         return Ok(());
     };
     let data = library.load(first)?;
-    let mut network = Network::new(first, &data.train, &data.val, device)?;
+    let mut plans = Plans::new(first, &data.train, &data.val, target.device, Mode::Train)?;
     if let Some(init) = &weights.init {
-        network.load(init, &first.model)?;
+        init.load_into(&mut plans.params, &first.model)?;
     }
-    let flops = network.flops();
-    drop(network);
+    let flops = plans.train.flops();
+    drop(plans);
     let threads = rayon::current_num_threads();
-    let side_by_side = if flops < SMALL_STEP {
+    // A GPU has one queue: it trains one run after the other.
+    let one_queue = matches!(target.device, Device::Cuda(_));
+    let side_by_side = if flops < SMALL_STEP && !one_queue {
         threads.min(pending.len())
     } else {
         1
@@ -74,7 +78,7 @@ pub fn sweep(
             progress.started(turn, config);
             let outcome = library
                 .load(config)
-                .and_then(|data| one(config, &data, device, &optima, &watch))
+                .and_then(|data| one(config, &data, target, &optima, &watch))
                 .and_then(|result| match result {
                     None => Ok(()),
                     Some(result) => {
@@ -83,7 +87,11 @@ pub fn sweep(
                         Ok(())
                     }
                 });
-            if let Err(error) = outcome {
+            if let Err(mut error) = outcome {
+                // Whoever reads of a fault must learn which run met it.
+                if error.kind == Kind::Device {
+                    error.message = format!("{}: {}", config.label(), error.message);
+                }
                 lock(&failure).get_or_insert(error);
             }
         }
@@ -110,11 +118,11 @@ pub fn sweep(
 fn one(
     config: &RunConfig,
     data: &Pair,
-    device: Device,
+    target: Target,
     optima: &Optima,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
-    let Some(mut result) = run(config, data, device, watch)? else {
+    let Some(mut result) = run(config, data, target, watch)? else {
         return Ok(None);
     };
     if config.model == "linear"
@@ -163,16 +171,16 @@ impl Watch for RunWatch<'_> {
         self.progress.epoch(self.turn, done);
     }
 
-    fn built(&self, network: &mut Network) -> Result<()> {
+    fn built(&self, params: &mut Params) -> Result<u64> {
         match &self.weights.init {
-            Some(init) => network.load(init, &self.config.model),
-            None => Ok(()),
+            Some(init) => init.load_into(params, &self.config.model),
+            None => Ok(0),
         }
     }
 
-    fn trained(&self, network: &Network) -> Result<()> {
+    fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {
         match &self.weights.save {
-            Some(paths) => network.snapshot().save(self.config, &paths[self.turn]),
+            Some(paths) => weights.save(self.config, &paths[self.turn]),
             None => Ok(()),
         }
     }

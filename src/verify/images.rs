@@ -12,7 +12,7 @@ use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::data::fetch::Options;
 use crate::data::{Library, Loader, Pair, Request};
-use crate::device::{Device, cpu};
+use crate::device::cpu;
 use crate::error::{Error, Kind, Result};
 use crate::graph::Mode;
 use crate::models;
@@ -137,7 +137,7 @@ pub fn networks(context: &Context) -> Result<Vec<Check>> {
             if models::row(model).is_none() {
                 check.skipped.push(format!("no model {model}"));
             } else {
-                match ours.get_or_insert_with(|| theirs.ours(&library)) {
+                match ours.get_or_insert_with(|| theirs.ours(&library, context.target)) {
                     Ok((ours, _)) => {
                         compare_nearer(&mut check, theirs, &other, ours, epochs, |_| true);
                     }
@@ -243,7 +243,7 @@ fn are_the_copies(data: &Pair) -> bool {
 /// Losses of the first steps, without dropout, and the norm of the weights after them.
 fn steps(config: &RunConfig, data: &Pair, n: usize) -> Result<(Vec<f64>, f64)> {
     let (train, mode) = (&data.train, Mode::TrainWithoutDropout);
-    let mut network = Network::in_mode(config, train, &data.val, Device::Cpu, mode)?;
+    let mut network = Network::in_mode(config, train, &data.val, mode)?;
     let mut optimizer = State::new(&config.opt, network.params.values.len())?;
     let lr = config.opt.get("lr").and_then(Value::as_f64);
     let lr = lr.ok_or_else(|| Error::usage("a golden run without lr"))?;

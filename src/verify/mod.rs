@@ -17,6 +17,7 @@ pub use tally::{Check, Verdict};
 
 use crate::data::Library;
 use crate::data::fetch::Options;
+use crate::device::Target;
 use crate::error::Result;
 
 /// What the suites work with.
@@ -24,6 +25,8 @@ pub struct Context {
     pub goldens: Goldens,
     /// Where data sets are; nothing is downloaded.
     pub data_dir: PathBuf,
+    /// What whole runs are trained on; everything else is computed on the CPU.
+    pub target: Target,
 }
 
 impl Context {

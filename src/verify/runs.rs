@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
-use crate::device::Device;
+use crate::device::Target;
 use crate::error::Result;
 use crate::results::RunResult;
 use crate::results::json::{self, Json};
@@ -74,11 +74,11 @@ impl GoldenRun<'_> {
     }
 
     /// Our run of this config and the data it used, or why there is none.
-    pub fn ours(&self, library: &Library) -> Result<(RunResult, Pair), String> {
+    pub fn ours(&self, library: &Library, target: Target) -> Result<(RunResult, Pair), String> {
         let config = RunConfig::from_json(&self.config)
             .ok_or_else(|| format!("{}: not a config of this version", self.name()))?;
         let data = library.load(&config).map_err(|e| e.message)?;
-        let result = run(&config, &data, Device::Cpu, &Unwatched).map_err(|e| e.message)?;
+        let result = run(&config, &data, target, &Unwatched).map_err(|e| e.message)?;
         Ok((result.expect("nobody stops this run"), data))
     }
 }
@@ -191,7 +191,7 @@ fn small(context: &Context) -> Result<Vec<Check>> {
     let mut vanishing = Check::new("runs whose loss falls below 1e-6", 2e-2);
     let mut optima = Check::new("optimal values, in units of 1e-6 f* + 1e-8", 1.0);
     for theirs in &runs {
-        let (ours, data) = match theirs.ours(&library) {
+        let (ours, data) = match theirs.ours(&library, context.target) {
             Ok(both) => both,
             Err(why) => {
                 numbers.skipped.push(why);
@@ -247,7 +247,7 @@ fn published(context: &Context) -> Result<Vec<Check>> {
         let (mut left_out, mut cut) = (0, 0);
         for (i, theirs) in runs.iter().enumerate() {
             let first_off = spread[name][i]["first_epoch_over_1e-3"].as_u64();
-            match theirs.ours(&library) {
+            match theirs.ours(&library, context.target) {
                 Err(why) => check.skipped.push(why),
                 Ok((ours, _)) => {
                     let epochs = first_off.map_or(usize::MAX, |e| e.saturating_sub(1) as usize);
@@ -288,7 +288,7 @@ pub fn mnist(context: &Context) -> Result<Vec<Check>> {
     let mut losses = Check::new("all methods: losses", 5e-2);
     let mut norms = Check::new("all methods: model norms, nearer fork", 5e-3);
     for theirs in &runs {
-        let ours = match theirs.ours(&library) {
+        let ours = match theirs.ours(&library, context.target) {
             Ok((ours, _)) => ours,
             Err(why) => {
                 losses.skipped.push(why);

@@ -1,5 +1,4 @@
-//! Packs the reference's numbers into the binary: `records/goldens/*.json` and the published outputs that
-//! `verify` compares, compressed.
+//! `records/goldens/*.json` and the published outputs that `verify` compares, compressed.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -15,10 +14,8 @@ const FOLDERS: [(&str, &str); 3] = [
     ("records/reference/outputs", ""),
 ];
 
-fn main() {
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+pub fn pack(out: &Path) {
     let mut table = String::from("pub static FILES: &[(&str, &[u8])] = &[\n");
-    println!("cargo::rerun-if-changed=build.rs");
     for (folder, prefix) in FOLDERS {
         println!("cargo::rerun-if-changed={folder}");
         for path in json_files(Path::new(folder)) {

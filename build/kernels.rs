@@ -1,0 +1,216 @@
+//! Reads the `KERNEL(...)` lines and writes a typed Rust function for each.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A `.cu` file and the kernels that it declares.
+pub struct Source {
+    pub path: PathBuf,
+    /// Its name without `.cu`.
+    pub stem: String,
+    kernels: Vec<Kernel>,
+}
+
+struct Kernel {
+    name: String,
+    threads: u32,
+    parameters: Vec<Parameter>,
+}
+
+struct Parameter {
+    name: String,
+    rust: &'static str,
+    size: u32,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Value(char),
+    Read,
+    Write,
+}
+
+/// Types of parameters, or of what they point to: in C++, in Rust, bytes, and the code that the C++ compiler
+/// deduces for a value (see `kernels/emulator/cuda.h`).
+const TYPES: &[(&str, &str, u32, char)] = &[
+    ("float", "f32", 4, 'f'),
+    ("double", "f64", 8, 'f'),
+    ("int", "i32", 4, 'i'),
+    ("unsigned", "u32", 4, 'u'),
+    ("long long", "i64", 8, 'i'),
+    ("unsigned long long", "u64", 8, 'u'),
+    ("unsigned char", "u8", 1, 'u'),
+    ("Step", "gpu::Step", 96, 's'),
+    ("Scalars", "gpu::DeviceScalars", 40, 's'),
+];
+
+/// The `.cu` files of a folder, by name.
+pub fn files(folder: &str) -> Vec<Source> {
+    let entries = fs::read_dir(folder).expect("the folder of the kernels");
+    let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "cu"));
+    paths.sort();
+    paths.into_iter().map(read).collect()
+}
+
+fn read(path: PathBuf) -> Source {
+    let text = fs::read_to_string(&path).expect("a readable kernel file");
+    let code: Vec<&str> = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect();
+    let code = format!("\n{}", code.join("\n"));
+    assert!(
+        !code.contains("__shared__"),
+        "{}: write SHARED or SHARED_DYN, which the emulator guards, not __shared__",
+        path.display()
+    );
+    let stem = path.file_stem().expect("a file").to_string_lossy();
+    Source {
+        stem: stem.into_owned(),
+        kernels: code
+            .split("\nKERNEL(")
+            .skip(1)
+            .map(|rest| kernel(rest, &path))
+            .collect(),
+        path,
+    }
+}
+
+fn kernel(rest: &str, path: &Path) -> Kernel {
+    let (declaration, _) = rest
+        .split_once(") {")
+        .unwrap_or_else(|| panic!("{}: a KERNEL( without \") {{\"", path.display()));
+    let mut items = declaration.split(',').map(str::trim);
+    let name = items.next().unwrap_or_default().to_owned();
+    let threads = items.next().and_then(|t| t.parse().ok());
+    let threads = threads.unwrap_or_else(|| panic!("{name}: its number of threads is no number"));
+    let parameters = items.map(|item| parameter(item, &name)).collect();
+    Kernel {
+        name,
+        threads,
+        parameters,
+    }
+}
+
+/// `const float* __restrict__ x`. What it does not know stops the build.
+fn parameter(item: &str, kernel: &str) -> Parameter {
+    let text = item.replace("__restrict__", " ").replace('*', " * ");
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    let name = words.pop().unwrap_or_default().to_lowercase();
+    let (pointer, constant) = (words.contains(&"*"), words.contains(&"const"));
+    words.retain(|w| !matches!(*w, "*" | "const" | "volatile"));
+    let cpp = words.join(" ");
+    let Some((_, rust, size, code)) = TYPES.iter().find(|(c, ..)| *c == cpp) else {
+        panic!("{kernel}: build/kernels.rs does not know the type {cpp:?} of {name}");
+    };
+    let kind = match (pointer, constant) {
+        (true, true) => Kind::Read,
+        (true, false) => Kind::Write,
+        (false, _) => Kind::Value(*code),
+    };
+    Parameter {
+        name,
+        rust,
+        size: *size,
+        kind,
+    }
+}
+
+/// Writes the table of kernels, a function per kernel that puts its launch in a queue, and the images for GPUs,
+/// each with its file's name.
+pub fn write_launchers(
+    sources: &[Source],
+    images: Option<&[(String, PathBuf)]>,
+    emulated: bool,
+    to: &Path,
+) {
+    let (mut table, mut functions) = (String::new(), String::new());
+    let all = sources
+        .iter()
+        .flat_map(|s| s.kernels.iter().map(move |k| (s, k)));
+    for (index, (source, kernel)) in all.clone().enumerate() {
+        let Kernel {
+            name,
+            threads,
+            parameters,
+        } = kernel;
+        let mut listed = String::new();
+        let (mut signature, mut arguments) = (String::new(), String::new());
+        for Parameter {
+            name,
+            rust,
+            size,
+            kind,
+        } in parameters
+        {
+            let code = match kind {
+                Kind::Value(code) => *code,
+                Kind::Read => 'r',
+                Kind::Write => 'w',
+            };
+            write!(
+                listed,
+                "gpu::Parameter {{ name: {name:?}, code: {code:?}, size: {size} }}, "
+            )
+            .expect("a string grows");
+            let (wanted, given) = match kind {
+                Kind::Value(_) => ((*rust).to_owned(), format!("gpu::Argument::value({name})")),
+                Kind::Read => (
+                    format!("impl Into<gpu::View<{rust}>>"),
+                    format!("gpu::Argument::Read({name}.into().bytes())"),
+                ),
+                Kind::Write => (
+                    format!("impl Into<gpu::View<{rust}>>"),
+                    format!("gpu::Argument::Write({name}.into().bytes())"),
+                ),
+            };
+            write!(signature, ", {name}: {wanted}").expect("a string grows");
+            write!(arguments, "{given}, ").expect("a string grows");
+        }
+        let record = match emulated {
+            true => format!("Some(unsafe {{ &emulated_{name} }})"),
+            false => "None".to_owned(),
+        };
+        writeln!(
+            table,
+            "    gpu::Kernel {{ name: {name:?}, file: {:?}, threads: {threads}, parameters: &[{listed}], record: {record} }},",
+            source.stem
+        )
+        .expect("a string grows");
+        writeln!(
+            functions,
+            "/// Queues the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(queue: &mut gpu::Queue, grid: impl Into<gpu::Grid>{signature}) {{\n    queue.push(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
+            source.stem
+        )
+        .expect("a string grows");
+    }
+    let mut text = String::from("// Written by build/kernels.rs.\nuse crate::device::gpu;\n\n");
+    if emulated {
+        text.push_str("unsafe extern \"C\" {\n");
+        for (_, kernel) in all {
+            writeln!(text, "    static emulated_{}: gpu::Record;", kernel.name)
+                .expect("a string grows");
+        }
+        text.push_str("}\n");
+    }
+    write!(
+        text,
+        "/// All kernels.\npub static KERNELS: &[gpu::Kernel] = &[\n{table}];\n{functions}"
+    )
+    .expect("a string grows");
+    if let Some(images) = images {
+        let list: String = images
+            .iter()
+            .map(|(stem, path)| format!("    ({stem:?}, include_bytes!({path:?})),\n"))
+            .collect();
+        write!(
+            text,
+            "/// Machine code for GPUs, by file; none if there was no nvcc.\npub static IMAGES: &[(&str, &[u8])] = &[\n{list}];\n"
+        )
+        .expect("a string grows");
+    }
+    fs::write(to, text).expect("OUT_DIR is writable");
+}

@@ -1,0 +1,22 @@
+//! Packs the reference's numbers into the binary, and compiles the kernels: for the host, against the
+//! emulation in `kernels/emulator`, and for GPUs where there is an nvcc.
+
+mod goldens;
+mod host;
+mod kernels;
+mod nvcc;
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=kernels");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    goldens::pack(&out);
+    let files = kernels::files("kernels");
+    let images = nvcc::compile(&files, &out);
+    let emulated = host::compile(&files, &kernels::files("kernels/emulator"));
+    kernels::write_launchers(&files, Some(&images), emulated, &out.join("kernels.rs"));
+    let tests = kernels::files("kernels/emulator");
+    kernels::write_launchers(&tests, None, emulated, &out.join("kernels_of_tests.rs"));
+}

@@ -1,0 +1,42 @@
+// Mean cross entropy of softmax(x) and classes t: f = mean of log(sum_j exp(x_j)) - x_t;
+// dx = (softmax(x) - onehot(t)) df / rows.
+//   x, dx, g (rows, classes); t, losses (rows); f, df scalars. g is the gradient for df = 1, kept for the way back.
+// A warp per row; losses are summed by one block, in f64 and a fixed order.
+#include "common.cuh"
+
+KERNEL(cross_entropy_rows, 256, const float* __restrict__ x, const float* __restrict__ target,
+       float* __restrict__ g, float* __restrict__ losses, int rows, int classes) {
+  const int lane = threadIdx.x % 32;
+  for (int row = blockIdx.x * 8 + threadIdx.x / 32; row < rows; row += gridDim.x * 8) {
+    const float* xs = x + (long long)row * classes;
+    float* gs = g + (long long)row * classes;
+    const int t = (int)target[row];
+    float largest = -INFINITY;
+    for (int j = lane; j < classes; j += 32) largest = fmaxf(largest, xs[j]);
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+    float sum = 0.0f;
+    for (int j = lane; j < classes; j += 32) {
+      const float e = expf(xs[j] - largest);
+      gs[j] = e;
+      sum += e;
+    }
+    sum = warp_sum(sum);
+    for (int j = lane; j < classes; j += 32) gs[j] = (gs[j] / sum - (j == t ? 1.0f : 0.0f)) / (float)rows;
+    if (lane == 0) losses[row] = logf(sum) - (xs[t] - largest);
+  }
+}
+
+// f = mean of n numbers: the sum becomes single first, so that it can overflow as the reference's does.
+KERNEL(mean_of, 256, const float* __restrict__ x, float* __restrict__ f, long long n) {
+  double sum = 0.0;
+  for (long long i = threadIdx.x; i < n; i += 256) sum += x[i];
+  sum = block_sum<256>(sum);
+  if (threadIdx.x == 0) f[0] = (float)sum / (float)n;
+}
+
+KERNEL(cross_entropy_bwd, 256, const float* __restrict__ g, const float* __restrict__ df, float* __restrict__ dx,
+       long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) dx[i] = g[i] * df[0];
+}

@@ -1,0 +1,61 @@
+// What the optimizers' kernels share. Coefficients c[0], c[1], ... of a step come from the host in double, as
+// `coefficients` in the method's Rust file lists them, and become single where they meet a vector.
+#pragma once
+#include "common.cuh"
+
+// An adaptive method's scalars. Must equal `DeviceScalars` in src/device/gpu.rs.
+struct Scalars {
+  float loss_average, inner_average;
+  double lower_bound, h, step_size, tau;
+};
+
+// beta old + (1 - beta) x, and with x^2, rounded as PyTorch rounds them.
+DEVICE float average(double beta, float old, float x) { return fmaf((float)(1.0 - beta), x, (float)beta * old); }
+DEVICE float average_square(double beta, float old, float x) {
+  return fmaf((float)(1.0 - beta) * x, x, (float)beta * old);
+}
+
+// g + wd w, untouched without decay: 0 times an infinite weight would make a NaN.
+DEVICE float decayed(float g, float wd, float w) { return wd == 0.0f ? g : fmaf(wd, w, g); }
+
+// Python's max(x, bound), which keeps a NaN, and min(limit, x), which does not.
+DEVICE double at_least(double x, double bound) { return bound > x ? bound : x; }
+DEVICE double at_most(double x, double limit) { return x < limit ? x : limit; }
+
+// Stores a block's sums behind those of the blocks before it.
+template <int N>
+DEVICE void store_sums(double (&sums)[N], double* partial) {
+  block_sums<256, N>(sums);
+  if (threadIdx.x == 0)
+    for (int i = 0; i < N; i++) partial[blockIdx.x * N + i] = sums[i];
+}
+
+// The sums over all blocks, for every thread of the one block that calls it.
+template <int N>
+DEVICE void load_sums(double (&sums)[N], const double* partial, int blocks) {
+  for (int i = 0; i < N; i++) sums[i] = 0.0;
+  for (int b = threadIdx.x; b < blocks; b += 256)
+    for (int i = 0; i < N; i++) sums[i] += partial[b * N + i];
+  block_sums<256, N>(sums);
+}
+
+// The averages F and G, the lower bound and the step size of the model; formula and names in src/optim/momo.rs.
+DEVICE void model_step(Scalars& s, const double (&sums)[3], float loss, double beta, double rho, double c, double lr,
+                       double initial_bound, bool star) {
+  const float slope = (float)sums[0], inner = (float)sums[1], norm = (float)sums[2];
+  s.loss_average = average(beta, s.loss_average, loss);
+  s.inner_average = average(beta, s.inner_average, slope);
+  const float F = s.loss_average, G = s.inner_average, cf = (float)c;
+  if (star) {
+    const double cap = cf * (F - 0.0f) + inner - cf * G;
+    if (cap < c * rho * s.lower_bound) s.lower_bound = at_least(cap / (2.0 * c * rho), initial_bound);
+  }
+  const float model = cf * (F - (float)(rho * s.lower_bound)) + inner - cf * G;
+  s.step_size = (float)at_least(model, 0.0) / norm;
+  s.tau = at_most(s.step_size, lr / rho);
+  if (star) {
+    const float h = F + inner - G;
+    s.lower_bound = at_least((h - (float)(0.5 * s.tau) * norm) / (float)rho, initial_bound);
+    s.h = h;
+  }
+}

@@ -1,0 +1,334 @@
+//! Kernels one op and one optimizer at a time: how long, how much work, how far from the CPU body.
+//!
+//! On a GPU at the shapes of the MNIST experiment, on the emulator, whose times mean nothing, at the small
+//! shapes of the tables.
+
+use serde_json::{Value, json};
+
+use crate::device::gpu::{
+    DeviceScalars, Gpu, Precision, Program, Queue, Step, View, elementwise, kernels,
+};
+use crate::device::{Device, Slot, Target};
+use crate::error::Result;
+use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Range, Targets};
+use crate::ops::{Case, Data, ROWS};
+use crate::optim::{self, MAX_STATE, Method, Moment, SUMS, State, Update, sum_blocks};
+use crate::random::torch::Generator;
+
+/// One line of the report.
+pub struct Measured {
+    pub name: String,
+    pub about: String,
+    pub launches: usize,
+    /// Of all ranges that the launches name.
+    pub bytes: usize,
+    pub flops: usize,
+    /// Median of [`RUNS`]; none on the emulator.
+    pub seconds: Option<f64>,
+    /// The largest distance from the CPU body's numbers, relative to their largest.
+    pub error: f32,
+}
+
+impl Measured {
+    pub fn to_json(&self) -> Value {
+        json!({
+            "name": self.name, "about": self.about, "launches": self.launches, "bytes": self.bytes,
+            "flops": self.flops, "seconds": self.seconds, "error": self.error,
+        })
+    }
+}
+
+/// Runs of which the median is taken, after a few that warm up.
+pub const RUNS: usize = 31;
+const WARM_UP: usize = 5;
+
+/// Floats that are written between runs, so that the L2 cache holds nothing of the last one.
+const FLUSH: usize = 64 << 20;
+
+/// Batch, pixels, hidden units and classes of the MNIST experiment, and its parameters.
+const MLP: [&[usize]; 4] = [&[128, 784], &[100, 784], &[100], &[128, 100]];
+const MLP_PARAMETERS: usize = 89_610;
+
+/// The ops of the MNIST experiment at its shapes.
+const AT_SIZE: &[(&str, Case)] = &[
+    (
+        "linear",
+        Case::new("128x784 to 100", &[MLP[0], MLP[1], MLP[2]], |x| {
+            x[0].linear(x[1], Some(x[2]))
+        }),
+    ),
+    (
+        "linear",
+        Case::new("128x100 to 100", &[MLP[3], &[100, 100], MLP[2]], |x| {
+            x[0].linear(x[1], Some(x[2]))
+        }),
+    ),
+    (
+        "linear",
+        Case::new("128x100 to 10", &[MLP[3], &[10, 100], &[10]], |x| {
+            x[0].linear(x[1], Some(x[2]))
+        }),
+    ),
+    ("relu", Case::new("128x100", &[MLP[3]], |x| x[0].relu())),
+    (
+        "dropout",
+        Case::new("128x100, half", &[MLP[3]], |x| x[0].dropout(0.5)),
+    ),
+    (
+        "cross_entropy",
+        Case::new("128 rows, 10 classes", &[&[128, 10]], |x| {
+            x[0].cross_entropy(x[1])
+        })
+        .with_data(&[128, 1], Data::Indices(&[10])),
+    ),
+];
+
+/// Measures everything whose name contains `filter` and that has kernels.
+pub fn measure(target: Target, filter: &str) -> Result<Vec<Measured>> {
+    let timed = matches!(target.device, Device::Cuda(_));
+    let mut lines = Vec::new();
+    if timed && "copy".contains(filter) {
+        lines.push(copy(target)?);
+    }
+    let small = ROWS
+        .iter()
+        .flat_map(|r| r.cases.iter().map(|c| (r.name, c)));
+    let cases: Vec<(&str, &Case)> = match timed {
+        true => AT_SIZE.iter().map(|(name, case)| (*name, case)).collect(),
+        false => small.collect(),
+    };
+    for (name, case) in cases.into_iter().filter(|(name, _)| name.contains(filter)) {
+        lines.extend(op(target, name, case)?);
+    }
+    let n = if timed { MLP_PARAMETERS } else { 3001 };
+    for row in optim::ROWS.iter().filter(|r| r.entry.name.contains(filter)) {
+        lines.push(optimizer(target, row.entry.name, n)?);
+    }
+    Ok(lines)
+}
+
+/// The machine's copy bandwidth, which bounds every other line.
+fn copy(target: Target) -> Result<Measured> {
+    let mut gpu = Gpu::open(target.device)?;
+    gpu.alloc::<f32>("arena", 2 * FLUSH)?;
+    let half = |i| Slot {
+        start: i * FLUSH,
+        len: FLUSH,
+    };
+    let mut queue = Queue::default();
+    kernels::add_bwd(
+        &mut queue,
+        elementwise(FLUSH),
+        half(0),
+        half(1),
+        FLUSH as i64,
+    );
+    let bytes = 2 * FLUSH * size_of::<f32>();
+    let program = gpu.prepare(queue)?;
+    Ok(Measured {
+        name: "copy".into(),
+        about: format!("{} MiB", bytes >> 21),
+        launches: 1,
+        bytes,
+        flops: 0,
+        seconds: median(&mut gpu, program, None)?,
+        error: 0.0,
+    })
+}
+
+/// The median time of a program, between runs of `flush`.
+fn median(gpu: &mut Gpu, program: Program, flush: Option<Program>) -> Result<Option<f64>> {
+    let mut times = Vec::with_capacity(RUNS);
+    for i in 0..WARM_UP + RUNS {
+        if let Some(flush) = flush {
+            gpu.run(flush)?;
+        }
+        let time = gpu.time(program)?;
+        if i >= WARM_UP {
+            times.push(time);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(Some(times[RUNS / 2]))
+}
+
+/// A program that fills the L2 cache with other data.
+fn flush(gpu: &mut Gpu) -> Result<Program> {
+    let other: View<f32> = gpu.alloc("flush", FLUSH)?;
+    let mut queue = Queue::default();
+    let half = FLUSH / 2;
+    let (from, to) = (other.part(0, half), other.part(half, half));
+    kernels::add_bwd(&mut queue, elementwise(half), from, to, half as i64);
+    gpu.prepare(queue)
+}
+
+/// The time of a program on a GPU; nothing on the emulator.
+fn timed(gpu: &mut Gpu, program: Program, device: Device) -> Result<Option<f64>> {
+    match device {
+        Device::Cuda(_) => {
+            let flush = flush(gpu)?;
+            median(gpu, program, Some(flush))
+        }
+        Device::Cpu | Device::Emulator => Ok(None),
+    }
+}
+
+/// Largest distance, relative to the largest expected number (or 1e-3).
+fn distance(ours: &[f32], expected: &[f32]) -> f32 {
+    let size = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+    let pairs = ours.iter().zip(expected);
+    let apart = |(x, y): (&f32, &f32)| if x == y { 0.0 } else { (x - y).abs() / size };
+    pairs
+        .map(apart)
+        .fold(0.0, |m: f32, d| if d > m || d.is_nan() { d } else { m })
+}
+
+/// Forward and gradient of one case; `None` where the op has no kernels.
+fn op(target: Target, name: &str, case: &Case) -> Result<Option<Measured>> {
+    const CLOCK: Clock = Clock { seed: 3, step: 5 };
+    let mut params = Params::new(Generator::new(1));
+    let ranges: Vec<Range> = case
+        .inputs
+        .iter()
+        .map(|s| params.normal("x", s, 1.0))
+        .collect();
+    let mut generator = Generator::new(2);
+    let data = case.data.map_or(Vec::new(), |(shape, kind)| {
+        let mut values = vec![0.0; shape.iter().product()];
+        generator.normal(&mut values, 0.0, 1.0);
+        for (i, value) in values.iter_mut().enumerate() {
+            match kind {
+                Data::Normal => {}
+                Data::Signs => *value = value.signum(),
+                Data::Indices(bounds) => {
+                    *value = generator.randint(bounds[i % bounds.len()] as u64) as f32;
+                }
+            }
+        }
+        values
+    });
+    let record = |device| {
+        Plan::record(&params, Mode::Train, device, |tape| {
+            let mut operands: Vec<_> = ranges.iter().map(|r| tape.param(*r)).collect();
+            operands.extend(case.data.map(|(shape, _)| tape.input(shape)));
+            let y = (case.apply)(&operands);
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        })
+    };
+    let (cpu, plan) = (record(Device::Cpu), record(target.device));
+    let layout = Layout::new(&params);
+    let mut gpu = Gpu::open(target.device)?;
+    gpu.alloc::<f32>("arena", plan.end().max(layout.end()))?;
+    let now = gpu.alloc_with(
+        "step",
+        &[Step {
+            seed: CLOCK.seed,
+            clock: CLOCK.step,
+            ..Step::default()
+        }],
+    )?;
+    let mut queue = Queue::new(target.linear());
+    if plan.queue(now, &mut queue).is_err() {
+        return Ok(None);
+    }
+    let launches = queue.launches().len();
+    let bytes = queue.launches().iter().map(|l| l.bytes()).sum();
+    let program = gpu.prepare(queue)?;
+    let ones = vec![1.0; plan.seed.len];
+    gpu.upload(layout.values, &params.values)?;
+    plan.inputs
+        .iter()
+        .try_for_each(|slot| gpu.upload(*slot, &data))?;
+    gpu.upload(plan.seed, &ones)?;
+    gpu.run(program)?;
+    let y = gpu.download(plan.outputs[0])?;
+    let grad = gpu.download(layout.grads)?;
+
+    let mut memory = Memory::new(&params, &[&cpu]);
+    for slot in &cpu.inputs {
+        memory.get_mut(*slot).copy_from_slice(&data);
+    }
+    memory.get_mut(cpu.seed).copy_from_slice(&ones);
+    cpu.run(&mut memory, CLOCK);
+    let errors = [
+        distance(&y, memory.get(cpu.outputs[0])),
+        distance(&grad, memory.grads()),
+    ];
+    Ok(Some(Measured {
+        name: name.to_owned(),
+        about: case.about.to_owned(),
+        launches,
+        bytes,
+        flops: plan.flops(),
+        seconds: timed(&mut gpu, program, target.device)?,
+        error: errors[0].max(errors[1]),
+    }))
+}
+
+/// One update of `n` parameters by a method with its default keys.
+fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
+    let opt = json!({"name": name, "lr": 0.01});
+    let opt = opt.as_object().expect("an object");
+    let method = Method::new(opt)?;
+    let mut state = State::new(opt, n)?;
+    let (mut w, mut g) = (vec![0.0; n], vec![0.0; n]);
+    let mut generator = Generator::new(4);
+    generator.normal(&mut w, 0.0, 1.0);
+    generator.normal(&mut g, 0.0, 1.0);
+    let mut gpu = Gpu::open(target.device)?;
+    gpu.alloc::<f32>("arena", 2 * n + 1)?;
+    let slot = |start, len| Slot { start, len };
+    let (dw, dg, loss) = (slot(0, n), slot(n, n), slot(2 * n, 1));
+    let zeros = vec![0f32; n];
+    let mut vector = || gpu.alloc_with("state", &zeros);
+    let vectors: [View<f32>; MAX_STATE] = [vector()?, vector()?];
+    let at = Moment {
+        k: 1,
+        lr: 0.01,
+        initial_lr: 0.01,
+    };
+    let now = gpu.alloc_with(
+        "step",
+        &[Step {
+            c: method.optimizer.coefficients(at),
+            ..Step::default()
+        }],
+    )?;
+    let scalars = DeviceScalars {
+        lower_bound: method.optimizer.initial_scalars().lower_bound,
+        ..DeviceScalars::default()
+    };
+    let update = Update {
+        w: dw,
+        g: dg,
+        state: vectors,
+        loss,
+        now,
+        scalars: gpu.alloc_with("scalars", &[scalars])?,
+        partial: gpu.alloc("partial sums", SUMS * sum_blocks(n))?,
+        step_sizes: gpu.alloc("step sizes", 1)?,
+    };
+    let mut queue = Queue::new(Precision::Fp32);
+    method.optimizer.queue(&update, &mut queue);
+    let launches = queue.launches().len();
+    let program = gpu.prepare(queue)?;
+    gpu.upload(dw, &w)?;
+    gpu.upload(dg, &g)?;
+    gpu.upload(loss, &[1.0])?;
+    gpu.run(program)?;
+    let ours: Vec<f32> = gpu.download(dw)?;
+    state.step(0.01, 1.0, &mut w, &g);
+    Ok(Measured {
+        name: name.to_owned(),
+        about: format!("{n} parameters"),
+        launches,
+        // Weights and state are read and written, the gradient is read.
+        bytes: (3 + 2 * method.vectors) * n * size_of::<f32>(),
+        flops: 0,
+        seconds: timed(&mut gpu, program, target.device)?,
+        error: distance(&ours, &w),
+    })
+}

@@ -1,0 +1,106 @@
+//! `--device` and `--precision`; `devices`.
+
+use clap::ValueEnum;
+
+use super::print;
+use crate::device::gpu::Precision;
+use crate::device::{self, Device, Target};
+use crate::error::{Error, Result};
+
+/// What to compute on, and how.
+#[derive(clap::Args, Debug)]
+pub struct Choice {
+    /// auto, cpu, emulator, cuda, or cuda:N for GPU N; auto is a GPU if this binary has kernels and the machine
+    /// a driver, else the CPU
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Arithmetic of matrix products on a GPU [default: fp32 in linear layers]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionChoice>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PrecisionChoice {
+    /// Single precision, every product and every sum
+    Fp32,
+    /// Tensor cores: operands rounded to TF32
+    Tf32,
+}
+
+impl Choice {
+    /// The device that was asked for, or `default`. What cannot be used is an error, never something else instead.
+    pub fn target(&self, default: &str) -> Result<Target> {
+        let name = self.device.as_deref().unwrap_or(default);
+        let device = match name {
+            "auto" if device::usable_gpus().is_ok_and(|gpus| !gpus.is_empty()) => Device::Cuda(0),
+            "auto" | "cpu" => Device::Cpu,
+            "emulator" => Device::Emulator,
+            "cuda" => Device::Cuda(0),
+            _ => match name.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(index)) => Device::Cuda(index),
+                _ => {
+                    return Err(Error::usage(format!(
+                        "--device {name}: there are auto, cpu, emulator, cuda and cuda:N"
+                    )));
+                }
+            },
+        };
+        match device {
+            Device::Cpu => {}
+            Device::Emulator => device::emulator_usable()?,
+            Device::Cuda(index) => {
+                let gpus = device::usable_gpus()?;
+                if index >= gpus.len() {
+                    let (count, names) = (gpus.len(), gpus.join(", "));
+                    return Err(Error::usage(format!(
+                        "--device cuda:{index}: there is no such GPU; there are {count}, from 0: {names}"
+                    )));
+                }
+            }
+        }
+        let precision = self.precision.map(|choice| match choice {
+            PrecisionChoice::Fp32 => Precision::Fp32,
+            PrecisionChoice::Tf32 => Precision::Tf32,
+        });
+        if (device, precision) == (Device::Cpu, Some(Precision::Tf32)) {
+            return Err(Error::usage("--precision tf32: the CPU computes in fp32"));
+        }
+        Ok(Target { device, precision })
+    }
+}
+
+/// List the devices: which can be used, and why the others cannot
+#[derive(clap::Args)]
+pub struct Devices {}
+
+impl Devices {
+    pub fn run(self) -> Result<u8> {
+        let mut table = print::table(&["device", "usable", "about"]);
+        // What is wrong, without the option that a run would have named.
+        let why = |error: Error| match error.message.split_once(": ") {
+            Some((_, why)) => why.to_owned(),
+            None => error.message,
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        table.add_row(["cpu", "yes", &format!("{threads} threads")]);
+        match device::emulator_usable() {
+            Ok(()) => table.add_row(["emulator", "yes", "the GPU's kernels on the CPU, slowly"]),
+            Err(error) => table.add_row(["emulator", "no", &why(error)]),
+        };
+        match device::usable_gpus() {
+            Ok(gpus) if gpus.is_empty() => {
+                table.add_row(["cuda", "no", "the driver finds no GPU"]);
+            }
+            Ok(gpus) => {
+                for (index, name) in gpus.iter().enumerate() {
+                    table.add_row([&format!("cuda:{index}"), "yes", name]);
+                }
+            }
+            Err(error) => {
+                table.add_row(["cuda", "no", &why(error)]);
+            }
+        }
+        print::println(table)?;
+        Ok(0)
+    }
+}

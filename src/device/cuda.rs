@@ -1,0 +1,272 @@
+//! NVIDIA GPUs through the driver, which is loaded at run time: the one file that names cudarc.
+//!
+//! A program becomes one CUDA graph, captured from its launches in a stream of our own. All modules are loaded and all
+//! kernels looked up when the device is opened.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+
+use cudarc::driver::DriverError;
+use cudarc::driver::result::{self, stream::StreamKind};
+use cudarc::driver::sys;
+
+use super::gpu::{Argument, Launch, Machine, kernels};
+use crate::error::{Error, Kind, Result};
+
+/// Static and dynamic shared memory that a kernel may have without asking for more.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+pub(super) struct Cuda {
+    index: usize,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    memory: Vec<sys::CUdeviceptr>,
+    programs: Vec<sys::CUgraphExec>,
+}
+
+// SAFETY: handles of the driver, which may be used from any thread; every method makes the context current first.
+unsafe impl Send for Cuda {}
+
+fn failed(what: &str, error: DriverError) -> Error {
+    Error::new(Kind::Device, format!("cuda: {what}: {error:?}"))
+}
+
+/// The names of the GPUs that could be opened, or why there are none.
+pub fn usable() -> Result<Vec<String>> {
+    if kernels::IMAGES.is_empty() {
+        return Err(Error::usage(
+            "--device cuda: this binary carries no kernels for GPUs: build stepback-native where there is an nvcc of CUDA 13 (named by NVCC, CUDA_HOME or PATH, or installed by pip as nvidia-cuda-nvcc)",
+        ));
+    }
+    // SAFETY: it tries to load the library; cudarc panics where it then uses one that is not there.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::usage(
+            "--device cuda: there is no NVIDIA driver (libcuda.so.1) on this machine; use --device cpu",
+        ));
+    }
+    let count = result::init()
+        .and_then(|()| result::device::get_count())
+        .map_err(|e| {
+            Error::usage(format!(
+                "--device cuda: the NVIDIA driver has no GPU: {e:?}"
+            ))
+        })?;
+    let name = |i| result::device::get(i).and_then(result::device::get_name);
+    (0..count)
+        .map(|i| name(i).map_err(|e| failed("name of a GPU", e)))
+        .collect()
+}
+
+impl Cuda {
+    pub fn open(index: usize) -> Result<Cuda> {
+        let names = usable()?;
+        let Some(name) = names.get(index) else {
+            return Err(Error::usage(format!(
+                "--device cuda:{index}: there is no such GPU; the {} there are: {}",
+                names.len(),
+                names.join(", ")
+            )));
+        };
+        let opening = |e| failed(&format!("cannot open GPU {index} ({name})"), e);
+        let device = result::device::get(index as i32).map_err(opening)?;
+        // SAFETY: the device was just got from the driver, the context from the device.
+        let context = unsafe {
+            let context = result::primary_ctx::retain(device).map_err(opening)?;
+            result::ctx::set_current(context).map_err(opening)?;
+            context
+        };
+        let mut cuda = Cuda {
+            index,
+            device,
+            context,
+            stream: result::stream::create(StreamKind::NonBlocking).map_err(opening)?,
+            modules: Vec::new(),
+            functions: HashMap::new(),
+            memory: Vec::new(),
+            programs: Vec::new(),
+        };
+        for (file, image) in kernels::IMAGES {
+            // SAFETY: a fatbin as nvcc wrote it.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+            let module = module.map_err(|e| match e.0 {
+                sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::usage(format!(
+                    "--device cuda: this binary's kernels are not for GPU {index} ({name}): build it with STEPBACK_CUDA_ARCHS naming its compute capability"
+                )),
+                sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => Error::usage(
+                    "--device cuda: the NVIDIA driver is too old for this binary's kernels; CUDA 13 needs driver 580 or newer",
+                ),
+                _ => failed(&format!("kernels of {file}.cu"), e),
+            })?;
+            cuda.modules.push(module);
+            for kernel in kernels::KERNELS.iter().filter(|k| k.file == *file) {
+                let symbol = CString::new(kernel.name).expect("a name without zeros");
+                // SAFETY: the module was just loaded.
+                let function = unsafe { result::module::get_function(module, symbol) };
+                let function = function.map_err(|e| failed(kernel.name, e))?;
+                cuda.functions.insert(kernel.name, function);
+            }
+        }
+        Ok(cuda)
+    }
+
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context is retained until we are dropped.
+        unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed("context", e))
+    }
+
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as we do.
+        unsafe { result::stream::synchronize(self.stream) }
+            .map_err(|e| failed("a kernel failed, and no more can be run in this process", e))
+    }
+
+    fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()> {
+        let Launch {
+            kernel,
+            grid,
+            arguments,
+        } = launch;
+        let function = self.functions[kernel.name];
+        let mut values: Vec<u64> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Read(place) | Argument::Write(place) => place.address(addresses),
+                Argument::Value(bytes) => u64::from_le_bytes(*bytes),
+            })
+            .collect();
+        assert_eq!(values.len(), kernel.parameters.len(), "{}", kernel.name);
+        let mut pointers: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|v| std::ptr::from_mut(v).cast())
+            .collect();
+        let [x, y, z] = grid.blocks;
+        // SAFETY: an argument for each parameter, of its type (the launcher was written from the kernel's own
+        // declaration), in memory that lives through the call.
+        unsafe {
+            if grid.shared > PLAIN_SHARED {
+                let attribute =
+                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                let bytes = grid.shared as i32;
+                result::function::set_function_attribute(function, attribute, bytes)
+                    .map_err(|e| failed(kernel.name, e))?;
+            }
+            let block = (kernel.threads, 1, 1);
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                block,
+                grid.shared,
+                self.stream,
+                &mut pointers,
+            )
+            .map_err(|e| failed(kernel.name, e))
+        }
+    }
+}
+
+impl Machine for Cuda {
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64> {
+        self.enter()?;
+        // SAFETY: an allocation, which drop frees. The driver refuses one of no bytes.
+        let address = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|e| {
+            let free = result::mem_get_info().map_or(0, |(free, _)| free);
+            Error::new(
+                Kind::Device,
+                format!(
+                    "cuda: GPU {} has no memory for {name}: {} MiB are needed and {} MiB free ({e:?}); a smaller batch_size needs less",
+                    self.index,
+                    bytes.div_ceil(1 << 20),
+                    free >> 20
+                ),
+            )
+        })?;
+        self.memory.push(address);
+        Ok(address)
+    }
+
+    fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: inside of an allocation; in the order of the stream, and `bytes` outlive the wait.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
+            .map_err(|e| failed("upload", e))?;
+        self.wait()
+    }
+
+    fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
+            .map_err(|e| failed("download", e))?;
+        self.wait()
+    }
+
+    fn prepare(&mut self, launches: Vec<Launch>, addresses: &[u64]) -> Result<usize> {
+        self.enter()?;
+        let capturing = |e| failed("capture of a graph", e);
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: our own stream, graph and executable graph.
+        unsafe {
+            result::stream::begin_capture(self.stream, mode).map_err(capturing)?;
+            let queued = launches.iter().try_for_each(|l| self.launch(l, addresses));
+            // Also after an error: the stream must leave capture.
+            let graph = result::stream::end_capture(self.stream);
+            queued?;
+            let graph = graph.map_err(capturing)?;
+            let flags = sys::CUgraphInstantiate_flags(0);
+            let program = result::graph::instantiate(graph, flags).map_err(capturing)?;
+            result::graph::destroy(graph).map_err(capturing)?;
+            self.programs.push(program);
+        }
+        Ok(self.programs.len() - 1)
+    }
+
+    fn run(&mut self, program: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the program and the stream are ours, and the memory that it names lives as long.
+        unsafe { result::graph::launch(self.programs[program], self.stream) }
+            .map_err(|e| failed("start of a graph", e))
+    }
+
+    fn time(&mut self, program: usize) -> Result<f64> {
+        self.enter()?;
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let timing = |e| failed("an event", e);
+        let (start, end) = (event().map_err(timing)?, event().map_err(timing)?);
+        // SAFETY: our own events and stream; both are recorded before the wait that `elapsed` needs.
+        unsafe {
+            result::event::record(start, self.stream).map_err(timing)?;
+            self.run(program)?;
+            result::event::record(end, self.stream).map_err(timing)?;
+            self.wait()?;
+            let milliseconds = result::event::elapsed(start, end).map_err(timing)?;
+            result::event::destroy(start).map_err(timing)?;
+            result::event::destroy(end).map_err(timing)?;
+            Ok(f64::from(milliseconds) / 1e3)
+        }
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // SAFETY: everything is ours and used no more. After a fault these calls fail too, and nobody is helped by
+        // hearing of it again.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            let _ = result::stream::synchronize(self.stream);
+            for program in self.programs.drain(..) {
+                let _ = result::graph::exec_destroy(program);
+            }
+            for address in self.memory.drain(..) {
+                let _ = result::free_sync(address);
+            }
+            for module in self.modules.drain(..) {
+                let _ = result::module::unload(module);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Kernels and the machines that run them: a GPU, or its emulation on the CPU.
+//!
+//! Ops and optimizers put [`Launch`]es into a [`Queue`]; what they name are places in buffers, not addresses, so
+//! that a queue can be written and looked at without a machine. [`Gpu::prepare`] makes a program of it,
+//! with addresses and, on a GPU, as one graph; running the program is then all that a step does.
+
+use std::marker::PhantomData;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Device, Slot, cuda, emulator};
+use crate::error::{Error, Result};
+
+/// The kernels of `kernels/*.cu` as functions that queue them, written by `build/kernels.rs`.
+pub mod kernels {
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
+/// Does this binary carry machine code for GPUs?
+pub fn has_images() -> bool {
+    !kernels::IMAGES.is_empty()
+}
+
+/// What changes from step to step, written on the host once per epoch, one per step. Must equal
+/// `Step` in `kernels/common.cuh`.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Step {
+    /// Of the run.
+    pub seed: u64,
+    /// Training steps done before this one.
+    pub clock: u64,
+    /// Place of this batch's first sample in the table of indices.
+    pub first: i64,
+    /// Place of this step in the table of step sizes.
+    pub slot: i64,
+    /// The optimizer's coefficients.
+    pub c: [f64; 8],
+}
+
+/// An adaptive optimizer's scalars. Must equal `Scalars` in `kernels/optim.cuh`.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct DeviceScalars {
+    pub loss_average: f32,
+    pub inner_average: f32,
+    pub lower_bound: f64,
+    pub h: f64,
+    pub step_size: f64,
+    pub tau: f64,
+}
+
+/// A kernel, as declared in its file.
+pub struct Kernel {
+    pub name: &'static str,
+    /// Its file in `kernels`, without `.cu`.
+    pub file: &'static str,
+    /// Threads of a block.
+    pub threads: u32,
+    pub parameters: &'static [Parameter],
+    pub(super) record: Option<&'static Record>,
+}
+
+/// A kernel's parameter as the build read it.
+pub struct Parameter {
+    pub name: &'static str,
+    /// `r` and `w`: a pointer to read, to write; `i`, `u`, `f`: a number; `s`: a structure.
+    pub code: char,
+    /// Bytes of the value, or of what the pointer points to.
+    pub size: u32,
+}
+
+pub(super) use emulator::Record;
+
+/// A buffer of a [`Gpu`], in the order of allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer(usize);
+
+/// The first buffer: the arena that slots lie in.
+pub const ARENA: Buffer = Buffer(0);
+
+/// A range of a buffer of `T`s.
+pub struct View<T> {
+    pub buffer: Buffer,
+    pub start: usize,
+    pub len: usize,
+    of: PhantomData<T>,
+}
+
+// Derived ones would ask T for the same.
+impl<T> Clone for View<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<T> {}
+
+impl<T> View<T> {
+    /// A part of it.
+    pub fn part(self, start: usize, len: usize) -> View<T> {
+        assert!(start + len <= self.len, "a part outside of a view");
+        View {
+            start: self.start + start,
+            len,
+            ..self
+        }
+    }
+
+    pub(super) fn bytes(self) -> Place {
+        let size = size_of::<T>();
+        Place {
+            buffer: self.buffer,
+            start: self.start * size,
+            len: self.len * size,
+        }
+    }
+}
+
+impl From<Slot> for View<f32> {
+    fn from(slot: Slot) -> View<f32> {
+        View {
+            buffer: ARENA,
+            start: slot.start,
+            len: slot.len,
+            of: PhantomData,
+        }
+    }
+}
+
+/// A range of bytes of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub buffer: Buffer,
+    pub start: usize,
+    pub len: usize,
+}
+
+impl Place {
+    /// Where it is, given where the buffers are.
+    pub fn address(self, addresses: &[u64]) -> u64 {
+        addresses[self.buffer.0] + self.start as u64
+    }
+}
+
+/// Blocks of a launch, and the dynamic shared memory of each in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    pub blocks: [u32; 3],
+    pub shared: u32,
+}
+
+impl From<usize> for Grid {
+    fn from(blocks: usize) -> Grid {
+        (blocks, 1).into()
+    }
+}
+
+impl From<(usize, usize)> for Grid {
+    fn from((x, y): (usize, usize)) -> Grid {
+        let count = |n: usize| u32::try_from(n).expect("a grid of fewer than 2^32 blocks");
+        Grid {
+            blocks: [count(x), count(y), 1],
+            shared: 0,
+        }
+    }
+}
+
+/// Blocks of 256 threads that treat `n` elements, several each where there are many.
+pub fn elementwise(n: usize) -> Grid {
+    const MOST: usize = 1024;
+    n.div_ceil(256).clamp(1, MOST).into()
+}
+
+pub(super) enum Argument {
+    Read(Place),
+    Write(Place),
+    /// A number, little-endian from the first byte.
+    Value([u8; 8]),
+}
+
+impl Argument {
+    pub(super) fn value<T: Pod>(value: T) -> Argument {
+        let mut bytes = [0; 8];
+        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
+        Argument::Value(bytes)
+    }
+}
+
+/// One launch of a kernel.
+pub struct Launch {
+    pub kernel: &'static Kernel,
+    pub grid: Grid,
+    pub(super) arguments: Vec<Argument>,
+}
+
+impl Launch {
+    /// Bytes of the ranges that it names, each once.
+    pub fn bytes(&self) -> usize {
+        let mut places: Vec<Place> = Vec::new();
+        for argument in &self.arguments {
+            if let Argument::Read(place) | Argument::Write(place) = argument
+                && !places.contains(place)
+            {
+                places.push(*place);
+            }
+        }
+        places.iter().map(|place| place.len).sum()
+    }
+}
+
+/// How matrix products are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// In single precision, every product and every sum.
+    #[default]
+    Fp32,
+    /// On tensor cores: operands rounded to TF32, sums in single precision.
+    Tf32,
+}
+
+impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+        }
+    }
+}
+
+/// Launches, one after the other.
+#[derive(Default)]
+pub struct Queue {
+    launches: Vec<Launch>,
+    /// Of linear layers' products.
+    pub precision: Precision,
+}
+
+impl Queue {
+    pub fn new(precision: Precision) -> Queue {
+        Queue {
+            launches: Vec::new(),
+            precision,
+        }
+    }
+
+    pub(super) fn push(&mut self, kernel: &'static Kernel, grid: Grid, arguments: Vec<Argument>) {
+        let empty = grid.blocks.contains(&0);
+        assert!(!empty, "{}: a grid without blocks", kernel.name);
+        self.launches.push(Launch {
+            kernel,
+            grid,
+            arguments,
+        });
+    }
+
+    pub fn launches(&self) -> &[Launch] {
+        &self.launches
+    }
+}
+
+/// What a machine must be able to do. Addresses are its own.
+pub(super) trait Machine: Send {
+    /// Memory that holds anything. `name` is for reports.
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64>;
+    fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()>;
+    /// After everything that was run before.
+    fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()>;
+    /// A program's number. `addresses` are those of the buffers.
+    fn prepare(&mut self, launches: Vec<Launch>, addresses: &[u64]) -> Result<usize>;
+    fn run(&mut self, program: usize) -> Result<()>;
+    /// Runs it and waits: the seconds that it took, by the machine's own clock.
+    fn time(&mut self, program: usize) -> Result<f64>;
+}
+
+/// A machine and the buffers on it. All of them are gone with it.
+pub struct Gpu {
+    machine: Box<dyn Machine>,
+    addresses: Vec<u64>,
+    traffic: Traffic,
+}
+
+/// What a [`Gpu`] has been asked for so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub allocations: usize,
+    pub uploads: usize,
+    pub downloads: usize,
+    pub programs: usize,
+}
+
+/// A queue made ready on a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Program(usize);
+
+impl Gpu {
+    /// Opens a device that runs kernels.
+    pub fn open(device: Device) -> Result<Gpu> {
+        let machine: Box<dyn Machine> = match device {
+            Device::Cpu => return Err(Error::usage("the CPU runs no kernels")),
+            Device::Emulator => Box::new(emulator::Emulator::open(emulator::Schedule::default())?),
+            Device::Cuda(index) => Box::new(cuda::Cuda::open(index)?),
+        };
+        Ok(Gpu::on(machine))
+    }
+
+    /// The emulator with a schedule of its threads, for tests.
+    pub fn emulator(schedule: emulator::Schedule) -> Result<Gpu> {
+        Ok(Gpu::on(Box::new(emulator::Emulator::open(schedule)?)))
+    }
+
+    fn on(machine: Box<dyn Machine>) -> Gpu {
+        Gpu {
+            machine,
+            addresses: Vec::new(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// A new buffer of `len` elements. The first one is the arena.
+    pub fn alloc<T: Pod>(&mut self, name: &str, len: usize) -> Result<View<T>> {
+        let address = self.machine.alloc(name, len * size_of::<T>())?;
+        self.addresses.push(address);
+        self.traffic.allocations += 1;
+        Ok(View {
+            buffer: Buffer(self.addresses.len() - 1),
+            start: 0,
+            len,
+            of: PhantomData,
+        })
+    }
+
+    /// A new buffer that holds `data`.
+    pub fn alloc_with<T: Pod>(&mut self, name: &str, data: &[T]) -> Result<View<T>> {
+        let view = self.alloc(name, data.len())?;
+        self.upload(view, data)?;
+        Ok(view)
+    }
+
+    /// # Panics
+    /// If view and data differ in length.
+    pub fn upload<T: Pod>(&mut self, to: impl Into<View<T>>, data: &[T]) -> Result<()> {
+        let to = to.into();
+        assert_eq!(to.len, data.len(), "an upload of another length");
+        self.traffic.uploads += 1;
+        let address = self.address(to);
+        self.machine.upload(address, bytemuck::cast_slice(data))
+    }
+
+    pub fn download<T: Pod>(&mut self, from: impl Into<View<T>>) -> Result<Vec<T>> {
+        let from = from.into();
+        let mut data = vec![T::zeroed(); from.len];
+        self.traffic.downloads += 1;
+        let address = self.address(from);
+        self.machine
+            .download(address, bytemuck::cast_slice_mut(&mut data))?;
+        Ok(data)
+    }
+
+    fn address<T>(&self, view: View<T>) -> u64 {
+        self.addresses[view.buffer.0] + view.bytes().start as u64
+    }
+
+    pub fn prepare(&mut self, queue: Queue) -> Result<Program> {
+        self.traffic.programs += 1;
+        let program = self.machine.prepare(queue.launches, &self.addresses)?;
+        Ok(Program(program))
+    }
+
+    /// Starts a program, after everything that was started before. A fault may be reported by a later call.
+    pub fn run(&mut self, program: Program) -> Result<()> {
+        self.machine.run(program.0)
+    }
+
+    /// Runs a program and gives the seconds that it took.
+    pub fn time(&mut self, program: Program) -> Result<f64> {
+        self.machine.time(program.0)
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+}

@@ -1,0 +1,385 @@
+//! A run on a device that runs kernels. Data, parameters and the optimizer's state stay there.
+//!
+//! Everything that a step needs from the host is drawn once per epoch: the order of the samples and a table of
+//! [`Step`]s, from which the first kernel of each step takes the next entry. So all steps are the same program, and what
+//! they report (step sizes, norms, losses and scores) is read after the epoch.
+
+use super::Watch;
+use super::checkpoint::Snapshot;
+use super::network::Plans;
+use super::worker::{Trained, Worker};
+use crate::config::RunConfig;
+use crate::data::{Pair, Part, Split};
+use crate::device::gpu::{DeviceScalars, Gpu, Program, Queue, Step, View, elementwise, kernels};
+use crate::device::{Slot, Target};
+use crate::error::{Error, Result};
+use crate::graph::{Layout, Params, Plan};
+use crate::optim::{MAX_STATE, Method, Moment, SUMS, Update, sum_blocks};
+use crate::random::run_seed;
+
+/// One half of a data set on the device.
+struct Half {
+    features: Features,
+    /// (samples, targets)
+    targets: View<f32>,
+    len: usize,
+}
+
+enum Features {
+    /// (samples, features)
+    Floats(View<f32>),
+    Bytes {
+        values: View<u8>,
+        /// (channels, 256)
+        table: View<f32>,
+        channels: usize,
+    },
+}
+
+impl Half {
+    fn new(gpu: &mut Gpu, split: &Split) -> Result<Half> {
+        let size = |shape: &[usize]| shape.iter().product::<usize>();
+        let all: Vec<u32> = (0..split.len() as u32).collect();
+        let mut y = vec![0.0; split.len() * size(split.target_shape())];
+        let features = match split.bytes() {
+            Some((bytes, tables)) => {
+                let mut x = vec![0.0; size(split.input_shape())];
+                for (index, y) in all
+                    .iter()
+                    .zip(y.chunks_exact_mut(size(split.target_shape())))
+                {
+                    split.gather(&[*index], &[], &mut x, y);
+                }
+                Features::Bytes {
+                    values: gpu.alloc_with("the samples", bytes)?,
+                    table: gpu.alloc_with("the table of pixel values", tables.as_flattened())?,
+                    channels: tables.len(),
+                }
+            }
+            None => {
+                let mut x = vec![0.0; split.len() * size(split.input_shape())];
+                split.gather(&all, &[], &mut x, &mut y);
+                Features::Floats(gpu.alloc_with("the samples", &x)?)
+            }
+        };
+        Ok(Half {
+            features,
+            targets: gpu.alloc_with("the targets", &y)?,
+            len: split.len(),
+        })
+    }
+
+    /// Queues the gathering of a plan's inputs, `samples` at the places that `order` names.
+    fn gather(
+        &self,
+        plan: &Plan,
+        samples: usize,
+        order: View<u32>,
+        now: View<Step>,
+        q: &mut Queue,
+    ) {
+        let [x, y] = [plan.inputs[0], plan.inputs[1]];
+        let rows = samples as i32;
+        let width = |slot: Slot| (slot.len / samples) as i32;
+        match self.features {
+            Features::Floats(data) => {
+                kernels::gather_floats(q, elementwise(x.len), data, order, now, x, width(x), rows);
+            }
+            Features::Bytes {
+                values,
+                table,
+                channels,
+            } => {
+                let (grid, channels) = (elementwise(x.len), channels as i32);
+                let width = width(x);
+                kernels::gather_bytes(q, grid, values, table, order, now, x, width, channels, rows);
+            }
+        }
+        let grid = elementwise(y.len);
+        kernels::gather_floats(q, grid, self.targets, order, now, y, width(y), rows);
+    }
+}
+
+/// The evaluation of one half: programs and how often to run each, in order.
+type Evaluation = Vec<(Program, usize)>;
+
+pub(super) struct Resident {
+    gpu: Gpu,
+    params: Params,
+    layout: Layout,
+    /// Batches in the running averages before the first step.
+    batches_tracked: u64,
+    method: Method,
+    seed: u64,
+    batch_size: usize,
+    /// Training steps done.
+    clock: u64,
+    steps: View<Step>,
+    /// How many entries of a table of steps were taken.
+    taken: View<i32>,
+    order: View<u32>,
+    step_sizes: View<f64>,
+    scalars: View<DeviceScalars>,
+    sums: View<f64>,
+    squares: View<f64>,
+    train: Program,
+    norms: Program,
+    train_half: (usize, Evaluation),
+    val_half: (usize, Evaluation),
+}
+
+impl Resident {
+    /// # Errors
+    /// If the device cannot be opened, or an op of the model has no kernels.
+    pub fn new(
+        plans: Plans,
+        config: &RunConfig,
+        data: &Pair,
+        target: Target,
+        batches_tracked: u64,
+    ) -> Result<Resident> {
+        if data.train.is_augmented() {
+            return Err(Error::usage(format!(
+                "data set {}: there is no kernel for augmented images yet; train with --device cpu",
+                config.dataset
+            )));
+        }
+        let method = Method::new(&config.opt)?;
+        let mut gpu = Gpu::open(target.device)?;
+        let precision = target.linear();
+        let layout = Layout::new(&plans.params);
+        let ends = plans.eval.iter().map(|(_, plan)| plan.end());
+        let floats = ends.chain([plans.train.end(), layout.end()]).max();
+        gpu.alloc::<f32>("parameters and activations", floats.unwrap_or(0))?;
+        gpu.upload(layout.values, &plans.params.values)?;
+        gpu.upload(layout.buffers, &plans.params.buffer_values)?;
+        let halves = [
+            Half::new(&mut gpu, &data.train)?,
+            Half::new(&mut gpu, &data.val)?,
+        ];
+        let n = plans.params.values.len();
+        let (batch_size, batches) = (config.batch_size, data.train.len() / config.batch_size);
+        let longest = data.train.len().max(data.val.len());
+        let in_order: Vec<u32> = (0..longest as u32).collect();
+        let eval_step = |i: usize| Step {
+            first: (i * plans.eval_size) as i64,
+            ..Step::default()
+        };
+        let eval_steps: Vec<Step> = (0..longest.div_ceil(plans.eval_size))
+            .map(eval_step)
+            .collect();
+        let scalars = DeviceScalars {
+            lower_bound: method.optimizer.initial_scalars().lower_bound,
+            ..DeviceScalars::default()
+        };
+        let zeros = vec![0.0f32; n];
+        let mut state = |i: usize| match i < method.vectors {
+            true => gpu.alloc_with("the optimizer's state", &zeros),
+            false => gpu.alloc("no state", 0),
+        };
+        let state: [View<f32>; MAX_STATE] = [state(0)?, state(1)?];
+        let in_order = gpu.alloc_with("the order of evaluation", &in_order)?;
+        let eval_steps = gpu.alloc_with("steps of evaluation", &eval_steps)?;
+        let now = gpu.alloc_with("the step", &[Step::default()])?;
+        let taken = gpu.alloc_with("steps taken", &[0i32])?;
+        let steps = gpu.alloc("steps of an epoch", batches)?;
+        let order = gpu.alloc("the order of the samples", data.train.len())?;
+        let step_sizes = gpu.alloc("step sizes", batches)?;
+        let scalars = gpu.alloc_with("scalars", &[scalars])?;
+        let partial: View<f64> = gpu.alloc("partial sums", SUMS * sum_blocks(n))?;
+        let sums = gpu.alloc("sums of losses and scores", 2)?;
+        let squares = gpu.alloc("squares of norms", 2)?;
+
+        let mut q = Queue::new(precision);
+        let plan = &plans.train;
+        kernels::begin_step(&mut q, 1, steps, taken, now, plan.seed);
+        halves[0].gather(plan, batch_size, order, now, &mut q);
+        plan.queue(now, &mut q)?;
+        let update = Update {
+            w: layout.values,
+            g: layout.grads,
+            state,
+            loss: plan.outputs[0],
+            now,
+            scalars,
+            partial,
+            step_sizes,
+        };
+        method.optimizer.queue(&update, &mut q);
+        let train = gpu.prepare(q)?;
+
+        let mut q = Queue::default();
+        let blocks = sum_blocks(n);
+        kernels::norm_sums(
+            &mut q,
+            blocks,
+            layout.values,
+            layout.grads,
+            partial,
+            n as i64,
+        );
+        kernels::norms(&mut q, 1, partial, blocks as i32, squares);
+        let norms = gpu.prepare(q)?;
+
+        let mut evaluation = |half: &Half| -> Result<(usize, Evaluation)> {
+            let (whole, left) = (half.len / plans.eval_size, half.len % plans.eval_size);
+            let mut programs = Vec::new();
+            for (samples, times) in [(plans.eval_size, whole), (left, 1)] {
+                if samples == 0 || times == 0 {
+                    continue;
+                }
+                let mut q = Queue::new(precision);
+                let plan = plans.eval(samples);
+                // There is no seed to set; the loss is written over by the plan.
+                kernels::begin_step(&mut q, 1, eval_steps, taken, now, plan.outputs[0]);
+                half.gather(plan, samples, in_order, now, &mut q);
+                plan.queue(now, &mut q)?;
+                // A loss and a score for each batch, as on the CPU: sums over more samples would overflow earlier.
+                let batches = (0..samples).step_by(batch_size);
+                for (start, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
+                    let n = batch_size.min(samples - start) as i32;
+                    kernels::add_scores(&mut q, 1, outputs[0], outputs[1], sums, n);
+                }
+                programs.push((gpu.prepare(q)?, times));
+            }
+            Ok((half.len, programs))
+        };
+        let (train_half, val_half) = (evaluation(&halves[0])?, evaluation(&halves[1])?);
+        Ok(Resident {
+            gpu,
+            params: plans.params,
+            layout,
+            batches_tracked,
+            method,
+            seed: run_seed(config.run_id),
+            batch_size,
+            clock: 0,
+            steps,
+            taken,
+            order,
+            step_sizes,
+            scalars,
+            sums,
+            squares,
+            train,
+            norms,
+            train_half,
+            val_half,
+        })
+    }
+}
+
+impl Worker for Resident {
+    fn epoch(&mut self, lr: f64, order: &[u32], watch: &dyn Watch) -> Result<Option<Trained>> {
+        let step = |i: usize| {
+            let at = Moment {
+                k: self.clock + i as u64 + 1,
+                lr,
+                initial_lr: self.method.initial_lr,
+            };
+            Step {
+                seed: self.seed,
+                clock: self.clock + i as u64,
+                first: (i * self.batch_size) as i64,
+                slot: i as i64,
+                c: self.method.optimizer.coefficients(at),
+            }
+        };
+        let steps: Vec<Step> = (0..self.steps.len).map(step).collect();
+        self.gpu.upload(self.steps, &steps)?;
+        self.gpu.upload(self.order, order)?;
+        self.gpu.upload(self.taken, &[0])?;
+        for _ in 0..steps.len() {
+            self.gpu.run(self.train)?;
+            if watch.stop() {
+                return Ok(None);
+            }
+        }
+        self.clock += steps.len() as u64;
+        self.gpu.run(self.norms)?;
+        let squares = self.gpu.download(self.squares)?;
+        let scalars = self.gpu.download(self.scalars)?[0];
+        Ok(Some(Trained {
+            step_sizes: self.gpu.download(self.step_sizes)?,
+            model_norm: (squares[0] as f32).sqrt(),
+            grad_norm: (squares[1] as f32).sqrt(),
+            lower_bound: scalars.lower_bound,
+            h: scalars.h,
+        }))
+    }
+
+    fn evaluate(&mut self, part: Part) -> Result<(f64, f64)> {
+        let (len, programs) = match part {
+            Part::Train => &self.train_half,
+            Part::Val => &self.val_half,
+        };
+        self.gpu.upload(self.taken, &[0])?;
+        self.gpu.upload(self.sums, &[0.0; 2])?;
+        for (program, times) in programs {
+            for _ in 0..*times {
+                self.gpu.run(*program)?;
+            }
+        }
+        let sums = self.gpu.download(self.sums)?;
+        let n = *len as f64;
+        Ok((sums[0] / n, sums[1] / n))
+    }
+
+    fn finish(&mut self, watch: &dyn Watch) -> Result<()> {
+        let values = self.gpu.download::<f32>(self.layout.values)?;
+        let buffers = self.gpu.download::<f32>(self.layout.buffers)?;
+        watch.trained(&Snapshot {
+            params: &self.params,
+            values: &values,
+            buffers: &buffers,
+            batches_tracked: self.batches_tracked + self.clock,
+        })
+    }
+}
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::{Library, fetch};
+    use crate::device::Device;
+    use crate::graph::Mode;
+
+    struct Unwatched;
+
+    impl Watch for Unwatched {}
+
+    #[test]
+    fn later_epochs_allocate_nothing_and_upload_tables_alone() {
+        let config = json!({
+            "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
+            "model_kwargs": {"bias": true}, "loss_func": "squared", "score_func": "squared",
+            "opt": {"name": "momo", "lr": 0.1}, "batch_size": 4, "max_epoch": 2, "run_id": 0,
+        });
+        let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let data = library.load(&config).unwrap();
+        let target = Target {
+            device: Device::Emulator,
+            precision: None,
+        };
+        let plans = Plans::new(&config, &data.train, &data.val, target.device, Mode::Train);
+        let mut run = Resident::new(plans.unwrap(), &config, &data, target, 0).unwrap();
+        let order: Vec<u32> = (0..40).rev().collect();
+        let mut epoch = || {
+            let before = run.gpu.traffic();
+            run.epoch(0.1, &order, &Unwatched).unwrap().unwrap();
+            run.evaluate(Part::Train).unwrap();
+            run.evaluate(Part::Val).unwrap();
+            let after = run.gpu.traffic();
+            assert_eq!(after.allocations, before.allocations);
+            assert_eq!(after.programs, before.programs);
+            // Steps, order and count; a count and sums per half. Norms, scalars and step sizes; sums per half.
+            assert_eq!(after.uploads - before.uploads, 3 + 2 * 2);
+            assert_eq!(after.downloads - before.downloads, 3 + 2);
+        };
+        epoch();
+        epoch();
+    }
+}

@@ -1,0 +1,456 @@
+//! The kernels against the CPU bodies: every op of the table, under several schedules of the emulator, and on a GPU
+//! where there is one (`REQUIRE_GPU=1` makes its absence a failure).
+
+mod common;
+
+use common::Draws;
+use serde_json::{Map, Value, json};
+use stepback_native::config::RunConfig;
+use stepback_native::data::{Library, fetch};
+use stepback_native::device::gpu::{DeviceScalars, Gpu, Precision, Queue, Step};
+use stepback_native::device::{self, Device, Schedule, Slot, Target};
+use stepback_native::graph::{
+    Bwd, Clock, Fwd, Layout, Memory, Mode, Op, Params, Plan, Range, Targets,
+};
+use stepback_native::ops::{Case, Data, ROWS};
+use stepback_native::optim::{MAX_STATE, Method, Moment, SUMS, State, Update, sum_blocks};
+use stepback_native::random::torch::Generator;
+use stepback_native::train::{Watch, run};
+
+const CLOCK: Clock = Clock { seed: 3, step: 5 };
+
+/// A case's parameters, data and upstream gradient, and its plan for a device.
+struct Bench {
+    params: Params,
+    plan: Plan,
+    data: Vec<f32>,
+    upstream: Vec<f32>,
+}
+
+impl Bench {
+    fn new(case: &Case, device: Device) -> Bench {
+        let mut draws = Draws::new(21);
+        let mut params = Params::new(Generator::new(21));
+        let ranges: Vec<Range> = case
+            .inputs
+            .iter()
+            .map(|shape| params.normal("x", shape, 1.0))
+            .collect();
+        let data = case.data.map_or(Vec::new(), |(shape, kind)| {
+            let n = shape.iter().product();
+            match kind {
+                Data::Normal => draws.normal(n),
+                Data::Signs => draws.normal(n).into_iter().map(f32::signum).collect(),
+                Data::Indices(bounds) => (0..n)
+                    .map(|i| draws.below(bounds[i % bounds.len()]) as f32)
+                    .collect(),
+            }
+        });
+        let plan = Plan::record(&params, Mode::Train, device, |tape| {
+            let mut operands: Vec<_> = ranges.iter().map(|r| tape.param(*r)).collect();
+            operands.extend(case.data.map(|(shape, _)| tape.input(shape)));
+            let y = (case.apply)(&operands);
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        });
+        let upstream = draws.normal(plan.outputs[0].len);
+        Bench {
+            params,
+            plan,
+            data,
+            upstream,
+        }
+    }
+
+    /// Output and gradient by the CPU bodies.
+    fn on_cpu(&self) -> (Vec<f32>, Vec<f32>) {
+        let mut memory = Memory::new(&self.params, &[&self.plan]);
+        for slot in &self.plan.inputs {
+            memory.get_mut(*slot).copy_from_slice(&self.data);
+        }
+        memory
+            .get_mut(self.plan.seed)
+            .copy_from_slice(&self.upstream);
+        self.plan.run(&mut memory, CLOCK);
+        let y = memory.get(self.plan.outputs[0]).to_vec();
+        (y, memory.grads().to_vec())
+    }
+
+    /// Output and gradient by the kernels, twice: the second run finds what the first left. None if an op has
+    /// no kernels.
+    fn on(&self, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
+        let layout = Layout::new(&self.params);
+        let floats = self.plan.end().max(layout.end());
+        // What no kernel writes stays a NaN.
+        gpu.alloc_with("arena", &vec![f32::NAN; floats]).unwrap();
+        let now = Step {
+            seed: CLOCK.seed,
+            clock: CLOCK.step,
+            ..Step::default()
+        };
+        let now = gpu.alloc_with("step", &[now]).unwrap();
+        let mut queue = Queue::new(precision);
+        self.plan.queue(now, &mut queue).ok()?;
+        assert!(!queue.launches().is_empty());
+        let program = gpu.prepare(queue).unwrap();
+        gpu.upload(layout.values, &self.params.values).unwrap();
+        for slot in &self.plan.inputs {
+            gpu.upload(*slot, &self.data).unwrap();
+        }
+        Some([(); 2].map(|()| {
+            gpu.upload(self.plan.seed, &self.upstream).unwrap();
+            gpu.run(program).unwrap();
+            let y = gpu.download(self.plan.outputs[0]).unwrap();
+            (y, gpu.download(layout.grads).unwrap())
+        }))
+    }
+}
+
+/// The largest distance of two entries, relative to the largest entry of the second (or 1e-3).
+fn error(ours: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(ours.len(), expected.len());
+    let size = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+    let distance = |(x, y): (&f32, &f32)| if x == y { 0.0 } else { (x - y).abs() };
+    let distances = ours.iter().zip(expected).map(distance);
+    // A NaN is as far as can be.
+    distances.fold(
+        0.0,
+        |m: f32, d| if d.is_nan() { f32::INFINITY } else { m.max(d) },
+    ) / size
+}
+
+/// The ops that have kernels.
+const PORTED: &[&str] = &[
+    "add",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "linear",
+    "logistic",
+    "relu",
+    "row_dot",
+    "rows",
+    "squared",
+];
+
+/// Runs every case of every op that is ported on machines that `open` makes.
+fn compare_all(device: Device, precision: Precision, tolerance: f32, open: &dyn Fn() -> Gpu) {
+    for (row, case) in ROWS
+        .iter()
+        .flat_map(|r| r.cases.iter().map(move |c| (r, c)))
+    {
+        let results = Bench::new(case, device).on(&mut open(), precision);
+        assert_eq!(
+            results.is_some(),
+            PORTED.contains(&row.name),
+            "{}",
+            row.name
+        );
+        let Some([first, second]) = results else {
+            continue;
+        };
+        let (y, grad) = Bench::new(case, Device::Cpu).on_cpu();
+        let what = format!("{} ({})", row.name, case.about);
+        for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
+            let error = error(ours, expected);
+            assert!(error <= tolerance, "{what}: {name} is {error:.1e} off");
+        }
+        let bits = |v: &(Vec<f32>, Vec<f32>)| -> Vec<u32> {
+            v.0.iter().chain(&v.1).map(|x| x.to_bits()).collect()
+        };
+        assert!(
+            bits(&first) == bits(&second),
+            "{what}: a second run differs"
+        );
+    }
+}
+
+fn emulated(precision: Precision, tolerance: f32) {
+    if device::emulator_usable().is_err() {
+        eprintln!("skipped: no emulator in this build");
+        return;
+    }
+    for schedule in Schedule::all() {
+        let open = || Gpu::emulator(schedule).unwrap();
+        compare_all(Device::Emulator, precision, tolerance, &open);
+    }
+}
+
+#[test]
+fn kernels_compute_what_the_cpu_does() {
+    emulated(Precision::Fp32, 1e-5);
+}
+
+#[test]
+fn tensor_core_kernels_compute_what_the_cpu_does() {
+    emulated(Precision::Tf32, 2e-3);
+}
+
+#[test]
+fn on_a_gpu_too() {
+    if let Err(why) = device::usable_gpus() {
+        let required = std::env::var_os("REQUIRE_GPU").is_some();
+        assert!(!required, "REQUIRE_GPU is set, but {}", why.message);
+        eprintln!("skipped: {}", why.message);
+        return;
+    }
+    let open = || Gpu::open(Device::Cuda(0)).unwrap();
+    compare_all(Device::Cuda(0), Precision::Fp32, 1e-5, &open);
+    compare_all(Device::Cuda(0), Precision::Tf32, 2e-3, &open);
+}
+
+/// Every size of a product modulo the tiles, and more than one tile each way.
+#[test]
+fn linear_layers_of_awkward_sizes() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    for [rows, inputs, outputs] in [[1, 1, 1], [33, 65, 31], [32, 32, 64], [70, 33, 97]] {
+        let record = |device| {
+            let mut params = Params::new(Generator::new(5));
+            let x = params.normal("x", &[rows, inputs], 1.0);
+            let w = params.normal("w", &[outputs, inputs], 1.0);
+            let b = params.normal("b", &[outputs], 1.0);
+            let plan = Plan::record(&params, Mode::Train, device, |tape| {
+                let [x, w, b] = [x, w, b].map(|r| tape.param(r));
+                let y = x.linear(w, Some(b));
+                Targets {
+                    outputs: vec![y],
+                    backward: Some(y),
+                }
+            });
+            let upstream = Draws::new(9).normal(rows * outputs);
+            Bench {
+                params,
+                plan,
+                data: Vec::new(),
+                upstream,
+            }
+        };
+        let (y, grad) = record(Device::Cpu).on_cpu();
+        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
+            let mut gpu = Gpu::open(Device::Emulator).unwrap();
+            let [ours, _] = record(Device::Emulator).on(&mut gpu, precision).unwrap();
+            let errors = [error(&ours.0, &y), error(&ours.1, &grad)];
+            assert!(
+                errors.iter().all(|e| *e <= tolerance),
+                "{rows}x{inputs} to {outputs}, {precision:?}: {errors:?}"
+            );
+            // TF32 must not be the other kernel under another name.
+            if precision == Precision::Tf32 && inputs > 30 {
+                assert!(errors[0] > 1e-6, "{errors:?}");
+            }
+        }
+    }
+}
+
+struct Unported;
+
+impl Op for Unported {
+    fn name(&self) -> &'static str {
+        "unported"
+    }
+    fn cpu_fwd(&self, _: Fwd<'_>) {}
+    fn cpu_bwd(&self, _: Bwd<'_>) {}
+}
+
+#[test]
+fn an_op_without_kernels_is_refused_before_anything_runs() {
+    let params = Params::new(Generator::new(1));
+    let plan = Plan::record(&params, Mode::Eval, Device::Emulator, |tape| {
+        let x = tape.input(&[2]);
+        Targets {
+            outputs: vec![tape.apply(Unported, &[x], &[2])],
+            backward: None,
+        }
+    });
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    let mut gpu = Gpu::open(Device::Emulator).unwrap();
+    let now = gpu.alloc("step", 1).unwrap();
+    let error = plan.queue(now, &mut Queue::default()).unwrap_err();
+    assert!(error.message.contains("op unported has no CUDA kernel"));
+    assert_eq!(error.kind.exit_code(), 2);
+}
+
+/// The optimizer objects of the golden paths: every method, with every key.
+fn optimizers() -> Vec<Map<String, Value>> {
+    // In the binary, which may be carried to a machine with a GPU.
+    let text = include_str!("../records/goldens/optimizers.json");
+    let file: Value = serde_json::from_str(text).unwrap();
+    let cases = file["cases"].as_array().unwrap();
+    cases
+        .iter()
+        .map(|c| c["opt"].as_object().unwrap().clone())
+        .collect()
+}
+
+/// Ten steps of each method by its kernels and by its CPU body, which `tests/optim.rs` compares with PyTorch.
+fn optimizers_agree(open: &dyn Fn() -> Gpu) {
+    const STEPS: usize = 10;
+    let n = 5000;
+    for opt in optimizers() {
+        let method = Method::new(&opt).unwrap();
+        let mut state = State::new(&opt, n).unwrap();
+        let mut draws = Draws::new(31);
+        let mut w = draws.normal(n);
+        let mut gpu = open();
+        let slot = |i: usize, len| Slot { start: i * n, len };
+        let (dw, dg, loss) = (slot(0, n), slot(1, n), slot(2, 1));
+        gpu.alloc_with("arena", &vec![0f32; 2 * n + 1]).unwrap();
+        let zeros = vec![0f32; n];
+        let vectors = [(); MAX_STATE].map(|()| gpu.alloc_with("state", &zeros).unwrap());
+        let now = gpu.alloc("step", 1).unwrap();
+        let scalars = gpu
+            .alloc_with(
+                "scalars",
+                &[DeviceScalars {
+                    lower_bound: method.optimizer.initial_scalars().lower_bound,
+                    ..DeviceScalars::default()
+                }],
+            )
+            .unwrap();
+        let step_sizes = gpu.alloc_with("step sizes", &[0f64; STEPS]).unwrap();
+        let update = Update {
+            w: dw,
+            g: dg,
+            state: vectors,
+            loss,
+            now,
+            scalars,
+            partial: gpu.alloc("partial sums", SUMS * sum_blocks(n)).unwrap(),
+            step_sizes,
+        };
+        let mut queue = Queue::default();
+        method.optimizer.queue(&update, &mut queue);
+        let program = gpu.prepare(queue).unwrap();
+        gpu.upload(dw, &w).unwrap();
+        let mut sizes = Vec::new();
+        for k in 0..STEPS {
+            // The learning rate changes, as a schedule changes it.
+            let lr = method.initial_lr / (1 + k / 4) as f64;
+            let noise = draws.normal(n);
+            let g: Vec<f32> = w.iter().zip(&noise).map(|(w, x)| w + 0.3 * x).collect();
+            let f = 0.5 * w.iter().map(|w| w * w).sum::<f32>();
+            let at = Moment {
+                k: k as u64 + 1,
+                lr,
+                initial_lr: method.initial_lr,
+            };
+            let step = Step {
+                slot: k as i64,
+                c: method.optimizer.coefficients(at),
+                ..Step::default()
+            };
+            gpu.upload(now, &[step]).unwrap();
+            gpu.upload(dg, &g).unwrap();
+            gpu.upload(loss, &[f]).unwrap();
+            gpu.run(program).unwrap();
+            state.step(lr, f, &mut w, &g);
+            sizes.push(state.step_size());
+            let error = error(&gpu.download::<f32>(dw).unwrap(), &w);
+            assert!(error <= 1e-5, "{opt:?}: step {k} is {error:.1e} off");
+        }
+        let theirs = gpu.download(step_sizes).unwrap();
+        let close = |x: f64, y: f64| (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
+        for (k, (x, y)) in theirs.iter().zip(&sizes).enumerate() {
+            assert!(close(*x, *y), "{opt:?}: step size {k} is {x}, not {y}");
+        }
+        let last = gpu.download(scalars).unwrap()[0];
+        assert!(close(last.lower_bound, state.lower_bound()), "{opt:?}");
+        assert!(
+            close(last.h, state.h()),
+            "{opt:?}: {} {}",
+            last.h,
+            state.h()
+        );
+    }
+}
+
+#[test]
+fn optimizers_step_as_on_the_cpu() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    for schedule in Schedule::all() {
+        optimizers_agree(&|| Gpu::emulator(schedule).unwrap());
+    }
+    if device::usable_gpus().is_ok() {
+        optimizers_agree(&|| Gpu::open(Device::Cuda(0)).unwrap());
+    }
+}
+
+struct Unwatched;
+
+impl Watch for Unwatched {}
+
+/// Whole runs through loader, plans, kernels and updates.
+#[test]
+fn runs_on_the_emulator_are_those_of_the_cpu() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    let opts = [
+        json!({"name": "momo-adam-star", "lr": 0.01, "lb": -1.0}),
+        json!({"name": "sgd-m", "lr": 0.1, "weight_decay": 0.01, "lr_schedule": "sqrt"}),
+        json!({"name": "prox-sps", "lr": 1.0}),
+    ];
+    let mut configs: Vec<Value> = opts
+        .into_iter()
+        .map(|opt| {
+            json!({
+                "dataset": "synthetic_linear", "dataset_kwargs": {"p": 7, "n_samples": 53},
+                "model": "linear", "model_kwargs": {"bias": true}, "loss_func": "logistic",
+                "score_func": "logistic_accuracy", "opt": opt, "batch_size": 8, "max_epoch": 3, "run_id": 1,
+            })
+        })
+        .collect();
+    configs.push(json!({
+        "dataset": "synthetic_matrix_fac", "dataset_kwargs": {"p": 6, "q": 10, "n_samples": 40, "noise": 0.0,
+        "condition_number": 1e-5}, "model": "matrix_fac", "model_kwargs": {"rank": 4}, "loss_func": "squared",
+        "score_func": "squared", "opt": {"name": "adamw", "lr": 0.01}, "batch_size": 10, "max_epoch": 2, "run_id": 0,
+    }));
+    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    for config in configs {
+        let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+        let data = library.load(&config).unwrap();
+        let trained = |device| {
+            let target = Target {
+                device,
+                precision: None,
+            };
+            run(&config, &data, target, &Unwatched).unwrap().unwrap()
+        };
+        let (cpu, emulated) = (trained(Device::Cpu), trained(Device::Emulator));
+        assert_eq!(emulated.summary["device"], "emulator");
+        let again = trained(Device::Emulator);
+        for ((cpu, ours), again) in cpu
+            .history
+            .iter()
+            .zip(&emulated.history)
+            .zip(&again.history)
+        {
+            let numbers = |e: &stepback_native::results::Epoch| {
+                let mut all = vec![e.train_loss, e.train_score, e.val_loss, e.val_score];
+                all.extend([e.model_norm, e.grad_norm].map(f64::from));
+                all.extend(e.step_size_list.iter().flatten());
+                all.extend(e.fstar.iter().chain(&e.h));
+                all
+            };
+            assert_eq!(numbers(ours), numbers(again));
+            assert_eq!(numbers(ours).len(), numbers(cpu).len());
+            for (x, y) in numbers(ours).into_iter().zip(numbers(cpu)) {
+                let error = (x - y).abs() / y.abs().max(1e-2);
+                assert!(
+                    error < 1e-4,
+                    "{:?} epoch {}: {x} for {y}",
+                    config.opt,
+                    cpu.epoch
+                );
+            }
+        }
+    }
+}
