@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 #[derive(clap::Args, Debug)]
 pub struct Choice {
     /// auto, cpu, emulator, cuda, or cuda:N for GPU N; auto is a GPU if this binary has kernels and the machine
-    /// a driver, else the CPU
+    /// a driver, else the CPU [default: auto for bench-kernels, else cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Arithmetic of matrix products on a GPU [default: fp32 in linear layers]

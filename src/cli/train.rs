@@ -90,7 +90,8 @@ impl Train {
         if self.dry_run {
             return self.print_runs(&experiments);
         }
-        let target = self.device.target("auto")?;
+        // Not "auto" before the kernels have been seen on a GPU.
+        let target = self.device.target("cpu")?;
         use_threads(self.threads)?;
         let init = self.init_weights.as_deref().map(Checkpoint::read);
         let mut weights = Weights {
