@@ -5,14 +5,11 @@
 
 use serde_json::{Value, json};
 
-use crate::device::gpu::{
-    DeviceScalars, Gpu, Precision, Program, Queue, Step, View, elementwise, kernels,
-};
+use crate::device::gpu::{Gpu, Precision, Program, Queue, Step, View, elementwise, kernels};
 use crate::device::{Device, Slot, Target};
 use crate::error::Result;
-use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Range, Targets};
-use crate::ops::{Case, Data, ROWS};
-use crate::optim::{self, MAX_STATE, Method, Moment, SUMS, State, Update, sum_blocks};
+use crate::ops::{Case, Data, ROWS, distance};
+use crate::optim::{self, Method, Moment, State, Update};
 use crate::random::torch::Generator;
 
 /// One line of the report.
@@ -173,98 +170,25 @@ fn timed(gpu: &mut Gpu, program: Program, device: Device) -> Result<Option<f64>>
     }
 }
 
-/// Largest distance, relative to the largest expected number (or 1e-3).
-fn distance(ours: &[f32], expected: &[f32]) -> f32 {
-    let size = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-    let pairs = ours.iter().zip(expected);
-    let apart = |(x, y): (&f32, &f32)| if x == y { 0.0 } else { (x - y).abs() / size };
-    pairs
-        .map(apart)
-        .fold(0.0, |m: f32, d| if d > m || d.is_nan() { d } else { m })
-}
-
 /// Forward and gradient of one case; `None` where the op has no kernels.
 fn op(target: Target, name: &str, case: &Case) -> Result<Option<Measured>> {
-    const CLOCK: Clock = Clock { seed: 3, step: 5 };
-    let mut params = Params::new(Generator::new(1));
-    let ranges: Vec<Range> = case
-        .inputs
-        .iter()
-        .map(|s| params.normal("x", s, 1.0))
-        .collect();
-    let mut generator = Generator::new(2);
-    let data = case.data.map_or(Vec::new(), |(shape, kind)| {
-        let mut values = vec![0.0; shape.iter().product()];
-        generator.normal(&mut values, 0.0, 1.0);
-        for (i, value) in values.iter_mut().enumerate() {
-            match kind {
-                Data::Normal => {}
-                Data::Signs => *value = value.signum(),
-                Data::Indices(bounds) => {
-                    *value = generator.randint(bounds[i % bounds.len()] as u64) as f32;
-                }
-            }
-        }
-        values
-    });
-    let record = |device| {
-        Plan::record(&params, Mode::Train, device, |tape| {
-            let mut operands: Vec<_> = ranges.iter().map(|r| tape.param(*r)).collect();
-            operands.extend(case.data.map(|(shape, _)| tape.input(shape)));
-            let y = (case.apply)(&operands);
-            Targets {
-                outputs: vec![y],
-                backward: Some(y),
-            }
-        })
-    };
-    let (cpu, plan) = (record(Device::Cpu), record(target.device));
-    let layout = Layout::new(&params);
+    const SEED: u64 = 1;
+    let example = case.example(SEED, target.device);
     let mut gpu = Gpu::open(target.device)?;
-    gpu.alloc::<f32>("arena", plan.end().max(layout.end()))?;
-    let now = gpu.alloc_with(
-        "step",
-        &[Step {
-            seed: CLOCK.seed,
-            clock: CLOCK.step,
-            ..Step::default()
-        }],
-    )?;
-    let mut queue = Queue::new(target.linear());
-    if plan.queue(now, &mut queue).is_err() {
+    let Some(loaded) = example.load(&mut gpu, target.linear())? else {
         return Ok(None);
-    }
-    let launches = queue.launches().len();
-    let bytes = queue.launches().iter().map(|l| l.bytes()).sum();
-    let program = gpu.prepare(queue)?;
-    let ones = vec![1.0; plan.seed.len];
-    gpu.upload(layout.values, &params.values)?;
-    plan.inputs
-        .iter()
-        .try_for_each(|slot| gpu.upload(*slot, &data))?;
-    gpu.upload(plan.seed, &ones)?;
-    gpu.run(program)?;
-    let y = gpu.download(plan.outputs[0])?;
-    let grad = gpu.download(layout.grads)?;
-
-    let mut memory = Memory::new(&params, &[&cpu]);
-    for slot in &cpu.inputs {
-        memory.get_mut(*slot).copy_from_slice(&data);
-    }
-    memory.get_mut(cpu.seed).copy_from_slice(&ones);
-    cpu.run(&mut memory, CLOCK);
-    let errors = [
-        distance(&y, memory.get(cpu.outputs[0])),
-        distance(&grad, memory.grads()),
-    ];
+    };
+    let (y, grad) = example.run(&mut gpu, &loaded)?;
+    let on_cpu = case.example(SEED, Device::Cpu);
+    let (cpu_y, cpu_grad) = on_cpu.on_cpu(&on_cpu.params.values);
     Ok(Some(Measured {
         name: name.to_owned(),
         about: case.about.to_owned(),
-        launches,
-        bytes,
-        flops: plan.flops(),
-        seconds: timed(&mut gpu, program, target.device)?,
-        error: errors[0].max(errors[1]),
+        launches: loaded.launches,
+        bytes: loaded.bytes,
+        flops: example.plan.flops(),
+        seconds: timed(&mut gpu, loaded.program, target.device)?,
+        error: distance(&y, &cpu_y).max(distance(&grad, &cpu_grad)),
     }))
 }
 
@@ -282,9 +206,6 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     gpu.alloc::<f32>("arena", 2 * n + 1)?;
     let slot = |start, len| Slot { start, len };
     let (dw, dg, loss) = (slot(0, n), slot(n, n), slot(2 * n, 1));
-    let zeros = vec![0f32; n];
-    let mut vector = || gpu.alloc_with("state", &zeros);
-    let vectors: [View<f32>; MAX_STATE] = [vector()?, vector()?];
     let at = Moment {
         k: 1,
         lr: 0.01,
@@ -297,20 +218,7 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
             ..Step::default()
         }],
     )?;
-    let scalars = DeviceScalars {
-        lower_bound: method.optimizer.initial_scalars().lower_bound,
-        ..DeviceScalars::default()
-    };
-    let update = Update {
-        w: dw,
-        g: dg,
-        state: vectors,
-        loss,
-        now,
-        scalars: gpu.alloc_with("scalars", &[scalars])?,
-        partial: gpu.alloc("partial sums", SUMS * sum_blocks(n))?,
-        step_sizes: gpu.alloc("step sizes", 1)?,
-    };
+    let update = Update::new(&mut gpu, &method, [dw, dg, loss], now, 1)?;
     let mut queue = Queue::new(Precision::Fp32);
     method.optimizer.queue(&update, &mut queue);
     let launches = queue.launches().len();

@@ -7,118 +7,25 @@ use common::Draws;
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
-use stepback_native::device::gpu::{DeviceScalars, Gpu, Precision, Queue, Step};
+use stepback_native::device::gpu::{Gpu, Precision, Queue, Step};
 use stepback_native::device::{self, Device, Schedule, Slot, Target};
-use stepback_native::graph::{
-    Bwd, Clock, Fwd, Layout, Memory, Mode, Op, Params, Plan, Range, Targets,
-};
-use stepback_native::ops::{Case, Data, ROWS};
-use stepback_native::optim::{MAX_STATE, Method, Moment, SUMS, State, Update, sum_blocks};
+use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Targets};
+use stepback_native::ops::{Example, ROWS, distance};
+use stepback_native::optim::{Method, Moment, State, Update};
 use stepback_native::random::torch::Generator;
 use stepback_native::train::{Watch, run};
 
-const CLOCK: Clock = Clock { seed: 3, step: 5 };
-
-/// A case's parameters, data and upstream gradient, and its plan for a device.
-struct Bench {
-    params: Params,
-    plan: Plan,
-    data: Vec<f32>,
-    upstream: Vec<f32>,
+/// Output and gradient by the CPU bodies.
+fn on_cpu(example: &Example) -> (Vec<f32>, Vec<f32>) {
+    example.on_cpu(&example.params.values)
 }
 
-impl Bench {
-    fn new(case: &Case, device: Device) -> Bench {
-        let mut draws = Draws::new(21);
-        let mut params = Params::new(Generator::new(21));
-        let ranges: Vec<Range> = case
-            .inputs
-            .iter()
-            .map(|shape| params.normal("x", shape, 1.0))
-            .collect();
-        let data = case.data.map_or(Vec::new(), |(shape, kind)| {
-            let n = shape.iter().product();
-            match kind {
-                Data::Normal => draws.normal(n),
-                Data::Signs => draws.normal(n).into_iter().map(f32::signum).collect(),
-                Data::Indices(bounds) => (0..n)
-                    .map(|i| draws.below(bounds[i % bounds.len()]) as f32)
-                    .collect(),
-            }
-        });
-        let plan = Plan::record(&params, Mode::Train, device, |tape| {
-            let mut operands: Vec<_> = ranges.iter().map(|r| tape.param(*r)).collect();
-            operands.extend(case.data.map(|(shape, _)| tape.input(shape)));
-            let y = (case.apply)(&operands);
-            Targets {
-                outputs: vec![y],
-                backward: Some(y),
-            }
-        });
-        let upstream = draws.normal(plan.outputs[0].len);
-        Bench {
-            params,
-            plan,
-            data,
-            upstream,
-        }
-    }
-
-    /// Output and gradient by the CPU bodies.
-    fn on_cpu(&self) -> (Vec<f32>, Vec<f32>) {
-        let mut memory = Memory::new(&self.params, &[&self.plan]);
-        for slot in &self.plan.inputs {
-            memory.get_mut(*slot).copy_from_slice(&self.data);
-        }
-        memory
-            .get_mut(self.plan.seed)
-            .copy_from_slice(&self.upstream);
-        self.plan.run(&mut memory, CLOCK);
-        let y = memory.get(self.plan.outputs[0]).to_vec();
-        (y, memory.grads().to_vec())
-    }
-
-    /// Output and gradient by the kernels, twice: the second run finds what the first left. None if an op has
-    /// no kernels.
-    fn on(&self, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
-        let layout = Layout::new(&self.params);
-        let floats = self.plan.end().max(layout.end());
-        // What no kernel writes stays a NaN.
-        gpu.alloc_with("arena", &vec![f32::NAN; floats]).unwrap();
-        let now = Step {
-            seed: CLOCK.seed,
-            clock: CLOCK.step,
-            ..Step::default()
-        };
-        let now = gpu.alloc_with("step", &[now]).unwrap();
-        let mut queue = Queue::new(precision);
-        self.plan.queue(now, &mut queue).ok()?;
-        assert!(!queue.launches().is_empty());
-        let program = gpu.prepare(queue).unwrap();
-        gpu.upload(layout.values, &self.params.values).unwrap();
-        for slot in &self.plan.inputs {
-            gpu.upload(*slot, &self.data).unwrap();
-        }
-        Some([(); 2].map(|()| {
-            gpu.upload(self.plan.seed, &self.upstream).unwrap();
-            gpu.run(program).unwrap();
-            let y = gpu.download(self.plan.outputs[0]).unwrap();
-            (y, gpu.download(layout.grads).unwrap())
-        }))
-    }
-}
-
-/// The largest distance of two entries, relative to the largest entry of the second (or 1e-3).
-fn error(ours: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(ours.len(), expected.len());
-    let size = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-    let distance = |(x, y): (&f32, &f32)| if x == y { 0.0 } else { (x - y).abs() };
-    let distances = ours.iter().zip(expected).map(distance);
-    // A NaN is as far as can be.
-    distances.fold(
-        0.0,
-        |m: f32, d| if d.is_nan() { f32::INFINITY } else { m.max(d) },
-    ) / size
+/// Output and gradient by the kernels, twice: the second run finds what the first left. None if an op has
+/// no kernels.
+fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
+    let loaded = example.load(gpu, precision).unwrap()?;
+    assert!(loaded.launches > 0);
+    Some([(); 2].map(|()| example.run(gpu, &loaded).unwrap()))
 }
 
 /// The ops that have kernels.
@@ -141,7 +48,7 @@ fn compare_all(device: Device, precision: Precision, tolerance: f32, open: &dyn 
         .iter()
         .flat_map(|r| r.cases.iter().map(move |c| (r, c)))
     {
-        let results = Bench::new(case, device).on(&mut open(), precision);
+        let results = on(&case.example(21, device), &mut open(), precision);
         assert_eq!(
             results.is_some(),
             PORTED.contains(&row.name),
@@ -151,10 +58,10 @@ fn compare_all(device: Device, precision: Precision, tolerance: f32, open: &dyn 
         let Some([first, second]) = results else {
             continue;
         };
-        let (y, grad) = Bench::new(case, Device::Cpu).on_cpu();
+        let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
         let what = format!("{} ({})", row.name, case.about);
         for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
-            let error = error(ours, expected);
+            let error = distance(ours, expected);
             assert!(error <= tolerance, "{what}: {name} is {error:.1e} off");
         }
         let bits = |v: &(Vec<f32>, Vec<f32>)| -> Vec<u32> {
@@ -222,18 +129,18 @@ fn linear_layers_of_awkward_sizes() {
                 }
             });
             let upstream = Draws::new(9).normal(rows * outputs);
-            Bench {
+            Example {
                 params,
                 plan,
                 data: Vec::new(),
                 upstream,
             }
         };
-        let (y, grad) = record(Device::Cpu).on_cpu();
+        let (y, grad) = on_cpu(&record(Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
             let mut gpu = Gpu::open(Device::Emulator).unwrap();
-            let [ours, _] = record(Device::Emulator).on(&mut gpu, precision).unwrap();
-            let errors = [error(&ours.0, &y), error(&ours.1, &grad)];
+            let [ours, _] = on(&record(Device::Emulator), &mut gpu, precision).unwrap();
+            let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
             assert!(
                 errors.iter().all(|e| *e <= tolerance),
                 "{rows}x{inputs} to {outputs}, {precision:?}: {errors:?}"
@@ -288,7 +195,7 @@ fn optimizers() -> Vec<Map<String, Value>> {
         .collect()
 }
 
-/// Ten steps of each method by its kernels and by its CPU body, which `tests/optim.rs` compares with PyTorch.
+/// Ten steps of each method by its kernels and by its CPU body, which the suite `optimizers` of `verify` compares with PyTorch.
 fn optimizers_agree(open: &dyn Fn() -> Gpu) {
     const STEPS: usize = 10;
     let n = 5000;
@@ -301,29 +208,8 @@ fn optimizers_agree(open: &dyn Fn() -> Gpu) {
         let slot = |i: usize, len| Slot { start: i * n, len };
         let (dw, dg, loss) = (slot(0, n), slot(1, n), slot(2, 1));
         gpu.alloc_with("arena", &vec![0f32; 2 * n + 1]).unwrap();
-        let zeros = vec![0f32; n];
-        let vectors = [(); MAX_STATE].map(|()| gpu.alloc_with("state", &zeros).unwrap());
         let now = gpu.alloc("step", 1).unwrap();
-        let scalars = gpu
-            .alloc_with(
-                "scalars",
-                &[DeviceScalars {
-                    lower_bound: method.optimizer.initial_scalars().lower_bound,
-                    ..DeviceScalars::default()
-                }],
-            )
-            .unwrap();
-        let step_sizes = gpu.alloc_with("step sizes", &[0f64; STEPS]).unwrap();
-        let update = Update {
-            w: dw,
-            g: dg,
-            state: vectors,
-            loss,
-            now,
-            scalars,
-            partial: gpu.alloc("partial sums", SUMS * sum_blocks(n)).unwrap(),
-            step_sizes,
-        };
+        let update = Update::new(&mut gpu, &method, [dw, dg, loss], now, STEPS).unwrap();
         let mut queue = Queue::default();
         method.optimizer.queue(&update, &mut queue);
         let program = gpu.prepare(queue).unwrap();
@@ -351,15 +237,15 @@ fn optimizers_agree(open: &dyn Fn() -> Gpu) {
             gpu.run(program).unwrap();
             state.step(lr, f, &mut w, &g);
             sizes.push(state.step_size());
-            let error = error(&gpu.download::<f32>(dw).unwrap(), &w);
+            let error = distance(&gpu.download::<f32>(dw).unwrap(), &w);
             assert!(error <= 1e-5, "{opt:?}: step {k} is {error:.1e} off");
         }
-        let theirs = gpu.download(step_sizes).unwrap();
+        let theirs = gpu.download(update.step_sizes).unwrap();
         let close = |x: f64, y: f64| (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
         for (k, (x, y)) in theirs.iter().zip(&sizes).enumerate() {
             assert!(close(*x, *y), "{opt:?}: step size {k} is {x}, not {y}");
         }
-        let last = gpu.download(scalars).unwrap()[0];
+        let last = gpu.download(update.scalars).unwrap()[0];
         assert!(close(last.lower_bound, state.lower_bound()), "{opt:?}");
         assert!(
             close(last.h, state.h()),

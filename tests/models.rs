@@ -1,30 +1,13 @@
 //! The networks for images: they learn, they have the right size, and threads do not matter.
 
-use serde_json::{Map, Value, json};
+mod common;
+
+use common::{build, cifar};
+use serde_json::{Value, json};
 use stepback_native::device::Device;
-use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
-use stepback_native::models::{self, Data, Model};
+use stepback_native::graph::{Clock, Memory, Mode, Plan, Targets};
+use stepback_native::models::Data;
 use stepback_native::optim::State;
-use stepback_native::random::SEED;
-use stepback_native::random::torch::Generator;
-
-fn cifar(classes: usize) -> Data {
-    Data {
-        input: vec![3, 32, 32],
-        target: vec![1],
-        classes: Some(classes),
-        index_bounds: None,
-    }
-}
-
-fn build(name: &str, kwargs: &Value, data: &Data) -> Result<(Params, Box<dyn Model>), String> {
-    let mut params = Params::new(Generator::new(SEED));
-    let empty = Map::new();
-    let kwargs = kwargs.as_object().unwrap_or(&empty);
-    let row = models::row(name).unwrap();
-    let model = row.build(&mut params, data, kwargs)?;
-    Ok((params, model))
-}
 
 /// A model with its training and evaluation plans on a batch of images.
 struct Bench {

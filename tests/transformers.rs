@@ -3,33 +3,16 @@
 
 mod common;
 
-use common::Draws;
+use common::{Draws, build, cifar};
 use serde_json::{Value, json};
 use stepback_native::device::Device;
 use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
-use stepback_native::models::{self, Data, Model};
+use stepback_native::models::{Data, Model};
 use stepback_native::optim::State;
-use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
 
 const CLASSES: usize = 10;
 const BATCH: usize = 4;
-
-fn cifar() -> Data {
-    Data {
-        input: vec![3, 32, 32],
-        target: vec![1],
-        classes: Some(CLASSES),
-        index_bounds: None,
-    }
-}
-
-fn build(name: &str, kwargs: &Value, data: &Data) -> Result<(Params, Box<dyn Model>), String> {
-    let mut params = Params::new(Generator::new(SEED));
-    let row = models::row(name).expect("a model of the table");
-    let model = row.build(&mut params, data, kwargs.as_object().unwrap())?;
-    Ok((params, model))
-}
 
 /// Small models that go through all that the large ones do.
 fn small() -> [(&'static str, Value); 5] {
@@ -78,7 +61,7 @@ fn training(params: &Params, model: &dyn Model) -> (Plan, Memory) {
 #[test]
 fn a_batch_is_learned_by_heart() {
     for (name, kwargs) in small() {
-        let (params, model) = build(name, &kwargs, &cifar()).unwrap();
+        let (params, model) = build(name, &kwargs, &cifar(CLASSES)).unwrap();
         let (plan, mut memory) = training(&params, model.as_ref());
         let adam = json!({"name": "adam", "lr": 0.003});
         let mut adam = State::new(adam.as_object().unwrap(), params.values.len()).unwrap();
@@ -102,7 +85,7 @@ fn a_batch_is_learned_by_heart() {
 #[test]
 fn one_thread_and_two_give_the_same_bits() {
     for (name, kwargs) in small() {
-        let (params, model) = build(name, &kwargs, &cifar()).unwrap();
+        let (params, model) = build(name, &kwargs, &cifar(CLASSES)).unwrap();
         let [one, two] = [1, 2].map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build().unwrap().install(|| {
@@ -131,7 +114,7 @@ fn parameters_are_those_of_the_reference() {
             let count: u64 = shape.map(|n| n.as_u64().unwrap()).product();
             (p["name"].as_str().unwrap(), count as usize)
         });
-        let (params, _) = build(name, &case["model_kwargs"], &cifar()).unwrap();
+        let (params, _) = build(name, &case["model_kwargs"], &cifar(CLASSES)).unwrap();
         let trained = listed.clone().filter(|(name, _)| !name.ends_with("_mask"));
         let ours = params.tensors.iter().map(|t| (&t.name[..], t.range.len));
         assert!(trained.eq(ours), "{name}: names, order or sizes differ");
@@ -215,9 +198,9 @@ fn what_does_not_fit_is_said() {
     let with = |input: &[usize], classes| Data {
         input: input.to_vec(),
         classes,
-        ..cifar()
+        ..cifar(CLASSES)
     };
-    let images = cifar();
+    let images = cifar(CLASSES);
     for (name, kwargs, data, expected) in [
         ("vit", json!({"patch_size": 5}), &images, "patch_size is 5"),
         (

@@ -32,7 +32,7 @@ impl Choice {
     pub fn target(&self, default: &str) -> Result<Target> {
         let name = self.device.as_deref().unwrap_or(default);
         let device = match name {
-            "auto" if device::usable_gpus().is_ok_and(|gpus| !gpus.is_empty()) => Device::Cuda(0),
+            "auto" if device::usable_gpus().is_ok() => Device::Cuda(0),
             "auto" | "cpu" => Device::Cpu,
             "emulator" => Device::Emulator,
             "cuda" => Device::Cuda(0),
@@ -48,15 +48,7 @@ impl Choice {
         match device {
             Device::Cpu => {}
             Device::Emulator => device::emulator_usable()?,
-            Device::Cuda(index) => {
-                let gpus = device::usable_gpus()?;
-                if index >= gpus.len() {
-                    let (count, names) = (gpus.len(), gpus.join(", "));
-                    return Err(Error::usage(format!(
-                        "--device cuda:{index}: there is no such GPU; there are {count}, from 0: {names}"
-                    )));
-                }
-            }
+            Device::Cuda(index) => drop(device::usable_gpu(index)?),
         }
         let precision = self.precision.map(|choice| match choice {
             PrecisionChoice::Fp32 => Precision::Fp32,
@@ -88,9 +80,6 @@ impl Devices {
             Err(error) => table.add_row(["emulator", "no", &why(error)]),
         };
         match device::usable_gpus() {
-            Ok(gpus) if gpus.is_empty() => {
-                table.add_row(["cuda", "no", "the driver finds no GPU"]);
-            }
             Ok(gpus) => {
                 for (index, name) in gpus.iter().enumerate() {
                     table.add_row([&format!("cuda:{index}"), "yes", name]);

@@ -207,6 +207,16 @@ impl Split {
         }
     }
 
+    /// All targets, (samples, targets).
+    pub fn targets(&self) -> Vec<f32> {
+        let width: usize = self.target_shape.iter().product();
+        let mut all = vec![0.0; self.len * width];
+        for (index, out) in all.chunks_exact_mut(width).enumerate() {
+            self.target(index, out);
+        }
+        all
+    }
+
     /// The features of all samples as bytes, and a table per channel of the numbers that they stand for, where that is
     /// how they are stored.
     pub fn bytes(&self) -> Option<(&[u8], &[[f32; 256]])> {

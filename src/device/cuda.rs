@@ -34,7 +34,7 @@ fn failed(what: &str, error: DriverError) -> Error {
     Error::new(Kind::Device, format!("cuda: {what}: {error:?}"))
 }
 
-/// The names of the GPUs that could be opened, or why there are none.
+/// The names of the GPUs that could be opened, at least one, or why there is none.
 pub fn usable() -> Result<Vec<String>> {
     if kernels::IMAGES.is_empty() {
         return Err(Error::usage(
@@ -54,22 +54,30 @@ pub fn usable() -> Result<Vec<String>> {
                 "--device cuda: the NVIDIA driver has no GPU: {e:?}"
             ))
         })?;
+    if count == 0 {
+        return Err(Error::usage("--device cuda: the driver finds no GPU"));
+    }
     let name = |i| result::device::get(i).and_then(result::device::get_name);
     (0..count)
         .map(|i| name(i).map_err(|e| failed("name of a GPU", e)))
         .collect()
 }
 
+/// The name of the GPU of this index, or why it cannot be had.
+pub fn usable_at(index: usize) -> Result<String> {
+    let mut names = usable()?;
+    if index >= names.len() {
+        let (count, names) = (names.len(), names.join(", "));
+        return Err(Error::usage(format!(
+            "--device cuda:{index}: there is no such GPU; there are {count}, from 0: {names}"
+        )));
+    }
+    Ok(names.swap_remove(index))
+}
+
 impl Cuda {
     pub fn open(index: usize) -> Result<Cuda> {
-        let names = usable()?;
-        let Some(name) = names.get(index) else {
-            return Err(Error::usage(format!(
-                "--device cuda:{index}: there is no such GPU; the {} there are: {}",
-                names.len(),
-                names.join(", ")
-            )));
-        };
+        let name = usable_at(index)?;
         let opening = |e| failed(&format!("cannot open GPU {index} ({name})"), e);
         let device = result::device::get(index as i32).map_err(opening)?;
         // SAFETY: the device was just got from the driver, the context from the device.

@@ -8,7 +8,7 @@ pub mod gpu;
 pub mod map;
 
 pub use arena::{Arena, Slot};
-pub use cuda::usable as usable_gpus;
+pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
 pub use emulator::{Order, Schedule, usable as emulator_usable};
 
 /// Where a plan runs.

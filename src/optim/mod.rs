@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::Slot;
 use crate::device::cpu::CHUNK;
-use crate::device::gpu::{DeviceScalars, Queue, Step, View};
+use crate::device::gpu::{DeviceScalars, Gpu, Queue, Step, View};
 use crate::error::{Error, Result};
 use schedule::Schedule;
 
@@ -175,6 +175,37 @@ pub struct Update {
 pub const SUMS: usize = 3;
 
 impl Update {
+    /// A method at work on a device: its state as it is before the first step of parameters, gradient and loss
+    /// that are there, and room for the step sizes of so many steps.
+    pub fn new(
+        gpu: &mut Gpu,
+        method: &Method,
+        [w, g, loss]: [Slot; 3],
+        now: View<Step>,
+        steps: usize,
+    ) -> Result<Update> {
+        let scalars = DeviceScalars {
+            lower_bound: method.optimizer.initial_scalars().lower_bound,
+            ..DeviceScalars::default()
+        };
+        let zeros = vec![0f32; w.len];
+        let mut state = |i: usize| match i < method.vectors {
+            true => gpu.alloc_with("the optimizer's state", &zeros),
+            false => gpu.alloc("no state", 0),
+        };
+        let state: [View<f32>; MAX_STATE] = [state(0)?, state(1)?];
+        Ok(Update {
+            w,
+            g,
+            state,
+            loss,
+            now,
+            scalars: gpu.alloc_with("scalars", &[scalars])?,
+            partial: gpu.alloc("partial sums", SUMS * sum_blocks(w.len))?,
+            step_sizes: gpu.alloc_with("step sizes", &vec![0f64; steps])?,
+        })
+    }
+
     /// The number of parameters, as kernels take it.
     fn n(&self) -> i64 {
         self.w.len as i64

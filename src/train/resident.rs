@@ -14,7 +14,7 @@ use crate::device::gpu::{DeviceScalars, Gpu, Program, Queue, Step, View, element
 use crate::device::{Slot, Target};
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Params, Plan};
-use crate::optim::{MAX_STATE, Method, Moment, SUMS, Update, sum_blocks};
+use crate::optim::{Method, Moment, Update, sum_blocks};
 use crate::random::run_seed;
 
 /// One half of a data set on the device.
@@ -38,33 +38,28 @@ enum Features {
 
 impl Half {
     fn new(gpu: &mut Gpu, split: &Split) -> Result<Half> {
-        let size = |shape: &[usize]| shape.iter().product::<usize>();
-        let all: Vec<u32> = (0..split.len() as u32).collect();
-        let mut y = vec![0.0; split.len() * size(split.target_shape())];
-        let features = match split.bytes() {
+        let (features, targets) = match split.bytes() {
             Some((bytes, tables)) => {
-                let mut x = vec![0.0; size(split.input_shape())];
-                for (index, y) in all
-                    .iter()
-                    .zip(y.chunks_exact_mut(size(split.target_shape())))
-                {
-                    split.gather(&[*index], &[], &mut x, y);
-                }
-                Features::Bytes {
+                let features = Features::Bytes {
                     values: gpu.alloc_with("the samples", bytes)?,
                     table: gpu.alloc_with("the table of pixel values", tables.as_flattened())?,
                     channels: tables.len(),
-                }
+                };
+                (features, split.targets())
             }
             None => {
-                let mut x = vec![0.0; split.len() * size(split.input_shape())];
+                let width: usize = split.input_shape().iter().product();
+                let all: Vec<u32> = (0..split.len() as u32).collect();
+                let mut x = vec![0.0; split.len() * width];
+                let mut y = split.targets();
                 split.gather(&all, &[], &mut x, &mut y);
-                Features::Floats(gpu.alloc_with("the samples", &x)?)
+                let x = gpu.alloc_with("the samples", &x)?;
+                (Features::Floats(x), y)
             }
         };
         Ok(Half {
             features,
-            targets: gpu.alloc_with("the targets", &y)?,
+            targets: gpu.alloc_with("the targets", &targets)?,
             len: split.len(),
         })
     }
@@ -168,25 +163,14 @@ impl Resident {
         let eval_steps: Vec<Step> = (0..longest.div_ceil(plans.eval_size))
             .map(eval_step)
             .collect();
-        let scalars = DeviceScalars {
-            lower_bound: method.optimizer.initial_scalars().lower_bound,
-            ..DeviceScalars::default()
-        };
-        let zeros = vec![0.0f32; n];
-        let mut state = |i: usize| match i < method.vectors {
-            true => gpu.alloc_with("the optimizer's state", &zeros),
-            false => gpu.alloc("no state", 0),
-        };
-        let state: [View<f32>; MAX_STATE] = [state(0)?, state(1)?];
         let in_order = gpu.alloc_with("the order of evaluation", &in_order)?;
         let eval_steps = gpu.alloc_with("steps of evaluation", &eval_steps)?;
         let now = gpu.alloc_with("the step", &[Step::default()])?;
         let taken = gpu.alloc_with("steps taken", &[0i32])?;
         let steps = gpu.alloc("steps of an epoch", batches)?;
         let order = gpu.alloc("the order of the samples", data.train.len())?;
-        let step_sizes = gpu.alloc("step sizes", batches)?;
-        let scalars = gpu.alloc_with("scalars", &[scalars])?;
-        let partial: View<f64> = gpu.alloc("partial sums", SUMS * sum_blocks(n))?;
+        let operands = [layout.values, layout.grads, plans.train.outputs[0]];
+        let update = Update::new(&mut gpu, &method, operands, now, batches)?;
         let sums = gpu.alloc("sums of losses and scores", 2)?;
         let squares = gpu.alloc("squares of norms", 2)?;
 
@@ -195,16 +179,6 @@ impl Resident {
         kernels::begin_step(&mut q, 1, steps, taken, now, plan.seed);
         halves[0].gather(plan, batch_size, order, now, &mut q);
         plan.queue(now, &mut q)?;
-        let update = Update {
-            w: layout.values,
-            g: layout.grads,
-            state,
-            loss: plan.outputs[0],
-            now,
-            scalars,
-            partial,
-            step_sizes,
-        };
         method.optimizer.queue(&update, &mut q);
         let train = gpu.prepare(q)?;
 
@@ -215,10 +189,10 @@ impl Resident {
             blocks,
             layout.values,
             layout.grads,
-            partial,
+            update.partial,
             n as i64,
         );
-        kernels::norms(&mut q, 1, partial, blocks as i32, squares);
+        kernels::norms(&mut q, 1, update.partial, blocks as i32, squares);
         let norms = gpu.prepare(q)?;
 
         let mut evaluation = |half: &Half| -> Result<(usize, Evaluation)> {
@@ -257,8 +231,8 @@ impl Resident {
             steps,
             taken,
             order,
-            step_sizes,
-            scalars,
+            step_sizes: update.step_sizes,
+            scalars: update.scalars,
             sums,
             squares,
             train,

@@ -1,0 +1,215 @@
+//! What an op is tested and measured on.
+
+use crate::device::Device;
+use crate::device::gpu::{Gpu, Precision, Program, Queue, Step};
+use crate::error::Result;
+use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Range, Targets, Var};
+use crate::random::torch::Generator;
+
+/// Shapes and values on which an op is tested.
+pub struct Case {
+    pub about: &'static str,
+    /// Shapes of the operands that have gradients.
+    pub inputs: &'static [&'static [usize]],
+    /// A last operand that is data: its shape, and what it holds.
+    pub data: Option<(&'static [usize], Data)>,
+    /// Draw inputs no closer to 0 than 0.05, where the op has a kink.
+    pub avoids_zero: bool,
+    /// Draw inputs that are 0.1 or more apart, where the op picks one of them.
+    pub apart: bool,
+    /// Length of the model's buffers, all of them the op's.
+    pub buffers: usize,
+    pub apply: for<'t> fn(&[Var<'t>]) -> Var<'t>,
+}
+
+/// Data operands.
+#[derive(Clone, Copy, Debug)]
+pub enum Data {
+    Normal,
+    /// -1 or 1.
+    Signs,
+    /// Integers, those of column j below the j-th bound.
+    Indices(&'static [usize]),
+}
+
+impl Case {
+    pub(crate) const fn new(
+        about: &'static str,
+        inputs: &'static [&'static [usize]],
+        apply: for<'t> fn(&[Var<'t>]) -> Var<'t>,
+    ) -> Case {
+        Case {
+            about,
+            inputs,
+            data: None,
+            avoids_zero: false,
+            apart: false,
+            buffers: 0,
+            apply,
+        }
+    }
+
+    pub(crate) const fn with_data(mut self, shape: &'static [usize], data: Data) -> Case {
+        self.data = Some((shape, data));
+        self
+    }
+
+    pub(super) const fn avoiding_zero(mut self) -> Case {
+        self.avoids_zero = true;
+        self
+    }
+
+    pub(super) const fn apart(mut self) -> Case {
+        self.apart = true;
+        self
+    }
+
+    pub(super) const fn with_buffers(mut self, len: usize) -> Case {
+        self.buffers = len;
+        self
+    }
+}
+
+/// A case with values, recorded for a device: its differentiable operands are parameters.
+pub struct Example {
+    pub params: Params,
+    pub plan: Plan,
+    /// The data operand.
+    pub data: Vec<f32>,
+    pub upstream: Vec<f32>,
+}
+
+/// An example on a device.
+pub struct Loaded {
+    pub program: Program,
+    pub launches: usize,
+    /// That the launches read and write.
+    pub bytes: usize,
+}
+
+/// Where in a run examples stand: dropout draws by it.
+const CLOCK: Clock = Clock { seed: 3, step: 5 };
+
+impl Case {
+    /// The case with values that depend on the seed alone.
+    pub fn example(&self, seed: u64, device: Device) -> Example {
+        let mut draws = Generator::new(seed);
+        let mut params = Params::new(Generator::new(seed));
+        let ranges: Vec<Range> = self
+            .inputs
+            .iter()
+            .map(|shape| params.normal("x", shape, 1.0))
+            .collect();
+        if self.apart {
+            let mut order: Vec<usize> = (0..params.values.len()).collect();
+            order.sort_by(|&a, &b| params.values[a].total_cmp(&params.values[b]));
+            for (rank, i) in order.into_iter().enumerate() {
+                params.values[i] = 0.1 * rank as f32;
+            }
+        }
+        params.buffer("buffers", &[self.buffers], 1.0);
+        if self.avoids_zero {
+            for v in &mut params.values {
+                *v += 0.05f32.copysign(*v);
+            }
+        }
+        let data = self.data.map_or(Vec::new(), |(shape, kind)| {
+            let n = shape.iter().product();
+            match kind {
+                Data::Normal => normal(&mut draws, n),
+                Data::Signs => (normal(&mut draws, n).into_iter())
+                    .map(f32::signum)
+                    .collect(),
+                Data::Indices(bounds) => (bounds.iter().cycle().take(n))
+                    .map(|bound| draws.randint(*bound as u64) as f32)
+                    .collect(),
+            }
+        });
+        let plan = Plan::record(&params, Mode::Train, device, |tape| {
+            let mut operands: Vec<_> = ranges.iter().map(|r| tape.param(*r)).collect();
+            operands.extend(self.data.map(|(shape, _)| tape.input(shape)));
+            let y = (self.apply)(&operands);
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        });
+        let upstream = normal(&mut draws, plan.outputs[0].len);
+        Example {
+            params,
+            plan,
+            data,
+            upstream,
+        }
+    }
+}
+
+fn normal(draws: &mut Generator, n: usize) -> Vec<f32> {
+    let mut values = vec![0.0; n];
+    draws.normal(&mut values, 0.0, 1.0);
+    values
+}
+
+impl Example {
+    /// Output and gradient by the CPU bodies, at these values of the parameters.
+    pub fn on_cpu(&self, values: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let mut memory = Memory::new(&self.params, &[&self.plan]);
+        memory.update().0.copy_from_slice(values);
+        for slot in &self.plan.inputs {
+            memory.get_mut(*slot).copy_from_slice(&self.data);
+        }
+        memory
+            .get_mut(self.plan.seed)
+            .copy_from_slice(&self.upstream);
+        self.plan.run(&mut memory, CLOCK);
+        let y = memory.get(self.plan.outputs[0]).to_vec();
+        (y, memory.grads().to_vec())
+    }
+
+    /// Puts the example on a device that holds nothing yet. What its kernels do not write stays a NaN. `None`
+    /// if an op has no kernels.
+    pub fn load(&self, gpu: &mut Gpu, precision: Precision) -> Result<Option<Loaded>> {
+        let layout = Layout::new(&self.params);
+        let floats = self.plan.end().max(layout.end());
+        gpu.alloc_with("arena", &vec![f32::NAN; floats])?;
+        let now = Step {
+            seed: CLOCK.seed,
+            clock: CLOCK.step,
+            ..Step::default()
+        };
+        let now = gpu.alloc_with("step", &[now])?;
+        let mut queue = Queue::new(precision);
+        if self.plan.queue(now, &mut queue).is_err() {
+            return Ok(None);
+        }
+        let launches = queue.launches().len();
+        let bytes = queue.launches().iter().map(|l| l.bytes()).sum();
+        gpu.upload(layout.values, &self.params.values)?;
+        for slot in &self.plan.inputs {
+            gpu.upload(*slot, &self.data)?;
+        }
+        Ok(Some(Loaded {
+            program: gpu.prepare(queue)?,
+            launches,
+            bytes,
+        }))
+    }
+
+    /// Output and gradient by the kernels of a loaded example.
+    pub fn run(&self, gpu: &mut Gpu, loaded: &Loaded) -> Result<(Vec<f32>, Vec<f32>)> {
+        gpu.upload(self.plan.seed, &self.upstream)?;
+        gpu.run(loaded.program)?;
+        let y = gpu.download(self.plan.outputs[0])?;
+        let layout = Layout::new(&self.params);
+        Ok((y, gpu.download(layout.grads)?))
+    }
+}
+
+/// The largest distance of two entries, relative to the largest entry of the second (or 1e-3); NaN if one is.
+pub fn distance(ours: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(ours.len(), expected.len());
+    let size = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+    let apart = |(x, y): (&f32, &f32)| if x == y { 0.0 } else { (x - y).abs() / size };
+    let apart = ours.iter().zip(expected).map(apart);
+    apart.fold(0.0, |m: f32, d| if d > m || d.is_nan() { d } else { m })
+}
