@@ -1,4 +1,4 @@
-//! Tensor ops: one file each, holding a method on [`Var`], the bodies and the op's row.
+//! Tensor ops: one file each, holding a method on [`Var`](crate::graph::Var), the bodies and the op's row.
 //!
 //! Everything that says "for each op" (finite differences, benchmarks) walks [`ROWS`].
 
