@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::device::gpu::{Gpu, Precision, Program, Queue, Step, View, elementwise, kernels};
+use crate::device::gpu::{Gpu, Program, Queue, Step, View, elementwise, kernels};
 use crate::device::{Device, Slot, Target};
 use crate::error::Result;
 use crate::ops::{Case, Data, ROWS, distance};
@@ -175,7 +175,7 @@ fn op(target: Target, name: &str, case: &Case) -> Result<Option<Measured>> {
     const SEED: u64 = 1;
     let example = case.example(SEED, target.device);
     let mut gpu = Gpu::open(target.device)?;
-    let Some(loaded) = example.load(&mut gpu, target.linear())? else {
+    let Some(loaded) = example.load(&mut gpu, target.precision)? else {
         return Ok(None);
     };
     let (y, grad) = example.run(&mut gpu, &loaded)?;
@@ -219,7 +219,7 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
         }],
     )?;
     let update = Update::new(&mut gpu, &method, [dw, dg, loss], now, 1)?;
-    let mut queue = Queue::new(Precision::Fp32);
+    let mut queue = Queue::default();
     method.optimizer.queue(&update, &mut queue);
     let launches = queue.launches().len();
     let program = gpu.prepare(queue)?;

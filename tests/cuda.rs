@@ -23,7 +23,7 @@ fn on_cpu(example: &Example) -> (Vec<f32>, Vec<f32>) {
 /// Output and gradient by the kernels, twice: the second run finds what the first left. None if an op has
 /// no kernels.
 fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
-    let loaded = example.load(gpu, precision).unwrap()?;
+    let loaded = example.load(gpu, Some(precision)).unwrap()?;
     assert!(loaded.launches > 0);
     Some([(); 2].map(|()| example.run(gpu, &loaded).unwrap()))
 }

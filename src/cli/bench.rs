@@ -38,7 +38,7 @@ impl Bench {
         if self.json {
             let lines: Vec<Value> = lines.iter().map(Measured::to_json).collect();
             print::println(json!({
-                "device": target.device.name(), "precision": target.linear().name(), "version": env!("CARGO_PKG_VERSION"),
+                "device": target.device.name(), "precision": target.precision_name(), "version": env!("CARGO_PKG_VERSION"),
                 "rows": lines,
             }))?;
             return Ok(0);

@@ -210,10 +210,9 @@ impl Launch {
 }
 
 /// How matrix products are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// In single precision, every product and every sum.
-    #[default]
     Fp32,
     /// On tensor cores: operands rounded to TF32, sums in single precision.
     Tf32,
@@ -232,16 +231,26 @@ impl Precision {
 #[derive(Default)]
 pub struct Queue {
     launches: Vec<Launch>,
-    /// Of linear layers' products.
-    pub precision: Precision,
+    precision: Option<Precision>,
 }
 
 impl Queue {
-    pub fn new(precision: Precision) -> Queue {
+    /// Of convolutions and matrix products, where the user has chosen one.
+    pub fn new(precision: Option<Precision>) -> Queue {
         Queue {
             launches: Vec::new(),
             precision,
         }
+    }
+
+    /// The precision of convolutions. Like PyTorch's, they are on tensor cores unless told otherwise.
+    pub fn conv_precision(&self) -> Precision {
+        self.precision.unwrap_or(Precision::Tf32)
+    }
+
+    /// The precision of linear layers and of attention. Like PyTorch's, they are exact unless told otherwise.
+    pub fn linear_precision(&self) -> Precision {
+        self.precision.unwrap_or(Precision::Fp32)
     }
 
     pub(super) fn push(&mut self, kernel: &'static Kernel, grid: Grid, arguments: Vec<Argument>) {

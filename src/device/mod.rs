@@ -45,8 +45,12 @@ impl Target {
         precision: None,
     };
 
-    /// The precision of linear layers. Like PyTorch's, they are exact unless told otherwise.
-    pub fn linear(self) -> gpu::Precision {
-        self.precision.unwrap_or_default()
+    /// What the results say of it.
+    pub fn precision_name(self) -> &'static str {
+        match (self.device, self.precision) {
+            (Device::Cpu, _) => gpu::Precision::Fp32.name(),
+            (_, Some(precision)) => precision.name(),
+            (_, None) => "tf32 convolutions, fp32 linear layers",
+        }
     }
 }

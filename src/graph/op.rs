@@ -134,6 +134,8 @@ pub struct BwdSlots {
     pub saved: Slot,
     pub dy: Slot,
     pub dx: [Slot; MAX_INPUTS],
+    /// Add to `dx[0]` instead of overwriting it.
+    pub add: bool,
     pub work: Slot,
     /// The step at hand.
     pub now: View<Step>,

@@ -336,6 +336,7 @@ impl Plan {
                 saved,
                 dy,
                 dx,
+                add,
                 work,
                 state,
                 ..
@@ -360,6 +361,7 @@ impl Plan {
                         saved,
                         dy,
                         dx,
+                        add,
                         work,
                         now,
                     },

@@ -168,7 +168,7 @@ impl Example {
 
     /// Puts the example on a device that holds nothing yet. What its kernels do not write stays a NaN. `None`
     /// if an op has no kernels.
-    pub fn load(&self, gpu: &mut Gpu, precision: Precision) -> Result<Option<Loaded>> {
+    pub fn load(&self, gpu: &mut Gpu, precision: Option<Precision>) -> Result<Option<Loaded>> {
         let layout = Layout::new(&self.params);
         let floats = self.plan.end().max(layout.end());
         gpu.alloc_with("arena", &vec![f32::NAN; floats])?;

@@ -89,7 +89,7 @@ impl Op for Linear {
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
         let ([x, w, b, ..], [rows, inputs, outputs]) = (io.x, self.sizes());
-        let launch = match queue.precision {
+        let launch = match queue.linear_precision() {
             Precision::Fp32 => kernels::linear_fwd_fp32,
             Precision::Tf32 => kernels::linear_fwd_tf32,
         };
@@ -103,7 +103,7 @@ impl Op for Linear {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let [rows, inputs, outputs] = self.sizes();
         if dx.len > 0 {
-            let launch = match queue.precision {
+            let launch = match queue.linear_precision() {
                 Precision::Fp32 => kernels::linear_bwd_x_fp32,
                 Precision::Tf32 => kernels::linear_bwd_x_tf32,
             };
@@ -111,7 +111,7 @@ impl Op for Linear {
             launch(queue, grid, io.dy, w, dx, rows, inputs, outputs);
         }
         if dw.len > 0 {
-            let launch = match queue.precision {
+            let launch = match queue.linear_precision() {
                 Precision::Fp32 => kernels::linear_bwd_w_fp32,
                 Precision::Tf32 => kernels::linear_bwd_w_tf32,
             };

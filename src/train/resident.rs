@@ -141,7 +141,7 @@ impl Resident {
         }
         let method = Method::new(&config.opt)?;
         let mut gpu = Gpu::open(target.device)?;
-        let precision = target.linear();
+        let precision = target.precision;
         let layout = Layout::new(&plans.params);
         let ends = plans.eval.iter().map(|(_, plan)| plan.end());
         let floats = ends.chain([plans.train.end(), layout.end()]).max();

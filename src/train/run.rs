@@ -113,7 +113,7 @@ fn summary(
         "input_dim": data.train.input_shape(),
         "output_dim": data.train.target_shape(),
         "device": target.device.name(),
-        "precision": target.linear().name(),
+        "precision": target.precision_name(),
         "diverged_epoch": diverged.map(|e| e.epoch),
     });
     match entries {
