@@ -31,6 +31,7 @@ fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f3
 /// The ops that have kernels.
 const PORTED: &[&str] = &[
     "add",
+    "conv2d",
     "cross_entropy",
     "dropout",
     "embedding",
