@@ -3,13 +3,15 @@
 
 mod common;
 
+use std::collections::HashSet;
+
 use common::Draws;
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
-use stepback_native::device::gpu::{Gpu, Precision, Queue, Step};
+use stepback_native::device::gpu::{Gpu, Precision, Queue, Step, kernels};
 use stepback_native::device::{self, Device, Schedule, Slot, Target};
-use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Targets};
+use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Range, Targets, Var};
 use stepback_native::ops::{Example, ROWS, distance};
 use stepback_native::optim::{Method, Moment, State, Update};
 use stepback_native::random::torch::Generator;
@@ -117,25 +119,11 @@ fn linear_layers_of_awkward_sizes() {
     }
     for [rows, inputs, outputs] in [[1, 1, 1], [33, 65, 31], [32, 32, 64], [70, 33, 97]] {
         let record = |device| {
-            let mut params = Params::new(Generator::new(5));
-            let x = params.normal("x", &[rows, inputs], 1.0);
-            let w = params.normal("w", &[outputs, inputs], 1.0);
-            let b = params.normal("b", &[outputs], 1.0);
-            let plan = Plan::record(&params, Mode::Train, device, |tape| {
-                let [x, w, b] = [x, w, b].map(|r| tape.param(r));
-                let y = x.linear(w, Some(b));
-                Targets {
-                    outputs: vec![y],
-                    backward: Some(y),
-                }
-            });
-            let upstream = Draws::new(9).normal(rows * outputs);
-            Example {
-                params,
-                plan,
-                data: Vec::new(),
-                upstream,
-            }
+            example(
+                device,
+                &[&[rows, inputs], &[outputs, inputs], &[outputs]],
+                |x| x[0].linear(x[1], Some(x[2])),
+            )
         };
         let (y, grad) = on_cpu(&record(Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
@@ -152,6 +140,83 @@ fn linear_layers_of_awkward_sizes() {
             }
         }
     }
+}
+
+/// An example of one op with random operands of these shapes.
+fn example(
+    device: Device,
+    shapes: &[&[usize]],
+    apply: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
+) -> Example {
+    let mut params = Params::new(Generator::new(5));
+    let ranges: Vec<Range> = (shapes.iter())
+        .map(|shape| params.normal("x", shape, 1.0))
+        .collect();
+    let plan = Plan::record(&params, Mode::Train, device, |tape| {
+        let operands: Vec<Var> = ranges.iter().map(|r| tape.param(*r)).collect();
+        let y = apply(&operands);
+        Targets {
+            outputs: vec![y],
+            backward: Some(y),
+        }
+    });
+    let upstream = Draws::new(9).normal(plan.outputs[0].len);
+    Example {
+        params,
+        plan,
+        data: Vec::new(),
+        upstream,
+    }
+}
+
+/// Every form of the kernels, with tiles that the images fill in part, at strides, with channels that no vector fits.
+#[test]
+fn convolutions_of_awkward_sizes() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    let mut used = HashSet::new();
+    // Images, height, width, channels in and out, kernel, stride, padding.
+    for [n, h, w, i, o, k, stride, pad] in [
+        [2, 9, 11, 17, 20, 3, 1, 1],
+        [3, 7, 6, 18, 7, 3, 2, 1],
+        [20, 2, 2, 40, 66, 3, 1, 1],
+        [3, 40, 35, 4, 16, 3, 1, 1],
+        [12, 32, 32, 4, 32, 3, 1, 1],
+        [12, 32, 32, 32, 4, 3, 1, 1],
+        [12, 32, 32, 3, 40, 3, 1, 0],
+        [12, 32, 32, 33, 2, 3, 1, 1],
+        [2, 5, 5, 17, 33, 1, 1, 0],
+        [2, 5, 5, 6, 8, 1, 2, 0],
+        [1, 15, 13, 3, 4, 7, 2, 3],
+    ] {
+        let record = |device| {
+            example(device, &[&[n, h, w, i], &[o, i, k, k], &[o]], |x| {
+                x[0].conv2d(x[1], Some(x[2]), stride, pad)
+            })
+        };
+        let (y, grad) = on_cpu(&record(Device::Cpu));
+        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
+            let emulated = record(Device::Emulator);
+            let mut queue = Queue::new(Some(precision));
+            let mut gpu = Gpu::open(Device::Emulator).unwrap();
+            let [ours, again] = on(&emulated, &mut gpu, precision).unwrap();
+            emulated
+                .plan
+                .queue(gpu.alloc("step", 1).unwrap(), &mut queue)
+                .unwrap();
+            used.extend(queue.launches().iter().map(|l| l.kernel.name));
+            let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
+            assert!(
+                errors.iter().all(|e| *e <= tolerance),
+                "{n}x{h}x{w}, {i} to {o}, {k}x{k} by {stride}, {precision:?}: {errors:?}"
+            );
+            assert!(ours == again, "a second run differs");
+        }
+    }
+    let all = kernels::KERNELS.iter().filter(|k| k.file == "conv2d");
+    let unused: Vec<&str> = all.map(|k| k.name).filter(|k| !used.contains(k)).collect();
+    assert!(unused.is_empty(), "not tested: {unused:?}");
 }
 
 struct Unported;
