@@ -169,6 +169,16 @@ fn example(
     }
 }
 
+/// The number that makes `expected`, times it, nearest to `ours`.
+fn scale(ours: &[f32], expected: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        (a.iter().zip(b))
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum()
+    };
+    dot(ours, expected) / dot(expected, expected)
+}
+
 /// Every form of the kernels, with tiles that the images fill in part, at strides, with channels that no vector fits.
 #[test]
 fn convolutions_of_awkward_sizes() {
@@ -216,6 +226,13 @@ fn convolutions_of_awkward_sizes() {
                     "{n}x{h}x{w}, {i} to {o}, {k}x{k} by {stride}, {precision:?}: {errors:?}"
                 );
                 assert!(ours == again, "a second run differs");
+                if precision == Precision::Tf32 && y.len() > 10_000 {
+                    let scales = [scale(&ours.0, &y), scale(&ours.1, &grad)];
+                    assert!(
+                        scales.iter().all(|s| (s - 1.0).abs() < 1e-4),
+                        "operands are cut off, not rounded: {scales:?}"
+                    );
+                }
             }
         }
     }
