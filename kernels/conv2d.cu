@@ -5,7 +5,7 @@
 //   dw[o, c, p, q] = sum_{n, i, j} dy[n, i, j, o] x[n, i s + p - pad, j s + q - pad, c]
 //
 // y and dx are one computation. A block makes TM pixels (a rectangle of one image, or several small images) by TN channels.
-// 16 channels at a time it brings the patch of the input that its pixels see, each number once for all taps, and all
+// 8 or 16 channels at a time it brings the patch of the input that its pixels see, each number once for all taps, and all
 // taps of the weights, just as they lie in memory; a tap is then a shift within the patch. With stride s, the pixels of dx
 // fall into s^2 classes with the same taps, which are convolutions of stride 1.
 //
@@ -33,8 +33,6 @@ struct Conv {
 };
 
 constexpr int THREADS = 128;
-constexpr int CHUNK = 16;          // channels at a time
-constexpr int PITCH = CHUNK + 4;   // of a pixel: 8 pixels by 4 channels lie in 32 banks
 
 // e / d for 0 <= e < 2^16, d >= 2.
 DEVICE unsigned reciprocal(int d) { return 0xffffffffu / (unsigned)d + 1; }
@@ -141,6 +139,8 @@ DEVICE void copy_rows(float* to, int pitch, const float* from, int rows, int len
 // Which entries of a tile's result a thread holds: ROWS x COLUMNS of them.
 template <int TM, int TN, bool TF32>
 struct Held {
+  static constexpr int CHUNK = TN == 64 ? 8 : 16;  // channels in shared memory at a time
+  static constexpr int PITCH = CHUNK + 4;          // of a pixel there: 8 pixels by 4 channels lie in 32 banks
   static constexpr int WARPS_N = TM == 64 || TN == 64 ? 2 : 1, WARPS_M = 4 / WARPS_N;
   static constexpr int MF = TM / WARPS_M / 16, NF = TN / WARPS_N / 8;             // fragments of a warp
   static constexpr int ACROSS = TN == 16 ? 4 : 8, DOWN = THREADS / ACROSS;        // threads, without tensor cores
@@ -191,7 +191,8 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
                       const Taps<BACK>& down, const Taps<BACK>& across, int steps) {
   using H = Held<TM, TN, TF32>;
   const int kernel = K ? K : c.kernel, taps = kernel * kernel;
-  const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4;
+  constexpr int PITCH = H::PITCH;
+  const int pitch = BACK ? TN * taps + 8 : H::CHUNK * taps + 4;
   const int per_n = BACK ? taps : pitch, per_channel = BACK ? pitch : taps;
   int rows[H::ROWS];
 #pragma unroll
@@ -206,7 +207,7 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
       if (TF32) {
         w += (H::warp_n() * H::NF * 8 + g) * per_n + q * per_channel;
 #pragma unroll
-        for (int step = 0; step < 2; step++) {
+        for (int step = 0; step < H::CHUNK / 8; step++) {
           if (step == steps) break;
           unsigned b[H::NF][2];
 #pragma unroll
@@ -253,6 +254,7 @@ template <int TM, int TN, bool TF32, bool BACK, int K>
 DEVICE void convolve(const float* x, const float* w, const float* bias, const float* gamma, const float* beta,
                      const float* averages, const float* residual, float* y, double* counts, const Conv& c) {
   using H = Held<TM, TN, TF32>;
+  constexpr int CHUNK = H::CHUNK, PITCH = H::PITCH;
   SHARED_DYN(float, shared);
   const int kernel = K ? K : c.kernel, taps = kernel * kernel, side = BACK ? c.stride : 1;
   const Taps<BACK> down(c, blockIdx.z / side), across(c, blockIdx.z % side);
@@ -264,7 +266,7 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
   const int stage_len = patch_len + (BACK ? CHUNK : TN) * pitch;
   const int chunks = down.count > 0 && across.count > 0 ? (c.in_c + CHUNK - 1) / CHUNK : 0;
 
-  auto steps = [&](int chunk) { return c.in_c - chunk * CHUNK <= 8 ? 1 : 2; };
+  auto steps = [&](int chunk) { return CHUNK == 8 || c.in_c - chunk * CHUNK <= 8 ? 1 : 2; };
   auto bring = [&](int chunk) {
     float* to = shared + chunk % c.stages * stage_len;
     const int c0 = chunk * CHUNK, channels = steps(chunk) * 8;

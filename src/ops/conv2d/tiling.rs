@@ -8,11 +8,9 @@ use crate::device::gpu::{self, Grid, Precision};
 /// Blocks that run at the same time: two on each of an H100's multiprocessors.
 const BLOCKS: usize = 264;
 
-/// Channels in shared memory at a time, and a pixel's pitch there.
-const CHUNK: usize = 16;
-const PITCH: usize = CHUNK + 4;
-
-/// Shared memory of a block, in bytes: the most there is, and what leaves room for a second block.
+/// Shared memory of a block, in bytes: what leaves room for a second one on large GPUs, and is all that there is on small
+/// ones (compute capability 8.6). Kernels of many taps need more, up to what large GPUs have.
+const GOOD_SHARED: usize = 99 << 10;
 const MOST_SHARED: usize = 227 << 10;
 
 /// The forms that kernels come in: 3x3 taps in tiles of so many pixels by so many channels, or any taps.
@@ -45,6 +43,11 @@ impl Form {
             Form::N64 => 64,
         }
     }
+
+    /// Input channels in shared memory at a time.
+    fn chunk(self) -> usize {
+        if self == Form::N64 { 8 } else { 16 }
+    }
 }
 
 /// Rectangles of pixels, of one image or of several small ones. Everything in powers of two.
@@ -59,7 +62,7 @@ impl Tiles {
     /// Of `pixels` pixels each, for images of this size.
     fn new(images: usize, [height, width]: [usize; 2], pixels: usize) -> Tiles {
         let log = |n: usize| n.next_power_of_two().trailing_zeros() as usize;
-        let log_w = log(width).clamp(1, 5);
+        let log_w = log(width).clamp(1, 5.min(log(pixels)));
         let log_h = log(height).min(log(pixels) - log_w);
         let log_images = log(pixels) - log_w - log_h;
         let count = height.div_ceil(1 << log_h)
@@ -144,17 +147,19 @@ impl Gather {
         let tiles = Tiles::new(shape.images, grid, form.pixels());
         let (patch_h, patch_w, patch) = tiles.patch(step, span);
         let taps = shape.kernel * shape.kernel;
-        // As weights lie in memory, (channels, CHUNK, taps) or (CHUNK, channels, taps), with pitches that keep the banks apart.
-        let weights = CHUNK * form.channels() * taps + (4 * form.channels()).max(8 * CHUNK);
-        let stage = 4 * (patch * PITCH + weights);
-        let chunks = (geometry.in_c as usize).div_ceil(CHUNK);
-        let stages = if chunks > 1 && 2 * stage <= MOST_SHARED {
+        // Pixels and weights as they lie in memory, the latter (channels, chunk, taps) or (chunk, channels, taps), with
+        // pitches that keep the banks apart.
+        let (chunk, wide) = (form.chunk(), form.channels());
+        let weights = chunk * wide * taps + (4 * wide).max(8 * chunk);
+        let stage = 4 * (patch * (chunk + 4) + weights);
+        let several = geometry.in_c as usize > chunk;
+        let stages = if several && 2 * stage <= GOOD_SHARED {
             2
         } else {
             1
         };
         // Sums per channel, where they are wanted: two doubles per channel from up to 32 threads.
-        let shared = (stages * stage).max(32 * form.channels() * 16);
+        let shared = (stages * stage).max(32 * wide * 16);
         assert!(
             shared <= MOST_SHARED,
             "conv2d: {shape:?} has too large a kernel"
@@ -215,7 +220,7 @@ impl Weights {
             Precision::Tf32 if channels_out > 32 => WeightForm::Tall,
             _ => WeightForm::Square,
         };
-        let (out, inn, pixels) = match form {
+        let (out, inn, most) = match form {
             WeightForm::Small => (16, 16, 128),
             WeightForm::Square | WeightForm::Any => (32, 32, 128),
             WeightForm::Tall => (64, 32, 64),
@@ -225,11 +230,21 @@ impl Weights {
             _ => (shape.kernel, shape.kernel * shape.kernel),
         };
         let grid = [shape.out_height(), shape.out_width()];
-        let tiles = Tiles::new(shape.images, grid, pixels);
-        let (patch_h, patch_w, patch) = tiles.patch(shape.stride, span);
-        let stage = patch * (inn + 8) + pixels * (out + 8);
-        let shared = 4 * (2 * stage).max(out * inn * taps);
-        assert!(shared <= MOST_SHARED, "conv2d: {shape:?}");
+        // Two stages of pixels, at the end the result. At a stride fewer pixels have the same patch.
+        let sizes = |pixels: usize| {
+            let tiles = Tiles::new(shape.images, grid, pixels);
+            let (.., patch) = tiles.patch(shape.stride, span);
+            let stages = 2 * (patch * (inn + 8) + pixels * (out + 8));
+            (tiles, 4 * stages.max(out * inn * taps))
+        };
+        let fits = |pixels: &usize| sizes(*pixels).1 <= GOOD_SHARED;
+        let pixels = [most, most / 2, most / 4].into_iter().find(fits);
+        let (tiles, shared) = sizes(pixels.unwrap_or(16));
+        assert!(
+            shared <= MOST_SHARED,
+            "conv2d: {shape:?} has too large a stride"
+        );
+        let (patch_h, patch_w, _) = tiles.patch(shape.stride, span);
         let others = shape.kernel * shape.kernel / taps;
         let blocks = [
             channels_out.div_ceil(out),
