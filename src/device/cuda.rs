@@ -13,18 +13,21 @@ use cudarc::driver::sys;
 use super::gpu::{Argument, Launch, Machine, kernels};
 use crate::error::{Error, Kind, Result};
 
-/// Static and dynamic shared memory that a kernel may have without asking for more.
-const PLAIN_SHARED: u32 = 48 << 10;
-
 pub(super) struct Cuda {
     index: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    functions: HashMap<&'static str, Function>,
     memory: Vec<sys::CUdeviceptr>,
     programs: Vec<sys::CUgraphExec>,
+}
+
+/// A kernel, and the dynamic shared memory that its blocks can have on this GPU.
+struct Function {
+    handle: sys::CUfunction,
+    most_shared: u32,
 }
 
 // SAFETY: handles of the driver, which may be used from any thread; every method makes the context current first.
@@ -75,6 +78,35 @@ pub fn usable_at(index: usize) -> Result<String> {
     Ok(names.swap_remove(index))
 }
 
+impl Function {
+    /// Looks a kernel up and lets it have all shared memory that there is: what a graph's launches need differs.
+    ///
+    /// # Safety
+    /// The module is loaded in the current context, on this device.
+    unsafe fn load(
+        module: sys::CUmodule,
+        symbol: CString,
+        device: sys::CUdevice,
+    ) -> std::result::Result<Function, DriverError> {
+        use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as ALL;
+        use sys::CUfunction_attribute_enum::{
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC,
+            CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
+        };
+        // SAFETY: the caller's.
+        unsafe {
+            let handle = result::module::get_function(module, symbol)?;
+            let all = result::device::get_attribute(device, ALL)?;
+            let most = all - result::function::get_function_attribute(handle, STATIC)?;
+            result::function::set_function_attribute(handle, DYNAMIC, most)?;
+            Ok(Function {
+                handle,
+                most_shared: most as u32,
+            })
+        }
+    }
+}
+
 impl Cuda {
     pub fn open(index: usize) -> Result<Cuda> {
         let name = usable_at(index)?;
@@ -112,7 +144,7 @@ impl Cuda {
             for kernel in kernels::KERNELS.iter().filter(|k| k.file == *file) {
                 let symbol = CString::new(kernel.name).expect("a name without zeros");
                 // SAFETY: the module was just loaded.
-                let function = unsafe { result::module::get_function(module, symbol) };
+                let function = unsafe { Function::load(module, symbol, device) };
                 let function = function.map_err(|e| failed(kernel.name, e))?;
                 cuda.functions.insert(kernel.name, function);
             }
@@ -137,7 +169,16 @@ impl Cuda {
             grid,
             arguments,
         } = launch;
-        let function = self.functions[kernel.name];
+        let function = &self.functions[kernel.name];
+        if grid.shared > function.most_shared {
+            return Err(Error::usage(format!(
+                "--device cuda: kernel {} needs {} KiB of shared memory, and GPU {} has {} for it",
+                kernel.name,
+                grid.shared.div_ceil(1 << 10),
+                self.index,
+                function.most_shared >> 10
+            )));
+        }
         assert_eq!(arguments.len(), kernel.parameters.len(), "{}", kernel.name);
         let mut values: Vec<Box<[u64]>> = arguments
             .iter()
@@ -154,16 +195,9 @@ impl Cuda {
         // SAFETY: an argument for each parameter, of its type (the launcher was written from the kernel's own
         // declaration), in memory that lives through the call.
         unsafe {
-            if grid.shared > PLAIN_SHARED {
-                let attribute =
-                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                let bytes = grid.shared as i32;
-                result::function::set_function_attribute(function, attribute, bytes)
-                    .map_err(|e| failed(kernel.name, e))?;
-            }
             let block = (kernel.threads, 1, 1);
             result::launch_kernel(
-                function,
+                function.handle,
                 (x, y, z),
                 block,
                 grid.shared,
