@@ -120,7 +120,7 @@ fn one(target: Target, experiment: &Experiment) -> Result<Pace> {
         Device::Cpu => (1, 3),
         Device::Emulator => (1, 0),
     };
-    let at_size = matches!(target.device, Device::Cuda(_));
+    let at_size = super::at_size(target.device);
     if !at_size {
         config.batch_size = 2;
     }

@@ -1,7 +1,7 @@
 //! What the machine itself can do, and its clock.
 
 use super::Measured;
-use crate::device::gpu::{Gpu, Precision, Program, Queue, View, elementwise, kernels};
+use crate::device::gpu::{Gpu, Precision, Program, Queue, View, kernels};
 use crate::device::{Device, Slot};
 use crate::error::Result;
 use crate::ops::distance;
@@ -32,55 +32,49 @@ pub(super) fn median(mut clock: impl FnMut() -> Result<f64>) -> Result<f64> {
     Ok(times[RUNS / 2])
 }
 
-/// Times programs on a GPU that does not remember what they read last.
-pub(super) struct Meter {
-    gpu: Gpu,
-    flush: Program,
-    halves: [View<f32>; 2],
+/// Median times of programs on a GPU, each run behind a copy of other data: it empties the cache, and the GPU is at work
+/// while the host starts what is timed.
+pub(super) fn times<const N: usize>(gpu: &mut Gpu, programs: [Program; N]) -> Result<[f64; N]> {
+    times_behind(gpu, FLUSH, programs)
 }
 
-impl Meter {
-    /// None where times mean nothing.
-    pub fn open(device: Device) -> Result<Option<Meter>> {
-        if !matches!(device, Device::Cuda(_)) {
-            return Ok(None);
-        }
-        let mut gpu = Gpu::open(device)?;
-        let all: View<f32> = gpu.alloc("other data", FLUSH)?;
-        let half = FLUSH / 2;
-        let halves = [all.part(0, half), all.part(half, half)];
-        let flush = copy(&mut gpu, halves)?;
-        Ok(Some(Meter { gpu, flush, halves }))
+fn times_behind<const N: usize>(
+    gpu: &mut Gpu,
+    floats: usize,
+    programs: [Program; N],
+) -> Result<[f64; N]> {
+    let other: View<f32> = gpu.alloc("other data", floats)?;
+    let half = floats / 2;
+    let flush = copy(gpu, [other.part(0, half), other.part(half, half)])?;
+    let mut times = [0.0; N];
+    for (time, program) in times.iter_mut().zip(programs) {
+        *time = time_behind(gpu, flush, program)?;
     }
+    Ok(times)
+}
 
-    /// The median times of programs, each run after the cache was filled with other data.
-    pub fn medians<const N: usize>(
-        &mut self,
-        gpu: &mut Gpu,
-        programs: [Program; N],
-    ) -> Result<[f64; N]> {
-        let mut times = [0.0; N];
-        for (time, program) in times.iter_mut().zip(programs) {
-            *time = median(|| {
-                // It waits: the other machine has a queue of its own.
-                self.gpu.time(self.flush)?;
-                gpu.time(program)
-            })?;
-        }
-        Ok(times)
-    }
+fn time_behind(gpu: &mut Gpu, first: Program, program: Program) -> Result<f64> {
+    median(|| {
+        gpu.run(first)?;
+        gpu.time(program)
+    })
 }
 
 fn copy(gpu: &mut Gpu, [from, to]: [View<f32>; 2]) -> Result<Program> {
     let mut queue = Queue::default();
-    kernels::add_bwd(&mut queue, elementwise(from.len), from, to, from.len as i64);
+    // Four vectors of four per thread.
+    let blocks = from.len.div_ceil(16 * THREADS);
+    kernels::peak_copy(&mut queue, blocks, from, to, from.len as i64);
     gpu.prepare(queue)
 }
 
-/// Copies, and multiply-adds alone; a few of them where there is no meter.
-pub(super) fn peaks(device: Device, meter: Option<&mut Meter>) -> Result<Vec<Measured>> {
-    let small = meter.is_none();
-    let mut peaks = Vec::new();
+/// Copies, and multiply-adds alone; on the emulator a few of them.
+pub(super) fn peaks(device: Device) -> Result<Vec<Measured>> {
+    let small = device == Device::Emulator;
+    let timed = |gpu: &mut Gpu, program| match small {
+        true => Ok(None),
+        false => time_behind(gpu, program, program).map(Some),
+    };
     let measured = |name: &str, about: String| Measured {
         name: name.to_owned(),
         about,
@@ -92,31 +86,20 @@ pub(super) fn peaks(device: Device, meter: Option<&mut Meter>) -> Result<Vec<Mea
         seconds: None,
         error: 0.0,
     };
-    let mut time: Box<dyn FnMut(&mut Gpu, Program) -> Result<Option<f64>>> = match meter {
-        Some(meter) => {
-            let bytes = 2 * meter.halves[0].len * size_of::<f32>();
-            let mut copied = measured(COPY, format!("{} MiB", bytes >> 21));
-            copied.bytes = bytes;
-            let (gpu, program) = (&mut meter.gpu, meter.flush);
-            copied.seconds = Some(median(|| gpu.time(program))?);
-            peaks.push(copied);
-            Box::new(|gpu, program| median(|| gpu.time(program)).map(Some))
-        }
-        None => {
-            const N: usize = 3001;
-            let mut gpu = Gpu::open(device)?;
-            let x: Vec<f32> = (0..N).map(|i| i as f32).collect();
-            let from = gpu.alloc_with("numbers", &x)?;
-            let to = gpu.alloc("a copy", N)?;
-            let program = copy(&mut gpu, [from, to])?;
-            gpu.run(program)?;
-            let mut copied = measured(COPY, format!("{N} numbers"));
-            copied.bytes = 2 * N * size_of::<f32>();
-            copied.error = distance(&gpu.download(to)?, &x);
-            peaks.push(copied);
-            Box::new(|_, _| Ok(None))
-        }
-    };
+    let mut gpu = Gpu::open(device)?;
+    let n = if small { 3001 } else { FLUSH };
+    let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+    let from = gpu.alloc_with("numbers", &x)?;
+    let to = gpu.alloc("a copy", n)?;
+    let program = copy(&mut gpu, [from, to])?;
+    gpu.run(program)?;
+    let bytes = 2 * n * size_of::<f32>();
+    let mut peaks = vec![Measured {
+        bytes,
+        error: distance(&gpu.download(to)?, &x),
+        seconds: timed(&mut gpu, program)?,
+        ..measured(COPY, format!("{n} numbers"))
+    }];
     // More blocks than any GPU runs at a time, so that the last of them weigh little.
     let blocks = if small { 1 } else { 1 << 15 };
     for precision in [Precision::Fp32, Precision::Tf32] {
@@ -143,17 +126,34 @@ pub(super) fn peaks(device: Device, meter: Option<&mut Meter>) -> Result<Vec<Mea
         let program = gpu.prepare(queue)?;
         gpu.run(program)?;
         let sums: Vec<f32> = gpu.download(out)?;
-        let name = peak_name(precision);
-        let mut peak = measured(name, format!("{blocks} blocks, {rounds} rounds"));
-        peak.bytes = n * size_of::<f32>();
-        peak.flops = n * flops * rounds as usize;
-        peak.precision = Some(precision);
-        peak.error = distance(&sums, &vec![sum as f32; n]);
-        peak.seconds = time(&mut gpu, program)?;
-        peaks.push(peak);
+        let about = format!("{blocks} blocks, {rounds} rounds");
+        peaks.push(Measured {
+            bytes: n * size_of::<f32>(),
+            flops: n * flops * rounds as usize,
+            precision: Some(precision),
+            error: distance(&sums, &vec![sum as f32; n]),
+            seconds: timed(&mut gpu, program)?,
+            ..measured(peak_name(precision), about)
+        });
     }
     Ok(peaks)
 }
 
 /// Of a block of the kernels in `kernels/peak.cu`.
 const THREADS: usize = 256;
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_has_a_time() {
+        let mut gpu = Gpu::open(Device::Emulator).unwrap();
+        let x = gpu.alloc_with("x", &[1f32, 2.0]).unwrap();
+        let [y, z] = [(); 2].map(|()| gpu.alloc_with("y", &[0f32; 2]).unwrap());
+        let programs = [y, z].map(|y| copy(&mut gpu, [x, y]).unwrap());
+        let times = times_behind(&mut gpu, 1000, programs).unwrap();
+        assert!(times.iter().all(|t| *t > 0.0), "{times:?}");
+        assert_eq!(gpu.download(z).unwrap(), [1.0, 2.0]);
+    }
+}

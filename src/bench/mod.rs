@@ -18,7 +18,7 @@ use crate::ops::{Case, ROWS, distance};
 use crate::optim::{self, Method, Moment, State, Update};
 use crate::random::torch::Generator;
 pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, Pace};
-use machine::{Meter, median};
+use machine::{median, times};
 use shapes::AT_SIZE;
 
 /// Everything that was measured.
@@ -120,16 +120,16 @@ pub fn measure(target: Target, filter: &str) -> Report {
 }
 
 fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
+    let large = at_size(target.device);
     // Open as long as there is something to measure: making a GPU's context takes longer than most kernels.
-    let mut meter = Meter::open(target.device)?;
+    let _context = large.then(|| Gpu::open(target.device)).transpose()?;
     if target.device != Device::Cpu {
-        report.peaks = machine::peaks(target.device, meter.as_mut())?;
+        report.peaks = machine::peaks(target.device)?;
     }
-    let large = meter.is_some();
-    let at_size = |name: &str| large && AT_SIZE.iter().any(|(n, _)| *n == name);
-    let of_tables = ROWS.iter().filter(|row| !at_size(row.name));
+    let covered = |name: &str| large && AT_SIZE.iter().any(|(n, _)| *n == name);
+    let of_tables = ROWS.iter().filter(|row| !covered(row.name));
     let of_tables = of_tables.flat_map(|row| row.cases.iter().map(|c| (row.name, c)));
-    let of_experiments = AT_SIZE.iter().filter(|(name, _)| at_size(name));
+    let of_experiments = AT_SIZE.iter().filter(|(name, _)| covered(name));
     let of_experiments = of_experiments.map(|(name, case)| (*name, case));
     let mut cases: Vec<(&str, &Case)> = of_experiments.chain(of_tables).collect();
     cases.retain(|(name, _)| name.contains(filter));
@@ -138,7 +138,7 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     for (name, case) in cases {
         let lines = match target.device {
             Device::Cpu => Ok(op_on_cpu(name, case)),
-            _ => op(target, name, case, meter.as_mut()),
+            _ => op(target, name, case),
         };
         let about = case.about;
         report
@@ -153,11 +153,16 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     for row in optim::ROWS {
         let name = row.entry.name;
         for &n in sizes.iter().filter(|_| name.contains(filter)) {
-            let line = optimizer(target, name, n, meter.as_mut());
+            let line = optimizer(target, name, n);
             report.rows.push(line.map_err(|e| of(name, e))?);
         }
     }
     experiments::all(target, filter, &mut report.experiments)
+}
+
+/// Are shapes those of the experiments there? Where times mean little, small ones do.
+fn at_size(device: Device) -> bool {
+    matches!(device, Device::Cuda(_))
 }
 
 /// An error with what it was met at.
@@ -179,7 +184,7 @@ const SEED: u64 = 1;
 const PARTS: [&str; 2] = ["forward", "backward"];
 
 /// Forward and backward of one case; nothing where the op has no kernels.
-fn op(target: Target, name: &str, case: &Case, meter: Option<&mut Meter>) -> Result<Vec<Measured>> {
+fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
     let mut example = case.example(SEED, target.device);
     let flops = example.plan.flops_of_halves();
     let mut gpu = Gpu::open(target.device)?;
@@ -188,9 +193,9 @@ fn op(target: Target, name: &str, case: &Case, meter: Option<&mut Meter>) -> Res
     };
     let ours = example.run(&mut gpu, &loaded)?;
     let programs = loaded.0.each_ref().map(|half| half.program);
-    let seconds = match meter {
-        Some(meter) => meter.medians(&mut gpu, programs)?.map(Some),
-        None => [None; 2],
+    let seconds = match at_size(target.device) {
+        true => times(&mut gpu, programs)?.map(Some),
+        false => [None; 2],
     };
     drop(gpu);
     example.plan = case.plan(&example.params, Device::Cpu);
@@ -245,7 +250,7 @@ fn op_on_cpu(name: &str, case: &Case) -> Vec<Measured> {
 }
 
 /// One update of `n` parameters by a method with its default keys.
-fn optimizer(target: Target, name: &str, n: usize, meter: Option<&mut Meter>) -> Result<Measured> {
+fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let opt = json!({"name": name, "lr": 0.01});
     let opt = opt.as_object().expect("an object");
     let method = Method::new(opt)?;
@@ -305,8 +310,8 @@ fn optimizer(target: Target, name: &str, n: usize, meter: Option<&mut Meter>) ->
     let ours: Vec<f32> = gpu.download(dw)?;
     state.step(0.01, 1.0, &mut w, &g);
     measured.error = distance(&ours, &w);
-    if let Some(meter) = meter {
-        measured.seconds = meter.medians(&mut gpu, [program])?.map(Some)[0];
+    if at_size(target.device) {
+        measured.seconds = times(&mut gpu, [program])?.first().copied();
     }
     Ok(measured)
 }
@@ -366,7 +371,7 @@ mod tests {
 
     #[test]
     fn kernels_that_only_multiply_and_add_do_so() {
-        let peaks = machine::peaks(Device::Emulator, None).unwrap();
+        let peaks = machine::peaks(Device::Emulator).unwrap();
         assert_eq!(peaks.len(), 3);
         for peak in peaks {
             assert!(peak.error < 1e-6, "{} is {} off", peak.name, peak.error);

@@ -57,6 +57,9 @@ pub fn usable() -> Result<Vec<String>> {
     if count == 0 {
         return Err(Error::usage("--device cuda: the driver finds no GPU"));
     }
+    if driver() / 1000 < kernels_major() {
+        return Err(too_old(driver()));
+    }
     let name = |i| result::device::get(i).and_then(result::device::get_name);
     (0..count)
         .map(|i| name(i).map_err(|e| failed("name of a GPU", e)))
@@ -94,6 +97,21 @@ fn driver() -> i32 {
     version
 }
 
+/// The first number of the CUDA version that compiled the kernels.
+fn kernels_major() -> i32 {
+    let number = option_env!("STEPBACK_CUDA_MAJOR").and_then(|n| n.parse().ok());
+    number.unwrap_or(0)
+}
+
+fn too_old(driver: i32) -> Error {
+    Error::usage(format!(
+        "--device cuda: the NVIDIA driver knows CUDA {}.{} at most, too old for this binary's kernels, which CUDA {} made: install a newer driver (580 or newer for CUDA 13)",
+        driver / 1000,
+        driver % 1000 / 10,
+        kernels_major()
+    ))
+}
+
 /// What to say where a GPU or its driver cannot take the kernels of this binary. `gpu` is its number and name.
 fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32), driver: i32) -> Option<Error> {
     use sys::CUresult::{
@@ -111,26 +129,19 @@ fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32), driver: i32) 
         return None;
     }
     let (major, minor) = capability;
-    let why = if major < 8 {
-        format!(
-            "GPU {gpu} has compute capability {major}.{minor}, and the kernels need 8.0 or newer"
-        )
-    } else if driver < KERNELS_CUDA || code == CUDA_ERROR_UNSUPPORTED_PTX_VERSION {
-        format!(
-            "the NVIDIA driver knows CUDA {}.{} at most, too old for this binary's kernels: install driver 580 or newer",
-            driver / 1000,
-            driver % 1000 / 10
-        )
-    } else {
-        format!(
-            "this binary carries no kernels for GPU {gpu} of compute capability {major}.{minor}: build it with STEPBACK_CUDA_ARCHS={major}{minor}, or without that variable"
-        )
+    if code == CUDA_ERROR_UNSUPPORTED_PTX_VERSION || driver / 1000 < kernels_major() {
+        return Some(too_old(driver));
+    }
+    let why = match major {
+        8.. => format!(
+            "this binary carries no kernels for it: build it with STEPBACK_CUDA_ARCHS={major}{minor}, or without that variable"
+        ),
+        _ => "the kernels need 8.0 or newer".to_owned(),
     };
-    Some(Error::usage(format!("--device cuda: {why} ({code:?})")))
+    Some(Error::usage(format!(
+        "--device cuda: GPU {gpu} has compute capability {major}.{minor}, and {why} ({code:?})"
+    )))
 }
-
-/// The CUDA that kernels are built with.
-const KERNELS_CUDA: i32 = 13_000;
 
 impl Cuda {
     pub fn open(index: usize) -> Result<Cuda> {
@@ -366,7 +377,6 @@ mod tests {
             12_040,
             &old_driver,
         );
-        says(CUDA_ERROR_INVALID_IMAGE, (9, 0), 12_040, &old_driver);
         let unknown = ["GPU 0 (Some GPU)", "12.0", "STEPBACK_CUDA_ARCHS=120"];
         says(CUDA_ERROR_NO_BINARY_FOR_GPU, (12, 0), 13_000, &unknown);
         // Whatever else goes wrong is no matter of the build.
