@@ -83,15 +83,20 @@ def kernels(args):
     print(f"{report['gpu'] or report['device']}, {report['precision']}")
     lines = []
     for line in report["peaks"]:
-        rate = f"{line['gb_per_s']:.0f} GB/s" if line["name"] == "copy" else f"{line['tflop_per_s']:.1f} TFLOP/s"
-        lines.append([line["name"], rate if line["seconds"] else "-"])
+        rate = "-"
+        if line["seconds"]:
+            copy = line["name"] == "copy"
+            rate = f"{line['gb_per_s']:.0f} GB/s" if copy else f"{line['tflop_per_s']:.1f} TFLOP/s"
+        lines.append([line["name"], rate])
     print_table(["machine", "rate"], lines)
     percent = lambda x: "-" if x is None else f"{100 * x:.0f} %"
     slowest = sorted((l for l in report["rows"] if l["seconds"]), key=lambda l: -l["seconds"])[:30]
     lines = [[l["name"], l["about"], l["part"], f"{1e6 * l['seconds']:.1f}", percent(l["share_of_copy"]),
               percent(l["share_of_peak"]), f"{l['error']:.1e}"] for l in slowest]
     print_table(["name", "about", "part", "us", "of copy", "of peak", "error"], lines)
-    wrong = [l for l in report["rows"] if l["error"] is None or l["error"] > 2e-3]
+    # TF32 rounds to 11 bits; in single precision it is the order of long sums that differs.
+    most = lambda l: 2e-3 if l["precision"] == "tf32" else 1e-4
+    wrong = [l for l in report["peaks"] + report["rows"] if l["error"] is None or l["error"] > most(l)]
     for line in wrong:
         print(f"error of {line['name']} ({line['about']}), {line['part']}: {line['error']}")
     lines = []
