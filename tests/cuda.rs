@@ -26,7 +26,7 @@ fn on_cpu(example: &Example) -> (Vec<f32>, Vec<f32>) {
 /// no kernels.
 fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
     let loaded = example.load(gpu, Some(precision)).unwrap()?;
-    assert!(loaded.launches > 0);
+    assert!(loaded.0.iter().any(|half| half.launches > 0));
     Some([(); 2].map(|()| example.run(gpu, &loaded).unwrap()))
 }
 

@@ -60,6 +60,9 @@ pub fn usable() -> Result<Vec<String>> {
     if count == 0 {
         return Err(Error::usage("--device cuda: the driver finds no GPU"));
     }
+    if driver() / 1000 < kernels_major() {
+        return Err(too_old(driver()));
+    }
     let name = |i| result::device::get(i).and_then(result::device::get_name);
     (0..count)
         .map(|i| name(i).map_err(|e| failed("name of a GPU", e)))
@@ -107,6 +110,71 @@ impl Function {
     }
 }
 
+/// The compute capability of a GPU, 0.0 if it cannot be had.
+fn capability(device: sys::CUdevice) -> (i32, i32) {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    // SAFETY: the device was got from the driver.
+    let get = |which| unsafe { result::device::get_attribute(device, which) }.unwrap_or(0);
+    (get(MAJOR), get(MINOR))
+}
+
+/// The newest CUDA that the driver knows, 1000 times the major version and 10 times the minor one.
+fn driver() -> i32 {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    let _ = unsafe { sys::cuDriverGetVersion(&mut version) };
+    version
+}
+
+/// The first number of the CUDA version that compiled the kernels.
+fn kernels_major() -> i32 {
+    let number = option_env!("STEPBACK_CUDA_MAJOR").and_then(|n| n.parse().ok());
+    number.unwrap_or(0)
+}
+
+fn too_old(driver: i32) -> Error {
+    Error::usage(format!(
+        "--device cuda: the NVIDIA driver knows CUDA {}.{} at most, too old for this binary's kernels, which CUDA {} made: install a newer driver (580 or newer for CUDA 13)",
+        driver / 1000,
+        driver % 1000 / 10,
+        kernels_major()
+    ))
+}
+
+/// What to say where a GPU or its driver cannot take the kernels of this binary. `gpu` is its number and name.
+fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32), driver: i32) -> Option<Error> {
+    use sys::CUresult::{
+        CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PTX, CUDA_ERROR_INVALID_SOURCE,
+        CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    };
+    let unreadable = [
+        CUDA_ERROR_INVALID_IMAGE,
+        CUDA_ERROR_INVALID_PTX,
+        CUDA_ERROR_INVALID_SOURCE,
+        CUDA_ERROR_NO_BINARY_FOR_GPU,
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    ];
+    if !unreadable.contains(&code) {
+        return None;
+    }
+    let (major, minor) = capability;
+    if code == CUDA_ERROR_UNSUPPORTED_PTX_VERSION || driver / 1000 < kernels_major() {
+        return Some(too_old(driver));
+    }
+    let why = match major {
+        8.. => format!(
+            "this binary carries no kernels for it: build it with STEPBACK_CUDA_ARCHS={major}{minor}, or without that variable"
+        ),
+        _ => "the kernels need 8.0 or newer".to_owned(),
+    };
+    Some(Error::usage(format!(
+        "--device cuda: GPU {gpu} has compute capability {major}.{minor}, and {why} ({code:?})"
+    )))
+}
+
 impl Cuda {
     pub fn open(index: usize) -> Result<Cuda> {
         let name = usable_at(index)?;
@@ -131,14 +199,14 @@ impl Cuda {
         for (file, image) in kernels::IMAGES {
             // SAFETY: a fatbin as nvcc wrote it.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            let module = module.map_err(|e| match e.0 {
-                sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::usage(format!(
-                    "--device cuda: this binary's kernels are not for GPU {index} ({name}): build it with STEPBACK_CUDA_ARCHS naming its compute capability"
-                )),
-                sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => Error::usage(
-                    "--device cuda: the NVIDIA driver is too old for this binary's kernels; CUDA 13 needs driver 580 or newer",
-                ),
-                _ => failed(&format!("kernels of {file}.cu"), e),
+            let module = module.map_err(|e| {
+                refusal(
+                    e.0,
+                    &format!("{index} ({name})"),
+                    capability(device),
+                    driver(),
+                )
+                .unwrap_or_else(|| failed(&format!("kernels of {file}.cu"), e))
             })?;
             cuda.modules.push(module);
             for kernel in kernels::KERNELS.iter().filter(|k| k.file == *file) {
@@ -210,23 +278,25 @@ impl Cuda {
 }
 
 impl Machine for Cuda {
-    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64> {
+    fn name(&self) -> String {
+        format!("cuda: GPU {}", self.index)
+    }
+
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
         self.enter()?;
         // SAFETY: an allocation, which drop frees. The driver refuses one of no bytes.
-        let address = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|e| {
-            let free = result::mem_get_info().map_or(0, |(free, _)| free);
-            Error::new(
-                Kind::Device,
-                format!(
-                    "cuda: GPU {} has no memory for {name}: {} MiB are needed and {} MiB free ({e:?}); a smaller batch_size needs less",
-                    self.index,
-                    bytes.div_ceil(1 << 20),
-                    free >> 20
-                ),
-            )
-        })?;
-        self.memory.push(address);
-        Ok(address)
+        match unsafe { result::malloc_sync(bytes.max(1)) } {
+            Ok(address) => {
+                self.memory.push(address);
+                Ok(Some(address))
+            }
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+            Err(e) => Err(failed(&format!("memory for {name}"), e)),
+        }
+    }
+
+    fn memory(&self) -> Option<[usize; 2]> {
+        result::mem_get_info().ok().map(<[usize; 2]>::from)
     }
 
     fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
@@ -310,5 +380,40 @@ impl Drop for Cuda {
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refusal;
+    use cudarc::driver::sys::CUresult::*;
+
+    /// What no test machine has.
+    #[test]
+    fn gpus_and_drivers_that_cannot_take_the_kernels_are_named() {
+        let says = |code, capability, driver, parts: &[&str]| {
+            let error = refusal(code, "0 (Some GPU)", capability, driver).expect("a refusal");
+            assert_eq!(error.kind.exit_code(), 2);
+            for part in parts {
+                assert!(
+                    error.message.contains(part),
+                    "{}: no {part:?}",
+                    error.message
+                );
+            }
+        };
+        let old_gpu = ["GPU 0 (Some GPU)", "7.5", "8.0 or newer"];
+        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (7, 5), 13_000, &old_gpu);
+        let old_driver = ["CUDA 12.4", "580"];
+        says(
+            CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+            (9, 0),
+            12_040,
+            &old_driver,
+        );
+        let unknown = ["GPU 0 (Some GPU)", "12.0", "STEPBACK_CUDA_ARCHS=120"];
+        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (12, 0), 13_000, &unknown);
+        // Whatever else goes wrong is no matter of the build.
+        assert!(refusal(CUDA_ERROR_OUT_OF_MEMORY, "0", (9, 0), 13_000).is_none());
     }
 }

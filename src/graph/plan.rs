@@ -339,12 +339,22 @@ impl Plan {
 
     /// Floating-point operations of one run.
     pub fn flops(&self) -> usize {
-        let cost = |step: &Step| match step.action {
-            Action::Forward => self.ops[step.op].flops(),
-            Action::Backward => 2 * self.ops[step.op].flops(),
-            Action::Accumulate => 0,
-        };
-        self.steps.iter().map(cost).sum()
+        self.flops_of_halves().iter().sum()
+    }
+
+    /// Those of forward, and of what follows it.
+    pub fn flops_of_halves(&self) -> [usize; 2] {
+        let mut halves = [0; 2];
+        for step in &self.steps {
+            let flops = self.ops[step.op].flops();
+            match step.action {
+                Action::Forward => halves[0] += flops,
+                // A product for each operand; the first may be data, which need no gradient.
+                Action::Backward => halves[1] += (1 + usize::from(step.dx[0].len > 0)) * flops,
+                Action::Accumulate => {}
+            }
+        }
+        halves
     }
 
     /// Runs the steps on the CPU. Allocates nothing.
@@ -359,50 +369,66 @@ impl Plan {
     /// # Errors
     /// If an op has no kernel.
     pub fn queue(&self, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
-        for step in &self.steps {
-            let &Step {
-                x,
-                y,
-                saved,
-                dy,
-                dx,
-                add,
-                work,
-                state,
-                counts,
-                ..
-            } = step;
-            let op = &self.ops[step.op];
-            match step.action {
-                Action::Forward => op.cuda_fwd(
-                    FwdSlots {
-                        x,
-                        y,
-                        saved,
-                        work,
-                        state,
-                        counts,
-                        now,
-                    },
-                    queue,
-                )?,
-                Action::Backward => op.cuda_bwd(
-                    BwdSlots {
-                        x,
-                        y,
-                        saved,
-                        dy,
-                        dx,
-                        add,
-                        work,
-                        now,
-                    },
-                    queue,
-                )?,
-                Action::Accumulate => {
-                    let n = dy.len;
-                    kernels::add_to(queue, gpu::elementwise(n), dy, dx[0], n as i64);
-                }
+        let mut steps = self.steps.iter();
+        steps.try_for_each(|step| self.queue_step(step, now, queue))
+    }
+
+    /// As [`Plan::queue`], but forward and what follows it in queues of their own.
+    pub fn queue_halves(
+        &self,
+        now: View<gpu::Step>,
+        [forward, backward]: [&mut Queue; 2],
+    ) -> Result<()> {
+        let mut steps = self.steps.iter();
+        steps.try_for_each(|step| match step.action {
+            Action::Forward => self.queue_step(step, now, forward),
+            Action::Backward | Action::Accumulate => self.queue_step(step, now, backward),
+        })
+    }
+
+    fn queue_step(&self, step: &Step, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
+        let &Step {
+            x,
+            y,
+            saved,
+            dy,
+            dx,
+            add,
+            work,
+            state,
+            counts,
+            ..
+        } = step;
+        let op = &self.ops[step.op];
+        match step.action {
+            Action::Forward => op.cuda_fwd(
+                FwdSlots {
+                    x,
+                    y,
+                    saved,
+                    work,
+                    state,
+                    counts,
+                    now,
+                },
+                queue,
+            )?,
+            Action::Backward => op.cuda_bwd(
+                BwdSlots {
+                    x,
+                    y,
+                    saved,
+                    dy,
+                    dx,
+                    add,
+                    work,
+                    now,
+                },
+                queue,
+            )?,
+            Action::Accumulate => {
+                let n = dy.len;
+                kernels::add_to(queue, gpu::elementwise(n), dy, dx[0], n as i64);
             }
         }
         Ok(())

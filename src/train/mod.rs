@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod network;
 mod optimum;
+mod pace;
 mod resident;
 mod run;
 pub mod sweep;
@@ -10,4 +11,5 @@ mod worker;
 
 pub use network::Network;
 pub use optimum::optimum;
+pub use pace::{Pace, pace};
 pub use run::{Watch, run};

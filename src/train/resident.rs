@@ -244,6 +244,10 @@ impl Resident {
 }
 
 impl Worker for Resident {
+    fn kernels(&self) -> usize {
+        self.gpu.launches(self.train)
+    }
+
     fn epoch(&mut self, lr: f64, order: &[u32], watch: &dyn Watch) -> Result<Option<Trained>> {
         let step = |i: usize| {
             let at = Moment {
