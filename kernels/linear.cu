@@ -180,7 +180,7 @@ DEVICE void product(const Product& p, int tile) {
   constexpr int M = S::WARP / 16, N = S::WARP / 8, PAIRS = M * N * 2;
   const int across = (p.n + S::TILE - 1) / S::TILE;
   const int m0 = tile / across * S::TILE, n0 = tile % across * S::TILE;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, place = warp % (S::SIDE * S::SIDE);
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, place = warp % (S::SIDE * S::SIDE);
   const int m1 = place / S::SIDE * S::WARP, n1 = place % S::SIDE * S::WARP;
   const int k1 = warp / (S::SIDE * S::SIDE) * (S::SLICE / S::SPLIT);
   const bool a_aligned = aligned(p.a, A_BY_ROW ? p.k : p.m, 4), b_aligned = aligned(p.b, B_BY_ROW ? p.k : p.n, 4);
@@ -193,7 +193,7 @@ DEVICE void product(const Product& p, int tile) {
 
   float sums[M][N][4] = {};
   double sum_of_a = 0.0;
-  const bool sums_a = p.sums_of_a && n0 == 0 && threadIdx.x < S::TILE;
+  const bool sums_a = p.sums_of_a && n0 == 0 && thread < S::TILE;
   // The ring runs ahead by all stages but one.
   for (int slice = 1 - S::STAGES, stage = 1; slice < slices; slice++, stage = stage == S::STAGES - 1 ? 0 : stage + 1) {
     copy_wait<S::STAGES - 2>();
@@ -209,12 +209,12 @@ DEVICE void product(const Product& p, int tile) {
     if (!A_BY_ROW && sums_a) {
       float sum = 0.0f;
 #pragma unroll
-      for (int k = 0; k < S::SLICE; k++) sum += as[k * S::K_PITCH + threadIdx.x];
+      for (int k = 0; k < S::SLICE; k++) sum += as[k * S::K_PITCH + thread];
       sum_of_a += sum;
     }
   }
   const long long part = blockIdx.y;
-  if (sums_a && m0 + threadIdx.x < p.m) p.sums_of_a[part * p.m + m0 + threadIdx.x] = (float)sum_of_a;
+  if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sum_of_a;
 
   // A lane has pairs of neighbours in a row.
   float* const c = p.c + part * p.m * p.n;

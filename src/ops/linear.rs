@@ -329,3 +329,106 @@ pub const ROW: Row = Row {
         .with_data(&[9, 6], Data::Normal),
     ],
 };
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::device::gpu::Gpu;
+    use crate::device::{Device, Schedule};
+    use crate::graph::{Mode, Params, Plan, Targets};
+    use crate::ops::{Example, distance};
+    use crate::random::torch::Generator;
+
+    /// A layer on so many multiprocessors, which decides about the kernels. No output is close to 0, where ReLU has its
+    /// kink, and their signs vary along both dimensions. Operands lie one float off where `odd`.
+    fn example(
+        processors: usize,
+        [rows, inputs, outputs]: [usize; 3],
+        relu: bool,
+        odd: bool,
+        device: Device,
+    ) -> Example {
+        let mut params = Params::new(Generator::new(5));
+        params.normal("offset", &[usize::from(odd)], 1.0);
+        let x = params.normal("x", &[rows, inputs], 1.0);
+        let w = params.normal("w", &[outputs, inputs], 1.0);
+        let b = params.normal("b", &[outputs], 1.0);
+        let large = (6.0 * (inputs as f32).sqrt() + 1.0).sqrt();
+        for (matrix, period) in [(x, 3), (w, 2)] {
+            let values = &mut params.values[matrix.start..][..matrix.len];
+            for (i, row) in values.chunks_exact_mut(inputs).enumerate() {
+                row[0] = if i % period == 0 { large } else { -large };
+            }
+        }
+        let plan = Plan::record(&params, Mode::Train, device, |tape| {
+            let [x, w, b] = [x, w, b].map(|r| tape.param(r));
+            let y = x.linear_for(processors, w, Some(b));
+            let y = if relu { y.relu() } else { y };
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        });
+        let mut upstream = vec![0.0; rows * outputs];
+        Generator::new(9).normal(&mut upstream, 0.0, 1.0);
+        Example {
+            params,
+            plan,
+            data: Vec::new(),
+            upstream,
+        }
+    }
+
+    #[test]
+    fn all_kernels_at_awkward_sizes() {
+        let cases = [
+            (1, [300, 70, 100], false), // two parts of the rows, the second shorter
+            (1, [130, 65, 129], false),
+            (1, [1, 1, 1], false),
+            (1, [140, 76, 68], false), // whole vectors, ragged tiles
+            (1, [300, 5, 66], false),
+            (6, [130, 70, 70], false),
+            (2, [65, 67, 3], false),
+            (12, [40, 50, 70], false),
+            (20, [140, 300, 33], false),
+            (132, [20, 600, 17], false),
+            (132, [600, 20, 17], false),
+            (132, [33, 64, 32], false),
+            (132, [5, 508, 520], true), // w is too long for the emulator to copy it, which aligns
+        ];
+        let mut seen = BTreeSet::new();
+        for (case, (processors, sizes, odd)) in cases.into_iter().enumerate() {
+            for (i, schedule) in Schedule::all().into_iter().enumerate() {
+                let relu = (case + i) % 2 == 1;
+                let example = |device| example(processors, sizes, relu, odd, device);
+                let cpu = example(Device::Cpu);
+                let (y, gradient) = cpu.on_cpu(&cpu.params.values);
+                assert!(!relu || y.contains(&0.0) || y.len() == 1);
+                let emulated = example(Device::Emulator);
+                for (precision, tolerance) in [(Precision::Fp32, 2e-6), (Precision::Tf32, 2e-3)] {
+                    let mut gpu = Gpu::emulator(schedule).unwrap();
+                    let loaded = emulated.load(&mut gpu, Some(precision)).unwrap().unwrap();
+                    let (ours, our_gradient) = emulated.run(&mut gpu, &loaded).unwrap();
+                    let start = usize::from(odd);
+                    let errors = [
+                        distance(&ours, &y),
+                        distance(&our_gradient[start..], &gradient[start..]),
+                    ];
+                    assert!(
+                        errors.iter().all(|e| *e <= tolerance),
+                        "{sizes:?} for {processors}, ReLU {relu}, {precision:?}, {schedule:?}: {errors:?}"
+                    );
+                    let mut queue = Queue::new(Some(precision));
+                    let now = gpu.alloc("step", 1).unwrap();
+                    emulated.plan.queue(now, &mut queue).unwrap();
+                    seen.extend(queue.launches().iter().map(|l| l.kernel.name));
+                }
+            }
+        }
+        let all = kernels::KERNELS.iter().filter(|k| k.file == "linear");
+        let missed: Vec<_> = all.map(|k| k.name).filter(|k| !seen.contains(k)).collect();
+        assert!(missed.is_empty(), "not run: {missed:?}");
+    }
+}
