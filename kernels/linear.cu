@@ -38,6 +38,7 @@ struct Product {
   const float *a, *b;
   float* c;  // (gridDim.y, m, n): block (x, y) computes a tile of the y-th
   int m, n, k;
+  int first = 0;                  // of k: terms before are left out
   const float* bias = nullptr;    // (n)
   bool relu = false;
   const float* mask = nullptr;    // as A, which counts as 0 where this is 0 or less
@@ -52,7 +53,8 @@ DEVICE bool aligned(const float* p, int width, int floats) {
 template <class S, int ROWS, int COLUMNS, int PITCH>
 DEVICE void copy_rows(float* to, const float* x, int row, int rows, int column, int width, bool aligned) {
   constexpr int CHUNKS = COLUMNS / 4, STEP = S::THREADS / CHUNKS;
-  const int c = threadIdx.x % CHUNKS * 4, first = threadIdx.x / CHUNKS, left = width - column - c;
+  const unsigned thread = thread_again();
+  const int c = thread % CHUNKS * 4, first = thread / CHUNKS, left = width - column - c;
   const float* from = x + ((long long)row * width + column) + (first * width + c);
   to += first * PITCH + c;
   if (aligned) {
@@ -180,41 +182,51 @@ DEVICE void product(const Product& p, int tile) {
   constexpr int M = S::WARP / 16, N = S::WARP / 8, PAIRS = M * N * 2;
   const int across = (p.n + S::TILE - 1) / S::TILE;
   const int m0 = tile / across * S::TILE, n0 = tile % across * S::TILE;
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, place = warp % (S::SIDE * S::SIDE);
-  const int m1 = place / S::SIDE * S::WARP, n1 = place % S::SIDE * S::WARP;
-  const int k1 = warp / (S::SIDE * S::SIDE) * (S::SLICE / S::SPLIT);
+  // Where the warp's part of the tile is, and of each slice.
+  auto place = [](unsigned thread, int& m1, int& n1, int& k1) {
+    const unsigned warp = thread / 32, i = warp % (S::SIDE * S::SIDE);
+    m1 = i / S::SIDE * S::WARP;
+    n1 = i % S::SIDE * S::WARP;
+    k1 = warp / (S::SIDE * S::SIDE) * (S::SLICE / S::SPLIT);
+  };
+  int m1, n1, k1;
+  place(threadIdx.x, m1, n1, k1);
   const bool a_aligned = aligned(p.a, A_BY_ROW ? p.k : p.m, 4), b_aligned = aligned(p.b, B_BY_ROW ? p.k : p.n, 4);
-  const int slices = (p.k + S::SLICE - 1) / S::SLICE;
-  auto copy = [&](int slice, int stage) {
-    float* to = ring + stage * S::STAGE;
-    copy_tile<S, A_BY_ROW>(to, p.a, p.mask, m0, p.m, slice * S::SLICE, p.k, a_aligned);
-    copy_tile<S, B_BY_ROW>(to + S::OPERAND, p.b, nullptr, n0, p.n, slice * S::SLICE, p.k, b_aligned);
+  const int slices = (p.k - p.first + S::SLICE - 1) / S::SLICE;
+  auto copy = [&](int slice) {
+    float* to = ring + slice % S::STAGES * S::STAGE;
+    const int k = p.first + slice * S::SLICE;
+    copy_tile<S, A_BY_ROW>(to, p.a, p.mask, m0, p.m, k, p.k, a_aligned);
+    copy_tile<S, B_BY_ROW>(to + S::OPERAND, p.b, nullptr, n0, p.n, k, p.k, b_aligned);
   };
 
   float sums[M][N][4] = {};
-  double sum_of_a = 0.0;
-  const bool sums_a = p.sums_of_a && n0 == 0 && thread < S::TILE;
+  SHARED(double, sums_of_a, [S::TILE]);  // registers are scarce
+  const bool sums_a = p.sums_of_a && n0 == 0 && threadIdx.x < S::TILE;
+  if (sums_a) sums_of_a[threadIdx.x] = 0.0;
   // The ring runs ahead by all stages but one.
-  for (int slice = 1 - S::STAGES, stage = 1; slice < slices; slice++, stage = stage == S::STAGES - 1 ? 0 : stage + 1) {
+  for (int slice = 1 - S::STAGES; slice < slices; slice++) {
     copy_wait<S::STAGES - 2>();
     __syncthreads();  // this slice is there, and all are done with the one before, which now makes room
     const int next = slice + S::STAGES - 1;
-    if (next < slices) copy(next, stage == 0 ? S::STAGES - 1 : stage - 1);
+    if (next < slices) copy(next);
     copy_commit();  // an empty group at the end, so that they can be counted
     if (slice < 0) continue;
-    const float *as = ring + stage * S::STAGE, *bs = as + S::OPERAND;
+    const float *as = ring + slice % S::STAGES * S::STAGE, *bs = as + S::OPERAND;
 #pragma unroll(S::TILE == 128 ? 1 : 4)
     for (int k = 0; k < S::SLICE / S::SPLIT; k += 8)
       multiply<S, A_BY_ROW, B_BY_ROW, TF32>(sums, as, bs, m1, n1, k1 + k);
     if (!A_BY_ROW && sums_a) {
       float sum = 0.0f;
 #pragma unroll
-      for (int k = 0; k < S::SLICE; k++) sum += as[k * S::K_PITCH + thread];
-      sum_of_a += sum;
+      for (int k = 0; k < S::SLICE; k++) sum += as[k * S::K_PITCH + threadIdx.x];
+      sums_of_a[threadIdx.x] += sum;
     }
   }
+  const int thread = thread_again(), lane = thread % 32, warp = thread / 32;
+  place(thread, m1, n1, k1);
   const long long part = blockIdx.y;
-  if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sum_of_a;
+  if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sums_of_a[thread];
 
   // A lane has pairs of neighbours in a row.
   float* const c = p.c + part * p.m * p.n;
@@ -309,7 +321,8 @@ template <class S>
 DEVICE void weight_gradient(const float* dz, const float* x, float* dw, float* db, int rows, int inputs, int outputs,
                             int part, bool tf32) {
   const int first = blockIdx.y * part;
-  Product p = {dz + (long long)first * outputs, x + (long long)first * inputs, dw, outputs, inputs, min(part, rows - first)};
+  Product p = {dz, x, dw, outputs, inputs, min(first + part, rows)};
+  p.first = first;
   p.sums_of_a = db;
   product<S, false, false>(p, blockIdx.x, tf32);
 }

@@ -1,7 +1,7 @@
 //! Kernels one op and one optimizer at a time: how long, how much work, how far from the CPU body.
 //!
-//! On a GPU at the shapes of the MNIST experiment, on the emulator, whose times mean nothing, at the small
-//! shapes of the tables.
+//! On a GPU at the shapes of the MNIST experiment and some larger ones, on the emulator, whose times mean nothing, at
+//! the small shapes of the tables.
 
 use serde_json::{Value, json};
 
@@ -46,24 +46,38 @@ const FLUSH: usize = 64 << 20;
 const MLP: [&[usize]; 4] = [&[128, 784], &[100, 784], &[100], &[128, 100]];
 const MLP_PARAMETERS: usize = 89_610;
 
-/// The ops of the MNIST experiment at its shapes.
+/// The ops of the MNIST experiment at its shapes, and linear layers of VGG and ViT.
 const AT_SIZE: &[(&str, Case)] = &[
     (
         "linear",
-        Case::new("128x784 to 100", &[MLP[0], MLP[1], MLP[2]], |x| {
-            x[0].linear(x[1], Some(x[2]))
+        Case::new("128x784 to 100, ReLU", &[MLP[0], MLP[1], MLP[2]], |x| {
+            x[0].linear(x[1], Some(x[2])).relu()
         }),
     ),
     (
         "linear",
-        Case::new("128x100 to 100", &[MLP[3], &[100, 100], MLP[2]], |x| {
-            x[0].linear(x[1], Some(x[2]))
-        }),
+        Case::new(
+            "128x100 to 100, ReLU",
+            &[MLP[3], &[100, 100], MLP[2]],
+            |x| x[0].linear(x[1], Some(x[2])).relu(),
+        ),
     ),
     (
         "linear",
         Case::new("128x100 to 10", &[MLP[3], &[10, 100], &[10]], |x| {
             x[0].linear(x[1], Some(x[2]))
+        }),
+    ),
+    (
+        "linear",
+        Case::new("128x512 to 512", &[&[128, 512], &[512, 512], &[512]], |x| {
+            x[0].linear(x[1], Some(x[2]))
+        }),
+    ),
+    (
+        "linear",
+        Case::new("33280x512 to 1536", &[&[33280, 512], &[1536, 512]], |x| {
+            x[0].linear(x[1], None)
         }),
     ),
     ("relu", Case::new("128x100", &[MLP[3]], |x| x[0].relu())),
