@@ -259,7 +259,7 @@ impl Launch {
 /// How matrix products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// In single precision, every product and every sum.
+    /// To single precision.
     Fp32,
     /// On tensor cores: operands rounded to TF32, sums in single precision.
     Tf32,

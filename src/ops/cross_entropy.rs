@@ -9,6 +9,9 @@ use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
+/// So many rows are done by one block: a launch costs more than some rows one after the other.
+const ONE_BLOCK: usize = 256;
+
 struct CrossEntropy {
     rows: usize,
     classes: usize,
@@ -68,9 +71,13 @@ impl Op for CrossEntropy {
         let [x, target, ..] = io.x;
         let (gradient, losses) = self.split(io.saved);
         let (rows, classes) = (self.rows as i32, self.classes as i32);
-        let grid = elementwise(32 * self.rows);
-        kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
-        kernels::mean_of(queue, 1, losses, io.y, self.rows as i64);
+        if self.rows <= ONE_BLOCK {
+            kernels::cross_entropy_block(queue, 1, x, target, gradient, io.y, rows, classes);
+        } else {
+            let grid = elementwise(32 * self.rows);
+            kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
+            kernels::mean_of(queue, 1, losses, io.y, self.rows as i64);
+        }
         Ok(())
     }
 
@@ -97,5 +104,9 @@ pub const ROW: Row = Row {
             x[0].cross_entropy(x[1])
         })
         .with_data(&[1, 1], Data::Indices(&[1])),
+        Case::new("257 rows, 3 classes", &[&[257, 3]], |x| {
+            x[0].cross_entropy(x[1])
+        })
+        .with_data(&[257, 1], Data::Indices(&[3])),
     ],
 };
