@@ -31,15 +31,22 @@ fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f3
 /// The ops that have kernels.
 const PORTED: &[&str] = &[
     "add",
+    "attention",
     "cross_entropy",
     "dropout",
+    "embed_tokens",
     "embedding",
+    "gelu",
+    "layer_norm",
     "linear",
     "logistic",
     "relu",
     "row_dot",
     "rows",
+    "select_token",
     "squared",
+    "window_bias",
+    "windows",
 ];
 
 /// Runs every case of every op that is ported on machines that `open` makes.
