@@ -5,14 +5,16 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::Draws;
+use common::{Draws, build, cifar};
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
 use stepback_native::device::gpu::{Gpu, Precision, Queue, Step, kernels};
 use stepback_native::device::{self, Device, Schedule, Slot, Target};
-use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Range, Targets, Var};
-use stepback_native::ops::{Example, ROWS, distance};
+use stepback_native::graph::{
+    Bwd, Clock, Fwd, Layout, Memory, Mode, Op, Params, Plan, Range, Targets, Var,
+};
+use stepback_native::ops::{Case, Example, ROWS, distance};
 use stepback_native::optim::{Method, Moment, State, Update};
 use stepback_native::random::torch::Generator;
 use stepback_native::train::{Watch, run};
@@ -33,16 +35,23 @@ fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f3
 /// The ops that have kernels.
 const PORTED: &[&str] = &[
     "add",
+    "attention",
     "conv2d",
     "cross_entropy",
     "dropout",
+    "embed_tokens",
     "embedding",
+    "gelu",
+    "layer_norm",
     "linear",
     "logistic",
     "relu",
     "row_dot",
     "rows",
+    "select_token",
     "squared",
+    "window_bias",
+    "windows",
 ];
 
 /// Runs every case of every op that is ported on machines that `open` makes.
@@ -109,6 +118,93 @@ fn on_a_gpu_too() {
     let open = || Gpu::open(Device::Cuda(0)).unwrap();
     compare_all(Device::Cuda(0), Precision::Fp32, 1e-5, &open);
     compare_all(Device::Cuda(0), Precision::Tf32, 2e-3, &open);
+}
+
+/// Sizes at which finite differences would take too long: several blocks of everything, those of the experiments, and
+/// one too long for the kernels that hold all in shared memory.
+const LARGE: &[Case] = &[
+    Case::new(
+        "layer norm, 70 rows of 512",
+        &[&[70, 512], &[512], &[512]],
+        |x| x[0].layer_norm(x[1], x[2]),
+    ),
+    Case::new(
+        "layer norm, 19 rows of 768",
+        &[&[19, 768], &[768], &[768]],
+        |x| x[0].layer_norm(x[1], x[2]),
+    ),
+    Case::new(
+        "layer norm, 3 rows of 1100",
+        &[&[3, 1100], &[1100], &[1100]],
+        |x| x[0].layer_norm(x[1], x[2]),
+    ),
+    Case::new(
+        "layer norm, 4300 rows of 9",
+        &[&[4300, 9], &[9], &[9]],
+        |x| x[0].layer_norm(x[1], x[2]),
+    ),
+    Case::new("GELU, 5003 values", &[&[5003]], |x| x[0].gelu()),
+    Case::new(
+        "attention, 65 tokens, 2 heads of 64",
+        &[&[1, 65, 384]],
+        |x| x[0].attention(2, None, 0.1),
+    ),
+    Case::new(
+        "attention, windows of 16, 3 heads of 32",
+        &[&[4, 16, 288], &[2, 16, 16]],
+        |x| x[0].attention(3, Some(x[1]), 0.0),
+    ),
+    Case::new(
+        "attention, 40 tokens, 2 heads of 12, a bias",
+        &[&[2, 40, 72], &[1, 40, 40]],
+        |x| x[0].attention(2, Some(x[1]), 0.1),
+    ),
+    Case::new("attention, 32 tokens of 20", &[&[1, 32, 60]], |x| {
+        x[0].attention(1, None, 0.0)
+    }),
+    Case::new(
+        "attention, 197 tokens of 8",
+        &[&[1, 197, 24], &[1, 197, 197]],
+        |x| x[0].attention(1, Some(x[1]), 0.1),
+    ),
+    Case::new("attention, 37 tokens of 5", &[&[2, 37, 15]], |x| {
+        x[0].attention(1, None, 0.1)
+    }),
+    Case::new("windows of 8x8 pixels of 96", &[&[3, 8, 8, 96]], |x| {
+        x[0].windows(4, 2)
+    }),
+    Case::new("700 images merged", &[&[700, 2, 2, 3]], |x| {
+        x[0].merge_pixels(2)
+    }),
+    Case::new(
+        "tokens of 64 for 20 sequences of 65",
+        &[&[20, 64, 64], &[1, 1, 64], &[1, 65, 64]],
+        |x| x[0].embed_tokens(x[1], x[2]),
+    ),
+];
+
+#[test]
+fn kernels_compute_what_the_cpu_does_at_large_sizes() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    for case in LARGE {
+        let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
+        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
+            for schedule in Schedule::all() {
+                let mut gpu = Gpu::emulator(schedule).unwrap();
+                let example = case.example(21, Device::Emulator);
+                let [first, second] = on(&example, &mut gpu, precision).unwrap();
+                let errors = [distance(&first.0, &y), distance(&first.1, &grad)];
+                assert!(
+                    errors.iter().all(|e| *e <= tolerance),
+                    "{}, {precision:?}: {errors:?}",
+                    case.about
+                );
+                assert!(first == second, "{}: a second run differs", case.about);
+            }
+        }
+    }
 }
 
 /// Every size of a product modulo the tiles, and more than one tile each way.
@@ -360,6 +456,102 @@ fn optimizers_step_as_on_the_cpu() {
 struct Unwatched;
 
 impl Watch for Unwatched {}
+
+/// Three training steps of transformers on a batch, kernel by kernel and on the CPU.
+#[test]
+fn transformers_learn_as_on_the_cpu() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    const BATCH: usize = 2;
+    const SEED: u64 = 7;
+    let vit = json!({"patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "mlp_dim": 32, "dim_head": 8, "dropout": 0.1,
+        "emb_dropout": 0.1});
+    let swint = json!({"hidden_dim": 8, "layers": [2, 2, 2, 2], "heads": [1, 1, 2, 2], "head_dim": 8,
+        "window_size": 4, "relative_pos_embedding": true});
+    for (name, kwargs) in [("vit", vit), ("swint", swint)] {
+        let (params, model) = build(name, &kwargs, &cifar(10)).unwrap();
+        let record = |device| {
+            Plan::record(&params, Mode::Train, device, |tape| {
+                let x = tape.input(&[BATCH, 32, 32, 3]);
+                let target = tape.input(&[BATCH, 1]);
+                let loss = model.forward(x).cross_entropy(target);
+                Targets {
+                    outputs: vec![loss],
+                    backward: Some(loss),
+                }
+            })
+        };
+        let inputs = [Draws::new(1).normal(BATCH * 32 * 32 * 3), vec![3.0, 8.0]];
+
+        let plan = record(Device::Cpu);
+        let mut memory = Memory::new(&params, &[&plan]);
+        for (slot, values) in plan.inputs.iter().zip(&inputs) {
+            memory.get_mut(*slot).copy_from_slice(values);
+        }
+        memory.get_mut(plan.seed).fill(1.0);
+
+        let plan_there = record(Device::Emulator);
+        let layout = Layout::new(&params);
+        let floats = plan_there.end().max(layout.end());
+        let mut gpu = Gpu::open(Device::Emulator).unwrap();
+        gpu.alloc_with("arena", &vec![f32::NAN; floats]).unwrap();
+        let now = gpu.alloc("step", 1).unwrap();
+        let mut queue = Queue::default();
+        if let Err(why) = plan_there.queue(now, &mut queue) {
+            let unported = why.message.contains("average_pool has no CUDA kernel");
+            assert!(unported && name == "swint", "{}", why.message);
+            continue;
+        }
+        let program = gpu.prepare(queue).unwrap();
+        gpu.upload(layout.values, &params.values).unwrap();
+        gpu.upload(layout.buffers, &params.buffer_values).unwrap();
+        for (slot, values) in plan_there.inputs.iter().zip(&inputs) {
+            gpu.upload(*slot, values).unwrap();
+        }
+        gpu.upload(plan_there.seed, &[1.0]).unwrap();
+
+        for clock in 0..3 {
+            let step = Step {
+                seed: SEED,
+                clock,
+                ..Step::default()
+            };
+            gpu.upload(now, &[step]).unwrap();
+            gpu.run(program).unwrap();
+            plan.run(
+                &mut memory,
+                Clock {
+                    seed: SEED,
+                    step: clock,
+                },
+            );
+            let losses = [
+                gpu.download::<f32>(plan_there.outputs[0]).unwrap()[0],
+                memory.get(plan.outputs[0])[0],
+            ];
+            let (mut w, g): (Vec<f32>, Vec<f32>) = (
+                gpu.download(layout.values).unwrap(),
+                gpu.download(layout.grads).unwrap(),
+            );
+            let error = distance(&g, memory.grads());
+            assert!(
+                error < 1e-4,
+                "{name}, step {clock}: gradient {error:.1e} off"
+            );
+            assert!(
+                (losses[0] / losses[1] - 1.0).abs() < 1e-4,
+                "{name}: {losses:?}"
+            );
+            w.iter_mut().zip(&g).for_each(|(w, g)| *w -= 0.05 * g);
+            gpu.upload(layout.values, &w).unwrap();
+            let (w, g) = memory.update();
+            w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);
+        }
+        // Three steps must change something.
+        assert!(distance(memory.values(), &params.values) > 1e-3);
+    }
+}
 
 /// Whole runs through loader, plans, kernels and updates.
 #[test]

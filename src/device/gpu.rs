@@ -218,6 +218,11 @@ pub fn elementwise(n: usize) -> Grid {
     n.div_ceil(256).clamp(1, MOST).into()
 }
 
+/// Can all of them be read and written as vectors of four floats? Parameters lie one behind the other, anywhere.
+pub fn aligned(slots: &[Slot]) -> bool {
+    slots.iter().all(|slot| slot.start.is_multiple_of(4))
+}
+
 pub(super) enum Argument {
     Read(Place),
     Write(Place),

@@ -83,6 +83,11 @@ pub trait Op: Send + Sync {
 
     fn cpu_bwd(&self, io: Bwd<'_>);
 
+    /// Floats that the kernels' forward leaves for their backward.
+    fn cuda_saved(&self) -> usize {
+        self.saved()
+    }
+
     /// Floats of workspace of the kernels in forward.
     fn cuda_fwd_work(&self) -> usize {
         0

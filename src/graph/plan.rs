@@ -240,9 +240,10 @@ impl Plan {
                     };
                     let mut draft = new_draft(Action::Forward);
                     let mut back = new_draft(Action::Backward);
-                    draft.saved = men.buffer(op.saved());
+                    let needs = needs(op.as_ref(), device);
+                    draft.saved = men.buffer(needs.saved);
                     back.saved = draft.saved;
-                    draft.work = men.buffer(work(op.as_ref(), device)[0]);
+                    draft.work = men.buffer(needs.fwd_work);
                     if let Some(range) = state {
                         draft.state = Place::Fixed(part(layout.buffers, *range));
                     }
@@ -284,7 +285,7 @@ impl Plan {
                 continue;
             }
             draft.dy = grads[id];
-            draft.work = men.buffer(work(ops[draft.op].as_ref(), device)[1]);
+            draft.work = men.buffer(needs(ops[draft.op].as_ref(), device).bwd_work);
             let mut further = Vec::new();
             for (place, &i) in inputs.iter().enumerate() {
                 if !wants_grad[i] {
@@ -474,11 +475,25 @@ impl Plan {
     }
 }
 
-/// Floats of workspace in forward and in backward.
-fn work(op: &dyn Op, device: Device) -> [usize; 2] {
+/// Floats that an op needs beside its operands.
+struct Needs {
+    saved: usize,
+    fwd_work: usize,
+    bwd_work: usize,
+}
+
+fn needs(op: &dyn Op, device: Device) -> Needs {
     match device {
-        Device::Cpu => [op.fwd_work(), op.bwd_work()],
-        Device::Emulator | Device::Cuda(_) => [op.cuda_fwd_work(), op.cuda_bwd_work()],
+        Device::Cpu => Needs {
+            saved: op.saved(),
+            fwd_work: op.fwd_work(),
+            bwd_work: op.bwd_work(),
+        },
+        Device::Emulator | Device::Cuda(_) => Needs {
+            saved: op.cuda_saved(),
+            fwd_work: op.cuda_fwd_work(),
+            bwd_work: op.cuda_bwd_work(),
+        },
     }
 }
 

@@ -7,8 +7,12 @@
 use rayon::prelude::*;
 
 use super::dropout::Mask;
+use crate::device::Slot;
 use crate::device::cpu::attention;
-use crate::graph::{Bwd, Clock, Fwd, Op, Var};
+use crate::device::gpu::{Grid, Precision, Queue, View, aligned, kernels};
+use crate::error::{Error, Result};
+use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Op, Var};
+use crate::ops::layer_norm::Columns;
 use crate::ops::{Case, Row};
 
 struct Attention {
@@ -44,6 +48,8 @@ impl<'t> Var<'t> {
         };
         if let Some(bias) = bias {
             assert_eq!(bias.shape(), [op.biases, tokens, tokens], "attention: bias");
+            let shared = op.shape.sequences.is_multiple_of(op.biases);
+            assert!(shared, "attention: all biases serve as many sequences");
         }
         let operands: Vec<Var> = [self].into_iter().chain(bias).collect();
         self.tape.apply(op, &operands, &shape)
@@ -57,6 +63,109 @@ impl Attention {
         Some(move |i: usize, to: &mut [f32]| {
             mask.factors(clock, i * to.len().div_ceil(Mask::BLOCK), to);
         })
+    }
+}
+
+/// Shared memory that a block may have: that of compute capability 9.0.
+const MOST_SHARED: usize = 227 << 10;
+/// Tokens that one warp is enough for.
+const WARP_TOKENS: usize = 32;
+/// Rows of scores that a block of the kernels for any sizes works on side by side.
+const ROWS_AT_ONCE: usize = 4;
+
+/// What the kernels take at their ends.
+struct Sizes {
+    dropout: i32,
+    threshold: u32,
+    keep: f32,
+    stream: u32,
+    tokens: i32,
+    heads: i32,
+    dim: i32,
+}
+
+impl Attention {
+    fn sizes(&self) -> Sizes {
+        let (threshold, keep) = self.mask.map_or((0, 1.0), |m| m.threshold_and_scale());
+        let sizes = [self.shape.tokens, self.shape.heads, self.shape.head_dim];
+        let [tokens, heads, dim] = sizes.map(|n| n as i32);
+        Sizes {
+            dropout: i32::from(self.mask.is_some()),
+            threshold,
+            keep,
+            stream: self.mask.map_or(0, |mask| mask.stream),
+            tokens,
+            heads,
+            dim,
+        }
+    }
+
+    fn pairs(&self) -> usize {
+        self.shape.sequences * self.shape.heads
+    }
+
+    /// The grid of a kernel that keeps matrices (T, D) and (T, T) of a pair in shared memory; none where they do not
+    /// fit there or the operands cannot be read as vectors.
+    fn grid(&self, matrices: usize, squares: usize, operands: &[Slot]) -> Option<Grid> {
+        // As in the kernels.
+        let pitch = |n: usize| n.next_multiple_of(4) | 4;
+        let (tokens, dim) = (self.shape.tokens, self.shape.head_dim);
+        let floats = tokens * (matrices * pitch(dim) + squares * pitch(tokens));
+        let shared = size_of::<f32>() * floats;
+        let fits = dim.is_multiple_of(4) && aligned(operands) && shared <= MOST_SHARED;
+        fits.then(|| Grid {
+            shared: shared as u32,
+            ..self.pairs().into()
+        })
+    }
+
+    /// The grid of a kernel for any sizes, whose warps keep so many rows of scores.
+    fn any_grid(&self, rows: usize) -> Result<Grid> {
+        let tokens = self.shape.tokens;
+        let shared = size_of::<f32>() * ROWS_AT_ONCE * rows * tokens;
+        if shared > MOST_SHARED {
+            return Err(Error::usage(format!(
+                "attention among {tokens} tokens does not fit into a GPU's shared memory; train with --device cpu"
+            )));
+        }
+        let blocks = (self.pairs() * tokens).div_ceil(ROWS_AT_ONCE);
+        Ok(Grid {
+            shared: shared as u32,
+            ..blocks.min(1 << 20).into()
+        })
+    }
+
+    /// Floats of the gradient of the scores, which that of the bias is summed from.
+    fn scores_gradient(&self) -> usize {
+        match self.biases {
+            0 => 0,
+            _ => self.shape.probabilities_len(),
+        }
+    }
+
+    /// Floats of the sums of that over the sequences that share a bias.
+    fn bias_partial(&self) -> usize {
+        self.biases * self.shape.heads * self.shape.tokens * self.shape.tokens
+    }
+
+    fn queue_bias_gradient(&self, ds: View<f32>, partial: View<f32>, to: Slot, queue: &mut Queue) {
+        let (square, heads) = (self.shape.tokens * self.shape.tokens, self.shape.heads);
+        let over_sequences = Columns {
+            rows: self.shape.sequences / self.biases,
+            columns: partial.len,
+            pitch: partial.len,
+            parts: 1,
+            part: 0,
+        };
+        over_sequences.queue_sums(ds, partial, queue);
+        let over_heads = Columns {
+            rows: heads,
+            columns: square,
+            pitch: square,
+            parts: self.biases,
+            part: heads * square,
+        };
+        over_heads.queue_sums(partial, to, queue);
     }
 }
 
@@ -115,6 +224,94 @@ impl Op for Attention {
                 }
             });
     }
+
+    /// Of each row of scores, the maximum and the factor of the exponentials.
+    fn cuda_saved(&self) -> usize {
+        2 * self.pairs() * self.shape.tokens
+    }
+
+    /// The gradient of the scores, its sums over sequences, and a number per row of scores.
+    fn cuda_bwd_work(&self) -> usize {
+        self.scores_gradient() + self.bias_partial() + self.pairs() * self.shape.tokens
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, bias, ..], y, stats, now) = (io.x, io.y, io.saved, io.now);
+        let Sizes {
+            dropout,
+            threshold,
+            keep,
+            stream,
+            tokens,
+            heads,
+            dim,
+        } = self.sizes();
+        let biases = self.biases as i32;
+        let Some(grid) = self.grid(3, 1, &[x, y]) else {
+            let (grid, rows) = (self.any_grid(1)?, (stats.len / 2) as i64);
+            kernels::attention_fwd(
+                queue, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream,
+                rows, tokens, heads, dim,
+            );
+            return Ok(());
+        };
+        let launch = match (self.shape.tokens <= WARP_TOKENS, queue.linear_precision()) {
+            (true, Precision::Fp32) => kernels::attention_fwd_warp_fp32,
+            (true, Precision::Tf32) => kernels::attention_fwd_warp_tf32,
+            (false, Precision::Fp32) => kernels::attention_fwd_block_fp32,
+            (false, Precision::Tf32) => kernels::attention_fwd_block_tf32,
+        };
+        launch(
+            queue, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream, tokens,
+            heads, dim,
+        );
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, bias, ..], stats, now) = (io.x, io.saved, io.now);
+        let (dy, [dx, dbias, ..]) = (io.dy, io.dx);
+        let work = View::from(io.work);
+        let ds = work.part(0, self.scores_gradient());
+        let partial = work.part(ds.len, self.bias_partial());
+        let dots = work.part(ds.len + partial.len, self.pairs() * self.shape.tokens);
+        let Sizes {
+            dropout,
+            threshold,
+            keep,
+            stream,
+            tokens,
+            heads,
+            dim,
+        } = self.sizes();
+        let (biases, wants_ds) = (self.biases as i32, i32::from(dbias.len > 0));
+        if let Some(grid) = self.grid(4, 2, &[x, dy, dx]) {
+            let launch = match (self.shape.tokens <= WARP_TOKENS, queue.linear_precision()) {
+                (true, Precision::Fp32) => kernels::attention_bwd_warp_fp32,
+                (true, Precision::Tf32) => kernels::attention_bwd_warp_tf32,
+                (false, Precision::Fp32) => kernels::attention_bwd_block_fp32,
+                (false, Precision::Tf32) => kernels::attention_bwd_block_tf32,
+            };
+            launch(
+                queue, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, now, dropout, threshold,
+                keep, stream, tokens, heads, dim,
+            );
+        } else {
+            let (grid, rows) = (self.any_grid(2)?, (stats.len / 2) as i64);
+            kernels::attention_bwd_q(
+                queue, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, dots, now, dropout,
+                threshold, keep, stream, rows, tokens, heads, dim,
+            );
+            kernels::attention_bwd_kv(
+                queue, grid, x, bias, biases, stats, dy, dx, dots, now, dropout, threshold, keep,
+                stream, rows, tokens, heads, dim,
+            );
+        }
+        if dbias.len > 0 {
+            self.queue_bias_gradient(ds, partial, dbias, queue);
+        }
+        Ok(())
+    }
 }
 
 pub const ROW: Row = Row {
@@ -134,5 +331,15 @@ pub const ROW: Row = Row {
         Case::new("one token", &[&[3, 1, 3], &[1, 1, 1]], |x| {
             x[0].attention(1, Some(x[1]), 0.0)
         }),
+        Case::new(
+            "four sequences of 5 share two biases, 2 heads of 4, dropout",
+            &[&[4, 5, 24], &[2, 5, 5]],
+            |x| x[0].attention(2, Some(x[1]), 0.3),
+        ),
+        Case::new(
+            "one sequence of 33, a head of 4, dropout",
+            &[&[1, 33, 12]],
+            |x| x[0].attention(1, None, 0.2),
+        ),
     ],
 };

@@ -33,7 +33,7 @@ pub enum Data {
 }
 
 impl Case {
-    pub(crate) const fn new(
+    pub const fn new(
         about: &'static str,
         inputs: &'static [&'static [usize]],
         apply: for<'t> fn(&[Var<'t>]) -> Var<'t>,

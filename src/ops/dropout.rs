@@ -19,7 +19,7 @@ use crate::random::philox;
 pub(super) struct Mask {
     rate: f64,
     /// Tells the dropouts of a network apart.
-    stream: u32,
+    pub stream: u32,
 }
 
 impl Mask {
@@ -35,7 +35,7 @@ impl Mask {
     }
 
     /// Draws below the first become 0, what is kept is multiplied by the second.
-    fn threshold_and_scale(&self) -> (u32, f32) {
+    pub fn threshold_and_scale(&self) -> (u32, f32) {
         let threshold = (self.rate * 2f64.powi(32)) as u32;
         (threshold, (1.0 / (1.0 - self.rate)) as f32)
     }

@@ -5,7 +5,10 @@
 
 use rayon::prelude::*;
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::ops::layer_norm::Columns;
 use crate::ops::{Case, Row};
 
 struct EmbedTokens {
@@ -32,6 +35,12 @@ impl<'t> Var<'t> {
         };
         self.tape
             .apply(op, &[self, class, position], &[n, tokens + 1, dim])
+    }
+}
+
+impl EmbedTokens {
+    fn sizes(&self) -> [i32; 2] {
+        [self.sequence, self.dim].map(|n| n as i32)
     }
 }
 
@@ -77,6 +86,32 @@ impl Op for EmbedTokens {
             });
         dclass.copy_from_slice(&dposition[..self.dim]);
     }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, class, position, ..], [sequence, dim]) = (io.x, self.sizes());
+        let n = io.y.len / self.sequence;
+        kernels::embed_tokens_fwd(queue, n, x, class, position, io.y, n as i32, sequence, dim);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([dx, dclass, dposition, ..], [sequence, dim]) = (io.dx, self.sizes());
+        let n = io.dy.len / self.sequence;
+        if dx.len > 0 {
+            kernels::embed_tokens_bwd_x(queue, n, io.dy, dx, n as i32, sequence, dim);
+        }
+        for sum in [dclass, dposition].into_iter().filter(|sum| sum.len > 0) {
+            let columns = Columns {
+                rows: n,
+                columns: sum.len,
+                pitch: self.sequence,
+                parts: 1,
+                part: 0,
+            };
+            columns.queue_sums(io.dy, sum, queue);
+        }
+        Ok(())
+    }
 }
 
 pub const ROW: Row = Row {
@@ -90,6 +125,11 @@ pub const ROW: Row = Row {
         Case::new(
             "one token of one number",
             &[&[1, 1, 1], &[1, 1, 1], &[1, 2, 1]],
+            |x| x[0].embed_tokens(x[1], x[2]),
+        ),
+        Case::new(
+            "nine sequences of 4",
+            &[&[9, 4, 11], &[1, 1, 11], &[1, 5, 11]],
             |x| x[0].embed_tokens(x[1], x[2]),
         ),
     ],

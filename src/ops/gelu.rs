@@ -3,8 +3,11 @@
 //!
 //! Gradient: dx = dy (Phi(x) + x Phi'(x)).
 
+use crate::device::Slot;
 use crate::device::cpu::math;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, aligned, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct Gelu;
@@ -12,6 +15,14 @@ struct Gelu;
 impl<'t> Var<'t> {
     pub fn gelu(self) -> Var<'t> {
         self.tape.apply(Gelu, &[self], &self.shape())
+    }
+}
+
+/// Vectors of four floats, where there are any.
+fn vectors(slots: &[Slot]) -> i64 {
+    match aligned(slots) {
+        true => (slots[0].len / 4) as i64,
+        false => 0,
     }
 }
 
@@ -28,6 +39,20 @@ impl Op for Gelu {
         let [dx, ..] = io.dx;
         math::gelu_backward(io.x[0], io.dy, dx);
     }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let (x, y, n) = (io.x[0], io.y, io.y.len);
+        let (grid, vectors) = (elementwise(n.div_ceil(4)), vectors(&[x, y]));
+        kernels::gelu_fwd(queue, grid, x, y, vectors, n as i64);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (x, dy, dx, n) = (io.x[0], io.dy, io.dx[0], io.dy.len);
+        let (grid, vectors) = (elementwise(n.div_ceil(4)), vectors(&[x, dy, dx]));
+        kernels::gelu_bwd(queue, grid, x, dy, dx, vectors, n as i64);
+        Ok(())
+    }
 }
 
 pub const ROW: Row = Row {
@@ -35,5 +60,9 @@ pub const ROW: Row = Row {
     cases: &[
         Case::new("5x7", &[&[5, 7]], |x| x[0].gelu()),
         Case::new("one value", &[&[1]], |x| x[0].gelu()),
+        // The second operand lies where vectors do not.
+        Case::new("two operands of 11", &[&[11], &[11]], |x| {
+            x[0].gelu().plus(x[1].gelu())
+        }),
     ],
 };

@@ -4,9 +4,12 @@
 //! Gradient: with h the normalised x and g = w dy, dx = (g - mean(g) - h mean(g h)) / sqrt(var + 1e-5),
 //! dw = sum of dy h and db = sum of dy over the rows. Forward keeps each row's mean and 1 / sqrt(var + 1e-5).
 
+use crate::device::Slot;
 use crate::device::cpu::batch_norm::{Affine, Saved};
 use crate::device::cpu::layer_norm;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, View, aligned, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct LayerNorm(layer_norm::LayerNorm);
@@ -21,6 +24,71 @@ impl<'t> Var<'t> {
         self.tape.apply(op, &[self, w, b], &self.shape())
     }
 }
+
+/// Columns to be summed over `rows` rows, `pitch` floats apart, in each of `parts` parts, `part` floats apart.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub rows: usize,
+    pub columns: usize,
+    pub pitch: usize,
+    pub parts: usize,
+    pub part: usize,
+}
+
+impl Columns {
+    /// Queues `to` (parts, columns) = the sums.
+    pub fn queue_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Queue) {
+        let grid = (self.columns.div_ceil(32), self.parts);
+        let [rows, columns] = [self.rows, self.columns].map(|n| n as i32);
+        let (pitch, part) = (self.pitch as i64, self.part as i64);
+        kernels::column_sums(q, grid, from, to, rows, columns, pitch, part);
+    }
+}
+
+/// The kernels that hold a row in registers, by its length, and the one that does not.
+#[derive(Clone, Copy, PartialEq)]
+enum Kernels {
+    UpTo128,
+    UpTo512,
+    UpTo1024,
+    Any,
+}
+
+impl LayerNorm {
+    /// `rows` are the operands that have rows.
+    fn kernels(&self, rows: &[Slot]) -> Kernels {
+        match self.0.width {
+            width if width % 4 > 0 || !aligned(rows) => Kernels::Any,
+            0..=128 => Kernels::UpTo128,
+            129..=512 => Kernels::UpTo512,
+            513..=1024 => Kernels::UpTo1024,
+            _ => Kernels::Any,
+        }
+    }
+
+    /// Shares of the rows, each of which has sums of its own: enough to fill a GPU twice.
+    fn shares(&self) -> usize {
+        self.0.rows.div_ceil(ROWS_AT_ONCE).min(264)
+    }
+
+    /// Queues the gradients of weight and bias from their shares.
+    fn queue_sums(&self, partial: Slot, to: [Slot; 2], queue: &mut Queue) {
+        let columns = Columns {
+            rows: self.shares(),
+            columns: self.0.width,
+            pitch: 2 * self.0.width,
+            parts: 1,
+            part: 0,
+        };
+        for (i, to) in to.into_iter().enumerate().filter(|(_, to)| to.len > 0) {
+            let (from, skip) = (View::from(partial), i * self.0.width);
+            columns.queue_sums(from.part(skip, from.len - skip), to, queue);
+        }
+    }
+}
+
+/// Rows that a block works on side by side.
+const ROWS_AT_ONCE: usize = 8;
 
 impl Op for LayerNorm {
     fn name(&self) -> &'static str {
@@ -50,6 +118,56 @@ impl Op for LayerNorm {
         self.0
             .backward(x, gamma, saved, io.dy, dx, (dgamma, dbeta), io.work);
     }
+
+    fn cuda_bwd_work(&self) -> usize {
+        self.shares() * 2 * self.0.width
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, w, b, ..], y, stats) = (io.x, io.y, io.saved);
+        let [rows, width] = [self.0.rows, self.0.width].map(|n| n as i32);
+        let grid = self.0.rows.div_ceil(ROWS_AT_ONCE).min(1 << 20);
+        let vectors = i32::from(aligned(&[w, b]));
+        let launch = match self.kernels(&[x, y]) {
+            Kernels::UpTo128 => kernels::layer_norm_fwd_128,
+            Kernels::UpTo512 => kernels::layer_norm_fwd_512,
+            Kernels::UpTo1024 => kernels::layer_norm_fwd_1024,
+            Kernels::Any => {
+                kernels::layer_norm_fwd(queue, grid, x, w, b, y, stats, rows, width);
+                return Ok(());
+            }
+        };
+        launch(queue, grid, x, w, b, vectors, y, stats, rows, width);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let (stats, dy, partial) = (io.saved, io.dy, io.work);
+        let [rows, width] = [self.0.rows, self.0.width].map(|n| n as i32);
+        let (vectors, wants_dx) = (i32::from(aligned(&[w])), i32::from(dx.len > 0));
+        let shares = self.shares();
+        let launch = match self.kernels(&[x, dy, dx]) {
+            Kernels::UpTo128 => kernels::layer_norm_bwd_128,
+            Kernels::UpTo512 => kernels::layer_norm_bwd_512,
+            Kernels::UpTo1024 => kernels::layer_norm_bwd_1024,
+            Kernels::Any => {
+                let grid = self.0.rows.div_ceil(ROWS_AT_ONCE).min(1 << 20);
+                if dx.len > 0 {
+                    kernels::layer_norm_bwd_x(queue, grid, x, w, stats, dy, dx, rows, width);
+                }
+                let grid = (self.0.width.div_ceil(32), shares);
+                kernels::layer_norm_bwd_w(queue, grid, x, stats, dy, partial, rows, width);
+                self.queue_sums(partial, [dw, db], queue);
+                return Ok(());
+            }
+        };
+        launch(
+            queue, shares, x, w, vectors, stats, dy, dx, wants_dx, partial, rows, width,
+        );
+        self.queue_sums(partial, [dw, db], queue);
+        Ok(())
+    }
 }
 
 pub const ROW: Row = Row {
@@ -62,6 +180,18 @@ pub const ROW: Row = Row {
             x[0].layer_norm(x[1], x[2])
         }),
         Case::new("one row", &[&[1, 5], &[5], &[5]], |x| {
+            x[0].layer_norm(x[1], x[2])
+        }),
+        Case::new("18 rows of 8", &[&[18, 8], &[8], &[8]], |x| {
+            x[0].layer_norm(x[1], x[2])
+        }),
+        // Weights that cannot be read as vectors.
+        Case::new(
+            "3 rows of 132",
+            &[&[3, 2], &[132, 2], &[132], &[132]],
+            |x| x[0].linear(x[1], None).layer_norm(x[2], x[3]),
+        ),
+        Case::new("a row of 516", &[&[1, 516], &[516], &[516]], |x| {
             x[0].layer_norm(x[1], x[2])
         }),
     ],

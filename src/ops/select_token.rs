@@ -2,7 +2,9 @@
 //!
 //! Gradient: dx[b, t] = dy[b], and 0 for the other tokens.
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct SelectToken {
@@ -23,6 +25,15 @@ impl<'t> Var<'t> {
             at: token * dim..(token + 1) * dim,
         };
         self.tape.apply(op, &[self], &[n, dim])
+    }
+}
+
+impl SelectToken {
+    /// Blocks, sequences and what the kernels take behind them.
+    fn sizes(&self, y: usize) -> (usize, [i32; 4]) {
+        let n = y / self.at.len();
+        let sizes = [n, self.sequence, self.at.start, self.at.len()];
+        (n, sizes.map(|n| n as i32))
     }
 }
 
@@ -50,6 +61,18 @@ impl Op for SelectToken {
             dx[self.at.clone()].copy_from_slice(dy);
         }
     }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let (grid, [n, sequence, start, dim]) = self.sizes(io.y.len);
+        kernels::select_token_fwd(queue, grid, io.x[0], io.y, n, sequence, start, dim);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (grid, [n, sequence, start, dim]) = self.sizes(io.dy.len);
+        kernels::select_token_bwd(queue, grid, io.dy, io.dx[0], n, sequence, start, dim);
+        Ok(())
+    }
 }
 
 pub const ROW: Row = Row {
@@ -57,5 +80,8 @@ pub const ROW: Row = Row {
     cases: &[
         Case::new("the first of 3", &[&[2, 3, 5]], |x| x[0].select_token(0)),
         Case::new("the last of 4", &[&[1, 4, 3]], |x| x[0].select_token(3)),
+        Case::new("more than a block has threads", &[&[2, 3, 90]], |x| {
+            x[0].select_token(1)
+        }),
     ],
 };

@@ -4,7 +4,9 @@
 //!
 //! Gradient: that of an entry of w is the sum of dy over its places, in their order.
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct WindowBias {
@@ -103,6 +105,26 @@ impl Op for WindowBias {
             }
         }
     }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let sizes = [self.size, self.shift, usize::from(self.relative)];
+        let [size, shift, relative] = sizes.map(|n| n as i32);
+        let [down, across] = self.windows.map(|n| n as i32);
+        let grid = elementwise(io.y.len);
+        kernels::window_bias_fwd(
+            queue, grid, io.x[0], io.y, size, shift, relative, down, across,
+        );
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let windows = self.windows[0] * self.windows[1];
+        let sizes = [self.size, usize::from(self.relative), windows];
+        let [size, relative, windows] = sizes.map(|n| n as i32);
+        let (dw, grid) = (io.dx[0], io.dx[0].len.div_ceil(8));
+        kernels::window_bias_bwd(queue, grid, io.dy, dw, size, relative, windows);
+        Ok(())
+    }
 }
 
 pub const ROW: Row = Row {
@@ -115,6 +137,11 @@ pub const ROW: Row = Row {
             x[0].window_bias(1, [1, 1], 0)
         }),
         Case::new("by pairs", &[&[4, 4]], |x| x[0].window_bias(2, [2, 2], 0)),
+        Case::new(
+            "by pairs, shifted, in attention",
+            &[&[4, 4], &[2, 4, 12]],
+            |x| x[1].attention(1, Some(x[0].window_bias(2, [1, 2], 1)), 0.0),
+        ),
         // Where it is -infinity, attention's probability is 0.
         Case::new(
             "six shifted windows in attention",

@@ -6,8 +6,14 @@
 
 use rayon::prelude::*;
 
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::Slot;
+use crate::device::gpu::{Queue, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
+
+/// Rows of a grid; those that there are more of are treated by the same blocks.
+const MOST_IMAGES: usize = 512;
 
 /// Order of the numbers of a window.
 #[derive(Clone, Copy, PartialEq)]
@@ -138,6 +144,32 @@ impl Windows {
     }
 }
 
+impl Windows {
+    fn queue(&self, from: Slot, to: Slot, back: bool, queue: &mut Queue) {
+        let image = self.height * self.width * self.channels;
+        let n = from.len / image;
+        let grid = (image.div_ceil(256), n.min(MOST_IMAGES));
+        let sizes = [n, self.height, self.width, self.channels, self.size];
+        let [n, height, width, channels, size] = sizes.map(|n| n as i32);
+        let shift = self.shift as i32;
+        let by_channel = i32::from(self.order == Order::Channels);
+        kernels::windows(
+            queue,
+            grid,
+            from,
+            to,
+            n,
+            height,
+            width,
+            channels,
+            size,
+            shift,
+            by_channel,
+            i32::from(back),
+        );
+    }
+}
+
 impl Op for Windows {
     fn name(&self) -> &'static str {
         "windows"
@@ -154,6 +186,16 @@ impl Op for Windows {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
         self.apply(io.dy, dx, !self.back);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        self.queue(io.x[0], io.y, self.back, queue);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        self.queue(io.dy, io.dx[0], !self.back, queue);
+        Ok(())
     }
 }
 
