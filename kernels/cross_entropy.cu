@@ -1,8 +1,9 @@
-// Mean cross entropy of softmax(x) and classes t: f = mean of log(sum_j exp(x_j)) - x_t;
-// dx = (softmax(x) - onehot(t)) df / rows.
-//   x, dx, g (rows, classes); t, losses (rows); f, df scalars. g is the gradient for df = 1, kept for the way back.
-// A warp per row; losses are summed by one block, in f64 and a fixed order.
-#include "common.cuh"
+// Mean cross entropy of softmax(x) and classes t: f = mean of log(sum_j exp(x_j)) - x_t over a batch of rows;
+// dx = (softmax(x) - onehot(t)) df / rows, of one batch.
+//   x, dx, g (rows, classes); t, losses (rows); f (batches); df scalar. g is the gradient for df = 1, kept for the way
+//   back.
+// A warp per row; a batch's losses are summed by one block, in f64 and a fixed order.
+#include "batch.cuh"
 
 KERNEL(cross_entropy_rows, 256, const float* __restrict__ x, const float* __restrict__ target,
        float* __restrict__ g, float* __restrict__ losses, int rows, int classes) {
@@ -28,12 +29,14 @@ KERNEL(cross_entropy_rows, 256, const float* __restrict__ x, const float* __rest
   }
 }
 
-// f = mean of n numbers: the sum becomes single first, so that it can overflow as the reference's does.
-KERNEL(mean_of, 256, const float* __restrict__ x, float* __restrict__ f, long long n) {
+// f = means of `batch` numbers each, a block per batch: the sum becomes single first, so that it can overflow as the
+// reference's does.
+KERNEL(means_of, 256, const float* __restrict__ x, float* __restrict__ f, int n, int batch) {
+  const Batch b = batch_of(n, batch);
   double sum = 0.0;
-  for (long long i = threadIdx.x; i < n; i += 256) sum += x[i];
+  for (long long i = threadIdx.x; i < b.n; i += 256) sum += x[b.first + i];
   sum = block_sum<256>(sum);
-  if (threadIdx.x == 0) f[0] = (float)sum / (float)n;
+  if (threadIdx.x == 0) f[blockIdx.x] = (float)sum / (float)b.n;
 }
 
 KERNEL(cross_entropy_bwd, 256, const float* __restrict__ g, const float* __restrict__ df, float* __restrict__ dx,

@@ -128,6 +128,19 @@ impl From<Slot> for View<f32> {
     }
 }
 
+impl View<f64> {
+    /// Doubles in a slot of the arena, two floats each.
+    pub fn doubles(slot: Slot) -> View<f64> {
+        assert!(slot.start.is_multiple_of(2) && slot.len.is_multiple_of(2));
+        View {
+            buffer: ARENA,
+            start: slot.start / 2,
+            len: slot.len / 2,
+            of: PhantomData,
+        }
+    }
+}
+
 /// A range of bytes of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -170,6 +183,15 @@ impl From<(usize, usize)> for Grid {
 pub fn elementwise(n: usize) -> Grid {
     const MOST: usize = 1024;
     n.div_ceil(256).clamp(1, MOST).into()
+}
+
+/// May kernels take four channels at once (see `kernels/channels.cuh`), 1 or 0, and `len` numbers in such packs.
+pub fn packs(channels: usize, len: usize, activations: &[Slot]) -> (i32, usize) {
+    let aligned = |slot: &Slot| slot.start.is_multiple_of(4);
+    match channels.is_multiple_of(4) && activations.iter().all(aligned) {
+        true => (1, len / 4),
+        false => (0, len),
+    }
 }
 
 pub(super) enum Argument {
