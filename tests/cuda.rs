@@ -597,7 +597,7 @@ fn runs_on_the_emulator_are_those_of_the_cpu() {
     // Steps in several programs, the last of fewer steps, and evaluation in two parts of several batches.
     for (n, batch_size) in [(43, 1), (4150, 100)] {
         configs.push(json!({
-            "dataset": "synthetic_linear", "dataset_kwargs": {"p": 3, "n_samples": n}, "model": "linear",
+            "dataset": "synthetic_linear", "dataset_kwargs": {"p": 8, "n_samples": n}, "model": "linear",
             "model_kwargs": {"bias": true}, "loss_func": "squared", "score_func": "squared",
             "opt": {"name": "momo", "lr": 0.1}, "batch_size": batch_size, "max_epoch": 2, "run_id": 0,
         }));
