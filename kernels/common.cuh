@@ -37,6 +37,7 @@
 #define CALLER , EMULATED_SITE
 #endif
 #define DEVICE static __device__ __forceinline__
+#define METHOD __device__ __forceinline__  // of a structure
 
 // What changes from step to step, written on the host once per epoch, one per step. Must equal `Step` in
 // src/device/gpu.rs.
@@ -101,6 +102,12 @@ DEVICE unsigned to_tf32(float x) {
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
 #endif
+}
+
+// The same for an operand of mma.sync, which drops the low bits itself.
+DEVICE unsigned tf32_operand(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return fabsf(x) < INFINITY ? bits + 0x1000u : bits;
 }
 
 // C (16, 8) += A (16, 8) B (8, 8) of a warp. With g = lane / 4 and q = lane % 4 a lane holds

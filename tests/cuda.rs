@@ -39,6 +39,7 @@ const PORTED: &[&str] = &[
     "add",
     "average_pool",
     "batch_norm",
+    "conv2d",
     "cross_entropy",
     "dropout",
     "embedding",

@@ -138,17 +138,17 @@ impl Cuda {
             arguments,
         } = launch;
         let function = self.functions[kernel.name];
-        let mut values: Vec<u64> = arguments
+        assert_eq!(arguments.len(), kernel.parameters.len(), "{}", kernel.name);
+        let mut values: Vec<Box<[u64]>> = arguments
             .iter()
             .map(|argument| match argument {
-                Argument::Read(place) | Argument::Write(place) => place.address(addresses),
-                Argument::Value(bytes) => u64::from_le_bytes(*bytes),
+                Argument::Read(place) | Argument::Write(place) => [place.address(addresses)].into(),
+                Argument::Value(words) => words.clone(),
             })
             .collect();
-        assert_eq!(values.len(), kernel.parameters.len(), "{}", kernel.name);
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
-            .map(|v| std::ptr::from_mut(v).cast())
+            .map(|words| words.as_mut_ptr().cast())
             .collect();
         let [x, y, z] = grid.blocks;
         // SAFETY: an argument for each parameter, of its type (the launcher was written from the kernel's own

@@ -307,22 +307,22 @@ mod machine {
             arguments,
         } = &ready.launch;
         let mut copies: Vec<Copied> = Vec::new();
-        let mut values: Vec<u64> = Vec::with_capacity(arguments.len());
+        let mut values: Vec<Box<[u64]>> = Vec::with_capacity(arguments.len());
         for ((argument, &original), parameter) in arguments
             .iter()
             .zip(&ready.addresses)
             .zip(kernel.parameters)
         {
             let (place, written) = match argument {
-                Argument::Value(bytes) => {
-                    values.push(u64::from_le_bytes(*bytes));
+                Argument::Value(words) => {
+                    values.push(words.clone());
                     continue;
                 }
                 Argument::Read(place) => (*place, false),
                 Argument::Write(place) => (*place, true),
             };
             if place.len > MOST_COPIED {
-                values.push(original);
+                values.push([original].into());
                 continue;
             }
             let same = copies.iter_mut().find(|c| c.place == place);
@@ -350,7 +350,7 @@ mod machine {
                 }
             };
             copied.written |= written;
-            values.push(copied.copy.address());
+            values.push([copied.copy.address()].into());
         }
         check_overlaps(kernel, &copies);
         execute(kernel, grid.blocks, grid.shared, &values, schedule)?;
@@ -404,7 +404,7 @@ mod machine {
         kernel: &Kernel,
         blocks: [u32; 3],
         shared: u32,
-        values: &[u64],
+        values: &[Box<[u64]>],
         schedule: &Schedule,
     ) -> Result<()> {
         let record = kernel.record.expect("compiled for the host");
@@ -422,7 +422,7 @@ mod machine {
             size: blocks,
             dynamic_bytes: shared,
         };
-        let pointers: Vec<u64> = values.iter().map(|v| v as *const u64 as u64).collect();
+        let pointers: Vec<u64> = values.iter().map(|words| words.as_ptr() as u64).collect();
         let (next, stop) = (AtomicU64::new(0), AtomicU32::new(0));
         let first: Mutex<Option<String>> = Mutex::new(None);
         let work = || {

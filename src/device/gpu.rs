@@ -50,6 +50,39 @@ pub struct DeviceScalars {
     pub tau: f64,
 }
 
+/// A convolution as its kernels see it. Must equal `Conv` in `kernels/conv2d.cu`, which says what it means.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Conv {
+    pub images: i32,
+    pub in_h: i32,
+    pub in_w: i32,
+    pub in_c: i32,
+    pub out_h: i32,
+    pub out_w: i32,
+    pub out_c: i32,
+    pub kernel: i32,
+    pub stride: i32,
+    pub pad: i32,
+    pub grid_h: i32,
+    pub grid_w: i32,
+    pub log_tile_h: i32,
+    pub log_tile_w: i32,
+    pub log_images: i32,
+    pub patch_h: i32,
+    pub patch_w: i32,
+    pub stages: i32,
+    /// 1 or 0 each.
+    pub aligned_in: i32,
+    pub aligned_w: i32,
+    pub biased: i32,
+    pub normed: i32,
+    pub residual: i32,
+    pub relu: i32,
+    pub counted: i32,
+    pub adds: i32,
+}
+
 /// A kernel, as declared in its file.
 pub struct Kernel {
     pub name: &'static str,
@@ -128,9 +161,9 @@ impl From<Slot> for View<f32> {
     }
 }
 
-impl View<f64> {
-    /// Doubles in a slot of the arena, two floats each.
-    pub fn doubles(slot: Slot) -> View<f64> {
+/// Twice as many floats hold doubles: slots begin at cache lines.
+impl From<Slot> for View<f64> {
+    fn from(slot: Slot) -> View<f64> {
         assert!(slot.start.is_multiple_of(2) && slot.len.is_multiple_of(2));
         View {
             buffer: ARENA,
@@ -197,15 +230,16 @@ pub fn packs(channels: usize, len: usize, activations: &[Slot]) -> (i32, usize) 
 pub(super) enum Argument {
     Read(Place),
     Write(Place),
-    /// A number, little-endian from the first byte.
-    Value([u8; 8]),
+    /// A number or a structure: its bytes from the first one, in whole words.
+    Value(Box<[u64]>),
 }
 
 impl Argument {
     pub(super) fn value<T: Pod>(value: T) -> Argument {
-        let mut bytes = [0; 8];
-        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
-        Argument::Value(bytes)
+        let mut words = vec![0u64; size_of::<T>().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..size_of::<T>()]
+            .copy_from_slice(bytemuck::bytes_of(&value));
+        Argument::Value(words.into())
     }
 }
 

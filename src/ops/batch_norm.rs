@@ -7,7 +7,7 @@
 
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{self, Affine, Saved, Then};
-use crate::device::gpu::{Queue, View, elementwise, kernels, packs};
+use crate::device::gpu::{Queue, elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
@@ -58,14 +58,9 @@ impl BatchNorm {
         (pack, packs.div_ceil(256))
     }
 
-    /// The sums of all blocks, as doubles, and what lies behind them.
-    fn split(&self, work: Slot) -> (View<f64>, Slot) {
-        let len = 4 * self.sum_blocks() * self.norm.channels;
-        let rest = Slot {
-            start: work.start + len,
-            len: work.len - len,
-        };
-        (View::doubles(Slot { len, ..work }), rest)
+    /// Floats of the sums of all blocks, which are doubles.
+    fn sums(&self) -> usize {
+        4 * self.sum_blocks() * self.norm.channels
     }
 }
 
@@ -128,16 +123,16 @@ impl Op for BatchNorm {
     }
 
     fn cuda_fwd_work(&self) -> usize {
-        if self.training {
-            4 * self.sum_blocks() * self.norm.channels
-        } else {
-            0
-        }
+        if self.training { self.sums() } else { 0 }
     }
 
     /// The sums, and two factors per channel.
     fn cuda_bwd_work(&self) -> usize {
-        (4 * self.sum_blocks() + 2) * self.norm.channels
+        self.sums() + 2 * self.norm.channels
+    }
+
+    fn reads_counts(&self) -> bool {
+        self.training
     }
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
@@ -145,10 +140,14 @@ impl Op for BatchNorm {
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
         let (pack, columns) = self.packs(&[x, residual, y]);
         if self.training {
-            let (blocks, (partial, _)) = (self.sum_blocks(), self.split(io.work));
-            let grid = (blocks, columns);
-            kernels::batch_norm_sums(queue, grid, x, partial, pack, pixels, channels);
-            let (grid, blocks) = (self.norm.channels.div_ceil(8), blocks as i32);
+            let mut partial = io.counts;
+            if partial.len == 0 {
+                partial = io.work;
+                let grid = (self.sum_blocks(), columns);
+                kernels::batch_norm_sums(queue, grid, x, partial, pack, pixels, channels);
+            }
+            let blocks = (partial.len / (4 * self.norm.channels)) as i32;
+            let grid = self.norm.channels.div_ceil(8);
             let (saved, averages) = (io.saved, io.state);
             kernels::batch_norm_finish(
                 queue, grid, partial, saved, averages, blocks, pixels, channels,
@@ -173,8 +172,9 @@ impl Op for BatchNorm {
         let [dx, dgamma, dbeta, d_residual, ..] = io.dx;
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
         let (pack, columns) = self.packs(&[x, dy, io.y, dx, d_residual]);
-        let (blocks, (partial, terms)) = (self.sum_blocks(), self.split(io.work));
-        let grid = (blocks, columns);
+        let mut terms = io.work;
+        let partial = terms.take(self.sums());
+        let grid = (self.sum_blocks(), columns);
         // `dz` where it is written down, else `dy` and whether it is to be masked.
         let (dz, mask) = match (self.residual, self.relu) {
             (true, true) => {
@@ -197,7 +197,8 @@ impl Op for BatchNorm {
                 (dy, relu)
             }
         };
-        let (grid, blocks) = (self.norm.channels.div_ceil(8), blocks as i32);
+        let blocks = self.sum_blocks() as i32;
+        let grid = self.norm.channels.div_ceil(8);
         kernels::batch_norm_bwd_finish(
             queue, grid, partial, gamma, saved, dgamma, dbeta, terms, blocks, pixels, channels,
         );
