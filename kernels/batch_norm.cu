@@ -72,14 +72,14 @@ KERNEL(batch_norm_sums, 256, const float* __restrict__ x, double* __restrict__ p
     sums_of<1>(x, partial, pixels, channels);
 }
 
-// Both sums over all blocks of one channel, 8 channels per block, for the threads of row 0.
+// Both sums over all blocks of one channel, 4 channels (32 bytes) per block, for the threads of row 0.
 DEVICE Lane load_partial(double (&sums)[2], const double* partial, int blocks, int channels) {
-  const int channel = blockIdx.x * 8 + threadIdx.x % 8;
-  const Lane lane = {channel, channel < channels, 8, (int)threadIdx.x / 8, 32};
+  const int channel = blockIdx.x * 4 + threadIdx.x % 4;
+  const Lane lane = {channel, channel < channels, 4, (int)threadIdx.x / 4, 64};
   sums[0] = sums[1] = 0.0;
   if (lane.inside) {
-#pragma unroll 4
-    for (int b = lane.row; b < blocks; b += 32) {
+#pragma unroll 8
+    for (int b = lane.row; b < blocks; b += 64) {
       sums[0] += partial[(2ll * b) * channels + channel];
       sums[1] += partial[(2ll * b + 1) * channels + channel];
     }

@@ -147,7 +147,7 @@ impl Op for BatchNorm {
                 kernels::batch_norm_sums(queue, grid, x, partial, pack, pixels, channels);
             }
             let blocks = (partial.len / (4 * self.norm.channels)) as i32;
-            let grid = self.norm.channels.div_ceil(8);
+            let grid = self.norm.channels.div_ceil(4);
             let (saved, averages) = (io.saved, io.state);
             kernels::batch_norm_finish(
                 queue, grid, partial, saved, averages, blocks, pixels, channels,
@@ -198,7 +198,7 @@ impl Op for BatchNorm {
             }
         };
         let blocks = self.sum_blocks() as i32;
-        let grid = self.norm.channels.div_ceil(8);
+        let grid = self.norm.channels.div_ceil(4);
         kernels::batch_norm_bwd_finish(
             queue, grid, partial, gamma, saved, dgamma, dbeta, terms, blocks, pixels, channels,
         );
