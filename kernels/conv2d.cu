@@ -16,7 +16,7 @@
 //   *_TMxTN  3x3 kernels; *_any: all others, tiles of 64x32
 #include "common.cuh"
 
-// Must equal `Conv` in src/device/gpu.rs.
+// Must equal `Conv` in src/device/gpu.rs. Tensors have fewer than 2^31 elements.
 struct Conv {
   int images;
   int in_h, in_w, in_c;     // what is read: x, or dy on the way to dx
@@ -96,7 +96,7 @@ DEVICE void copy_patch(float* to, int pitch, const float* x, const Conv& c, int 
     const int row = divide(rest, per_row), column = rest - row * c.patch_w;
     const int i = top + row, j = left + column, channel = c0 + (c.aligned_in ? part * 4 : part);
     const bool inside = image + n < c.images && i >= 0 && i < c.in_h && j >= 0 && j < c.in_w && channel < c.in_c;
-    const float* from = inside ? x + ((long long)((image + n) * c.in_h + i) * c.in_w + j) * c.in_c + channel : x;
+    const float* from = inside ? x + (((image + n) * c.in_h + i) * c.in_w + j) * c.in_c + channel : x;
     if (c.aligned_in)
       copy_async<16>(to + pixel * pitch + part * 4, from, inside ? 16 : 0);
     else
@@ -163,6 +163,28 @@ struct Held {
   }
 };
 
+// Calls one(e, place) for every entry e of a thread that lies in the result, or two(e, place) for it and its neighbour.
+// `at` says where rows begin, or -1.
+template <int TM, int TN, bool TF32, class One, class Two>
+DEVICE void each_entry(const int (&at)[Held<TM, TN, TF32>::ROWS], int n0, int channels, bool pairs, One one,
+                       Two two) {
+  using H = Held<TM, TN, TF32>;
+#pragma unroll
+  for (int i = 0; i < H::ROWS; i++) {
+#pragma unroll
+    for (int j = 0; j < H::COLUMNS; j += TF32 ? 2 : 1) {
+      const int n = n0 + H::column(j), e = H::index(i, j);
+      if (at[i] < 0 || n >= channels) continue;
+      if (pairs) {
+        two(e, at[i] + n);
+      } else {
+        one(e, at[i] + n);
+        if (TF32 && n + 1 < channels) one(e + 1, at[i] + n + 1);
+      }
+    }
+  }
+}
+
 // Adds a chunk of `steps` times 8 channels to the sums. Weights lie as [n][channel][tap], or [channel][n][tap] if BACK.
 template <int TM, int TN, bool TF32, bool BACK, int K>
 DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, const float* ws, const Conv& c,
@@ -183,7 +205,9 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
       const float* w = ws + down.tap(ty) * kernel + across.tap(tx);
       if (TF32) {
         w += (H::warp_n() * H::NF * 8 + g) * per_n + q * per_channel;
-        for (int step = 0; step < steps; step++) {
+#pragma unroll
+        for (int step = 0; step < 2; step++) {
+          if (step == steps) break;
           unsigned b[H::NF][2];
 #pragma unroll
           for (int nf = 0; nf < H::NF; nf++)
@@ -272,19 +296,21 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
     if (more && c.stages == 1) bring(chunk + 1);
   }
 
-  float scale[H::COLUMNS], shift[H::COLUMNS];
+  if (!BACK && (c.biased || c.normed)) {
 #pragma unroll
-  for (int j = 0; j < H::COLUMNS; j++) {
-    const int n = n0 + H::column(j);
-    scale[j] = 1.0f, shift[j] = 0.0f;
-    if (n >= c.out_c) continue;
-    if (c.biased) shift[j] = bias[n];
-    if (c.normed) {
-      scale[j] = gamma[n] / sqrtf(averages[c.out_c + n] + 1e-5f);
-      shift[j] = beta[n] + scale[j] * (shift[j] - averages[n]);
+    for (int j = 0; j < H::COLUMNS; j++) {
+      const int n = min(n0 + H::column(j), c.out_c - 1);
+      float scale = 1.0f, shift = c.biased ? bias[n] : 0.0f;
+      if (c.normed) {
+        scale = gamma[n] / sqrtf(averages[c.out_c + n] + 1e-5f);
+        shift = beta[n] + scale * (shift - averages[n]);
+      }
+#pragma unroll
+      for (int i = 0; i < H::ROWS; i++) sums[H::index(i, j)] = fmaf(sums[H::index(i, j)], scale, shift);
     }
   }
-  double counted[H::COLUMNS][2] = {};
+  // Where the rows' pixels lie in the result, -1 outside; of the columns two neighbours at once where that is possible.
+  int at[H::ROWS];
 #pragma unroll
   for (int i = 0; i < H::ROWS; i++) {
     const Pixel pixel(c, H::row(i));
@@ -292,21 +318,36 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
     const int row = (place.row + pixel.row) * side + (int)blockIdx.z / side;
     const int column = (place.column + pixel.column) * side + (int)blockIdx.z % side;
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
-    const long long at = ((long long)(image * c.out_h + row) * c.out_w + column) * c.out_c;
+    at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
+  }
+  const bool pairs = TF32 && c.out_c % 2 == 0;
+  const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? residual : nullptr);
+  if (term) {
+    each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { sums[e] += term[to]; },
+                             [&](int e, int to) {
+                               const float2 v = *reinterpret_cast<const float2*>(term + to);
+                               sums[e] += v.x, sums[e + 1] += v.y;
+                             });
+  }
+  if (!BACK && c.relu)
 #pragma unroll
-    for (int j = 0; j < H::COLUMNS; j++) {
-      const int n = n0 + H::column(j);
-      if (!inside || n >= c.out_c) continue;
-      float v = fmaf(sums[H::index(i, j)], scale[j], shift[j]);
-      if (c.residual) v += residual[at + n];
-      if (c.adds) v += y[at + n];
-      if (c.relu && v < 0.0f) v = 0.0f;
-      y[at + n] = v;
+    for (int e = 0; e < H::COUNT; e++) sums[e] = sums[e] < 0.0f ? 0.0f : sums[e];
+  each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { y[to] = sums[e]; },
+                           [&](int e, int to) {
+                             *reinterpret_cast<float2*>(y + to) = make_float2(sums[e], sums[e + 1]);
+                           });
+  if (BACK || !c.counted) return;
+  double counted[H::COLUMNS][2];
+#pragma unroll
+  for (int j = 0; j < H::COLUMNS; j++) {
+    counted[j][0] = counted[j][1] = 0.0;
+#pragma unroll
+    for (int i = 0; i < H::ROWS; i++) {
+      const double v = at[i] < 0 ? 0.0f : sums[H::index(i, j)];
       counted[j][0] += v;
-      counted[j][1] += (double)v * v;
+      counted[j][1] = fma(v, v, counted[j][1]);
     }
   }
-  if (!c.counted) return;
   // The tile's sums: every thread's, then in the order of the threads that share a column.
   double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
 #pragma unroll
@@ -348,7 +389,7 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
       const int image = place.image + pixel.image, row = place.row + pixel.row, column = place.column + pixel.column;
       const bool inside = image < c.images && row < c.out_h && column < c.out_w && o0 + o < c.out_c;
       const float* from =
-          inside ? dy + ((long long)(image * c.out_h + row) * c.out_w + column) * c.out_c + o0 + o : dy;
+          inside ? dy + ((image * c.out_h + row) * c.out_w + column) * c.out_c + o0 + o : dy;
       if (c.aligned_w)
         copy_async<16>(to + patch_len + m * DY_PITCH + o, from, inside ? 16 : 0);
       else

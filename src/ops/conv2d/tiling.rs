@@ -273,7 +273,13 @@ impl Weights {
     }
 }
 
+/// What all launches have in common.
 fn conv(shape: Shape) -> gpu::Conv {
+    let largest = shape.input_len().max(shape.output_len());
+    assert!(
+        largest < 1 << 31,
+        "conv2d: {shape:?} is too large for the kernels"
+    );
     gpu::Conv {
         images: shape.images as i32,
         kernel: shape.kernel as i32,
