@@ -223,6 +223,14 @@ pub fn aligned(slots: &[Slot]) -> bool {
     slots.iter().all(|slot| slot.start.is_multiple_of(4))
 }
 
+/// May kernels take four channels at once (see `kernels/channels.cuh`), 1 or 0, and `len` numbers in such packs.
+pub fn packs(channels: usize, len: usize, activations: &[Slot]) -> (i32, usize) {
+    match channels.is_multiple_of(4) && aligned(activations) {
+        true => (1, len / 4),
+        false => (0, len),
+    }
+}
+
 pub(super) enum Argument {
     Read(Place),
     Write(Place),

@@ -5,7 +5,7 @@ use super::memory::{Layout, Memory};
 use super::op::Clock;
 use super::params::Params;
 use super::plan::Plan;
-use crate::device::gpu::{Gpu, Program, Queue, Step};
+use crate::device::gpu::{Gpu, Program, Queue, Step, View};
 use crate::device::{Device, Slot, Target};
 use crate::error::Result;
 
@@ -18,7 +18,11 @@ pub struct Session {
 
 enum Side {
     Cpu(Memory),
-    Kernels { gpu: Gpu, programs: Vec<Program> },
+    Kernels {
+        gpu: Gpu,
+        now: View<Step>,
+        programs: Vec<Program>,
+    },
 }
 
 impl Session {
@@ -46,7 +50,7 @@ impl Session {
                     gpu.prepare(queue)
                 });
                 let programs = programs.collect::<Result<_>>()?;
-                Side::Kernels { gpu, programs }
+                Side::Kernels { gpu, now, programs }
             }
         };
         Ok(Session {
@@ -56,8 +60,8 @@ impl Session {
         })
     }
 
-    /// Runs a plan on these inputs, with gradient 1 where it goes back from, at the first step. Returns its outputs.
-    pub fn run(&mut self, plan: usize, inputs: &[&[f32]]) -> Result<Vec<Vec<f32>>> {
+    /// Runs a plan on these inputs, with gradient 1 where it goes back from. Returns its outputs.
+    pub fn run(&mut self, plan: usize, inputs: &[&[f32]], clock: Clock) -> Result<Vec<Vec<f32>>> {
         let Plan {
             inputs: slots,
             outputs,
@@ -72,9 +76,16 @@ impl Session {
                 for (slot, values) in operands {
                     memory.get_mut(slot).copy_from_slice(values);
                 }
-                self.plans[plan].run(memory, Clock::default());
+                self.plans[plan].run(memory, clock);
             }
-            Side::Kernels { gpu, programs } => {
+            Side::Kernels { gpu, now, programs } => {
+                let Clock { seed, step: clock } = clock;
+                let step = Step {
+                    seed,
+                    clock,
+                    ..Step::default()
+                };
+                gpu.upload(*now, &[step])?;
                 for (slot, values) in operands.filter(|(slot, _)| slot.len > 0) {
                     gpu.upload(slot, values)?;
                 }

@@ -20,7 +20,6 @@ mod logistic;
 mod max_pool;
 mod relu;
 mod row_dot;
-mod rows;
 mod select_token;
 mod shortcut;
 mod squared;
@@ -52,7 +51,6 @@ pub const ROWS: &[Row] = &[
     max_pool::ROW,
     relu::ROW,
     row_dot::ROW,
-    rows::ROW,
     select_token::ROW,
     shortcut::ROW,
     squared::ROW,

@@ -7,7 +7,7 @@ use super::goldens::{Digest, number, numbers};
 use super::{Check, Context};
 use crate::device::Target;
 use crate::error::Result;
-use crate::graph::{Mode, Params, Plan, Session, Tape, Targets, Tensor, Var};
+use crate::graph::{Clock, Mode, Params, Plan, Session, Tape, Targets, Tensor, Var};
 use crate::models::{self, Model};
 use crate::optim::State;
 use crate::random::SEED;
@@ -263,7 +263,7 @@ impl Checks {
         let (batch, classes) = (setting.batch(), setting.targets());
         let operands = [&batch[..], &classes[..]];
 
-        let outputs = session.run(train, &operands)?;
+        let outputs = session.run(train, &operands, Clock::default())?;
         let (loss, logits) = (outputs[0][0], &outputs[1]);
         let (grads, averages) = (session.grads()?, session.buffers()?);
         self.compare_logits(logits, case, &case.train_logits, &format!("{name} train"));
@@ -301,7 +301,7 @@ impl Checks {
                 Some(t) => self.buffers.compare_digest(t.of(&averages), digest, &at),
             }
         }
-        let logits = &session.run(eval, &operands)?[1];
+        let logits = &session.run(eval, &operands, Clock::default())?[1];
         self.compare_logits(logits, case, &case.eval_logits, &format!("{name} eval"));
         self.logits.cases += 1;
         self.losses.cases += 1;
@@ -318,7 +318,7 @@ impl Checks {
         let theirs = numbers(&case.sgd_lr0p01_m0p9_losses).into_iter();
         let mut w = params.values.clone();
         for (k, theirs) in theirs.take(steps).enumerate() {
-            let loss = session.run(train, &operands)?[0][0];
+            let loss = session.run(train, &operands, Clock::default())?[0][0];
             let at = || format!("{name} SGD step {k}");
             losses.compare(f64::from(loss), theirs, theirs.abs(), at);
             optimizer.step(0.01, loss, &mut w, &session.grads()?);
