@@ -9,7 +9,7 @@ mod run;
 pub mod sweep;
 mod worker;
 
-pub use network::Network;
+pub use network::Plans;
 pub use optimum::optimum;
 pub use pace::{Pace, pace};
 pub use run::{Watch, run};

@@ -13,7 +13,7 @@ use crate::random::torch::Generator;
 use crate::random::{SEED, run_seed};
 
 /// A run's plans.
-pub(super) struct Plans {
+pub struct Plans {
     pub params: Params,
     pub train: Plan,
     /// Evaluation plans by number of samples: [`Plans::eval_size`] and what is left of each half.
@@ -22,7 +22,7 @@ pub(super) struct Plans {
     pub eval_size: usize,
 }
 
-pub struct Network {
+pub(super) struct Network {
     pub params: Params,
     pub memory: Memory,
     train: Plan,
@@ -113,13 +113,6 @@ fn find(plans: &[(usize, Plan)], samples: usize) -> &Plan {
 }
 
 impl Network {
-    /// A run's network on the CPU, in a mode of training.
-    pub fn in_mode(config: &RunConfig, train: &Split, val: &Split, mode: Mode) -> Result<Network> {
-        let plans = Plans::new(config, train, val, Device::Cpu, mode)?;
-        let longest = train.len().max(val.len());
-        Ok(Network::new(plans, config, longest, 0))
-    }
-
     /// From plans whose parameters hold their initial values; `longest` is the number of samples of the larger half.
     pub(super) fn new(
         plans: Plans,
