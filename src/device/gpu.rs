@@ -161,16 +161,14 @@ impl From<Slot> for View<f32> {
     }
 }
 
-/// Twice as many floats hold doubles: slots begin at cache lines.
-impl From<Slot> for View<f64> {
-    fn from(slot: Slot) -> View<f64> {
-        assert!(slot.start.is_multiple_of(2) && slot.len.is_multiple_of(2));
-        View {
-            buffer: ARENA,
-            start: slot.start / 2,
-            len: slot.len / 2,
-            of: PhantomData,
-        }
+/// A slot as doubles, half as many.
+pub fn doubles(slot: Slot) -> View<f64> {
+    assert!(slot.start.is_multiple_of(2) && slot.len.is_multiple_of(2));
+    View {
+        buffer: ARENA,
+        start: slot.start / 2,
+        len: slot.len / 2,
+        of: PhantomData,
     }
 }
 

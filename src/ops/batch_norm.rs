@@ -7,7 +7,7 @@
 
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{self, Affine, Saved, Then};
-use crate::device::gpu::{Queue, elementwise, kernels, packs};
+use crate::device::gpu::{Queue, doubles, elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
@@ -140,13 +140,13 @@ impl Op for BatchNorm {
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
         let (pack, columns) = self.packs(&[x, residual, y]);
         if self.training {
-            let mut partial = io.counts;
+            let mut partial = doubles(io.counts);
             if partial.len == 0 {
-                partial = io.work;
+                partial = doubles(io.work);
                 let grid = (self.sum_blocks(), columns);
                 kernels::batch_norm_sums(queue, grid, x, partial, pack, pixels, channels);
             }
-            let blocks = (partial.len / (4 * self.norm.channels)) as i32;
+            let blocks = (partial.len / (2 * self.norm.channels)) as i32;
             let grid = self.norm.channels.div_ceil(4);
             let (saved, averages) = (io.saved, io.state);
             kernels::batch_norm_finish(
@@ -173,7 +173,7 @@ impl Op for BatchNorm {
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
         let (pack, columns) = self.packs(&[x, dy, io.y, dx, d_residual]);
         let mut terms = io.work;
-        let partial = terms.take(self.sums());
+        let partial = doubles(terms.take(self.sums()));
         let grid = (self.sum_blocks(), columns);
         // `dz` where it is written down, else `dy` and whether it is to be masked.
         let (dz, mask) = match (self.residual, self.relu) {

@@ -10,7 +10,7 @@ use crate::device::Slot;
 use crate::device::cpu::batch_norm::{Affine, BatchNorm};
 use crate::device::cpu::conv::{self, Epilogue, Shape};
 use crate::device::cpu::{pool, sum_rows};
-use crate::device::gpu::{self, Precision, Queue, elementwise, kernels};
+use crate::device::gpu::{self, Precision, Queue, doubles, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
@@ -230,7 +230,7 @@ impl Op for Conv2d {
             io.state,
             residual,
             io.y,
-            io.counts,
+            doubles(io.counts),
             geometry,
         );
         Ok(())
