@@ -339,23 +339,20 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
                              *reinterpret_cast<float2*>(y + to) = make_float2(sums[e], sums[e + 1]);
                            });
   if (BACK || !c.counted) return;
-  double counted[H::COLUMNS][2];
-#pragma unroll
-  for (int j = 0; j < H::COLUMNS; j++) {
-    counted[j][0] = counted[j][1] = 0.0;
-#pragma unroll
-    for (int i = 0; i < H::ROWS; i++) {
-      const double v = at[i] < 0 ? 0.0f : sums[H::index(i, j)];
-      counted[j][0] += v;
-      counted[j][1] = fma(v, v, counted[j][1]);
-    }
-  }
   // The tile's sums: every thread's, then in the order of the threads that share a column.
   double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
 #pragma unroll
-  for (int j = 0; j < H::COLUMNS; j++)
+  for (int j = 0; j < H::COLUMNS; j++) {
+    double sum = 0.0, squares = 0.0;
 #pragma unroll
-    for (int k = 0; k < 2; k++) parts[(H::share() * 2 + k) * TN + H::column(j)] = counted[j][k];
+    for (int i = 0; i < H::ROWS; i++) {
+      const double v = at[i] < 0 ? 0.0f : sums[H::index(i, j)];
+      sum += v;
+      squares = fma(v, v, squares);
+    }
+    parts[H::share() * 2 * TN + H::column(j)] = sum;
+    parts[(H::share() * 2 + 1) * TN + H::column(j)] = squares;
+  }
   __syncthreads();
   for (int e = threadIdx.x; e < 2 * TN; e += THREADS) {
     const int n = n0 + e % TN;

@@ -14,7 +14,7 @@ pub struct Choice {
     /// a driver, else the CPU [default: auto for bench-kernels, else cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Arithmetic of matrix products on a GPU [default: fp32 in linear layers]
+    /// Arithmetic of convolutions and linear layers on a GPU [default: tf32 in convolutions, fp32 in linear layers]
     #[arg(long, value_enum)]
     precision: Option<PrecisionChoice>,
 }
