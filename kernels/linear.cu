@@ -179,7 +179,7 @@ DEVICE void multiply(float (&sums)[M][N][4], const float* as, const float* bs, i
 template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32>
 DEVICE void product(const Product& p, int tile) {
   SHARED_DYN(float, ring);
-  constexpr int M = S::WARP / 16, N = S::WARP / 8, PAIRS = M * N * 2;
+  constexpr int M = S::WARP / 16, N = S::WARP / 8;
   const int across = (p.n + S::TILE - 1) / S::TILE;
   const int m0 = tile / across * S::TILE, n0 = tile % across * S::TILE;
   // Where the warp's part of the tile is, and of each slice.
@@ -228,47 +228,55 @@ DEVICE void product(const Product& p, int tile) {
   const long long part = blockIdx.y;
   if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sums_of_a[thread];
 
-  // A lane has pairs of neighbours in a row.
+  // A lane has pairs of neighbours: of row h * 8 of the 16 with number i, of the 8 columns with number j.
   float* const c = p.c + part * p.m * p.n;
   const bool pairs = aligned(c, p.n, 2);
   const float least = p.relu ? 0.0f : -INFINITY;
-  auto store = [&](int pair, float2 y) {
-    const int row = m0 + m1 + pair / (2 * N) * 16 + pair % 2 * 8 + lane / 4;
-    const int column = n0 + n1 + pair / 2 % N * 8 + lane % 4 * 2;
-    if (row >= p.m || column >= p.n) return;
-    const bool both = column + 1 < p.n;
-    y.x += p.bias ? p.bias[column] : 0.0f;
-    y.y += p.bias && both ? p.bias[column + 1] : 0.0f;
-    y = make_float2(y.x < least ? least : y.x, y.y < least ? least : y.y);  // a NaN stays
+  auto bias = [&](int j) {
+    const int column = n0 + n1 + j * 8 + lane % 4 * 2;
+    const bool first = p.bias && column < p.n, second = p.bias && column + 1 < p.n;
+    return make_float2(first ? p.bias[column] : 0.0f, second ? p.bias[column + 1] : 0.0f);
+  };
+  auto store = [&](int i, int j, int h, float2 y, float2 b) {
+    const int row = m0 + m1 + i * 16 + h * 8 + lane / 4, column = n0 + n1 + j * 8 + lane % 4 * 2;
     float* to = c + (long long)row * p.n + column;
+    y = make_float2(y.x + b.x, y.y + b.y);
+    y = make_float2(y.x < least ? least : y.x, y.y < least ? least : y.y);  // a NaN stays
+    if (row >= p.m || column >= p.n) return;
     if (pairs) {
       *reinterpret_cast<float2*>(to) = y;
     } else {
       to[0] = y.x;
-      if (both) to[1] = y.y;
+      if (column + 1 < p.n) to[1] = y.y;
     }
-  };
-  auto own = [&](int pair) {
-    const float(&x)[4] = sums[pair / (2 * N)][pair / 2 % N];
-    return make_float2(x[pair % 2 * 2], x[pair % 2 * 2 + 1]);
   };
   if (S::SPLIT == 1) {
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++) store(i, own(i));
+    for (int j = 0; j < N; j++) {
+      const float2 b = bias(j);
+#pragma unroll
+      for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) store(i, j, h, make_float2(sums[i][j][2 * h], sums[i][j][2 * h + 1]), b);
+    }
   } else {
+    constexpr int PAIRS = M * N * 2;
     float2* parts = reinterpret_cast<float2*>(ring);  // (SPLIT, PAIRS, 32)
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++) parts[(warp * PAIRS + i) * 32 + lane] = own(i);
+    for (int e = 0; e < PAIRS; e++) {
+      const float(&x)[4] = sums[e / 2 / N][e / 2 % N];
+      parts[(warp * PAIRS + e) * 32 + lane] = make_float2(x[e % 2 * 2], x[e % 2 * 2 + 1]);
+    }
     __syncthreads();
-    for (int i = warp; i < PAIRS; i += S::WARPS) {
-      float2 y = parts[i * 32 + lane];
+    for (int e = warp; e < PAIRS; e += S::WARPS) {
+      float2 y = parts[e * 32 + lane];
 #pragma unroll
       for (int w = 1; w < S::SPLIT; w++) {
-        const float2 part = parts[(w * PAIRS + i) * 32 + lane];
-        y = make_float2(y.x + part.x, y.y + part.y);
+        const float2 x = parts[(w * PAIRS + e) * 32 + lane];
+        y = make_float2(y.x + x.x, y.y + x.y);
       }
-      store(i, y);
+      store(e / 2 / N, e / 2 % N, e % 2, y, bias(e / 2 % N));
     }
   }
 }
