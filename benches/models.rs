@@ -101,10 +101,10 @@ fn steps(c: &mut Criterion) {
                 let x = tape.input(&[&[batch], &sample[..]].concat());
                 let y = tape.input(&[&[batch], &data.target[..]].concat());
                 let output = built.forward(x);
-                let f = (loss.apply)(output, y);
+                let f = (loss.apply)(output, y, batch);
                 match mode {
                     Mode::Eval => Targets {
-                        outputs: vec![f, output.class_accuracy(y)],
+                        outputs: vec![f, output.class_accuracy(y, batch)],
                         backward: None,
                     },
                     _ => Targets {

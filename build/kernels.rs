@@ -44,6 +44,7 @@ const TYPES: &[(&str, &str, u32, char)] = &[
     ("unsigned char", "u8", 1, 'u'),
     ("Step", "gpu::Step", 96, 's'),
     ("Scalars", "gpu::DeviceScalars", 40, 's'),
+    ("Conv", "gpu::Conv", 104, 's'),
 ];
 
 /// The `.cu` files of a folder, by name.

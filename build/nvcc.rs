@@ -25,6 +25,7 @@ pub fn compile(sources: &[Source], out: &Path) -> Vec<(String, PathBuf)> {
     let Some(nvcc) = find() else {
         return Vec::new();
     };
+    println!("cargo::rustc-env=STEPBACK_CUDA_MAJOR={}", major(&nvcc));
     let targets = targets(&nvcc);
     let jobs: usize = env::var("NUM_JOBS")
         .ok()
@@ -70,6 +71,16 @@ fn find() -> Option<PathBuf> {
         .chain(packages)
         .map(|folder| folder.join("nvcc"))
         .find(|nvcc| nvcc.is_file())
+}
+
+/// The first number of the toolkit's version; drivers that know no such CUDA cannot load what it makes.
+fn major(nvcc: &Path) -> u32 {
+    let said = Command::new(nvcc).arg("--version").output();
+    let said = said.unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let version = text.split_once("release ").map(|(_, version)| version);
+    let major = version.and_then(|v| v.split('.').next()?.parse().ok());
+    major.unwrap_or_else(|| panic!("{} --version names no release: {text}", nvcc.display()))
 }
 
 /// Arguments that name the architectures.

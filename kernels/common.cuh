@@ -37,6 +37,7 @@
 #define CALLER , EMULATED_SITE
 #endif
 #define DEVICE static __device__ __forceinline__
+#define METHOD __device__ __forceinline__  // of a structure
 
 // What changes from step to step, written on the host once per epoch, one per step. Must equal `Step` in
 // src/device/gpu.rs.
@@ -56,14 +57,19 @@ DEVICE unsigned shared_address(const void* p) {
 }
 #endif
 
-// Copies N = 4, 8 or 16 bytes, of which only the first `from` are read; the rest becomes 0.
+// Copies N = 4, 8 or 16 bytes, of which only the first `bytes` are read; the rest becomes 0. 16 do not pass through L1.
 template <int N>
 DEVICE void copy_async(void* to, const void* from, int bytes = N CALLER) {
   static_assert(N == 4 || N == 8 || N == 16, "cp.async moves 4, 8 or 16 bytes");
 #ifdef __CUDA_ARCH__
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)),
-               "l"(from), "n"(N), "r"(bytes)
-               : "memory");
+  if (N == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
+                 "l"(from), "r"(bytes)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)),
+                 "l"(from), "n"(N), "r"(bytes)
+                 : "memory");
 #elif !defined(__CUDACC__)
   emulator::copy_async(to, from, N, bytes, site);
 #endif
@@ -101,6 +107,12 @@ DEVICE unsigned to_tf32(float x) {
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
 #endif
+}
+
+// The same for an operand of mma.sync, which drops the low bits itself.
+DEVICE unsigned tf32_operand(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return fabsf(x) < INFINITY ? bits + 0x1000u : bits;
 }
 
 // C (16, 8) += A (16, 8) B (8, 8) of a warp. With g = lane / 4 and q = lane % 4 a lane holds
@@ -198,6 +210,17 @@ DEVICE uint4 philox(unsigned long long key, unsigned long long low, unsigned lon
     k1 += 0xBB67AE85u;
   }
   return c;
+}
+
+// threadIdx.x, read anew: what is computed from it does not wait in registers, where a loop needs them all.
+DEVICE int thread_again() {
+#ifdef __CUDA_ARCH__
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return threadIdx.x;
+#endif
 }
 
 // Index of this thread in a grid of one dimension, and the number of its threads.

@@ -1,121 +1,397 @@
-// Linear: y = x w^T + b; dx = dy w, dw = dy^T x, db = sum of dy over the rows.
-//   x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs); y, dy (rows, outputs)
+// Linear: y = x w^T + b, then ReLU where it is part of the layer. With dz = dy, but 0 where that ReLU gave 0:
+// dx = dz w, dw = dz^T x, db = sum of dz over the rows.
+//   x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs); y, dy, dz (rows, outputs)
 //
-// One product C (m, n) = A (m, k) B (k, n) in three layouts, which differ in how a tile is read: tiles of 32x32, k in
-// slices of 32 through shared memory, where both operands lie k by k.
-//   *_fp32  4x2 entries of C per thread, every product fused and added in the order of k
-//   *_tf32  a quarter of C per warp on tensor cores, operands rounded to TF32
+// One product C (m, n) = A (m, k) B (k, n) on tensor cores, in three layouts. Slices of k stream through a ring in shared
+// memory. T x T is a block's tile of C: the larger, the less is read twice; the smaller, the more multiprocessors have one.
+//   linear_fwd_T    y, T = 128, 64, 32 or 16. Of the small ones all warps share a tile, each taking its part of k
+//   linear_bwd_x_T  dx, T = 128 or 64
+//   linear_bwd_w_T  dw and db, T = 128 or 64; gridDim.y parts of the rows give as many sums
+//   linear_bwd_sum  adds these up
+//   linear_bwd_T    dx, dw and db in one launch, T = 32 or 16
+// Each does both precisions. tf32: operands rounded to TF32. Otherwise as exact as single precision: each operand is the
+// sum of two TF32 numbers, of whose four products the smallest is left out, and sums leave the tensor core, which cuts them
+// off, after eight terms (Ootomo and Yokota 2022). Infinite operands become NaN there.
 #include "common.cuh"
 
-constexpr int TILE = 32, SLICE = 32, THREADS = 128;
-// Rows of 40 words: a fragment's 4 by 8 operands lie in 32 different banks.
-constexpr int PITCH = TILE + 8;
+template <int TILE_, int WARP_, int WARPS_, int SLICE_, int STAGES_>
+struct Shape {
+  static constexpr int TILE = TILE_;      // of a block
+  static constexpr int WARP = WARP_;      // of a warp
+  static constexpr int WARPS = WARPS_, THREADS = 32 * WARPS;
+  static constexpr int SLICE = SLICE_;    // of k, in one stage of the ring
+  static constexpr int STAGES = STAGES_;
+  static constexpr int SIDE = TILE / WARP, SPLIT = WARPS / (SIDE * SIDE);  // warps along m and along n; along k
+  // Operands lie as they are stored, row by row or k by k. With these pitches fragments are read without bank conflicts.
+  static constexpr int ROW_PITCH = SLICE + 4, K_PITCH = TILE + 8;
+  static constexpr int BY_ROW = TILE * ROW_PITCH, BY_K = SLICE * K_PITCH;
+  static constexpr int OPERAND = BY_ROW > BY_K ? BY_ROW : BY_K, STAGE = 2 * OPERAND;
+};
+// The bytes of the rings, 4 * STAGES * STAGE, stand in src/ops/linear.rs.
+using Tile128 = Shape<128, 64, 4, 16, 4>;
+using Tile64 = Shape<64, 32, 4, 32, 3>;
+using Tile32 = Shape<32, 32, 8, 128, 2>;
+using Tile16 = Shape<16, 16, 8, 128, 4>;
 
-// slice[k][i] = X[first + i][k0 + k], 0 outside. BY_ROW: X is stored (count, depth), else (depth, count).
-template <bool BY_ROW>
-DEVICE void load_slice(float (&slice)[SLICE][PITCH], const float* x, int first, int count, int k0, int depth) {
+// What is to be computed. Operands are stored (m, k) and (n, k) if by row, else (k, m) and (k, n).
+struct Product {
+  const float *a, *b;
+  float* c;  // (gridDim.y, m, n): block (x, y) computes a tile of the y-th
+  int m, n, k;
+  int first = 0;                  // of k: terms before are left out
+  const float* bias = nullptr;    // (n)
+  bool relu = false;
+  const float* mask = nullptr;    // as A, which counts as 0 where this is 0 or less
+  float* sums_of_a = nullptr;     // (gridDim.y, m), over k
+};
+
+DEVICE bool aligned(const float* p, int width, int floats) {
+  return reinterpret_cast<uintptr_t>(p) % (4 * floats) == 0 && width % floats == 0;
+}
+
+// to[i][j] = X[row + i][column + j] of X (rows, width), 0 outside.
+template <class S, int ROWS, int COLUMNS, int PITCH>
+DEVICE void copy_rows(float* to, const float* x, int row, int rows, int column, int width, bool aligned) {
+  constexpr int CHUNKS = COLUMNS / 4, STEP = S::THREADS / CHUNKS;
+  const unsigned thread = thread_again();
+  const int c = thread % CHUNKS * 4, first = thread / CHUNKS, left = width - column - c;
+  const float* from = x + ((long long)row * width + column) + (first * width + c);
+  to += first * PITCH + c;
+  if (aligned) {
 #pragma unroll
-  for (int e = threadIdx.x; e < TILE * SLICE; e += THREADS) {
-    const int fast = e % 32, slow = e / 32;  // neighbouring threads read neighbouring numbers
-    const int i = BY_ROW ? slow : fast, k = BY_ROW ? fast : slow;
-    const bool inside = first + i < count && k0 + k < depth;
-    const long long at = BY_ROW ? (long long)(first + i) * depth + k0 + k : (long long)(k0 + k) * count + first + i;
-    slice[k][i] = inside ? x[at] : 0.0f;
+    for (int i = 0; i < ROWS; i += STEP) {
+      copy_async<16>(to + i * PITCH, from, row + first + i < rows && left > 0 ? 16 : 0);
+      from += (long long)STEP * width;
+    }
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < ROWS; i += STEP) {
+      for (int j = 0; j < 4; j++)
+        copy_async<4>(to + i * PITCH + j, from + j, row + first + i < rows && left > j ? 4 : 0);
+      from += (long long)STEP * width;
+    }
   }
 }
 
-template <bool A_BY_ROW, bool B_BY_ROW, bool TF32>
-DEVICE void product(const float* a, const float* b, const float* bias, float* c, int m, int n, int depth) {
-  SHARED(float, as, [SLICE][PITCH]);
-  SHARED(float, bs, [SLICE][PITCH]);
-  const int m0 = blockIdx.y * TILE, n0 = blockIdx.x * TILE;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float sums[8] = {};
-  for (int k0 = 0; k0 < depth; k0 += SLICE) {
-    load_slice<A_BY_ROW>(as, a, m0, m, k0, depth);
-    load_slice<B_BY_ROW>(bs, b, n0, n, k0, depth);
-    __syncthreads();
-    if (TF32) {
-      const int g = lane / 4, q = lane % 4, wm = warp / 2 * 16, wn = warp % 2 * 16;
+// The same at once, with 0 where the mask is 0 or less.
+template <class S, int ROWS, int COLUMNS, int PITCH>
+DEVICE void copy_masked(float* to, const float* x, const float* mask, int row, int rows, int column, int width) {
 #pragma unroll
-      for (int k = 0; k < SLICE; k += 8) {
-        const unsigned fa[4] = {to_tf32(as[k + q][wm + g]), to_tf32(as[k + q][wm + g + 8]),
-                                to_tf32(as[k + q + 4][wm + g]), to_tf32(as[k + q + 4][wm + g + 8])};
+  for (int e = threadIdx.x; e < ROWS * COLUMNS; e += S::THREADS) {
+    const int i = e / COLUMNS, j = e % COLUMNS;
+    const long long at = (long long)(row + i) * width + column + j;
+    const bool inside = row + i < rows && column + j < width;
+    to[i * PITCH + j] = inside && !(mask[at] <= 0.0f) ? x[at] : 0.0f;
+  }
+}
+
+// The tile of an operand: rows i0 and on of `count`, k0 and on of `depth`.
+template <class S, bool BY_ROW>
+DEVICE void copy_tile(float* to, const float* x, const float* mask, int i0, int count, int k0, int depth, bool aligned) {
+  if (BY_ROW) {
+    if (mask)
+      copy_masked<S, S::TILE, S::SLICE, S::ROW_PITCH>(to, x, mask, i0, count, k0, depth);
+    else
+      copy_rows<S, S::TILE, S::SLICE, S::ROW_PITCH>(to, x, i0, count, k0, depth, aligned);
+  } else {
+    if (mask)
+      copy_masked<S, S::SLICE, S::TILE, S::K_PITCH>(to, x, mask, k0, depth, i0, count);
+    else
+      copy_rows<S, S::SLICE, S::TILE, S::K_PITCH>(to, x, k0, depth, i0, count, aligned);
+  }
+}
+
+// Entries of 16 rows and 8 k of an operand, from i and k on, as mma_tf32 wants them: the fragment of A, or those of two
+// times 8 columns of B.
+template <class S, bool BY_ROW, bool A>
+DEVICE void load_block(float (&f)[4], const float* tile, int i, int k) {
+  const int lane = threadIdx.x % 32;
+  auto row = [](int e) { return (A ? e % 2 : e / 2) * 8; };
+  auto column = [](int e) { return (A ? e / 2 : e % 2) * 4; };
+  if (BY_ROW) {
+    const int matrix = lane / 8;
+    unsigned r[4];
+    load_matrices<false>(r, tile + (i + row(matrix) + lane % 8) * S::ROW_PITCH + k + column(matrix));
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int column = wn + half * 8 + g;
-          const unsigned fb[2] = {to_tf32(bs[k + q][column]), to_tf32(bs[k + q + 4][column])};
-          float(&part)[4] = *reinterpret_cast<float(*)[4]>(&sums[half * 4]);
-          mma_tf32(part, fa, fb);
-        }
-      }
-    } else {
-      const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 2;
+    for (int e = 0; e < 4; e++) f[e] = __uint_as_float(r[e]);
+  } else {
+    tile += (k + lane % 4) * S::K_PITCH + i + lane / 4;
 #pragma unroll
-      for (int k = 0; k < SLICE; k++) {
-        const float4 x = *reinterpret_cast<const float4*>(&as[k][row]);
-        const float2 y = *reinterpret_cast<const float2*>(&bs[k][column]);
-        const float xs[4] = {x.x, x.y, x.z, x.w};
+    for (int e = 0; e < 4; e++) f[e] = tile[column(e) * S::K_PITCH + row(e)];
+  }
+}
+
+// x = big + small; big is rounded as to_tf32 does, and if that loses a NaN, it is in small.
+DEVICE void split(float x, unsigned& big, unsigned& small) {
+  big = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+  small = __float_as_uint(x - __uint_as_float(big));
+}
+
+// sums += A B: eight terms of each, from k on.
+template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32, int M, int N>
+DEVICE void multiply(float (&sums)[M][N][4], const float* as, const float* bs, int m1, int n1, int k) {
+  unsigned a[M][4], a_small[M][4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          sums[2 * i] = fmaf(xs[i], y.x, sums[2 * i]);
-          sums[2 * i + 1] = fmaf(xs[i], y.y, sums[2 * i + 1]);
-        }
+  for (int i = 0; i < M; i++) {
+    float x[4];
+    load_block<S, A_BY_ROW, true>(x, as, m1 + 16 * i, k);
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      if (TF32)
+        a[i][e] = to_tf32(x[e]);
+      else
+        split(x[e], a[i][e], a_small[i][e]);
+  }
+#pragma unroll
+  for (int j = 0; j < N; j += 2) {
+    float x[4];
+    unsigned b[2][2], b_small[2][2];
+    load_block<S, B_BY_ROW, false>(x, bs, n1 + 8 * j, k);
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      if (TF32)
+        b[e / 2][e % 2] = to_tf32(x[e]);
+      else
+        split(x[e], b[e / 2][e % 2], b_small[e / 2][e % 2]);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      if (TF32) {
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(sums[i][j + h], a[i], b[h]);
+      } else {
+        float terms[M][4] = {};
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(terms[i], a_small[i], b[h]);
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(terms[i], a[i], b_small[h]);
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(terms[i], a[i], b[h]);
+#pragma unroll
+        for (int i = 0; i < M; i++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) sums[i][j + h][e] += terms[i][e];
       }
     }
-    __syncthreads();
   }
+}
+
+// The block's tile of C; tiles are counted row by row.
+template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32>
+DEVICE void product(const Product& p, int tile) {
+  SHARED_DYN(float, ring);
+  constexpr int M = S::WARP / 16, N = S::WARP / 8, PAIRS = M * N * 2;
+  const int across = (p.n + S::TILE - 1) / S::TILE;
+  const int m0 = tile / across * S::TILE, n0 = tile % across * S::TILE;
+  // Where the warp's part of the tile is, and of each slice.
+  auto place = [](unsigned thread, int& m1, int& n1, int& k1) {
+    const unsigned warp = thread / 32, i = warp % (S::SIDE * S::SIDE);
+    m1 = i / S::SIDE * S::WARP;
+    n1 = i % S::SIDE * S::WARP;
+    k1 = warp / (S::SIDE * S::SIDE) * (S::SLICE / S::SPLIT);
+  };
+  int m1, n1, k1;
+  place(threadIdx.x, m1, n1, k1);
+  const bool a_aligned = aligned(p.a, A_BY_ROW ? p.k : p.m, 4), b_aligned = aligned(p.b, B_BY_ROW ? p.k : p.n, 4);
+  const int slices = (p.k - p.first + S::SLICE - 1) / S::SLICE;
+  auto copy = [&](int slice) {
+    float* to = ring + slice % S::STAGES * S::STAGE;
+    const int k = p.first + slice * S::SLICE;
+    copy_tile<S, A_BY_ROW>(to, p.a, p.mask, m0, p.m, k, p.k, a_aligned);
+    copy_tile<S, B_BY_ROW>(to + S::OPERAND, p.b, nullptr, n0, p.n, k, p.k, b_aligned);
+  };
+
+  float sums[M][N][4] = {};
+  SHARED(double, sums_of_a, [S::TILE]);  // registers are scarce
+  const bool sums_a = p.sums_of_a && n0 == 0 && threadIdx.x < S::TILE;
+  if (sums_a) sums_of_a[threadIdx.x] = 0.0;
+  // The ring runs ahead by all stages but one.
+  for (int slice = 1 - S::STAGES; slice < slices; slice++) {
+    copy_wait<S::STAGES - 2>();
+    __syncthreads();  // this slice is there, and all are done with the one before, which now makes room
+    const int next = slice + S::STAGES - 1;
+    if (next < slices) copy(next);
+    copy_commit();  // an empty group at the end, so that they can be counted
+    if (slice < 0) continue;
+    const float *as = ring + slice % S::STAGES * S::STAGE, *bs = as + S::OPERAND;
+#pragma unroll(S::TILE == 128 ? 1 : 4)
+    for (int k = 0; k < S::SLICE / S::SPLIT; k += 8)
+      multiply<S, A_BY_ROW, B_BY_ROW, TF32>(sums, as, bs, m1, n1, k1 + k);
+    if (!A_BY_ROW && sums_a) {
+      float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
-    int row, column;
-    if (TF32) {
-      row = warp / 2 * 16 + lane / 4 + i % 4 / 2 * 8;
-      column = warp % 2 * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-    } else {
-      row = threadIdx.x / 16 * 4 + i / 2;
-      column = threadIdx.x % 16 * 2 + i % 2;
+      for (int k = 0; k < S::SLICE; k++) sum += as[k * S::K_PITCH + threadIdx.x];
+      sums_of_a[threadIdx.x] += sum;
     }
-    if (m0 + row < m && n0 + column < n)
-      c[(long long)(m0 + row) * n + n0 + column] = bias ? sums[i] + bias[n0 + column] : sums[i];
+  }
+  const int thread = thread_again(), lane = thread % 32, warp = thread / 32;
+  place(thread, m1, n1, k1);
+  const long long part = blockIdx.y;
+  if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sums_of_a[thread];
+
+  // A lane has pairs of neighbours in a row.
+  float* const c = p.c + part * p.m * p.n;
+  const bool pairs = aligned(c, p.n, 2);
+  const float least = p.relu ? 0.0f : -INFINITY;
+  auto store = [&](int pair, float2 y) {
+    const int row = m0 + m1 + pair / (2 * N) * 16 + pair % 2 * 8 + lane / 4;
+    const int column = n0 + n1 + pair / 2 % N * 8 + lane % 4 * 2;
+    if (row >= p.m || column >= p.n) return;
+    const bool both = column + 1 < p.n;
+    y.x += p.bias ? p.bias[column] : 0.0f;
+    y.y += p.bias && both ? p.bias[column + 1] : 0.0f;
+    y = make_float2(y.x < least ? least : y.x, y.y < least ? least : y.y);  // a NaN stays
+    float* to = c + (long long)row * p.n + column;
+    if (pairs) {
+      *reinterpret_cast<float2*>(to) = y;
+    } else {
+      to[0] = y.x;
+      if (both) to[1] = y.y;
+    }
+  };
+  auto own = [&](int pair) {
+    const float(&x)[4] = sums[pair / (2 * N)][pair / 2 % N];
+    return make_float2(x[pair % 2 * 2], x[pair % 2 * 2 + 1]);
+  };
+  if (S::SPLIT == 1) {
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) store(i, own(i));
+  } else {
+    float2* parts = reinterpret_cast<float2*>(ring);  // (SPLIT, PAIRS, 32)
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) parts[(warp * PAIRS + i) * 32 + lane] = own(i);
+    __syncthreads();
+    for (int i = warp; i < PAIRS; i += S::WARPS) {
+      float2 y = parts[i * 32 + lane];
+#pragma unroll
+      for (int w = 1; w < S::SPLIT; w++) {
+        const float2 part = parts[(w * PAIRS + i) * 32 + lane];
+        y = make_float2(y.x + part.x, y.y + part.y);
+      }
+      store(i, y);
+    }
   }
 }
 
-KERNEL(linear_fwd_fp32, 128, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-       int biased, float* __restrict__ y, int rows, int inputs, int outputs) {
-  product<true, true, false>(x, w, biased ? b : nullptr, y, rows, outputs, inputs);
-}
-KERNEL(linear_fwd_tf32, 128, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-       int biased, float* __restrict__ y, int rows, int inputs, int outputs) {
-  product<true, true, true>(x, w, biased ? b : nullptr, y, rows, outputs, inputs);
-}
-KERNEL(linear_bwd_x_fp32, 128, const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx,
-       int rows, int inputs, int outputs) {
-  product<true, false, false>(dy, w, nullptr, dx, rows, inputs, outputs);
-}
-KERNEL(linear_bwd_x_tf32, 128, const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx,
-       int rows, int inputs, int outputs) {
-  product<true, false, true>(dy, w, nullptr, dx, rows, inputs, outputs);
-}
-KERNEL(linear_bwd_w_fp32, 128, const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ dw,
-       int rows, int inputs, int outputs) {
-  product<false, false, false>(dy, x, nullptr, dw, outputs, inputs, rows);
-}
-KERNEL(linear_bwd_w_tf32, 128, const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ dw,
-       int rows, int inputs, int outputs) {
-  product<false, false, true>(dy, x, nullptr, dw, outputs, inputs, rows);
+template <class S, bool A_BY_ROW, bool B_BY_ROW>
+DEVICE void product(const Product& p, int tile, bool tf32) {
+  if (tf32)
+    product<S, A_BY_ROW, B_BY_ROW, true>(p, tile);
+  else
+    product<S, A_BY_ROW, B_BY_ROW, false>(p, tile);
 }
 
-// db: 32 columns per block, whose warps take every eighth row; sums in f64.
-KERNEL(linear_bwd_b, 256, const float* __restrict__ dy, float* __restrict__ db, int rows, int outputs) {
+template <class S>
+DEVICE void forward(const float* x, const float* w, const float* b, float* y, int rows, int inputs, int outputs,
+                    bool relu, bool tf32) {
+  Product p = {x, w, y, rows, outputs, inputs};
+  p.bias = b;
+  p.relu = relu;
+  product<S, true, true>(p, blockIdx.x, tf32);
+}
+
+KERNEL(linear_fwd_128, 128, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+       int biased, float* __restrict__ y, int rows, int inputs, int outputs, int relu, int tf32) {
+  forward<Tile128>(x, w, biased ? b : nullptr, y, rows, inputs, outputs, relu, tf32);
+}
+KERNEL(linear_fwd_64, 128, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+       int biased, float* __restrict__ y, int rows, int inputs, int outputs, int relu, int tf32) {
+  forward<Tile64>(x, w, biased ? b : nullptr, y, rows, inputs, outputs, relu, tf32);
+}
+KERNEL(linear_fwd_32, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+       int biased, float* __restrict__ y, int rows, int inputs, int outputs, int relu, int tf32) {
+  forward<Tile32>(x, w, biased ? b : nullptr, y, rows, inputs, outputs, relu, tf32);
+}
+KERNEL(linear_fwd_16, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
+       int biased, float* __restrict__ y, int rows, int inputs, int outputs, int relu, int tf32) {
+  forward<Tile16>(x, w, biased ? b : nullptr, y, rows, inputs, outputs, relu, tf32);
+}
+
+KERNEL(linear_bwd_x_128, 128, const float* __restrict__ dz, const float* __restrict__ w, float* __restrict__ dx,
+       int rows, int inputs, int outputs, int tf32) {
+  product<Tile128, true, false>({dz, w, dx, rows, inputs, outputs}, blockIdx.x, tf32);
+}
+KERNEL(linear_bwd_x_64, 128, const float* __restrict__ dz, const float* __restrict__ w, float* __restrict__ dx,
+       int rows, int inputs, int outputs, int tf32) {
+  product<Tile64, true, false>({dz, w, dx, rows, inputs, outputs}, blockIdx.x, tf32);
+}
+
+// Part blockIdx.y of the rows, `part` of them; dw and db hold the sums of one part after the other.
+template <class S>
+DEVICE void weight_gradient(const float* dz, const float* x, float* dw, float* db, int rows, int inputs, int outputs,
+                            int part, bool tf32) {
+  const int first = blockIdx.y * part;
+  Product p = {dz, x, dw, outputs, inputs, min(first + part, rows)};
+  p.first = first;
+  p.sums_of_a = db;
+  product<S, false, false>(p, blockIdx.x, tf32);
+}
+
+KERNEL(linear_bwd_w_128, 128, const float* __restrict__ dz, const float* __restrict__ x, float* __restrict__ dw,
+       float* __restrict__ db, int biased, int rows, int inputs, int outputs, int part, int tf32) {
+  weight_gradient<Tile128>(dz, x, dw, biased ? db : nullptr, rows, inputs, outputs, part, tf32);
+}
+KERNEL(linear_bwd_w_64, 128, const float* __restrict__ dz, const float* __restrict__ x, float* __restrict__ dw,
+       float* __restrict__ db, int biased, int rows, int inputs, int outputs, int part, int tf32) {
+  weight_gradient<Tile64>(dz, x, dw, biased ? db : nullptr, rows, inputs, outputs, part, tf32);
+}
+
+// dw = the sum of dws (parts, weights), and db of dbs (parts, outputs); outputs = 0 if there is no bias.
+KERNEL(linear_bwd_sum, 256, const float* __restrict__ dws, const float* __restrict__ dbs, float* __restrict__ dw,
+       float* __restrict__ db, int parts, int weights, int outputs) {
+  for (long long i = grid_thread(); i < weights + outputs; i += grid_threads()) {
+    const bool weight = i < weights;
+    const float* from = weight ? dws + i : dbs + (i - weights);
+    const long long pitch = weight ? weights : outputs;
+    float sum = 0.0f;
+    for (int part = 0; part < parts; part++) sum += from[part * pitch];
+    (weight ? dw + i : db + (i - weights))[0] = sum;
+  }
+}
+
+// db of 32 columns: warps take every eighth row; sums in f64.
+DEVICE void bias_gradient(const float* dy, const float* mask, float* db, int rows, int outputs, int block) {
   SHARED(double, partial, [8][32]);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = block * 32 + lane;
   double sum = 0.0;
   if (column < outputs)
-    for (int row = warp; row < rows; row += 8) sum += dy[(long long)row * outputs + column];
+    for (int row = warp; row < rows; row += 8) {
+      const long long at = (long long)row * outputs + column;
+      if (!mask || !(mask[at] <= 0.0f)) sum += dy[at];
+    }
   partial[warp][lane] = sum;
   __syncthreads();
   if (warp == 0 && column < outputs) {
     for (int i = 1; i < 8; i++) sum += partial[i][lane];
     db[column] = (float)sum;
   }
+}
+
+// The first blocks compute dx, the next ones dw, the others db.
+template <class S>
+DEVICE void backward(const float* dy, const float* mask, const float* x, const float* w, float* dx, float* dw, float* db,
+                     int rows, int inputs, int outputs, int dx_tiles, int dw_tiles, bool tf32) {
+  const int block = blockIdx.x;
+  if (block < dx_tiles) {
+    Product p = {dy, w, dx, rows, inputs, outputs};
+    p.mask = mask;
+    product<S, true, false>(p, block, tf32);
+  } else if (block < dx_tiles + dw_tiles) {
+    Product p = {dy, x, dw, outputs, inputs, rows};
+    p.mask = mask;
+    product<S, false, false>(p, block - dx_tiles, tf32);
+  } else {
+    bias_gradient(dy, mask, db, rows, outputs, block - dx_tiles - dw_tiles);
+  }
+}
+
+KERNEL(linear_bwd_32, 256, const float* __restrict__ dy, const float* __restrict__ y, int masked,
+       const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw,
+       float* __restrict__ db, int rows, int inputs, int outputs, int dx_tiles, int dw_tiles, int tf32) {
+  backward<Tile32>(dy, masked ? y : nullptr, x, w, dx, dw, db, rows, inputs, outputs, dx_tiles, dw_tiles, tf32);
+}
+KERNEL(linear_bwd_16, 256, const float* __restrict__ dy, const float* __restrict__ y, int masked,
+       const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw,
+       float* __restrict__ db, int rows, int inputs, int outputs, int dx_tiles, int dw_tiles, int tf32) {
+  backward<Tile16>(dy, masked ? y : nullptr, x, w, dx, dw, db, rows, inputs, outputs, dx_tiles, dw_tiles, tf32);
 }

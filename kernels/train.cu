@@ -10,31 +10,73 @@ KERNEL(begin_step, 32, const Step* __restrict__ steps, int* __restrict__ done, S
   *seed = 1.0f;
 }
 
-// out (rows, width) = the rows order[first], order[first + 1], ... of data.
-KERNEL(gather_floats, 256, const float* __restrict__ data, const unsigned* __restrict__ order,
-       const Step* __restrict__ now, float* __restrict__ out, int width, int rows) {
-  const unsigned* indices = order + now->first;
-  for (long long i = grid_thread(); i < (long long)rows * width; i += grid_threads())
-    out[i] = data[(long long)indices[i / width] * width + i % width];
+// A batch: row r of x (rows, width) and of y (rows, targets) is row order[first + r] of the data. Block (r, c) writes
+// 1024 numbers of row r of x, and where c = 0 its targets.
+struct Gather {
+  int first, end;    // of x's row
+  long long index;   // of the sample
+};
+
+DEVICE Gather gather(const unsigned* order, const Step* now, int width, const float* targets, float* y, int count) {
+  const int first = blockIdx.y * 1024;
+  const long long row = blockIdx.x, index = order[now->first + row];
+  if (blockIdx.y == 0)
+    for (int i = threadIdx.x; i < count; i += 256) y[row * count + i] = targets[index * count + i];
+  return {first, min(width, first + 1024), index};
 }
 
-// As above from bytes; table (channels, 256) says what number a byte stands for.
-KERNEL(gather_bytes, 256, const unsigned char* __restrict__ data, const float* __restrict__ table,
-       const unsigned* __restrict__ order, const Step* __restrict__ now, float* __restrict__ out, int width,
-       int channels, int rows) {
-  const unsigned* indices = order + now->first;
-  for (long long i = grid_thread(); i < (long long)rows * width; i += grid_threads()) {
-    const unsigned char byte = data[(long long)indices[i / width] * width + i % width];
-    out[i] = table[i % channels * 256 + byte];
+KERNEL(gather_floats, 256, const float* __restrict__ data, const float* __restrict__ targets,
+       const unsigned* __restrict__ order, const Step* __restrict__ now, float* __restrict__ x, float* __restrict__ y,
+       int width, int count) {
+  const Gather g = gather(order, now, width, targets, y, count);
+  float* to = x + (long long)blockIdx.x * width;
+  for (int i = g.first + threadIdx.x; i < g.end; i += 256) to[i] = data[g.index * width + i];
+}
+
+// From bytes; table (channels, 256) says what number a byte stands for.
+KERNEL(gather_bytes, 256, const unsigned char* __restrict__ data, const float* __restrict__ table, int channels,
+       const float* __restrict__ targets, const unsigned* __restrict__ order, const Step* __restrict__ now,
+       float* __restrict__ x, float* __restrict__ y, int width, int count) {
+  const Gather g = gather(order, now, width, targets, y, count);
+  float* to = x + (long long)blockIdx.x * width;
+#pragma unroll 4
+  for (int i = g.first + threadIdx.x; i < g.end; i += 256)
+    to[i] = table[i % channels * 256 + data[g.index * width + i]];
+}
+
+// From images (side, side, 3), each at a place of its own: flipped where bit 0 is set, then a crop of the same size
+// out of the image with a border of 4 black pixels. The crop's first row is bits 8 to 15, its first column the next 8.
+KERNEL(gather_images, 256, const unsigned char* __restrict__ data, const float* __restrict__ table,
+       const unsigned* __restrict__ places, const float* __restrict__ targets, const unsigned* __restrict__ order,
+       const Step* __restrict__ now, float* __restrict__ x, float* __restrict__ y, int side, int count) {
+  const int width = side * side * 3;
+  const Gather g = gather(order, now, width, targets, y, count);
+  const unsigned place = places[now->first + blockIdx.x];
+  const bool flip = place & 1;
+  const int top = (int)(place >> 8 & 255) - 4, left = (int)(place >> 16 & 255) - 4;
+  const unsigned char* image = data + g.index * width;
+  float* to = x + (long long)blockIdx.x * width;
+#pragma unroll 4
+  for (int i = g.first + threadIdx.x; i < g.end; i += 256) {
+    const int pixel = i / 3, channel = i % 3;
+    const int row = pixel / side + top, seen = pixel % side + left, column = flip ? side - 1 - seen : seen;
+    const bool inside = row >= 0 && row < side && column >= 0 && column < side;
+    to[i] = table[channel * 256 + (inside ? image[(row * side + column) * 3 + channel] : 0)];
   }
 }
 
-// sums[0] += n loss, sums[1] += n score: of a batch of n samples.
-KERNEL(add_scores, 32, const float* __restrict__ loss, const float* __restrict__ score, double* __restrict__ sums,
-       int n) {
-  if (threadIdx.x != 0) return;
-  sums[0] += (double)loss[0] * n;
-  sums[1] += (double)score[0] * n;
+// sums[0] += the losses, sums[1] += the scores of batches, each times its number of samples.
+KERNEL(add_scores, 256, const float* __restrict__ losses, const float* __restrict__ scores,
+       double* __restrict__ sums, int samples, int batch) {
+  double add[2] = {};
+  for (long long first = (long long)threadIdx.x * batch; first < samples; first += 256ll * batch) {
+    const double n = (double)min((long long)batch, samples - first);
+    add[0] += (double)losses[first / batch] * n;
+    add[1] += (double)scores[first / batch] * n;
+  }
+  block_sums<256, 2>(add);
+  if (threadIdx.x == 0)
+    for (int i = 0; i < 2; i++) sums[i] += add[i];
 }
 
 // |w|^2 and |g|^2 in two passes.

@@ -2,69 +2,32 @@
 //! where there is one (`REQUIRE_GPU=1` makes its absence a failure).
 
 mod common;
+#[path = "common/kernels.rs"]
+mod running;
+
+use std::collections::HashSet;
 
 use common::{Draws, build, cifar};
+use running::{on, on_cpu, runs_agree};
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
-use stepback_native::device::gpu::{Gpu, Precision, Queue, Step};
+use stepback_native::device::gpu::{Gpu, Precision, Queue, Step, kernels};
 use stepback_native::device::{self, Device, Schedule, Slot, Target};
-use stepback_native::graph::{Bwd, Clock, Fwd, Layout, Memory, Mode, Op, Params, Plan, Targets};
+use stepback_native::graph::{
+    Bwd, Clock, Fwd, Mode, Op, Params, Plan, Range, Session, Targets, Var,
+};
 use stepback_native::ops::{Case, Example, ROWS, distance};
 use stepback_native::optim::{Method, Moment, State, Update};
 use stepback_native::random::torch::Generator;
-use stepback_native::train::{Watch, run};
 
-/// Output and gradient by the CPU bodies.
-fn on_cpu(example: &Example) -> (Vec<f32>, Vec<f32>) {
-    example.on_cpu(&example.params.values)
-}
-
-/// Output and gradient by the kernels, twice: the second run finds what the first left. None if an op has
-/// no kernels.
-fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> Option<[(Vec<f32>, Vec<f32>); 2]> {
-    let loaded = example.load(gpu, Some(precision)).unwrap()?;
-    assert!(loaded.launches > 0);
-    Some([(); 2].map(|()| example.run(gpu, &loaded).unwrap()))
-}
-
-/// The ops that have kernels.
-const PORTED: &[&str] = &[
-    "add",
-    "attention",
-    "cross_entropy",
-    "dropout",
-    "embed_tokens",
-    "embedding",
-    "gelu",
-    "layer_norm",
-    "linear",
-    "logistic",
-    "relu",
-    "row_dot",
-    "rows",
-    "select_token",
-    "squared",
-    "window_bias",
-    "windows",
-];
-
-/// Runs every case of every op that is ported on machines that `open` makes.
+/// Runs every case of every op on machines that `open` makes.
 fn compare_all(device: Device, precision: Precision, tolerance: f32, open: &dyn Fn() -> Gpu) {
     for (row, case) in ROWS
         .iter()
         .flat_map(|r| r.cases.iter().map(move |c| (r, c)))
     {
-        let results = on(&case.example(21, device), &mut open(), precision);
-        assert_eq!(
-            results.is_some(),
-            PORTED.contains(&row.name),
-            "{}",
-            row.name
-        );
-        let Some([first, second]) = results else {
-            continue;
-        };
+        let [first, second] = on(&case.example(21, device), &mut open(), precision);
         let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
         let what = format!("{} ({})", row.name, case.about);
         for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
@@ -189,7 +152,7 @@ fn kernels_compute_what_the_cpu_does_at_large_sizes() {
             for schedule in Schedule::all() {
                 let mut gpu = Gpu::emulator(schedule).unwrap();
                 let example = case.example(21, Device::Emulator);
-                let [first, second] = on(&example, &mut gpu, precision).unwrap();
+                let [first, second] = on(&example, &mut gpu, precision);
                 let errors = [distance(&first.0, &y), distance(&first.1, &grad)];
                 assert!(
                     errors.iter().all(|e| *e <= tolerance),
@@ -210,30 +173,16 @@ fn linear_layers_of_awkward_sizes() {
     }
     for [rows, inputs, outputs] in [[1, 1, 1], [33, 65, 31], [32, 32, 64], [70, 33, 97]] {
         let record = |device| {
-            let mut params = Params::new(Generator::new(5));
-            let x = params.normal("x", &[rows, inputs], 1.0);
-            let w = params.normal("w", &[outputs, inputs], 1.0);
-            let b = params.normal("b", &[outputs], 1.0);
-            let plan = Plan::record(&params, Mode::Train, device, |tape| {
-                let [x, w, b] = [x, w, b].map(|r| tape.param(r));
-                let y = x.linear(w, Some(b));
-                Targets {
-                    outputs: vec![y],
-                    backward: Some(y),
-                }
-            });
-            let upstream = Draws::new(9).normal(rows * outputs);
-            Example {
-                params,
-                plan,
-                data: Vec::new(),
-                upstream,
-            }
+            example(
+                device,
+                &[&[rows, inputs], &[outputs, inputs], &[outputs]],
+                |x| x[0].linear(x[1], Some(x[2])),
+            )
         };
         let (y, grad) = on_cpu(&record(Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
             let mut gpu = Gpu::open(Device::Emulator).unwrap();
-            let [ours, _] = on(&record(Device::Emulator), &mut gpu, precision).unwrap();
+            let [ours, _] = on(&record(Device::Emulator), &mut gpu, precision);
             let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
             assert!(
                 errors.iter().all(|e| *e <= tolerance),
@@ -245,6 +194,105 @@ fn linear_layers_of_awkward_sizes() {
             }
         }
     }
+}
+
+/// An example of one op with random operands of these shapes.
+fn example(
+    device: Device,
+    shapes: &[&[usize]],
+    apply: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
+) -> Example {
+    let mut params = Params::new(Generator::new(5));
+    let ranges: Vec<Range> = (shapes.iter())
+        .map(|shape| params.normal("x", shape, 1.0))
+        .collect();
+    let plan = Plan::record(&params, Mode::Train, device, |tape| {
+        let operands: Vec<Var> = ranges.iter().map(|r| tape.param(*r)).collect();
+        let y = apply(&operands);
+        Targets {
+            outputs: vec![y],
+            backward: Some(y),
+        }
+    });
+    let upstream = Draws::new(9).normal(plan.outputs[0].len);
+    Example {
+        params,
+        plan,
+        data: Vec::new(),
+        upstream,
+    }
+}
+
+/// The number that makes `expected`, times it, nearest to `ours`.
+fn scale(ours: &[f32], expected: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        (a.iter().zip(b))
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum()
+    };
+    dot(ours, expected) / dot(expected, expected)
+}
+
+/// Every form of the kernels, with tiles that the images fill in part, at strides, with channels that no vector fits.
+#[test]
+fn convolutions_of_awkward_sizes() {
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    let mut used = HashSet::new();
+    // Images, height, width, channels in and out, kernel, stride, padding.
+    for [n, h, w, i, o, k, stride, pad] in [
+        [2, 9, 11, 17, 20, 3, 1, 1],
+        [3, 7, 6, 18, 7, 3, 2, 1],
+        [20, 2, 2, 40, 66, 3, 1, 1],
+        [3, 40, 35, 4, 16, 3, 1, 1],
+        [12, 32, 32, 4, 32, 3, 1, 1],
+        [12, 32, 32, 32, 4, 3, 1, 1],
+        [12, 32, 32, 3, 40, 3, 1, 0],
+        [12, 32, 32, 33, 2, 3, 1, 1],
+        [2, 5, 5, 17, 33, 1, 1, 0],
+        [2, 5, 5, 6, 8, 1, 2, 0],
+        [1, 15, 13, 3, 4, 7, 2, 3],
+    ] {
+        let record = |device| {
+            example(device, &[&[n, h, w, i], &[o, i, k, k], &[o]], |x| {
+                x[0].conv2d(x[1], Some(x[2]), stride, pad)
+            })
+        };
+        let (y, grad) = on_cpu(&record(Device::Cpu));
+        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
+            let emulated = record(Device::Emulator);
+            let mut queue = Queue::new(Some(precision));
+            let mut gpu = Gpu::open(Device::Emulator).unwrap();
+            emulated
+                .plan
+                .queue(gpu.alloc("step", 1).unwrap(), &mut queue)
+                .unwrap();
+            used.extend(queue.launches().iter().map(|l| l.kernel.name));
+            let schedules = Schedule::all().into_iter();
+            let few = if n * h * w < 1000 { 9 } else { 1 };
+            for schedule in schedules.take(few) {
+                let mut gpu = Gpu::emulator(schedule).unwrap();
+                let [ours, again] = on(&emulated, &mut gpu, precision);
+                let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
+                assert!(
+                    errors.iter().all(|e| *e <= tolerance),
+                    "{n}x{h}x{w}, {i} to {o}, {k}x{k} by {stride}, {precision:?}: {errors:?}"
+                );
+                assert!(ours == again, "a second run differs");
+                if precision == Precision::Tf32 && y.len() > 10_000 {
+                    let scales = [scale(&ours.0, &y), scale(&ours.1, &grad)];
+                    assert!(
+                        scales.iter().all(|s| (s - 1.0).abs() < 1e-4),
+                        "operands are cut off, not rounded: {scales:?}"
+                    );
+                }
+            }
+        }
+    }
+    let all = kernels::KERNELS.iter().filter(|k| k.file == "conv2d");
+    let unused: Vec<&str> = all.map(|k| k.name).filter(|k| !used.contains(k)).collect();
+    assert!(unused.is_empty(), "not tested: {unused:?}");
 }
 
 #[test]
@@ -384,10 +432,6 @@ fn optimizers_step_as_on_the_cpu() {
     }
 }
 
-struct Unwatched;
-
-impl Watch for Unwatched {}
-
 /// Three training steps of transformers on a batch, kernel by kernel and on the CPU.
 #[test]
 fn transformers_learn_as_on_the_cpu() {
@@ -395,15 +439,16 @@ fn transformers_learn_as_on_the_cpu() {
         return;
     }
     const BATCH: usize = 2;
-    const SEED: u64 = 7;
     let vit = json!({"patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "mlp_dim": 32, "dim_head": 8, "dropout": 0.1,
         "emb_dropout": 0.1});
     let swint = json!({"hidden_dim": 8, "layers": [2, 2, 2, 2], "heads": [1, 1, 2, 2], "head_dim": 8,
         "window_size": 4, "relative_pos_embedding": true});
+    let images = Draws::new(1).normal(BATCH * 32 * 32 * 3);
+    let inputs = [&images[..], &[3.0, 8.0]];
     for (name, kwargs) in [("vit", vit), ("swint", swint)] {
         let (params, model) = build(name, &kwargs, &cifar(10)).unwrap();
-        let record = |device| {
-            Plan::record(&params, Mode::Train, device, |tape| {
+        let open = |device| {
+            let plan = Plan::record(&params, Mode::Train, device, |tape| {
                 let x = tape.input(&[BATCH, 32, 32, 3]);
                 let target = tape.input(&[BATCH, 1]);
                 let loss = model.forward(x).cross_entropy(target);
@@ -411,76 +456,36 @@ fn transformers_learn_as_on_the_cpu() {
                     outputs: vec![loss],
                     backward: Some(loss),
                 }
-            })
-        };
-        let inputs = [Draws::new(1).normal(BATCH * 32 * 32 * 3), vec![3.0, 8.0]];
-
-        let plan = record(Device::Cpu);
-        let mut memory = Memory::new(&params, &[&plan]);
-        for (slot, values) in plan.inputs.iter().zip(&inputs) {
-            memory.get_mut(*slot).copy_from_slice(values);
-        }
-        memory.get_mut(plan.seed).fill(1.0);
-
-        let plan_there = record(Device::Emulator);
-        let layout = Layout::new(&params);
-        let floats = plan_there.end().max(layout.end());
-        let mut gpu = Gpu::open(Device::Emulator).unwrap();
-        gpu.alloc_with("arena", &vec![f32::NAN; floats]).unwrap();
-        let now = gpu.alloc("step", 1).unwrap();
-        let mut queue = Queue::default();
-        if let Err(why) = plan_there.queue(now, &mut queue) {
-            let unported = why.message.contains("average_pool has no CUDA kernel");
-            assert!(unported && name == "swint", "{}", why.message);
-            continue;
-        }
-        let program = gpu.prepare(queue).unwrap();
-        gpu.upload(layout.values, &params.values).unwrap();
-        gpu.upload(layout.buffers, &params.buffer_values).unwrap();
-        for (slot, values) in plan_there.inputs.iter().zip(&inputs) {
-            gpu.upload(*slot, values).unwrap();
-        }
-        gpu.upload(plan_there.seed, &[1.0]).unwrap();
-
-        for clock in 0..3 {
-            let step = Step {
-                seed: SEED,
-                clock,
-                ..Step::default()
+            });
+            let target = Target {
+                device,
+                precision: Some(Precision::Fp32),
             };
-            gpu.upload(now, &[step]).unwrap();
-            gpu.run(program).unwrap();
-            plan.run(
-                &mut memory,
-                Clock {
-                    seed: SEED,
-                    step: clock,
-                },
-            );
-            let losses = [
-                gpu.download::<f32>(plan_there.outputs[0]).unwrap()[0],
-                memory.get(plan.outputs[0])[0],
-            ];
-            let (mut w, g): (Vec<f32>, Vec<f32>) = (
-                gpu.download(layout.values).unwrap(),
-                gpu.download(layout.grads).unwrap(),
-            );
-            let error = distance(&g, memory.grads());
+            Session::new(&params, vec![plan], target).unwrap()
+        };
+        let mut sides = [Device::Emulator, Device::Cpu].map(open);
+        let mut values = [(); 2].map(|()| params.values.clone());
+        for step in 0..3 {
+            let clock = Clock { seed: 7, step };
+            let mut losses = [0.0; 2];
+            let mut grads = [vec![], vec![]];
+            for (i, side) in sides.iter_mut().enumerate() {
+                losses[i] = side.run(0, &inputs, clock).unwrap()[0][0];
+                grads[i] = side.grads().unwrap();
+                let (w, g) = (&mut values[i], &grads[i]);
+                w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);
+                side.set_values(w).unwrap();
+            }
+            let error = distance(&grads[0], &grads[1]);
             assert!(
                 error < 1e-4,
-                "{name}, step {clock}: gradient {error:.1e} off"
+                "{name}, step {step}: gradient {error:.1e} off"
             );
-            assert!(
-                (losses[0] / losses[1] - 1.0).abs() < 1e-4,
-                "{name}: {losses:?}"
-            );
-            w.iter_mut().zip(&g).for_each(|(w, g)| *w -= 0.05 * g);
-            gpu.upload(layout.values, &w).unwrap();
-            let (w, g) = memory.update();
-            w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);
+            let ratio = losses[0] / losses[1];
+            assert!((ratio - 1.0).abs() < 1e-4, "{name}: {losses:?}");
         }
         // Three steps must change something.
-        assert!(distance(memory.values(), &params.values) > 1e-3);
+        assert!(distance(&values[0], &params.values) > 1e-3);
     }
 }
 
@@ -505,6 +510,14 @@ fn runs_on_the_emulator_are_those_of_the_cpu() {
             })
         })
         .collect();
+    // Steps in several programs, the last of fewer steps, and evaluation in two parts of several batches.
+    for (p, n, batch_size) in [(7, 43, 1), (200, 4150, 100)] {
+        configs.push(json!({
+            "dataset": "synthetic_linear", "dataset_kwargs": {"p": p, "n_samples": n}, "model": "linear",
+            "model_kwargs": {"bias": true}, "loss_func": "squared", "score_func": "squared",
+            "opt": {"name": "momo", "lr": 0.1}, "batch_size": batch_size, "max_epoch": 2, "run_id": 0,
+        }));
+    }
     configs.push(json!({
         "dataset": "synthetic_matrix_fac", "dataset_kwargs": {"p": 6, "q": 10, "n_samples": 40, "noise": 0.0,
         "condition_number": 1e-5}, "model": "matrix_fac", "model_kwargs": {"rank": 4}, "loss_func": "squared",
@@ -514,40 +527,6 @@ fn runs_on_the_emulator_are_those_of_the_cpu() {
     for config in configs {
         let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
         let data = library.load(&config).unwrap();
-        let trained = |device| {
-            let target = Target {
-                device,
-                precision: None,
-            };
-            run(&config, &data, target, &Unwatched).unwrap().unwrap()
-        };
-        let (cpu, emulated) = (trained(Device::Cpu), trained(Device::Emulator));
-        assert_eq!(emulated.summary["device"], "emulator");
-        let again = trained(Device::Emulator);
-        for ((cpu, ours), again) in cpu
-            .history
-            .iter()
-            .zip(&emulated.history)
-            .zip(&again.history)
-        {
-            let numbers = |e: &stepback_native::results::Epoch| {
-                let mut all = vec![e.train_loss, e.train_score, e.val_loss, e.val_score];
-                all.extend([e.model_norm, e.grad_norm].map(f64::from));
-                all.extend(e.step_size_list.iter().flatten());
-                all.extend(e.fstar.iter().chain(&e.h));
-                all
-            };
-            assert_eq!(numbers(ours), numbers(again));
-            assert_eq!(numbers(ours).len(), numbers(cpu).len());
-            for (x, y) in numbers(ours).into_iter().zip(numbers(cpu)) {
-                let error = (x - y).abs() / y.abs().max(1e-2);
-                assert!(
-                    error < 1e-4,
-                    "{:?} epoch {}: {x} for {y}",
-                    config.opt,
-                    cpu.epoch
-                );
-            }
-        }
+        runs_agree(&config, &data, 1e-4);
     }
 }

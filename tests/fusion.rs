@@ -120,3 +120,39 @@ fn fused_evaluation_agrees() {
         assert_eq!(after, block.params.buffer_values);
     }
 }
+
+/// As in an MLP: linear layers with a ReLU behind them, one of which is of data.
+#[test]
+fn linear_layers_take_relu() {
+    let mut params = Params::new(Generator::new(3));
+    let [first, second] = ["first", "second"].map(|name| params.normal(name, &[6, 6], 1.0));
+    let bias = params.normal("bias", &[6], 1.0);
+    let run = |apart: bool| {
+        let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
+            let param = |range| tape.param(range);
+            let a = tape.input(&[7, 6]).linear(param(first), Some(param(bias)));
+            let b = a.relu();
+            let c = b.linear(param(second), None);
+            let y = c.relu();
+            Targets {
+                outputs: if apart { vec![y, a, c] } else { vec![y] },
+                backward: Some(y),
+            }
+        });
+        let mut draws = Draws::new(2);
+        let mut memory = Memory::new(&params, &[&plan]);
+        for slot in [plan.inputs[0], plan.seed] {
+            memory
+                .get_mut(slot)
+                .copy_from_slice(&draws.normal(slot.len));
+        }
+        plan.run(&mut memory, Clock::default());
+        (
+            memory.get(plan.outputs[0]).to_vec(),
+            memory.grads().to_vec(),
+        )
+    };
+    let (y, gradient) = run(false);
+    assert!(y.contains(&0.0) && gradient.iter().any(|g| *g != 0.0));
+    assert_eq!((y, gradient), run(true));
+}

@@ -1,53 +1,16 @@
 //! `train` on small image sets in the formats of CIFAR-10, CIFAR-100 and ImageNet32, made here.
 
+#[path = "common/cifar.rs"]
+mod cifar;
 #[path = "common/program.rs"]
 mod program;
 
 use std::fs;
 
+use cifar::{planes, write_cifar};
 use program::{Folder, without_times};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-
-/// Image i in channel, row, column order: noise, brighter in rows that depend on the label.
-fn planes(i: usize, label: usize) -> Vec<u8> {
-    let pixel = |k: usize| {
-        let noise = (i * 7919 + k * 104_729) % 61;
-        let bright = if k / 32 % 32 / 3 == label % 10 {
-            150
-        } else {
-            0
-        };
-        (noise + bright) as u8
-    };
-    (0..3 * 32 * 32).map(pixel).collect()
-}
-
-/// Records of these images, whose labels follow `head` bytes.
-fn records(images: std::ops::Range<usize>, head: usize) -> Vec<u8> {
-    let record = |i: usize| {
-        let label = i * 7 % 10;
-        let mut record = vec![0; head];
-        record.push(label as u8);
-        record.extend(planes(i, label));
-        record
-    };
-    images.flat_map(record).collect()
-}
-
-/// 40 images for training and 12 for validation.
-fn write_cifar(folder: &Folder) {
-    for file in 0..5 {
-        let name = format!("data/cifar-10-batches-bin/data_batch_{}.bin", file + 1);
-        folder.write(&name, records(8 * file..8 * file + 8, 0));
-    }
-    folder.write(
-        "data/cifar-10-batches-bin/test_batch.bin",
-        records(40..52, 0),
-    );
-    folder.write("data/cifar-100-binary/train.bin", records(0..40, 1));
-    folder.write("data/cifar-100-binary/test.bin", records(40..52, 1));
-}
 
 /// A pickled batch of one image, as Python 3 writes protocol 2 but with a plain string for the bytes.
 fn pickled(i: usize) -> Vec<u8> {
@@ -104,7 +67,7 @@ fn history(folder: &Folder, name: &str) -> Vec<Value> {
 #[test]
 fn every_family_trains_on_its_images() {
     let folder = Folder::new();
-    write_cifar(&folder);
+    write_cifar(&folder.path("data"), 40, 12);
     write_imagenet32(&folder);
     let vit =
         json!({"patch_size": 8, "dim": 24, "depth": 1, "heads": 2, "mlp_dim": 32, "dim_head": 8});
@@ -134,7 +97,7 @@ fn a_residual_network_learns_alike_on_every_number_of_threads() {
     let mut outputs = Vec::new();
     for threads in [1, 2] {
         let folder = Folder::new();
-        write_cifar(&folder);
+        write_cifar(&folder.path("data"), 40, 12);
         let opt = json!({"name": "adam", "lr": 0.003});
         folder.config("one", &config("cifar10", "resnet20", json!({}), opt, 10, 3));
         folder
@@ -156,7 +119,7 @@ const WEIGHTS: &str = "output/weights/one/name=sgd:lr=0.01:run_id=0.safetensors"
 #[test]
 fn running_averages_go_out_and_in_with_their_counts() {
     let folder = Folder::new();
-    write_cifar(&folder);
+    write_cifar(&folder.path("data"), 40, 12);
     let with_lr = |lr: f64, epochs| {
         let opt = json!({"name": "sgd", "lr": lr});
         config("cifar10", "resnet20", json!({}), opt, 16, epochs)
@@ -206,7 +169,7 @@ fn running_averages_go_out_and_in_with_their_counts() {
 #[test]
 fn what_does_not_fit_an_image_set_is_refused() {
     let folder = Folder::new();
-    write_cifar(&folder);
+    write_cifar(&folder.path("data"), 40, 12);
     let opt = json!({"name": "sgd", "lr": 0.01});
     for (dataset, model, kwargs) in [
         ("cifar10", "mlp", json!({"output_size": 10})),

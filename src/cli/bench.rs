@@ -1,23 +1,26 @@
 //! `bench-kernels`: the report of [`crate::bench`].
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{device, print};
-use crate::bench::{Measured, measure};
-use crate::device::Device;
+use crate::bench::{Measured, Report, measure};
 use crate::error::{Error, Result};
 
-/// Measure the kernels one by one, and compare them with the CPU (on the emulator the second alone)
+/// Measure kernels one by one and whole training steps, and compare kernels with the CPU
+///
+/// On a GPU at the shapes of the five experiments; on the CPU and the emulator at small ones, where times say little
+/// and errors are the point.
 #[derive(clap::Args)]
 pub struct Bench {
     #[command(flatten)]
     device: device::Choice,
-    /// Only ops and optimizers whose name contains this
+    /// Only ops, optimizers and experiments whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
-    /// One JSON object instead of the table
+    /// One JSON object instead of the tables
     #[arg(long)]
     json: bool,
     /// An earlier report (--json) to compare times with
@@ -25,81 +28,141 @@ pub struct Bench {
     baseline: Option<PathBuf>,
 }
 
+/// Seconds of an earlier report by name, about and part.
+type Baseline = HashMap<[String; 3], f64>;
+
 impl Bench {
     pub fn run(self) -> Result<u8> {
         let target = self.device.target("auto")?;
-        if target.device == Device::Cpu {
-            return Err(Error::usage(
-                "bench-kernels: there is no GPU that can be used (see `stepback-native devices`); --device emulator compares kernels with the CPU",
-            ));
-        }
         let baseline = self.baseline()?;
-        let lines = measure(target, &self.filter)?;
+        let before = |name: &str, about: &str, part: &str| {
+            baseline
+                .get(&[name, about, part].map(str::to_owned))
+                .copied()
+        };
+        let report = measure(target, &self.filter);
         if self.json {
-            let lines: Vec<Value> = lines.iter().map(Measured::to_json).collect();
-            print::println(json!({
-                "device": target.device.name(), "precision": target.precision_name(), "version": env!("CARGO_PKG_VERSION"),
-                "rows": lines,
-            }))?;
-            return Ok(0);
+            print::println(report.to_json(target, before))?;
+        } else {
+            let lines = report.peaks.iter().chain(&report.rows);
+            if lines.clone().next().is_some() {
+                print::println(kernels(&report, lines, before))?;
+            }
+            if !report.experiments.is_empty() {
+                print::println(steps(&report, before))?;
+            }
         }
-        let copied = lines.iter().find(|l| l.name == "copy").and_then(rate);
-        let mut table = print::table(&[
-            "name",
-            "about",
-            "launches",
-            "µs",
-            "GB/s",
-            "of copy",
-            "TFLOP/s",
-            "error",
-            "× baseline",
-        ]);
-        for line in &lines {
-            let shown = |x: Option<f64>, digits: usize| match x {
-                Some(x) => format!("{x:.digits$}"),
-                None => "-".to_owned(),
-            };
-            let before = baseline
-                .iter()
-                .find(|b| b.0 == line.name && b.1 == line.about);
-            let share = rate(line).zip(copied).map(|(x, all)| 100.0 * x / all);
-            let ratio = line.seconds.zip(before).map(|(now, before)| now / before.2);
-            table.add_row([
-                line.name.clone(),
-                line.about.clone(),
-                line.launches.to_string(),
-                shown(line.seconds.map(|s| s * 1e6), 1),
-                shown(rate(line), 0),
-                share.map_or("-".to_owned(), |s| format!("{s:.0} %")),
-                shown(line.seconds.map(|s| line.flops as f64 / s / 1e12), 2),
-                format!("{:.1e}", line.error),
-                shown(ratio, 2),
-            ]);
-        }
-        print::println(table)?;
-        Ok(0)
+        report.fault.map_or(Ok(0), Err)
     }
 
-    /// Names, shapes and seconds of an earlier report.
-    fn baseline(&self) -> Result<Vec<(String, String, f64)>> {
+    fn baseline(&self) -> Result<Baseline> {
         let Some(path) = &self.baseline else {
-            return Ok(Vec::new());
+            return Ok(Baseline::new());
         };
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
         let damaged =
             || Error::corrupt(format!("{}: not a report of bench-kernels", path.display()));
         let report: Value = serde_json::from_str(&text).map_err(|_| damaged())?;
-        let rows = report["rows"].as_array().ok_or_else(damaged)?;
         let row = |row: &Value| {
-            let text = |key: &str| Some(row[key].as_str()?.to_owned());
-            Some((text("name")?, text("about")?, row["seconds"].as_f64()?))
+            let [name, about, part] =
+                ["name", "about", "part"].map(|key| row[key].as_str().map(str::to_owned));
+            Some(([name?, about?, part?], row["seconds"].as_f64()?))
         };
-        Ok(rows.iter().filter_map(row).collect())
+        let mut baseline = Baseline::new();
+        for key in ["peaks", "rows", "experiments"] {
+            let rows = report[key].as_array().ok_or_else(damaged)?;
+            baseline.extend(rows.iter().filter_map(row));
+        }
+        Ok(baseline)
     }
 }
 
-/// GB/s.
-fn rate(line: &Measured) -> Option<f64> {
-    line.seconds.map(|s| line.bytes as f64 / s / 1e9)
+/// A number with so many digits behind the point, `-` where there is none.
+fn shown(x: Option<f64>, digits: usize) -> String {
+    x.map_or("-".to_owned(), |x| format!("{x:.digits$}"))
+}
+
+fn percent(x: Option<f64>) -> String {
+    x.map_or("-".to_owned(), |x| format!("{:.0} %", 100.0 * x))
+}
+
+fn kernels<'r>(
+    report: &Report,
+    lines: impl Iterator<Item = &'r Measured>,
+    before: impl Fn(&str, &str, &str) -> Option<f64>,
+) -> comfy_table::Table {
+    let mut table = print::table(&[
+        "name",
+        "about",
+        "part",
+        "kernels",
+        "µs",
+        "MB",
+        "GB/s",
+        "of copy",
+        "GFLOP",
+        "TFLOP/s",
+        "of peak",
+        "error",
+        "× baseline",
+    ]);
+    for line in lines {
+        let before = before(&line.name, &line.about, line.part);
+        let flops = (line.flops > 0).then_some(line.flops as f64);
+        table.add_row([
+            line.name.clone(),
+            line.about.clone(),
+            line.part.to_owned(),
+            line.launches.to_string(),
+            shown(line.seconds.map(|s| 1e6 * s), 1),
+            shown(Some(line.bytes as f64 / 1e6), 2),
+            shown(line.rate().map(|r| r / 1e9), 0),
+            percent(report.share_of_copy(line)),
+            shown(flops.map(|f| f / 1e9), 3),
+            shown(flops.and(line.speed()).map(|s| s / 1e12), 2),
+            percent(report.share_of_peak(line)),
+            format!("{:.1e}", line.error),
+            shown(
+                line.seconds.zip(before).map(|(now, before)| now / before),
+                2,
+            ),
+        ]);
+    }
+    table
+}
+
+fn steps(report: &Report, before: impl Fn(&str, &str, &str) -> Option<f64>) -> comfy_table::Table {
+    let mut table = print::table(&[
+        "experiment",
+        "batch",
+        "kernels",
+        "ms per step",
+        "images/s",
+        "of floor",
+        "× baseline",
+    ]);
+    for pace in &report.experiments {
+        let before = before(pace.name, crate::bench::STEP_ABOUT, crate::bench::STEP_PART);
+        let (kernels, why) = match &pace.measured {
+            Ok((kernels, _)) => (kernels.to_string(), None),
+            Err(why) => ("-".to_owned(), Some(why)),
+        };
+        let time = match why {
+            None => shown(pace.seconds().map(|s| 1e3 * s), 3),
+            Some(why) => why.clone(),
+        };
+        table.add_row([
+            pace.name.to_owned(),
+            pace.batch.to_string(),
+            kernels,
+            time,
+            shown(pace.images_per_second(), 0),
+            percent(pace.share_of_floor()),
+            shown(
+                pace.seconds().zip(before).map(|(now, before)| now / before),
+                2,
+            ),
+        ]);
+    }
+    table
 }

@@ -233,8 +233,16 @@ impl Train {
         );
         report.bar.finish_and_clear();
         report.failure()?;
-        outcome?;
         let results = report.into_results();
+        if let Err(error) = outcome {
+            if !self.quiet && !results.is_empty() {
+                let done = count(results.len(), "run");
+                print::note(format_args!(
+                    "{id}: {done} of {left} before the error; they are in {path}, and the same command goes on from there"
+                ));
+            }
+            return Err(error);
+        }
         if !self.json && !results.is_empty() {
             print::println(results_table(&results))?;
         }

@@ -7,12 +7,13 @@ use serde_json::json;
 
 use super::print;
 use crate::device::Target;
+use crate::device::gpu::Precision;
 use crate::error::{Error, Result};
 use crate::verify::{Check, Context, Goldens, SUITES, Verdict};
 
 #[derive(Args)]
 pub struct Verify {
-    /// The same as --device cpu, the default: what whole runs are trained on
+    /// The same as --device cpu, the default: what models and whole runs are computed on
     #[arg(long, conflicts_with = "device")]
     cpu: bool,
     #[command(flatten)]
@@ -59,7 +60,8 @@ impl Verify {
         };
         let target = match self.cpu {
             true => Target::CPU,
-            false => self.device.target("cpu")?,
+            // What is compared is single precision, unless the user wants to see another one fail.
+            false => self.device.target("cpu")?.or_precision(Precision::Fp32),
         };
         super::use_threads(self.threads)?;
         let context = Context {

@@ -23,6 +23,13 @@ pub struct Placement {
     pub left: u8,
 }
 
+impl Placement {
+    /// As `gather_images` in `kernels/train.cu` reads it.
+    pub fn bits(self) -> u32 {
+        u32::from(self.flip) | u32::from(self.top) << 8 | u32::from(self.left) << 16
+    }
+}
+
 impl Recipe {
     /// Three draws. A crop that is flipped afterwards is told as the same pixels cropped out of the flipped
     /// image, so that a placement means one thing.

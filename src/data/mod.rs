@@ -9,6 +9,7 @@ pub mod fetch;
 mod imagenet32;
 mod libsvm;
 mod loader;
+mod made_up;
 mod mnist;
 pub mod pickle;
 pub mod raw;
@@ -19,6 +20,7 @@ mod synthetic_linear;
 mod synthetic_matrix_fac;
 
 pub use loader::Loader;
+pub use made_up::made_up;
 pub use split::Split;
 
 use crate::config::{Entry, RunConfig};

@@ -125,11 +125,6 @@ impl Split {
         self.augmentation
     }
 
-    /// Does every visit change a sample?
-    pub fn is_augmented(&self) -> bool {
-        self.augmentation.is_some()
-    }
-
     /// Draws what becomes of the next `n` samples visited, into a buffer that is kept from batch to batch.
     /// Nothing is drawn, and the result is empty, for data that are not augmented.
     pub fn place<'b>(

@@ -15,6 +15,18 @@ impl Slot {
         self.start + self.len
     }
 
+    /// Takes `len` floats off its front.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn take(&mut self, len: usize) -> Slot {
+        assert!(len <= self.len, "{len} of {} floats", self.len);
+        let front = Slot { len, ..*self };
+        self.start += len;
+        self.len -= len;
+        front
+    }
+
     fn overlaps(self, other: Slot) -> bool {
         self.len > 0 && other.len > 0 && self.start < other.end() && other.start < self.end()
     }

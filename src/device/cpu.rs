@@ -58,6 +58,20 @@ pub fn mean(sum: f64, n: usize) -> f32 {
     sum as f32 / n as f32
 }
 
+/// `means[i]`: the mean of `term(a, b)` over the i-th `batch` elements; the last ones are those that are left.
+pub fn means_of(
+    a: &[f32],
+    b: &[f32],
+    batch: usize,
+    means: &mut [f32],
+    term: impl Fn(f32, f32) -> f32 + Sync,
+) {
+    let batches = a.chunks(batch).zip(b.chunks(batch));
+    for (to, (a, b)) in means.iter_mut().zip(batches) {
+        *to = mean(sum_of(a, b, &term), a.len());
+    }
+}
+
 /// <a, b>: products in f32, sums in f64.
 pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     sum_of(a, b, |x, y| x * y)

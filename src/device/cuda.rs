@@ -13,18 +13,21 @@ use cudarc::driver::sys;
 use super::gpu::{Argument, Launch, Machine, kernels};
 use crate::error::{Error, Kind, Result};
 
-/// Static and dynamic shared memory that a kernel may have without asking for more.
-const PLAIN_SHARED: u32 = 48 << 10;
-
 pub(super) struct Cuda {
     index: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    functions: HashMap<&'static str, Function>,
     memory: Vec<sys::CUdeviceptr>,
     programs: Vec<sys::CUgraphExec>,
+}
+
+/// A kernel, and the dynamic shared memory that its blocks can have on this GPU.
+struct Function {
+    handle: sys::CUfunction,
+    most_shared: u32,
 }
 
 // SAFETY: handles of the driver, which may be used from any thread; every method makes the context current first.
@@ -57,6 +60,9 @@ pub fn usable() -> Result<Vec<String>> {
     if count == 0 {
         return Err(Error::usage("--device cuda: the driver finds no GPU"));
     }
+    if driver() / 1000 < kernels_major() {
+        return Err(too_old(driver()));
+    }
     let name = |i| result::device::get(i).and_then(result::device::get_name);
     (0..count)
         .map(|i| name(i).map_err(|e| failed("name of a GPU", e)))
@@ -73,6 +79,100 @@ pub fn usable_at(index: usize) -> Result<String> {
         )));
     }
     Ok(names.swap_remove(index))
+}
+
+impl Function {
+    /// Looks a kernel up and lets it have all shared memory that there is: what a graph's launches need differs.
+    ///
+    /// # Safety
+    /// The module is loaded in the current context, on this device.
+    unsafe fn load(
+        module: sys::CUmodule,
+        symbol: CString,
+        device: sys::CUdevice,
+    ) -> std::result::Result<Function, DriverError> {
+        use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as ALL;
+        use sys::CUfunction_attribute_enum::{
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC,
+            CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
+        };
+        // SAFETY: the caller's.
+        unsafe {
+            let handle = result::module::get_function(module, symbol)?;
+            let all = result::device::get_attribute(device, ALL)?;
+            let most = all - result::function::get_function_attribute(handle, STATIC)?;
+            result::function::set_function_attribute(handle, DYNAMIC, most)?;
+            Ok(Function {
+                handle,
+                most_shared: most as u32,
+            })
+        }
+    }
+}
+
+/// The compute capability of a GPU, 0.0 if it cannot be had.
+fn capability(device: sys::CUdevice) -> (i32, i32) {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    // SAFETY: the device was got from the driver.
+    let get = |which| unsafe { result::device::get_attribute(device, which) }.unwrap_or(0);
+    (get(MAJOR), get(MINOR))
+}
+
+/// The newest CUDA that the driver knows, 1000 times the major version and 10 times the minor one.
+fn driver() -> i32 {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    let _ = unsafe { sys::cuDriverGetVersion(&mut version) };
+    version
+}
+
+/// The first number of the CUDA version that compiled the kernels.
+fn kernels_major() -> i32 {
+    let number = option_env!("STEPBACK_CUDA_MAJOR").and_then(|n| n.parse().ok());
+    number.unwrap_or(0)
+}
+
+fn too_old(driver: i32) -> Error {
+    Error::usage(format!(
+        "--device cuda: the NVIDIA driver knows CUDA {}.{} at most, too old for this binary's kernels, which CUDA {} made: install a newer driver (580 or newer for CUDA 13)",
+        driver / 1000,
+        driver % 1000 / 10,
+        kernels_major()
+    ))
+}
+
+/// What to say where a GPU or its driver cannot take the kernels of this binary. `gpu` is its number and name.
+fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32), driver: i32) -> Option<Error> {
+    use sys::CUresult::{
+        CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PTX, CUDA_ERROR_INVALID_SOURCE,
+        CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    };
+    let unreadable = [
+        CUDA_ERROR_INVALID_IMAGE,
+        CUDA_ERROR_INVALID_PTX,
+        CUDA_ERROR_INVALID_SOURCE,
+        CUDA_ERROR_NO_BINARY_FOR_GPU,
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    ];
+    if !unreadable.contains(&code) {
+        return None;
+    }
+    let (major, minor) = capability;
+    if code == CUDA_ERROR_UNSUPPORTED_PTX_VERSION || driver / 1000 < kernels_major() {
+        return Some(too_old(driver));
+    }
+    let why = match major {
+        8.. => format!(
+            "this binary carries no kernels for it: build it with STEPBACK_CUDA_ARCHS={major}{minor}, or without that variable"
+        ),
+        _ => "the kernels need 8.0 or newer".to_owned(),
+    };
+    Some(Error::usage(format!(
+        "--device cuda: GPU {gpu} has compute capability {major}.{minor}, and {why} ({code:?})"
+    )))
 }
 
 impl Cuda {
@@ -99,20 +199,20 @@ impl Cuda {
         for (file, image) in kernels::IMAGES {
             // SAFETY: a fatbin as nvcc wrote it.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            let module = module.map_err(|e| match e.0 {
-                sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::usage(format!(
-                    "--device cuda: this binary's kernels are not for GPU {index} ({name}): build it with STEPBACK_CUDA_ARCHS naming its compute capability"
-                )),
-                sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => Error::usage(
-                    "--device cuda: the NVIDIA driver is too old for this binary's kernels; CUDA 13 needs driver 580 or newer",
-                ),
-                _ => failed(&format!("kernels of {file}.cu"), e),
+            let module = module.map_err(|e| {
+                refusal(
+                    e.0,
+                    &format!("{index} ({name})"),
+                    capability(device),
+                    driver(),
+                )
+                .unwrap_or_else(|| failed(&format!("kernels of {file}.cu"), e))
             })?;
             cuda.modules.push(module);
             for kernel in kernels::KERNELS.iter().filter(|k| k.file == *file) {
                 let symbol = CString::new(kernel.name).expect("a name without zeros");
                 // SAFETY: the module was just loaded.
-                let function = unsafe { result::module::get_function(module, symbol) };
+                let function = unsafe { Function::load(module, symbol, device) };
                 let function = function.map_err(|e| failed(kernel.name, e))?;
                 cuda.functions.insert(kernel.name, function);
             }
@@ -137,33 +237,35 @@ impl Cuda {
             grid,
             arguments,
         } = launch;
-        let function = self.functions[kernel.name];
-        let mut values: Vec<u64> = arguments
+        let function = &self.functions[kernel.name];
+        if grid.shared > function.most_shared {
+            return Err(Error::usage(format!(
+                "--device cuda: kernel {} needs {} KiB of shared memory, and GPU {} has {} for it",
+                kernel.name,
+                grid.shared.div_ceil(1 << 10),
+                self.index,
+                function.most_shared >> 10
+            )));
+        }
+        assert_eq!(arguments.len(), kernel.parameters.len(), "{}", kernel.name);
+        let mut values: Vec<Box<[u64]>> = arguments
             .iter()
             .map(|argument| match argument {
-                Argument::Read(place) | Argument::Write(place) => place.address(addresses),
-                Argument::Value(bytes) => u64::from_le_bytes(*bytes),
+                Argument::Read(place) | Argument::Write(place) => [place.address(addresses)].into(),
+                Argument::Value(words) => words.clone(),
             })
             .collect();
-        assert_eq!(values.len(), kernel.parameters.len(), "{}", kernel.name);
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
-            .map(|v| std::ptr::from_mut(v).cast())
+            .map(|words| words.as_mut_ptr().cast())
             .collect();
         let [x, y, z] = grid.blocks;
         // SAFETY: an argument for each parameter, of its type (the launcher was written from the kernel's own
         // declaration), in memory that lives through the call.
         unsafe {
-            if grid.shared > PLAIN_SHARED {
-                let attribute =
-                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                let bytes = grid.shared as i32;
-                result::function::set_function_attribute(function, attribute, bytes)
-                    .map_err(|e| failed(kernel.name, e))?;
-            }
             let block = (kernel.threads, 1, 1);
             result::launch_kernel(
-                function,
+                function.handle,
                 (x, y, z),
                 block,
                 grid.shared,
@@ -176,23 +278,25 @@ impl Cuda {
 }
 
 impl Machine for Cuda {
-    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64> {
+    fn name(&self) -> String {
+        format!("cuda: GPU {}", self.index)
+    }
+
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
         self.enter()?;
         // SAFETY: an allocation, which drop frees. The driver refuses one of no bytes.
-        let address = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|e| {
-            let free = result::mem_get_info().map_or(0, |(free, _)| free);
-            Error::new(
-                Kind::Device,
-                format!(
-                    "cuda: GPU {} has no memory for {name}: {} MiB are needed and {} MiB free ({e:?}); a smaller batch_size needs less",
-                    self.index,
-                    bytes.div_ceil(1 << 20),
-                    free >> 20
-                ),
-            )
-        })?;
-        self.memory.push(address);
-        Ok(address)
+        match unsafe { result::malloc_sync(bytes.max(1)) } {
+            Ok(address) => {
+                self.memory.push(address);
+                Ok(Some(address))
+            }
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+            Err(e) => Err(failed(&format!("memory for {name}"), e)),
+        }
+    }
+
+    fn memory(&self) -> Option<[usize; 2]> {
+        result::mem_get_info().ok().map(<[usize; 2]>::from)
     }
 
     fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
@@ -276,5 +380,40 @@ impl Drop for Cuda {
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refusal;
+    use cudarc::driver::sys::CUresult::*;
+
+    /// What no test machine has.
+    #[test]
+    fn gpus_and_drivers_that_cannot_take_the_kernels_are_named() {
+        let says = |code, capability, driver, parts: &[&str]| {
+            let error = refusal(code, "0 (Some GPU)", capability, driver).expect("a refusal");
+            assert_eq!(error.kind.exit_code(), 2);
+            for part in parts {
+                assert!(
+                    error.message.contains(part),
+                    "{}: no {part:?}",
+                    error.message
+                );
+            }
+        };
+        let old_gpu = ["GPU 0 (Some GPU)", "7.5", "8.0 or newer"];
+        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (7, 5), 13_000, &old_gpu);
+        let old_driver = ["CUDA 12.4", "580"];
+        says(
+            CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+            (9, 0),
+            12_040,
+            &old_driver,
+        );
+        let unknown = ["GPU 0 (Some GPU)", "12.0", "STEPBACK_CUDA_ARCHS=120"];
+        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (12, 0), 13_000, &unknown);
+        // Whatever else goes wrong is no matter of the build.
+        assert!(refusal(CUDA_ERROR_OUT_OF_MEMORY, "0", (9, 0), 13_000).is_none());
     }
 }

@@ -108,7 +108,13 @@ mod without {
     }
 
     impl Machine for Emulator {
-        fn alloc(&mut self, _: &str, _: usize) -> Result<u64> {
+        fn name(&self) -> String {
+            match *self {}
+        }
+        fn alloc(&mut self, _: &str, _: usize) -> Result<Option<u64>> {
+            match *self {}
+        }
+        fn memory(&self) -> Option<[usize; 2]> {
             match *self {}
         }
         fn upload(&mut self, _: u64, _: &[u8]) -> Result<()> {
@@ -185,17 +191,12 @@ mod machine {
     unsafe impl Send for Guarded {}
 
     impl Guarded {
-        fn new(name: &str, bytes: usize) -> Result<Guarded> {
+        /// `None` if there is no memory left.
+        fn new(name: &str, bytes: usize) -> Option<Guarded> {
             let name = CString::new(name).expect("a name without zeros");
             // SAFETY: the name outlives the call, which copies it.
             let memory = unsafe { emulated_alloc(bytes, name.as_ptr()) };
-            if memory.is_null() {
-                return Err(Error::new(
-                    Kind::Device,
-                    format!("emulator: no memory left for {bytes} bytes"),
-                ));
-            }
-            Ok(Guarded { memory, bytes })
+            (!memory.is_null()).then_some(Guarded { memory, bytes })
         }
 
         fn address(&self) -> u64 {
@@ -244,9 +245,19 @@ mod machine {
     }
 
     impl Machine for Emulator {
-        fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64> {
-            self.buffers.push(Guarded::new(name, bytes)?);
-            Ok(self.buffers.last().expect("just pushed").address())
+        fn name(&self) -> String {
+            "emulator".to_owned()
+        }
+
+        fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
+            let buffer = Guarded::new(name, bytes);
+            let address = buffer.as_ref().map(Guarded::address);
+            self.buffers.extend(buffer);
+            Ok(address)
+        }
+
+        fn memory(&self) -> Option<[usize; 2]> {
+            None
         }
 
         fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
@@ -307,22 +318,22 @@ mod machine {
             arguments,
         } = &ready.launch;
         let mut copies: Vec<Copied> = Vec::new();
-        let mut values: Vec<u64> = Vec::with_capacity(arguments.len());
+        let mut values: Vec<Box<[u64]>> = Vec::with_capacity(arguments.len());
         for ((argument, &original), parameter) in arguments
             .iter()
             .zip(&ready.addresses)
             .zip(kernel.parameters)
         {
             let (place, written) = match argument {
-                Argument::Value(bytes) => {
-                    values.push(u64::from_le_bytes(*bytes));
+                Argument::Value(words) => {
+                    values.push(words.clone());
                     continue;
                 }
                 Argument::Read(place) => (*place, false),
                 Argument::Write(place) => (*place, true),
             };
             if place.len > MOST_COPIED {
-                values.push(original);
+                values.push([original].into());
                 continue;
             }
             let same = copies.iter_mut().find(|c| c.place == place);
@@ -330,7 +341,8 @@ mod machine {
                 Some(copied) => copied,
                 None => {
                     let name = format!("{} of {}", parameter.name, kernel.name);
-                    let copy = Guarded::new(&name, place.len)?;
+                    let copy = Guarded::new(&name, place.len)
+                        .ok_or_else(|| fault(format!("no memory for a copy of {name}")))?;
                     // SAFETY: both are `len` bytes long, and one was just made.
                     unsafe {
                         std::ptr::copy_nonoverlapping(
@@ -350,7 +362,7 @@ mod machine {
                 }
             };
             copied.written |= written;
-            values.push(copied.copy.address());
+            values.push([copied.copy.address()].into());
         }
         check_overlaps(kernel, &copies);
         execute(kernel, grid.blocks, grid.shared, &values, schedule)?;
@@ -404,7 +416,7 @@ mod machine {
         kernel: &Kernel,
         blocks: [u32; 3],
         shared: u32,
-        values: &[u64],
+        values: &[Box<[u64]>],
         schedule: &Schedule,
     ) -> Result<()> {
         let record = kernel.record.expect("compiled for the host");
@@ -422,7 +434,7 @@ mod machine {
             size: blocks,
             dynamic_bytes: shared,
         };
-        let pointers: Vec<u64> = values.iter().map(|v| v as *const u64 as u64).collect();
+        let pointers: Vec<u64> = values.iter().map(|words| words.as_ptr() as u64).collect();
         let (next, stop) = (AtomicU64::new(0), AtomicU32::new(0));
         let first: Mutex<Option<String>> = Mutex::new(None);
         let work = || {

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Device, Slot, cuda, emulator};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The kernels of `kernels/*.cu` as functions that queue them, written by `build/kernels.rs`.
 pub mod kernels {
@@ -48,6 +48,39 @@ pub struct DeviceScalars {
     pub h: f64,
     pub step_size: f64,
     pub tau: f64,
+}
+
+/// A convolution as its kernels see it. Must equal `Conv` in `kernels/conv2d.cu`, which says what it means.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Conv {
+    pub images: i32,
+    pub in_h: i32,
+    pub in_w: i32,
+    pub in_c: i32,
+    pub out_h: i32,
+    pub out_w: i32,
+    pub out_c: i32,
+    pub kernel: i32,
+    pub stride: i32,
+    pub pad: i32,
+    pub grid_h: i32,
+    pub grid_w: i32,
+    pub log_tile_h: i32,
+    pub log_tile_w: i32,
+    pub log_images: i32,
+    pub patch_h: i32,
+    pub patch_w: i32,
+    pub stages: i32,
+    /// 1 or 0 each.
+    pub aligned_in: i32,
+    pub aligned_w: i32,
+    pub biased: i32,
+    pub normed: i32,
+    pub residual: i32,
+    pub relu: i32,
+    pub counted: i32,
+    pub adds: i32,
 }
 
 /// A kernel, as declared in its file.
@@ -128,6 +161,17 @@ impl From<Slot> for View<f32> {
     }
 }
 
+/// A slot as doubles, half as many.
+pub fn doubles(slot: Slot) -> View<f64> {
+    assert!(slot.start.is_multiple_of(2) && slot.len.is_multiple_of(2));
+    View {
+        buffer: ARENA,
+        start: slot.start / 2,
+        len: slot.len / 2,
+        of: PhantomData,
+    }
+}
+
 /// A range of bytes of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -177,18 +221,27 @@ pub fn aligned(slots: &[Slot]) -> bool {
     slots.iter().all(|slot| slot.start.is_multiple_of(4))
 }
 
+/// May kernels take four channels at once (see `kernels/channels.cuh`), 1 or 0, and `len` numbers in such packs.
+pub fn packs(channels: usize, len: usize, activations: &[Slot]) -> (i32, usize) {
+    match channels.is_multiple_of(4) && aligned(activations) {
+        true => (1, len / 4),
+        false => (0, len),
+    }
+}
+
 pub(super) enum Argument {
     Read(Place),
     Write(Place),
-    /// A number, little-endian from the first byte.
-    Value([u8; 8]),
+    /// A number or a structure: its bytes from the first one, in whole words.
+    Value(Box<[u64]>),
 }
 
 impl Argument {
     pub(super) fn value<T: Pod>(value: T) -> Argument {
-        let mut bytes = [0; 8];
-        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
-        Argument::Value(bytes)
+        let mut words = vec![0u64; size_of::<T>().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..size_of::<T>()]
+            .copy_from_slice(bytemuck::bytes_of(&value));
+        Argument::Value(words.into())
     }
 }
 
@@ -217,7 +270,7 @@ impl Launch {
 /// How matrix products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// In single precision, every product and every sum.
+    /// To single precision.
     Fp32,
     /// On tensor cores: operands rounded to TF32, sums in single precision.
     Tf32,
@@ -275,8 +328,12 @@ impl Queue {
 
 /// What a machine must be able to do. Addresses are its own.
 pub(super) trait Machine: Send {
-    /// Memory that holds anything. `name` is for reports.
-    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64>;
+    /// How errors call it.
+    fn name(&self) -> String;
+    /// Memory that holds anything, `None` if there is none left. `name` is for reports.
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>>;
+    /// Bytes that are free, and all that it has, where that is known.
+    fn memory(&self) -> Option<[usize; 2]>;
     fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()>;
     /// After everything that was run before.
     fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()>;
@@ -291,6 +348,10 @@ pub(super) trait Machine: Send {
 pub struct Gpu {
     machine: Box<dyn Machine>,
     addresses: Vec<u64>,
+    /// Bytes in all buffers.
+    held: usize,
+    /// Launches of each program.
+    launches: Vec<usize>,
     traffic: Traffic,
 }
 
@@ -324,17 +385,28 @@ impl Gpu {
     }
 
     fn on(machine: Box<dyn Machine>) -> Gpu {
+        #[cfg(test)]
+        let machine = failing::wrap(machine);
         Gpu {
             machine,
             addresses: Vec::new(),
+            held: 0,
+            launches: Vec::new(),
             traffic: Traffic::default(),
         }
     }
 
     /// A new buffer of `len` elements. The first one is the arena.
+    ///
+    /// # Errors
+    /// If the device has no memory for it.
     pub fn alloc<T: Pod>(&mut self, name: &str, len: usize) -> Result<View<T>> {
-        let address = self.machine.alloc(name, len * size_of::<T>())?;
+        let bytes = len * size_of::<T>();
+        let Some(address) = self.machine.alloc(name, bytes)? else {
+            return Err(self.out_of_memory(name, bytes));
+        };
         self.addresses.push(address);
+        self.held += bytes;
         self.traffic.allocations += 1;
         Ok(View {
             buffer: Buffer(self.addresses.len() - 1),
@@ -342,6 +414,23 @@ impl Gpu {
             len,
             of: PhantomData,
         })
+    }
+
+    fn out_of_memory(&self, name: &str, bytes: usize) -> Error {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        let free = match self.machine.memory() {
+            Some([free, all]) => format!(", {} MiB of {} are free", free >> 20, all >> 20),
+            None => String::new(),
+        };
+        Error::new(
+            Kind::Device,
+            format!(
+                "{}: no memory for {name}: {} MiB are needed beside the {} MiB that this run has already{free}; a smaller batch_size needs less",
+                self.machine.name(),
+                mib(bytes),
+                mib(self.held),
+            ),
+        )
     }
 
     /// A new buffer that holds `data`.
@@ -377,8 +466,16 @@ impl Gpu {
 
     pub fn prepare(&mut self, queue: Queue) -> Result<Program> {
         self.traffic.programs += 1;
+        let launches = queue.launches.len();
         let program = self.machine.prepare(queue.launches, &self.addresses)?;
+        self.launches.resize(program + 1, 0);
+        self.launches[program] = launches;
         Ok(Program(program))
+    }
+
+    /// How many launches a program has.
+    pub fn launches(&self, program: Program) -> usize {
+        self.launches[program.0]
     }
 
     /// Starts a program, after everything that was started before. A fault may be reported by a later call.
@@ -393,5 +490,86 @@ impl Gpu {
 
     pub fn traffic(&self) -> Traffic {
         self.traffic
+    }
+}
+
+/// Faults made to order: the machines that a thread opens fail at the call that it asked for.
+#[cfg(test)]
+pub(crate) mod failing {
+    use std::cell::Cell;
+
+    use super::{Error, Kind, Launch, Machine, Result};
+
+    thread_local! {
+        static RUNS_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+        static BYTES_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// The run of a program after `runs` more of them fails, and so does all that follows on this thread.
+    pub(crate) fn fail_after(runs: usize) {
+        RUNS_LEFT.set(Some(runs));
+    }
+
+    /// A machine has so much memory.
+    pub(crate) fn limit_memory(bytes: usize) {
+        BYTES_LEFT.set(Some(bytes));
+    }
+
+    struct Failing {
+        machine: Box<dyn Machine>,
+        all: usize,
+        left: usize,
+    }
+
+    pub(super) fn wrap(machine: Box<dyn Machine>) -> Box<dyn Machine> {
+        let all = BYTES_LEFT.get().unwrap_or(usize::MAX);
+        Box::new(Failing {
+            machine,
+            all,
+            left: all,
+        })
+    }
+
+    impl Machine for Failing {
+        fn name(&self) -> String {
+            self.machine.name()
+        }
+
+        fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
+            let Some(left) = self.left.checked_sub(bytes) else {
+                return Ok(None);
+            };
+            self.left = left;
+            self.machine.alloc(name, bytes)
+        }
+
+        fn memory(&self) -> Option<[usize; 2]> {
+            BYTES_LEFT.get().map(|_| [self.left, self.all])
+        }
+
+        fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+            self.machine.upload(address, bytes)
+        }
+
+        fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+            self.machine.download(address, bytes)
+        }
+
+        fn prepare(&mut self, launches: Vec<Launch>, addresses: &[u64]) -> Result<usize> {
+            self.machine.prepare(launches, addresses)
+        }
+
+        fn run(&mut self, program: usize) -> Result<()> {
+            match RUNS_LEFT.get() {
+                Some(0) => return Err(Error::new(Kind::Device, "a fault made to order")),
+                Some(left) => RUNS_LEFT.set(Some(left - 1)),
+                None => {}
+            }
+            self.machine.run(program)
+        }
+
+        fn time(&mut self, program: usize) -> Result<f64> {
+            self.machine.time(program)
+        }
     }
 }

@@ -45,6 +45,12 @@ impl Target {
         precision: None,
     };
 
+    /// With this precision where the user has chosen none.
+    pub fn or_precision(self, precision: gpu::Precision) -> Target {
+        let precision = self.precision.or(Some(precision));
+        Target { precision, ..self }
+    }
+
     /// What the results say of it.
     pub fn precision_name(self) -> &'static str {
         match (self.device, self.precision) {

@@ -6,10 +6,12 @@ mod memory;
 mod op;
 mod params;
 mod plan;
+mod session;
 mod tape;
 
 pub use memory::{Layout, Memory};
 pub use op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
 pub use params::{Params, Range, Tensor};
 pub use plan::{Plan, Targets};
+pub use session::Session;
 pub use tape::{Mode, Tape, Var};

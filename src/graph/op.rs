@@ -98,6 +98,17 @@ pub trait Op: Send + Sync {
         0
     }
 
+    /// Floats of sums per channel of the output, and of its squares, that the kernels of forward leave for a batch
+    /// norm behind this op: doubles, (parts, 2, channels).
+    fn cuda_counts(&self) -> usize {
+        0
+    }
+
+    /// Do the kernels of forward read such sums of the first operand, where the op before leaves them?
+    fn reads_counts(&self) -> bool {
+        false
+    }
+
     /// Queues the kernels of forward.
     ///
     /// # Errors
@@ -128,6 +139,9 @@ pub struct FwdSlots {
     pub saved: Slot,
     pub work: Slot,
     pub state: Slot,
+    /// Sums per channel, of the output if [`Op::cuda_counts`] or of `x[0]` if [`Op::reads_counts`]; empty where nobody
+    /// reads or leaves them.
+    pub counts: Slot,
     /// The step at hand.
     pub now: View<Step>,
 }

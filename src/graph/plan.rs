@@ -31,6 +31,7 @@ struct Step {
     add: bool,
     work: Slot,
     state: Slot,
+    counts: Slot,
 }
 
 /// What a plan is to compute: forward to the outputs and, if `backward` names a tensor, back from it to
@@ -79,6 +80,7 @@ struct Draft {
     add: bool,
     work: Place,
     state: Place,
+    counts: Place,
 }
 
 impl Draft {
@@ -94,11 +96,19 @@ impl Draft {
             add: false,
             work: Place::None,
             state: Place::None,
+            counts: Place::None,
         }
     }
 
     fn places(&self) -> impl Iterator<Item = Place> {
-        let single = [self.y, self.saved, self.dy, self.work, self.state];
+        let single = [
+            self.y,
+            self.saved,
+            self.dy,
+            self.work,
+            self.state,
+            self.counts,
+        ];
         self.x.into_iter().chain(self.dx).chain(single)
     }
 
@@ -114,6 +124,7 @@ impl Draft {
             add: self.add,
             work: slot(self.work),
             state: slot(self.state),
+            counts: slot(self.counts),
         }
     }
 }
@@ -140,15 +151,27 @@ impl Draftsman {
     }
 
     fn push(&mut self, draft: Draft) {
-        let now = self.drafts.len();
-        for place in draft.places() {
+        self.drafts.push(draft);
+        self.live(self.drafts.len() - 1);
+    }
+
+    /// Has the buffers of a draft live at its step.
+    fn live(&mut self, step: usize) {
+        for place in self.drafts[step].places() {
             if let Place::Buffer(id) = place {
                 let buffer = &mut self.buffers[id];
-                buffer.born = buffer.born.min(now);
-                buffer.dies = buffer.dies.max(now);
+                buffer.born = buffer.born.min(step);
+                buffer.dies = buffer.dies.max(step);
             }
         }
-        self.drafts.push(draft);
+    }
+
+    /// A buffer for the sums that a step in forward leaves for a later one.
+    fn counts(&mut self, step: usize, len: usize) -> Place {
+        let counts = self.buffer(len);
+        self.drafts[step].counts = counts;
+        self.live(step);
+        counts
     }
 
     /// Keeps a buffer to itself for the whole plan.
@@ -181,12 +204,14 @@ impl Plan {
         let targets: Vec<usize> = outputs.iter().copied().chain(backward).collect();
         fuse(&mut nodes, &targets);
         let needed = needed(&nodes, &targets);
-        let mut ops = Vec::new();
+        let mut ops: Vec<Box<dyn Op>> = Vec::new();
         let mut men = Draftsman::default();
         let mut places = vec![Place::None; nodes.len()];
         let mut forward: Vec<Option<Draft>> = Vec::new();
         let mut wants_grad = vec![false; nodes.len()];
         let mut inputs = Vec::new();
+        // An op's number is that of its forward step.
+        let mut numbers = vec![None; nodes.len()];
 
         for (id, node) in nodes.iter_mut().enumerate() {
             forward.push(None);
@@ -205,7 +230,7 @@ impl Plan {
                 Source::Op { op, inputs, state } => {
                     wants_grad[id] = inputs.iter().any(|&i| wants_grad[i]);
                     places[id] = men.buffer(len);
-                    let new_draft = |action| {
+                    let new_draft = |action: Action| {
                         let mut draft = Draft::new(action, ops.len());
                         for (x, &i) in draft.x.iter_mut().zip(inputs.iter()) {
                             *x = places[i];
@@ -222,6 +247,11 @@ impl Plan {
                     if let Some(range) = state {
                         draft.state = Place::Fixed(part(layout.buffers, *range));
                     }
+                    if let (true, Some(before)) = (op.reads_counts(), numbers[inputs[0]]) {
+                        let before: usize = before;
+                        draft.counts = men.counts(before, counts(ops[before].as_ref(), device));
+                    }
+                    numbers[id] = Some(ops.len());
                     men.push(draft);
                     if !op.bwd_reads_inputs() {
                         back.x = [Place::None; MAX_INPUTS];
@@ -310,12 +340,22 @@ impl Plan {
 
     /// Floating-point operations of one run.
     pub fn flops(&self) -> usize {
-        let cost = |step: &Step| match step.action {
-            Action::Forward => self.ops[step.op].flops(),
-            Action::Backward => 2 * self.ops[step.op].flops(),
-            Action::Accumulate => 0,
-        };
-        self.steps.iter().map(cost).sum()
+        self.flops_of_halves().iter().sum()
+    }
+
+    /// Those of forward, and of what follows it.
+    pub fn flops_of_halves(&self) -> [usize; 2] {
+        let mut halves = [0; 2];
+        for step in &self.steps {
+            let flops = self.ops[step.op].flops();
+            match step.action {
+                Action::Forward => halves[0] += flops,
+                // A product for each operand; the first may be data, which need no gradient.
+                Action::Backward => halves[1] += (1 + usize::from(step.dx[0].len > 0)) * flops,
+                Action::Accumulate => {}
+            }
+        }
+        halves
     }
 
     /// Runs the steps on the CPU. Allocates nothing.
@@ -330,48 +370,66 @@ impl Plan {
     /// # Errors
     /// If an op has no kernel.
     pub fn queue(&self, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
-        for step in &self.steps {
-            let &Step {
-                x,
-                y,
-                saved,
-                dy,
-                dx,
-                add,
-                work,
-                state,
-                ..
-            } = step;
-            let op = &self.ops[step.op];
-            match step.action {
-                Action::Forward => op.cuda_fwd(
-                    FwdSlots {
-                        x,
-                        y,
-                        saved,
-                        work,
-                        state,
-                        now,
-                    },
-                    queue,
-                )?,
-                Action::Backward => op.cuda_bwd(
-                    BwdSlots {
-                        x,
-                        y,
-                        saved,
-                        dy,
-                        dx,
-                        add,
-                        work,
-                        now,
-                    },
-                    queue,
-                )?,
-                Action::Accumulate => {
-                    let n = dy.len;
-                    kernels::add_to(queue, gpu::elementwise(n), dy, dx[0], n as i64);
-                }
+        let mut steps = self.steps.iter();
+        steps.try_for_each(|step| self.queue_step(step, now, queue))
+    }
+
+    /// As [`Plan::queue`], but forward and what follows it in queues of their own.
+    pub fn queue_halves(
+        &self,
+        now: View<gpu::Step>,
+        [forward, backward]: [&mut Queue; 2],
+    ) -> Result<()> {
+        let mut steps = self.steps.iter();
+        steps.try_for_each(|step| match step.action {
+            Action::Forward => self.queue_step(step, now, forward),
+            Action::Backward | Action::Accumulate => self.queue_step(step, now, backward),
+        })
+    }
+
+    fn queue_step(&self, step: &Step, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
+        let &Step {
+            x,
+            y,
+            saved,
+            dy,
+            dx,
+            add,
+            work,
+            state,
+            counts,
+            ..
+        } = step;
+        let op = &self.ops[step.op];
+        match step.action {
+            Action::Forward => op.cuda_fwd(
+                FwdSlots {
+                    x,
+                    y,
+                    saved,
+                    work,
+                    state,
+                    counts,
+                    now,
+                },
+                queue,
+            )?,
+            Action::Backward => op.cuda_bwd(
+                BwdSlots {
+                    x,
+                    y,
+                    saved,
+                    dy,
+                    dx,
+                    add,
+                    work,
+                    now,
+                },
+                queue,
+            )?,
+            Action::Accumulate => {
+                let n = dy.len;
+                kernels::add_to(queue, gpu::elementwise(n), dy, dx[0], n as i64);
             }
         }
         Ok(())
@@ -436,6 +494,14 @@ fn needs(op: &dyn Op, device: Device) -> Needs {
             fwd_work: op.cuda_fwd_work(),
             bwd_work: op.cuda_bwd_work(),
         },
+    }
+}
+
+/// Floats of sums that an op leaves for a batch norm behind it.
+fn counts(op: &dyn Op, device: Device) -> usize {
+    match device {
+        Device::Cpu => 0,
+        Device::Emulator | Device::Cuda(_) => op.cuda_counts(),
     }
 }
 

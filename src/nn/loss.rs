@@ -2,11 +2,11 @@
 
 use crate::graph::Var;
 
-/// A loss or a score by name: a scalar of a model's output and its targets.
+/// A loss or a score by name: of a model's output and its targets, a number for each batch of so many samples.
 pub struct Row {
     pub name: &'static str,
     pub about: &'static str,
-    pub apply: for<'t> fn(Var<'t>, Var<'t>) -> Var<'t>,
+    pub apply: for<'t> fn(Var<'t>, Var<'t>, usize) -> Var<'t>,
     pub targets: Targets,
 }
 
@@ -25,19 +25,19 @@ pub const LOSSES: &[Row] = &[
     Row {
         name: "cross_entropy",
         about: "mean cross entropy of softmax(output) and the class index",
-        apply: |output, target| output.cross_entropy(target),
+        apply: |output, target, batch| output.cross_entropy_by_batch(target, batch),
         targets: Targets::Classes,
     },
     Row {
         name: "logistic",
         about: "mean of ln(1 + exp(-y f)) for targets y in {-1, 1}",
-        apply: |output, target| output.logistic(target),
+        apply: |output, target, batch| output.logistic_by_batch(target, batch),
         targets: Targets::Signs,
     },
     Row {
         name: "squared",
         about: "mean squared error over all entries",
-        apply: |output, target| output.squared(target),
+        apply: |output, target, batch| output.squared_by_batch(target, batch),
         targets: Targets::Numbers,
     },
 ];
@@ -47,13 +47,13 @@ pub const SCORES: &[Row] = &[
     Row {
         name: "cross_entropy_accuracy",
         about: "share of samples whose largest output is that of their class",
-        apply: |output, target| output.class_accuracy(target),
+        apply: |output, target, batch| output.class_accuracy(target, batch),
         targets: Targets::Classes,
     },
     Row {
         name: "logistic_accuracy",
         about: "share of samples where sigmoid(f) >= 0.5 says +1 and the target agrees",
-        apply: |output, target| output.sign_accuracy(target),
+        apply: |output, target, batch| output.sign_accuracy(target, batch),
         targets: Targets::Signs,
     },
 ];

@@ -1,4 +1,5 @@
-//! Scores: the share of right answers. They have no gradient.
+//! Scores: the share of right answers in each batch of so many rows; the last one has what is left. They have no
+//! gradient.
 
 use crate::device::gpu::{Queue, kernels};
 use crate::error::Result;
@@ -9,27 +10,41 @@ use crate::graph::{Bwd, Fwd, FwdSlots, Op, Var};
 struct ClassAccuracy {
     rows: usize,
     classes: usize,
+    /// Rows of a batch.
+    batch: usize,
 }
 
 /// The sign that sigmoid(x) >= 0.5 predicts equals the target.
 struct SignAccuracy {
+    /// Outputs, and those of a batch.
     n: usize,
+    batch: usize,
 }
 
 impl<'t> Var<'t> {
-    /// Share of the rows of logits (N, C) whose argmax is the class index (N, 1): a scalar.
-    pub fn class_accuracy(self, target: Var<'t>) -> Var<'t> {
+    /// Share of the rows of logits (N, C) whose argmax is the class index (N, 1): one for each batch.
+    pub fn class_accuracy(self, target: Var<'t>, batch: usize) -> Var<'t> {
         let (rows, classes) = self.rows_columns();
         assert_eq!(target.size(), rows, "class_accuracy: a class for each row");
-        let op = ClassAccuracy { rows, classes };
-        self.tape.apply(op, &[self, target], &[1])
+        let op = ClassAccuracy {
+            rows,
+            classes,
+            batch,
+        };
+        self.tape
+            .apply(op, &[self, target], &[rows.div_ceil(batch)])
     }
 
-    /// Share of the outputs whose sign is the target's, in {-1, 1}: a scalar.
-    pub fn sign_accuracy(self, target: Var<'t>) -> Var<'t> {
-        let n = self.size();
+    /// Share of the outputs whose sign is the target's, in {-1, 1}: one for each batch.
+    pub fn sign_accuracy(self, target: Var<'t>, batch: usize) -> Var<'t> {
+        let (n, (rows, columns)) = (self.size(), self.rows_columns());
         assert_eq!(target.size(), n, "sign_accuracy: a target for each output");
-        self.tape.apply(SignAccuracy { n }, &[self, target], &[1])
+        let op = SignAccuracy {
+            n,
+            batch: batch * columns,
+        };
+        self.tape
+            .apply(op, &[self, target], &[rows.div_ceil(batch)])
     }
 }
 
@@ -56,15 +71,18 @@ impl Op for ClassAccuracy {
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
-        let rows = io.x[0].chunks_exact(self.classes).zip(io.x[1]);
-        let right = rows.filter(|(x, t)| argmax(x) == **t as usize).count();
-        io.y[0] = share(right, self.rows);
+        let batches = (io.x[0].chunks(self.batch * self.classes)).zip(io.x[1].chunks(self.batch));
+        for (y, (x, target)) in io.y.iter_mut().zip(batches) {
+            let rows = x.chunks_exact(self.classes).zip(target);
+            let right = rows.filter(|(x, t)| argmax(x) == **t as usize).count();
+            *y = share(right, target.len());
+        }
     }
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
         let ([x, target, ..], y) = (io.x, io.y);
-        let (rows, classes) = (self.rows as i32, self.classes as i32);
-        kernels::class_accuracy(queue, 1, x, target, y, rows, classes);
+        let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
+        kernels::class_accuracy(queue, y.len, x, target, y, rows, classes, batch);
         Ok(())
     }
 
@@ -87,15 +105,17 @@ impl Op for SignAccuracy {
                 -1.0
             }
         };
-        let right = io.x[0]
-            .iter()
-            .zip(io.x[1])
-            .filter(|(x, t)| sign(**x) == **t);
-        io.y[0] = share(right.count(), self.n);
+        let batches = (io.x[0].chunks(self.batch)).zip(io.x[1].chunks(self.batch));
+        for (y, (x, target)) in io.y.iter_mut().zip(batches) {
+            let right = x.iter().zip(target).filter(|(x, t)| sign(**x) == **t);
+            *y = share(right.count(), x.len());
+        }
     }
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
-        kernels::sign_accuracy(queue, 1, io.x[0], io.x[1], io.y, self.n as i64);
+        let ([x, target, ..], y) = (io.x, io.y);
+        let (n, batch) = (self.n as i64, self.batch as i64);
+        kernels::sign_accuracy(queue, y.len, x, target, y, n, batch);
         Ok(())
     }
 

@@ -5,8 +5,11 @@
 //! unbiased variance); in evaluation they are the running averages. The gradient, of training only, is in
 //! `device::cpu::batch_norm`.
 
+use crate::device::Slot;
 use crate::device::cpu::batch_norm::{self, Affine, Saved, Then};
-use crate::graph::{Bwd, Fwd, Mode, Op, Range, Tail, Var};
+use crate::device::gpu::{Queue, doubles, elementwise, kernels, packs};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
 
 /// Operands: x, gamma, beta, and the residual if there is one. State: the running mean and variance.
@@ -33,6 +36,31 @@ impl<'t> Var<'t> {
         let operands = [self, gamma, beta];
         self.tape
             .apply_with_state(op, &operands, &self.shape(), Some(averages))
+    }
+}
+
+impl BatchNorm {
+    /// Blocks of kernels that treat pixels one by one: eight numbers per thread, or more.
+    fn blocks(&self) -> usize {
+        const MOST: usize = 1056;
+        let numbers = self.norm.pixels * self.norm.channels;
+        numbers.div_ceil(2048).clamp(1, MOST)
+    }
+
+    /// Blocks of kernels that sum over the pixels. Few, since the sums of all are to be read.
+    fn sum_blocks(&self) -> usize {
+        self.blocks().min(264)
+    }
+
+    /// Are packs of channels of 4, and how many blocks are needed for those of one pixel?
+    fn packs(&self, activations: &[Slot]) -> (i32, usize) {
+        let (pack, packs) = packs(self.norm.channels, self.norm.channels, activations);
+        (pack, packs.div_ceil(256))
+    }
+
+    /// Floats of the sums of all blocks, which are doubles.
+    fn sums(&self) -> usize {
+        4 * self.sum_blocks() * self.norm.channels
     }
 }
 
@@ -92,6 +120,93 @@ impl Op for BatchNorm {
             self.norm
                 .eval(x, affine, residual, self.relu, averages, io.y, io.work);
         }
+    }
+
+    fn cuda_fwd_work(&self) -> usize {
+        if self.training { self.sums() } else { 0 }
+    }
+
+    /// The sums, and two factors per channel.
+    fn cuda_bwd_work(&self) -> usize {
+        self.sums() + 2 * self.norm.channels
+    }
+
+    fn reads_counts(&self) -> bool {
+        self.training
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, gamma, beta, residual, ..], y) = (io.x, io.y);
+        let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
+        let (pack, columns) = self.packs(&[x, residual, y]);
+        if self.training {
+            let mut partial = doubles(io.counts);
+            if partial.len == 0 {
+                partial = doubles(io.work);
+                let grid = (self.sum_blocks(), columns);
+                kernels::batch_norm_sums(queue, grid, x, partial, pack, pixels, channels);
+            }
+            let blocks = (partial.len / (2 * self.norm.channels)) as i32;
+            let grid = self.norm.channels.div_ceil(4);
+            let (saved, averages) = (io.saved, io.state);
+            kernels::batch_norm_finish(
+                queue, grid, partial, saved, averages, blocks, pixels, channels,
+            );
+        }
+        let launch = match self.training {
+            true => kernels::batch_norm_fwd,
+            false => kernels::batch_norm_eval,
+        };
+        let statistics = if self.training { io.saved } else { io.state };
+        let (residuals, relu) = (i32::from(self.residual), i32::from(self.relu));
+        let grid = (self.blocks(), columns);
+        launch(
+            queue, grid, x, gamma, beta, statistics, residual, y, residuals, relu, pack, pixels,
+            channels,
+        );
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let ([x, gamma, beta, ..], dy, saved) = (io.x, io.dy, io.saved);
+        let [dx, dgamma, dbeta, d_residual, ..] = io.dx;
+        let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
+        let (pack, columns) = self.packs(&[x, dy, io.y, dx, d_residual]);
+        let mut terms = io.work;
+        let partial = doubles(terms.take(self.sums()));
+        let grid = (self.sum_blocks(), columns);
+        // `dz` where it is written down, else `dy` and whether it is to be masked.
+        let (dz, mask) = match (self.residual, self.relu) {
+            (true, true) => {
+                let y = io.y;
+                kernels::batch_norm_bwd_residual(
+                    queue, grid, x, dy, gamma, beta, saved, y, d_residual, partial, pack, pixels,
+                    channels,
+                );
+                (d_residual, 0)
+            }
+            (residual, relu) => {
+                if residual {
+                    let n = dy.len;
+                    kernels::add_bwd(queue, elementwise(n), dy, d_residual, n as i64);
+                }
+                let relu = i32::from(relu);
+                kernels::batch_norm_bwd_sums(
+                    queue, grid, x, dy, gamma, beta, saved, partial, relu, pack, pixels, channels,
+                );
+                (dy, relu)
+            }
+        };
+        let blocks = self.sum_blocks() as i32;
+        let grid = self.norm.channels.div_ceil(4);
+        kernels::batch_norm_bwd_finish(
+            queue, grid, partial, gamma, saved, dgamma, dbeta, terms, blocks, pixels, channels,
+        );
+        let grid = (self.blocks(), columns);
+        kernels::batch_norm_bwd(
+            queue, grid, x, dz, gamma, beta, saved, terms, dx, mask, pack, pixels, channels,
+        );
+        Ok(())
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {

@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::device::gpu::{Gpu, Precision, Program, Queue, Step};
 use crate::error::Result;
-use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Range, Targets, Var};
+use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Targets, Var};
 use crate::random::torch::Generator;
 
 /// Shapes and values on which an op is tested.
@@ -54,17 +54,17 @@ impl Case {
         self
     }
 
-    pub(super) const fn avoiding_zero(mut self) -> Case {
+    pub(crate) const fn avoiding_zero(mut self) -> Case {
         self.avoids_zero = true;
         self
     }
 
-    pub(super) const fn apart(mut self) -> Case {
+    pub(crate) const fn apart(mut self) -> Case {
         self.apart = true;
         self
     }
 
-    pub(super) const fn with_buffers(mut self, len: usize) -> Case {
+    pub(crate) const fn with_buffers(mut self, len: usize) -> Case {
         self.buffers = len;
         self
     }
@@ -79,8 +79,10 @@ pub struct Example {
     pub upstream: Vec<f32>,
 }
 
-/// An example on a device.
-pub struct Loaded {
+/// An example on a device: forward and backward.
+pub struct Loaded(pub [Half; 2]);
+
+pub struct Half {
     pub program: Program,
     pub launches: usize,
     /// That the launches read and write.
@@ -95,11 +97,9 @@ impl Case {
     pub fn example(&self, seed: u64, device: Device) -> Example {
         let mut draws = Generator::new(seed);
         let mut params = Params::new(Generator::new(seed));
-        let ranges: Vec<Range> = self
-            .inputs
-            .iter()
-            .map(|shape| params.normal("x", shape, 1.0))
-            .collect();
+        for shape in self.inputs {
+            params.normal("x", shape, 1.0);
+        }
         if self.apart {
             let mut order: Vec<usize> = (0..params.values.len()).collect();
             order.sort_by(|&a, &b| params.values[a].total_cmp(&params.values[b]));
@@ -125,15 +125,7 @@ impl Case {
                     .collect(),
             }
         });
-        let plan = Plan::record(&params, Mode::Train, device, |tape| {
-            let mut operands: Vec<_> = ranges.iter().map(|r| tape.param(*r)).collect();
-            operands.extend(self.data.map(|(shape, _)| tape.input(shape)));
-            let y = (self.apply)(&operands);
-            Targets {
-                outputs: vec![y],
-                backward: Some(y),
-            }
-        });
+        let plan = self.plan(&params, device);
         let upstream = normal(&mut draws, plan.outputs[0].len);
         Example {
             params,
@@ -141,6 +133,20 @@ impl Case {
             data,
             upstream,
         }
+    }
+
+    /// Forward and backward on a device, of operands that are in `params`.
+    pub fn plan(&self, params: &Params, device: Device) -> Plan {
+        Plan::record(params, Mode::Train, device, |tape| {
+            let ranges = params.tensors.iter().map(|t| t.range);
+            let mut operands: Vec<_> = ranges.map(|range| tape.param(range)).collect();
+            operands.extend(self.data.map(|(shape, _)| tape.input(shape)));
+            let y = (self.apply)(&operands);
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        })
     }
 }
 
@@ -178,27 +184,32 @@ impl Example {
             ..Step::default()
         };
         let now = gpu.alloc_with("step", &[now])?;
-        let mut queue = Queue::new(precision);
-        if self.plan.queue(now, &mut queue).is_err() {
+        let mut halves = [(); 2].map(|()| Queue::new(precision));
+        let [forward, backward] = &mut halves;
+        if self.plan.queue_halves(now, [forward, backward]).is_err() {
             return Ok(None);
         }
-        let launches = queue.launches().len();
-        let bytes = queue.launches().iter().map(|l| l.bytes()).sum();
         gpu.upload(layout.values, &self.params.values)?;
         for slot in &self.plan.inputs {
             gpu.upload(*slot, &self.data)?;
         }
-        Ok(Some(Loaded {
-            program: gpu.prepare(queue)?,
-            launches,
-            bytes,
-        }))
+        let mut half = |queue: Queue| {
+            Ok(Half {
+                launches: queue.launches().len(),
+                bytes: queue.launches().iter().map(|l| l.bytes()).sum(),
+                program: gpu.prepare(queue)?,
+            })
+        };
+        let [forward, backward] = halves;
+        Ok(Some(Loaded([half(forward)?, half(backward)?])))
     }
 
     /// Output and gradient by the kernels of a loaded example.
     pub fn run(&self, gpu: &mut Gpu, loaded: &Loaded) -> Result<(Vec<f32>, Vec<f32>)> {
         gpu.upload(self.plan.seed, &self.upstream)?;
-        gpu.run(loaded.program)?;
+        for half in &loaded.0 {
+            gpu.run(half.program)?;
+        }
         let y = gpu.download(self.plan.outputs[0])?;
         let layout = Layout::new(&self.params);
         Ok((y, gpu.download(layout.grads)?))

@@ -4,11 +4,17 @@
 //! Gradient, with dz = dy where y > 0: dx and dw as in `device::cpu::conv`, db = sum of dz over the pixels,
 //! dr = dz. Batch norm is only part of it in evaluation, where nothing asks for gradients.
 
+mod tiling;
+
+use crate::device::Slot;
 use crate::device::cpu::batch_norm::{Affine, BatchNorm};
 use crate::device::cpu::conv::{self, Epilogue, Shape};
 use crate::device::cpu::{pool, sum_rows};
-use crate::graph::{Bwd, Fwd, Op, Tail, Var};
+use crate::device::gpu::{self, Precision, Queue, doubles, elementwise, kernels};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
+use tiling::{Form, Gather, WeightForm, Weights, aligned};
 
 /// Operands: x, w, then those of bias, norm (weight, bias) and residual, as far as they are there.
 struct Conv2d {
@@ -157,7 +163,171 @@ impl Op for Conv2d {
             sum_rows(db, dz);
         }
     }
+
+    fn cuda_counts(&self) -> usize {
+        let shape = *self.conv.shape();
+        Gather::forward(shape).tiles * 2 * 2 * shape.channels_out
+    }
+
+    /// dz where it differs from dy, parts of dw, parts of db.
+    fn cuda_bwd_work(&self) -> usize {
+        let shape = *self.conv.shape();
+        let parts = |precision| Weights::new(shape, precision).parts_len(shape);
+        let dz = if self.relu { shape.output_len() } else { 0 };
+        let db = if self.bias {
+            BIAS_PARTS * shape.channels_out
+        } else {
+            0
+        };
+        dz + parts(Precision::Fp32).max(parts(Precision::Tf32)) + db
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let shape = *self.conv.shape();
+        let gather = Gather::forward(shape);
+        let (x, w) = (io.x[0], io.x[1]);
+        let operand = |is_there, place: usize| {
+            if is_there {
+                io.x[place]
+            } else {
+                Slot::default()
+            }
+        };
+        let bias = operand(self.bias, 2);
+        let gamma = operand(self.norm, 2 + usize::from(self.bias));
+        let beta = operand(self.norm, 3 + usize::from(self.bias));
+        let residual = operand(self.residual, self.residual_place());
+        let geometry = gpu::Conv {
+            aligned_in: aligned(x, shape.channels_in),
+            aligned_w: aligned(w, shape.channels_in * shape.kernel * shape.kernel),
+            biased: self.bias.into(),
+            normed: self.norm.into(),
+            residual: self.residual.into(),
+            relu: self.relu.into(),
+            counted: (io.counts.len > 0).into(),
+            ..gather.geometry
+        };
+        let launch = match (queue.conv_precision(), gather.form) {
+            (Precision::Tf32, Form::N16) => kernels::conv2d_fwd_tf32_128x16,
+            (Precision::Tf32, Form::N32) => kernels::conv2d_fwd_tf32_128x32,
+            (Precision::Tf32, Form::N64) => kernels::conv2d_fwd_tf32_128x64,
+            (Precision::Tf32, Form::Few) => kernels::conv2d_fwd_tf32_64x32,
+            (Precision::Tf32, Form::Any) => kernels::conv2d_fwd_tf32_any,
+            (Precision::Fp32, Form::N16) => kernels::conv2d_fwd_fp32_128x16,
+            (Precision::Fp32, Form::N32) => kernels::conv2d_fwd_fp32_128x32,
+            (Precision::Fp32, Form::N64) => kernels::conv2d_fwd_fp32_128x64,
+            (Precision::Fp32, Form::Few) => kernels::conv2d_fwd_fp32_64x32,
+            (Precision::Fp32, Form::Any) => kernels::conv2d_fwd_fp32_any,
+        };
+        launch(
+            queue,
+            gather.grid,
+            x,
+            w,
+            bias,
+            gamma,
+            beta,
+            io.state,
+            residual,
+            io.y,
+            doubles(io.counts),
+            geometry,
+        );
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let shape = *self.conv.shape();
+        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let mut work = io.work;
+        let mut dz = io.dy;
+        if self.relu {
+            dz = work.take(shape.output_len());
+            kernels::relu_bwd(queue, elementwise(dz.len), io.y, io.dy, dz, dz.len as i64);
+        }
+        if self.residual && io.dx[self.residual_place()].len > 0 {
+            let d_residual = io.dx[self.residual_place()];
+            kernels::add_bwd(queue, elementwise(dz.len), dz, d_residual, dz.len as i64);
+        }
+        if dx.len > 0 {
+            let gather = Gather::back(shape);
+            let geometry = gpu::Conv {
+                aligned_in: aligned(dz, shape.channels_out),
+                aligned_w: aligned(w, shape.channels_in * shape.kernel * shape.kernel),
+                adds: io.add.into(),
+                ..gather.geometry
+            };
+            let launch = match (queue.conv_precision(), gather.form) {
+                (Precision::Tf32, Form::N16) => kernels::conv2d_bwd_x_tf32_128x16,
+                (Precision::Tf32, Form::N32) => kernels::conv2d_bwd_x_tf32_128x32,
+                (Precision::Tf32, Form::N64) => kernels::conv2d_bwd_x_tf32_128x64,
+                (Precision::Tf32, Form::Few) => kernels::conv2d_bwd_x_tf32_64x32,
+                (Precision::Tf32, Form::Any) => kernels::conv2d_bwd_x_tf32_any,
+                (Precision::Fp32, Form::N16) => kernels::conv2d_bwd_x_fp32_128x16,
+                (Precision::Fp32, Form::N32) => kernels::conv2d_bwd_x_fp32_128x32,
+                (Precision::Fp32, Form::N64) => kernels::conv2d_bwd_x_fp32_128x64,
+                (Precision::Fp32, Form::Few) => kernels::conv2d_bwd_x_fp32_64x32,
+                (Precision::Fp32, Form::Any) => kernels::conv2d_bwd_x_fp32_any,
+            };
+            launch(queue, gather.grid, dz, w, dx, geometry);
+        }
+        if dw.len > 0 {
+            let weights = Weights::new(shape, queue.conv_precision());
+            let parts = match weights.parts {
+                1 => dw,
+                _ => work.take(weights.parts_len(shape)),
+            };
+            let geometry = gpu::Conv {
+                aligned_in: aligned(x, shape.channels_in),
+                aligned_w: aligned(dz, shape.channels_out),
+                ..weights.geometry
+            };
+            let launch = match (queue.conv_precision(), weights.form) {
+                (Precision::Tf32, WeightForm::Small) => kernels::conv2d_bwd_w_tf32_16x16,
+                (Precision::Tf32, WeightForm::Square) => kernels::conv2d_bwd_w_tf32_32x32,
+                (Precision::Tf32, WeightForm::Tall) => kernels::conv2d_bwd_w_tf32_64x32,
+                (Precision::Tf32, WeightForm::Any) => kernels::conv2d_bwd_w_tf32_any,
+                (Precision::Fp32, WeightForm::Small) => kernels::conv2d_bwd_w_fp32_16x16,
+                (Precision::Fp32, WeightForm::Square | WeightForm::Tall) => {
+                    kernels::conv2d_bwd_w_fp32_32x32
+                }
+                (Precision::Fp32, WeightForm::Any) => kernels::conv2d_bwd_w_fp32_any,
+            };
+            launch(
+                queue,
+                weights.grid,
+                x,
+                dz,
+                parts,
+                geometry,
+                weights.tiles as i32,
+            );
+            if weights.parts > 1 {
+                let grid = dw.len.div_ceil(32);
+                kernels::conv2d_bwd_w_sum(
+                    queue,
+                    grid,
+                    parts,
+                    dw,
+                    weights.parts as i32,
+                    dw.len as i64,
+                );
+            }
+        }
+        if self.bias && db.len > 0 {
+            let (pixels, channels) = (dz.len / db.len, db.len);
+            let parts = work.take(BIAS_PARTS * channels);
+            let grid = (channels.div_ceil(32), BIAS_PARTS);
+            kernels::conv2d_bwd_b(queue, grid, dz, parts, pixels as i64, channels as i32);
+            let grid = channels.div_ceil(32);
+            kernels::conv2d_bwd_w_sum(queue, grid, parts, db, BIAS_PARTS as i32, channels as i64);
+        }
+        Ok(())
+    }
 }
+
+/// Blocks that share the pixels of a bias gradient.
+const BIAS_PARTS: usize = 64;
 
 pub const ROW: Row = Row {
     name: "conv2d",

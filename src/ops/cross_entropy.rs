@@ -1,6 +1,7 @@
-//! Mean cross entropy of softmax(x) with class indices t: f = mean over rows of (log sum_j exp(x_j)) - x_t.
+//! Mean cross entropy of softmax(x) with class indices t: f = mean over a batch of rows of
+//! (log sum_j exp(x_j)) - x_t.
 //!
-//! Gradient: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
+//! Gradient, of one batch: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
 
 use crate::device::Slot;
 use crate::device::cpu::{self, math};
@@ -9,18 +10,33 @@ use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
+/// Batches of so many rows are done by one block each: a launch costs more than some rows one after the other.
+const ONE_BLOCK: usize = 256;
+
 struct CrossEntropy {
     rows: usize,
     classes: usize,
+    /// Rows of a batch.
+    batch: usize,
 }
 
 impl<'t> Var<'t> {
     /// Mean cross entropy of logits (N, C) and class indices (N, 1), held as floats: a scalar.
     pub fn cross_entropy(self, target: Var<'t>) -> Var<'t> {
+        self.cross_entropy_by_batch(target, self.rows_columns().0)
+    }
+
+    /// Of each batch of so many rows; the last one has what is left.
+    pub fn cross_entropy_by_batch(self, target: Var<'t>, batch: usize) -> Var<'t> {
         let (rows, classes) = self.rows_columns();
         assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
-        let op = CrossEntropy { rows, classes };
-        self.tape.apply(op, &[self, target], &[1])
+        let op = CrossEntropy {
+            rows,
+            classes,
+            batch,
+        };
+        self.tape
+            .apply(op, &[self, target], &[rows.div_ceil(batch)])
     }
 }
 
@@ -54,11 +70,14 @@ impl Op for CrossEntropy {
         let [x, target, ..] = io.x;
         let (gradient, losses) = io.saved.split_at_mut(x.len());
         math::cross_entropy(x, target, self.classes, losses, gradient);
-        let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
-        io.y[0] = cpu::mean(sum, self.rows);
+        for (mean, losses) in io.y.iter_mut().zip(losses.chunks(self.batch)) {
+            let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
+            *mean = cpu::mean(sum, losses.len());
+        }
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
+        assert_eq!(io.dy.len(), 1, "the gradient is of one batch");
         let [dx, ..] = io.dx;
         let gradient = &io.saved[..dx.len()];
         cpu::map(dx, gradient, |dx| dx * io.dy[0]);
@@ -68,13 +87,21 @@ impl Op for CrossEntropy {
         let [x, target, ..] = io.x;
         let (gradient, losses) = self.split(io.saved);
         let (rows, classes) = (self.rows as i32, self.classes as i32);
-        let grid = elementwise(32 * self.rows);
-        kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
-        kernels::mean_of(queue, 1, losses, io.y, self.rows as i64);
+        let (batches, batch) = (io.y.len, self.batch as i32);
+        if self.batch <= ONE_BLOCK {
+            kernels::cross_entropy_block(
+                queue, batches, x, target, gradient, io.y, rows, classes, batch,
+            );
+        } else {
+            let grid = elementwise(32 * self.rows);
+            kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
+            kernels::means_of(queue, batches, losses, io.y, rows, batch);
+        }
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        assert_eq!(io.dy.len, 1, "the gradient is of one batch");
         let (gradient, _) = self.split(io.saved);
         let n = gradient.len;
         kernels::cross_entropy_bwd(queue, elementwise(n), gradient, io.dy, io.dx[0], n as i64);
@@ -97,5 +124,9 @@ pub const ROW: Row = Row {
             x[0].cross_entropy(x[1])
         })
         .with_data(&[1, 1], Data::Indices(&[1])),
+        Case::new("257 rows, 3 classes", &[&[257, 3]], |x| {
+            x[0].cross_entropy(x[1])
+        })
+        .with_data(&[257, 1], Data::Indices(&[3])),
     ],
 };

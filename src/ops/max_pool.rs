@@ -3,7 +3,9 @@
 //! Gradient: dx = dy at the largest of the four (the first of equals), 0 elsewhere.
 
 use crate::device::cpu::pool::Images;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels, packs};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct MaxPool(Images);
@@ -31,6 +33,12 @@ impl<'t> Var<'t> {
     }
 }
 
+impl MaxPool {
+    fn sizes(&self) -> [i32; 3] {
+        [self.0.height, self.0.width, self.0.channels].map(|n| n as i32)
+    }
+}
+
 impl Op for MaxPool {
     fn name(&self) -> &'static str {
         "max_pool"
@@ -43,6 +51,25 @@ impl Op for MaxPool {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
         self.0.max_pool_backward(io.x[0], io.dy, dx);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let (pack, n) = packs(self.0.channels, io.y.len, &[io.x[0], io.y]);
+        let [height, width, channels] = self.sizes();
+        let (grid, n) = (elementwise(n), n as i64);
+        kernels::max_pool_fwd(queue, grid, io.x[0], io.y, pack, n, height, width, channels);
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (x, dy, dx) = (io.x[0], io.dy, io.dx[0]);
+        let windows = self.0.height.div_ceil(2) * self.0.width.div_ceil(2);
+        let len = self.0.images * windows * self.0.channels;
+        let (pack, n) = packs(self.0.channels, len, &[x, dy, dx]);
+        let [height, width, channels] = self.sizes();
+        let (grid, n) = (elementwise(n), n as i64);
+        kernels::max_pool_bwd_x(queue, grid, x, dy, dx, pack, n, height, width, channels);
+        Ok(())
     }
 }
 

@@ -21,14 +21,13 @@ mod logistic;
 mod max_pool;
 mod relu;
 mod row_dot;
-mod rows;
 mod select_token;
 mod shortcut;
 mod squared;
 pub mod window_bias;
 mod windows;
 
-pub use case::{Case, Data, Example, Loaded, distance};
+pub use case::{Case, Data, Example, Half, Loaded, distance};
 
 /// A row of the table of ops.
 pub struct Row {
@@ -53,7 +52,6 @@ pub const ROWS: &[Row] = &[
     max_pool::ROW,
     relu::ROW,
     row_dot::ROW,
-    rows::ROW,
     select_token::ROW,
     shortcut::ROW,
     squared::ROW,

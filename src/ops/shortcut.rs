@@ -3,8 +3,11 @@
 //!
 //! Gradient: dx = dy at those pixels and channels, 0 elsewhere.
 
+use crate::device::Slot;
 use crate::device::cpu::pool;
-use crate::graph::{Bwd, Fwd, Op, Var};
+use crate::device::gpu::{Queue, elementwise, kernels, packs};
+use crate::error::Result;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
 
 struct Shortcut {
@@ -19,6 +22,28 @@ impl<'t> Var<'t> {
         let (height, width) = (images.height.div_ceil(2), images.width.div_ceil(2));
         let shape = [images.images, height, width, images.channels + 2 * pad];
         self.tape.apply(Shortcut { images, pad }, &[self], &shape)
+    }
+}
+
+impl Shortcut {
+    fn sizes(&self) -> [i32; 4] {
+        let pool::Images {
+            height,
+            width,
+            channels,
+            ..
+        } = self.images;
+        [height, width, channels, self.pad].map(|n| n as i32)
+    }
+
+    fn packs(&self, len: usize, activations: [Slot; 2]) -> (i32, usize) {
+        // Four channels must be all padding or none.
+        let channels = if self.pad.is_multiple_of(4) {
+            self.images.channels
+        } else {
+            1
+        };
+        packs(channels, len, &activations)
     }
 }
 
@@ -42,6 +67,27 @@ impl Op for Shortcut {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
         self.images.shortcut_backward(self.pad, io.dy, io.add, dx);
+    }
+
+    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+        let (pack, n) = self.packs(io.y.len, [io.x[0], io.y]);
+        let [height, width, channels, pad] = self.sizes();
+        let (grid, n) = (elementwise(n), n as i64);
+        kernels::shortcut_fwd(
+            queue, grid, io.x[0], io.y, pack, n, height, width, channels, pad,
+        );
+        Ok(())
+    }
+
+    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        let (dy, dx, add) = (io.dy, io.dx[0], i32::from(io.add));
+        let (pack, n) = self.packs(dx.len, [dy, dx]);
+        let [height, width, channels, pad] = self.sizes();
+        let (grid, n) = (elementwise(n), n as i64);
+        kernels::shortcut_bwd_x(
+            queue, grid, dy, dx, add, pack, n, height, width, channels, pad,
+        );
+        Ok(())
     }
 }
 

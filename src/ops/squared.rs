@@ -1,6 +1,6 @@
-//! Mean squared error over all entries: f = mean of (x - y)^2.
+//! Mean squared error over all entries of a batch: f = mean of (x - y)^2.
 //!
-//! Gradient: dx = 2 (x - y) df / n.
+//! Gradient, of one batch: dx = 2 (x - y) df / n.
 
 use crate::device::cpu;
 use crate::device::gpu::{Queue, elementwise, kernels};
@@ -9,15 +9,27 @@ use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
 
 struct Squared {
+    /// Entries, and those of a batch.
     n: usize,
+    batch: usize,
 }
 
 impl<'t> Var<'t> {
     /// Mean squared error of outputs and targets of equal count, both flattened: a scalar.
     pub fn squared(self, target: Var<'t>) -> Var<'t> {
-        let n = self.size();
+        self.squared_by_batch(target, self.rows_columns().0)
+    }
+
+    /// Of each batch of so many rows; the last one has what is left.
+    pub fn squared_by_batch(self, target: Var<'t>, batch: usize) -> Var<'t> {
+        let (n, (rows, columns)) = (self.size(), self.rows_columns());
         assert_eq!(target.size(), n, "squared: a target for each output");
-        self.tape.apply(Squared { n }, &[self, target], &[1])
+        let op = Squared {
+            n,
+            batch: batch * columns,
+        };
+        self.tape
+            .apply(op, &[self, target], &[rows.div_ceil(batch)])
     }
 }
 
@@ -28,23 +40,26 @@ impl Op for Squared {
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, target, ..] = io.x;
-        let sum = cpu::sum_of(x, target, |x, y| (x - y) * (x - y));
-        io.y[0] = cpu::mean(sum, self.n);
+        cpu::means_of(x, target, self.batch, io.y, |x, y| (x - y) * (x - y));
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [x, target, ..] = io.x;
         let [dx, ..] = io.dx;
+        assert_eq!(io.dy.len(), 1, "the gradient is of one batch");
         let scale = 2.0 * io.dy[0] / self.n as f32;
         cpu::map2(dx, x, target, |x, y| (x - y) * scale);
     }
 
     fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
-        kernels::squared_fwd(queue, 1, io.x[0], io.x[1], io.y, self.n as i64);
+        let ([x, target, ..], y) = (io.x, io.y);
+        let (n, batch) = (self.n as i64, self.batch as i64);
+        kernels::squared_fwd(queue, y.len, x, target, y, n, batch);
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+        assert_eq!(io.dy.len, 1, "the gradient is of one batch");
         let ([x, target, ..], n) = (io.x, self.n);
         kernels::squared_bwd(queue, elementwise(n), x, target, io.dy, io.dx[0], n as i64);
         Ok(())

@@ -6,14 +6,14 @@ use crate::data::Split;
 use crate::data::augment::Placement;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Clock, Memory, Mode, Params, Plan, Tape, Targets, Var};
+use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
 use crate::random::torch::Generator;
 use crate::random::{SEED, run_seed};
 
 /// A run's plans.
-pub(super) struct Plans {
+pub struct Plans {
     pub params: Params,
     pub train: Plan,
     /// Evaluation plans by number of samples: [`Plans::eval_size`] and what is left of each half.
@@ -22,7 +22,7 @@ pub(super) struct Plans {
     pub eval_size: usize,
 }
 
-pub struct Network {
+pub(super) struct Network {
     pub params: Params,
     pub memory: Memory,
     train: Plan,
@@ -74,8 +74,15 @@ impl Plans {
             )));
         }
         let recorder = Recorder::new(config, model.as_ref(), &data)?;
-        let eval_size =
-            eval_batches(batch_size * data.input.iter().product::<usize>()) * batch_size;
+        let batches = match device {
+            Device::Cpu => eval_batches(batch_size * data.input.iter().product::<usize>()),
+            Device::Emulator | Device::Cuda(_) => {
+                let plan = recorder.record(&params, Mode::Eval, device, batch_size)?;
+                let slots = plan.end() - Layout::new(&params).end();
+                resident_eval_batches(batch_size, slots)
+            }
+        };
+        let eval_size = batches * batch_size;
         let mut eval = Vec::new();
         for half in [train, val] {
             for n in [eval_size.min(half.len()), half.len() % eval_size] {
@@ -106,13 +113,6 @@ fn find(plans: &[(usize, Plan)], samples: usize) -> &Plan {
 }
 
 impl Network {
-    /// A run's network on the CPU, in a mode of training.
-    pub fn in_mode(config: &RunConfig, train: &Split, val: &Split, mode: Mode) -> Result<Network> {
-        let plans = Plans::new(config, train, val, Device::Cpu, mode)?;
-        let longest = train.len().max(val.len());
-        Ok(Network::new(plans, config, longest, 0))
-    }
-
     /// From plans whose parameters hold their initial values; `longest` is the number of samples of the larger half.
     pub(super) fn new(
         plans: Plans,
@@ -183,10 +183,10 @@ impl Network {
             let placements = data.place(indices.len(), generator, &mut self.placements);
             data.gather(indices, placements, x, y);
             plan.run(&mut self.memory, self.clock);
-            let batches = indices.chunks(self.batch_size);
-            for (batch, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
-                for (sum, output) in sums.iter_mut().zip(outputs) {
-                    *sum += f64::from(self.memory.get(*output)[0]) * batch.len() as f64;
+            for (sum, output) in sums.iter_mut().zip(&plan.outputs) {
+                let batches = indices.chunks(self.batch_size);
+                for (batch, mean) in batches.zip(self.memory.get(*output)) {
+                    *sum += f64::from(*mean) * batch.len() as f64;
                 }
             }
         }
@@ -201,6 +201,14 @@ fn eval_batches(numbers: usize) -> usize {
     const NUMBERS: usize = 1 << 19;
     const BATCHES: usize = 64;
     (NUMBERS / numbers).clamp(1, BATCHES)
+}
+
+/// How many batches of so many samples, of which each needs so many floats of slots, to evaluate at once on a device:
+/// small ones take less time than their launches, large ones gain nothing.
+fn resident_eval_batches(batch_size: usize, floats: usize) -> usize {
+    const FLOATS: usize = 1 << 25;
+    const SAMPLES: usize = 1 << 12;
+    (FLOATS / floats).min(SAMPLES / batch_size).max(1)
 }
 
 /// For samples of two features that are all indices: one more than the largest of each.
@@ -245,8 +253,8 @@ impl<'a> Recorder<'a> {
         })
     }
 
-    /// A plan for so many samples, with the loss of all of them in training and the loss and score of each
-    /// batch in evaluation.
+    /// A plan for so many samples, with the loss of all of them in training and the losses and scores of all batches
+    /// in evaluation.
     fn record(&self, params: &Params, mode: Mode, device: Device, samples: usize) -> Result<Plan> {
         let mut problem = None;
         let plan = Plan::record(params, mode, device, |tape| {
@@ -263,21 +271,17 @@ impl<'a> Recorder<'a> {
             }
             match mode {
                 Mode::Train | Mode::TrainWithoutDropout => {
-                    let loss = (self.loss.apply)(output, target);
+                    let loss = (self.loss.apply)(output, target, samples);
                     Targets {
                         outputs: vec![loss],
                         backward: Some(loss),
                     }
                 }
                 Mode::Eval => {
-                    let step = self.config.batch_size;
-                    let batches = (0..samples).step_by(step).flat_map(|start| {
-                        let rows = start..samples.min(start + step);
-                        let (output, target) = (output.rows(rows.clone()), target.rows(rows));
-                        [self.loss, self.score].map(|row| (row.apply)(output, target))
-                    });
+                    let batch = self.config.batch_size;
+                    let both = [self.loss, self.score];
                     Targets {
-                        outputs: batches.collect(),
+                        outputs: both.map(|row| (row.apply)(output, target, batch)).into(),
                         backward: None,
                     }
                 }

@@ -1,18 +1,20 @@
 //! A run on a device that runs kernels. Data, parameters and the optimizer's state stay there.
 //!
-//! Everything that a step needs from the host is drawn once per epoch: the order of the samples and a table of
-//! [`Step`]s, from which the first kernel of each step takes the next entry. So all steps are the same program, and what
-//! they report (step sizes, norms, losses and scores) is read after the epoch.
+//! Everything that a step needs from the host is drawn once per epoch: the order of the samples, what augmentation makes
+//! of them, and a table of [`Step`]s, from which the first kernel of each step takes the next entry. So all steps are the
+//! same launches, many of which make a program, and what they report (step sizes, norms, losses and scores) is read after
+//! the epoch.
 
 use super::Watch;
 use super::checkpoint::Snapshot;
 use super::network::Plans;
 use super::worker::{Trained, Worker};
 use crate::config::RunConfig;
+use crate::data::augment::Recipe;
 use crate::data::{Pair, Part, Split};
-use crate::device::gpu::{DeviceScalars, Gpu, Program, Queue, Step, View, elementwise, kernels};
-use crate::device::{Slot, Target};
-use crate::error::{Error, Result};
+use crate::device::Target;
+use crate::device::gpu::{DeviceScalars, Gpu, Program, Queue, Step, View, kernels};
+use crate::error::Result;
 use crate::graph::{Layout, Params, Plan};
 use crate::optim::{Method, Moment, Update, sum_blocks};
 use crate::random::run_seed;
@@ -33,7 +35,16 @@ enum Features {
         /// (channels, 256)
         table: View<f32>,
         channels: usize,
+        recipe: Option<Recipe>,
     },
+}
+
+/// Where a batch is found: its step, and by it the samples' indices and, for augmented images, their places.
+#[derive(Clone, Copy)]
+struct Visit {
+    now: View<Step>,
+    order: View<u32>,
+    places: View<u32>,
 }
 
 impl Half {
@@ -44,6 +55,7 @@ impl Half {
                     values: gpu.alloc_with("the samples", bytes)?,
                     table: gpu.alloc_with("the table of pixel values", tables.as_flattened())?,
                     channels: tables.len(),
+                    recipe: split.augmentation(),
                 };
                 (features, split.targets())
             }
@@ -65,38 +77,61 @@ impl Half {
     }
 
     /// Queues the gathering of a plan's inputs, `samples` at the places that `order` names.
-    fn gather(
-        &self,
-        plan: &Plan,
-        samples: usize,
-        order: View<u32>,
-        now: View<Step>,
-        q: &mut Queue,
-    ) {
+    fn gather(&self, plan: &Plan, samples: usize, visit: Visit, q: &mut Queue) {
+        let Visit { now, order, places } = visit;
         let [x, y] = [plan.inputs[0], plan.inputs[1]];
-        let rows = samples as i32;
-        let width = |slot: Slot| (slot.len / samples) as i32;
+        let [width, count] = [x, y].map(|slot| (slot.len / samples) as i32);
+        let (grid, targets) = ((samples, (x.len / samples).div_ceil(1024)), self.targets);
         match self.features {
             Features::Floats(data) => {
-                kernels::gather_floats(q, elementwise(x.len), data, order, now, x, width(x), rows);
+                kernels::gather_floats(q, grid, data, targets, order, now, x, y, width, count);
             }
             Features::Bytes {
                 values,
                 table,
                 channels,
+                recipe: None,
             } => {
-                let (grid, channels) = (elementwise(x.len), channels as i32);
-                let width = width(x);
-                kernels::gather_bytes(q, grid, values, table, order, now, x, width, channels, rows);
+                let channels = channels as i32;
+                kernels::gather_bytes(
+                    q, grid, values, table, channels, targets, order, now, x, y, width, count,
+                );
+            }
+            Features::Bytes {
+                values,
+                table,
+                channels,
+                recipe: Some(_),
+            } => {
+                let side = (x.len / samples / channels).isqrt() as i32;
+                kernels::gather_images(
+                    q, grid, values, table, places, targets, order, now, x, y, side, count,
+                );
             }
         }
-        let grid = elementwise(y.len);
-        kernels::gather_floats(q, grid, self.targets, order, now, y, width(y), rows);
+    }
+
+    /// How the samples are augmented, if they are.
+    fn recipe(&self) -> Option<Recipe> {
+        match self.features {
+            Features::Bytes { recipe, .. } => recipe,
+            Features::Floats(_) => None,
+        }
     }
 }
 
-/// The evaluation of one half: programs and how often to run each, in order.
-type Evaluation = Vec<(Program, usize)>;
+/// Programs and how often to run each, in order.
+type Schedule = Vec<(Program, usize)>;
+
+/// How many of so many steps, of so many launches each, to put into one program. The device must not wait for the host
+/// to start the next one, and programs of very many launches are slow to make.
+fn steps_at_once(steps: usize, launches: usize) -> usize {
+    const STEPS: usize = 40;
+    const LAUNCHES: usize = 4096;
+    let most = (LAUNCHES / launches).clamp(1, STEPS).min(steps);
+    let starts = |n: &usize| steps / n + steps % n;
+    (1..=most).min_by_key(starts).unwrap_or(1)
+}
 
 pub(super) struct Resident {
     gpu: Gpu,
@@ -113,14 +148,15 @@ pub(super) struct Resident {
     /// How many entries of a table of steps were taken.
     taken: View<i32>,
     order: View<u32>,
+    places: View<u32>,
     step_sizes: View<f64>,
     scalars: View<DeviceScalars>,
     sums: View<f64>,
     squares: View<f64>,
-    train: Program,
+    train: Schedule,
     norms: Program,
-    train_half: (usize, Evaluation),
-    val_half: (usize, Evaluation),
+    /// The training and the validation half, and the evaluation of each.
+    halves: [(Half, Schedule); 2],
 }
 
 impl Resident {
@@ -133,12 +169,6 @@ impl Resident {
         target: Target,
         batches_tracked: u64,
     ) -> Result<Resident> {
-        if data.train.is_augmented() {
-            return Err(Error::usage(format!(
-                "data set {}: there is no kernel for augmented images yet; train with --device cpu",
-                config.dataset
-            )));
-        }
         let method = Method::new(&config.opt)?;
         let mut gpu = Gpu::open(target.device)?;
         let precision = target.precision;
@@ -169,18 +199,33 @@ impl Resident {
         let taken = gpu.alloc_with("steps taken", &[0i32])?;
         let steps = gpu.alloc("steps of an epoch", batches)?;
         let order = gpu.alloc("the order of the samples", data.train.len())?;
+        let augmented = halves.iter().filter(|half| half.recipe().is_some());
+        let visits = augmented.map(|half| half.len).max().unwrap_or(0);
+        let places = gpu.alloc("the places of images", visits)?;
         let operands = [layout.values, layout.grads, plans.train.outputs[0]];
         let update = Update::new(&mut gpu, &method, operands, now, batches)?;
         let sums = gpu.alloc("sums of losses and scores", 2)?;
         let squares = gpu.alloc("squares of norms", 2)?;
 
-        let mut q = Queue::new(precision);
-        let plan = &plans.train;
-        kernels::begin_step(&mut q, 1, steps, taken, now, plan.seed);
-        halves[0].gather(plan, batch_size, order, now, &mut q);
-        plan.queue(now, &mut q)?;
-        method.optimizer.queue(&update, &mut q);
-        let train = gpu.prepare(q)?;
+        let visit = Visit { now, order, places };
+        let queue_steps = |n: usize| -> Result<Queue> {
+            let mut q = Queue::new(precision);
+            let plan = &plans.train;
+            for _ in 0..n {
+                kernels::begin_step(&mut q, 1, steps, taken, now, plan.seed);
+                halves[0].gather(plan, batch_size, visit, &mut q);
+                plan.queue(now, &mut q)?;
+                method.optimizer.queue(&update, &mut q);
+            }
+            Ok(q)
+        };
+        let at_once = steps_at_once(batches, queue_steps(1)?.launches().len());
+        let mut train = Schedule::new();
+        for (n, times) in [(at_once, batches / at_once), (1, batches % at_once)] {
+            if times > 0 {
+                train.push((gpu.prepare(queue_steps(n)?)?, times));
+            }
+        }
 
         let mut q = Queue::default();
         let blocks = sum_blocks(n);
@@ -195,9 +240,13 @@ impl Resident {
         kernels::norms(&mut q, 1, update.partial, blocks as i32, squares);
         let norms = gpu.prepare(q)?;
 
-        let mut evaluation = |half: &Half| -> Result<(usize, Evaluation)> {
+        let mut evaluation = |half: Half| -> Result<(Half, Schedule)> {
             let (whole, left) = (half.len / plans.eval_size, half.len % plans.eval_size);
-            let mut programs = Vec::new();
+            let visit = Visit {
+                order: in_order,
+                ..visit
+            };
+            let mut programs = Schedule::new();
             for (samples, times) in [(plans.eval_size, whole), (left, 1)] {
                 if samples == 0 || times == 0 {
                     continue;
@@ -206,19 +255,18 @@ impl Resident {
                 let plan = plans.eval(samples);
                 // There is no seed to set; the loss is written over by the plan.
                 kernels::begin_step(&mut q, 1, eval_steps, taken, now, plan.outputs[0]);
-                half.gather(plan, samples, in_order, now, &mut q);
+                half.gather(plan, samples, visit, &mut q);
                 plan.queue(now, &mut q)?;
                 // A loss and a score for each batch, as on the CPU: sums over more samples would overflow earlier.
-                let batches = (0..samples).step_by(batch_size);
-                for (start, outputs) in batches.zip(plan.outputs.chunks_exact(2)) {
-                    let n = batch_size.min(samples - start) as i32;
-                    kernels::add_scores(&mut q, 1, outputs[0], outputs[1], sums, n);
-                }
+                let (losses, scores) = (plan.outputs[0], plan.outputs[1]);
+                let (n, batch) = (samples as i32, batch_size as i32);
+                kernels::add_scores(&mut q, 1, losses, scores, sums, n, batch);
                 programs.push((gpu.prepare(q)?, times));
             }
-            Ok((half.len, programs))
+            Ok((half, programs))
         };
-        let (train_half, val_half) = (evaluation(&halves[0])?, evaluation(&halves[1])?);
+        let [train_half, val_half] = halves;
+        let halves = [evaluation(train_half)?, evaluation(val_half)?];
         Ok(Resident {
             gpu,
             params: plans.params,
@@ -231,19 +279,34 @@ impl Resident {
             steps,
             taken,
             order,
+            places,
             step_sizes: update.step_sizes,
             scalars: update.scalars,
             sums,
             squares,
             train,
             norms,
-            train_half,
-            val_half,
+            halves,
         })
+    }
+
+    /// Draws what becomes of the next `n` samples of a half. Nothing is drawn for data that are not augmented.
+    fn place(&mut self, part: Part, n: usize) -> Result<()> {
+        let generator = &mut self.params.generator;
+        if let Some(recipe) = self.halves[part as usize].0.recipe() {
+            let places: Vec<u32> = (0..n).map(|_| recipe.draw(generator).bits()).collect();
+            self.gpu.upload(self.places.part(0, n), &places)?;
+        }
+        Ok(())
     }
 }
 
 impl Worker for Resident {
+    fn kernels(&self) -> usize {
+        let launches = |(program, times): &(Program, usize)| self.gpu.launches(*program) * times;
+        self.train.iter().map(launches).sum::<usize>() / self.steps.len
+    }
+
     fn epoch(&mut self, lr: f64, order: &[u32], watch: &dyn Watch) -> Result<Option<Trained>> {
         let step = |i: usize| {
             let at = Moment {
@@ -262,11 +325,14 @@ impl Worker for Resident {
         let steps: Vec<Step> = (0..self.steps.len).map(step).collect();
         self.gpu.upload(self.steps, &steps)?;
         self.gpu.upload(self.order, order)?;
+        self.place(Part::Train, steps.len() * self.batch_size)?;
         self.gpu.upload(self.taken, &[0])?;
-        for _ in 0..steps.len() {
-            self.gpu.run(self.train)?;
-            if watch.stop() {
-                return Ok(None);
+        for (program, times) in &self.train {
+            for _ in 0..*times {
+                self.gpu.run(*program)?;
+                if watch.stop() {
+                    return Ok(None);
+                }
             }
         }
         self.clock += steps.len() as u64;
@@ -283,20 +349,19 @@ impl Worker for Resident {
     }
 
     fn evaluate(&mut self, part: Part) -> Result<(f64, f64)> {
-        let (len, programs) = match part {
-            Part::Train => &self.train_half,
-            Part::Val => &self.val_half,
-        };
+        let n = self.halves[part as usize].0.len;
+        // The seed that the reference's loader draws for worker processes, of which it has none.
+        self.params.generator.random64();
+        self.place(part, n)?;
         self.gpu.upload(self.taken, &[0])?;
         self.gpu.upload(self.sums, &[0.0; 2])?;
-        for (program, times) in programs {
+        for (program, times) in &self.halves[part as usize].1 {
             for _ in 0..*times {
                 self.gpu.run(*program)?;
             }
         }
         let sums = self.gpu.download(self.sums)?;
-        let n = *len as f64;
-        Ok((sums[0] / n, sums[1] / n))
+        Ok((sums[0] / n as f64, sums[1] / n as f64))
     }
 
     fn finish(&mut self, watch: &dyn Watch) -> Result<()> {

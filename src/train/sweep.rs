@@ -185,3 +185,112 @@ impl Watch for RunWatch<'_> {
         }
     }
 }
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::fetch;
+    use crate::device::gpu::failing;
+    use crate::results::store::Options;
+
+    #[derive(Default)]
+    struct Counts {
+        started: AtomicUsize,
+        finished: AtomicUsize,
+    }
+
+    impl Progress for Counts {
+        fn started(&self, _: usize, _: &RunConfig) {
+            self.started.fetch_add(1, Ordering::Relaxed);
+        }
+        fn finished(&self, _: usize, _: &RunResult) {
+            self.finished.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn configs() -> Vec<(usize, RunConfig)> {
+        let one = |id: u64| {
+            let config = json!({
+                "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
+                "loss_func": "squared", "score_func": "squared", "opt": {"name": "adam", "lr": 0.1},
+                "batch_size": 4, "max_epoch": 2, "run_id": id,
+            });
+            RunConfig::from_json(config.as_object().unwrap()).unwrap()
+        };
+        (0..4).map(|i| (i as usize, one(i))).collect()
+    }
+
+    /// Sweeps on the emulator and on one thread, which is the one that `prepare` prepares: how it ended, the number of
+    /// runs in the output, and those that started.
+    fn swept(prepare: impl FnOnce() + Send) -> (Result<()>, usize, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), "faults", Options::default()).unwrap();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let target = Target {
+            device: Device::Emulator,
+            precision: None,
+        };
+        let weights = Weights {
+            init: None,
+            save: None,
+        };
+        let counts = Counts::default();
+        let stop = AtomicBool::new(false);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let outcome = pool.build().unwrap().install(|| {
+            prepare();
+            let pending = configs();
+            sweep(&pending, &library, &store, target, &weights, &stop, &counts)
+        });
+        let text = std::fs::read_to_string(store.path()).unwrap_or_default();
+        let runs = text.matches("\"run_id\"").count();
+        assert_eq!(runs, counts.finished.into_inner());
+        assert!(
+            !text.contains("\"device\": \"cpu\""),
+            "no other device steps in"
+        );
+        (outcome, runs, counts.started.into_inner())
+    }
+
+    #[test]
+    fn a_fault_names_the_run_and_ends_the_sweep() {
+        let (outcome, runs, started) = swept(|| {});
+        outcome.unwrap();
+        assert_eq!((runs, started), (4, 4));
+        // A run: 2 epochs of 10 steps and norms, each with two evaluations of one program.
+        let steps = 2 * (10 + 1 + 2);
+        for (left, whole) in [(0, 0), (steps, 1), (2 * steps + 7, 2)] {
+            let (outcome, runs, started) = swept(move || failing::fail_after(left));
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind.exit_code(), 1);
+            let label = format!("name=adam:lr=0.1:run_id={whole}: a fault made to order");
+            assert_eq!(error.message, label);
+            assert_eq!(
+                (runs, started),
+                (whole, whole + 1),
+                "no run after the fault"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_without_memory_says_what_it_needs() {
+        let (outcome, runs, _) = swept(|| failing::limit_memory(3 << 10));
+        let error = outcome.unwrap_err();
+        assert_eq!((error.kind.exit_code(), runs), (1, 0));
+        for part in [
+            "run_id=0: emulator: no memory for",
+            "MiB are needed",
+            "of 0 are free",
+            "batch_size",
+        ] {
+            assert!(
+                error.message.contains(part),
+                "{}: no {part:?}",
+                error.message
+            );
+        }
+    }
+}

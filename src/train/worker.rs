@@ -25,6 +25,11 @@ pub(super) trait Worker {
     /// Trains on the whole batches of `order`. `None` if the watch ended it.
     fn epoch(&mut self, lr: f64, order: &[u32], watch: &dyn Watch) -> Result<Option<Trained>>;
 
+    /// Kernels of a training step.
+    fn kernels(&self) -> usize {
+        0
+    }
+
     /// Mean loss and score over a half of the data.
     fn evaluate(&mut self, part: Part) -> Result<(f64, f64)>;
 

@@ -12,13 +12,13 @@ use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::data::fetch::Options;
 use crate::data::{Library, Loader, Pair, Request};
-use crate::device::cpu;
+use crate::device::{Target, cpu};
 use crate::error::{Error, Kind, Result};
-use crate::graph::Mode;
+use crate::graph::{Clock, Mode, Session};
 use crate::models;
 use crate::optim::State;
 use crate::results::json;
-use crate::train::Network;
+use crate::train::Plans;
 
 /// Rows and columns of an image.
 pub const SIDE: usize = 32;
@@ -209,7 +209,7 @@ pub fn cifar(context: &Context) -> Result<Vec<Check>> {
             later.skipped.push(text.into());
             break;
         }
-        let (losses, norm) = steps(&config, &data, case.losses.len())?;
+        let (losses, norm) = steps(&config, &data, case.losses.len(), context.target)?;
         let first = match case.opt.get("name").and_then(Value::as_str) {
             Some("sgd-m") => &mut sgd,
             _ => &mut adam,
@@ -241,21 +241,31 @@ fn are_the_copies(data: &Pair) -> bool {
 }
 
 /// Losses of the first steps, without dropout, and the norm of the weights after them.
-fn steps(config: &RunConfig, data: &Pair, n: usize) -> Result<(Vec<f64>, f64)> {
-    let (train, mode) = (&data.train, Mode::TrainWithoutDropout);
-    let mut network = Network::in_mode(config, train, &data.val, mode)?;
-    let mut optimizer = State::new(&config.opt, network.params.values.len())?;
+fn steps(config: &RunConfig, data: &Pair, n: usize, target: Target) -> Result<(Vec<f64>, f64)> {
+    let Pair { train, val } = data;
+    let mode = Mode::TrainWithoutDropout;
+    let Plans {
+        mut params,
+        train: plan,
+        ..
+    } = Plans::new(config, train, val, target.device, mode)?;
+    let [mut x, mut y] = [0, 1].map(|i| vec![0.0; plan.inputs[i].len]);
+    let mut session = Session::new(&params, vec![plan], target)?;
+    let mut w = params.values.clone();
+    let mut optimizer = State::new(&config.opt, w.len())?;
     let lr = config.opt.get("lr").and_then(Value::as_f64);
     let lr = lr.ok_or_else(|| Error::usage("a golden run without lr"))?;
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let batches = loader.next_epoch().chunks_exact(config.batch_size);
-    let losses = batches.take(n).map(|indices| {
-        let loss = network.train_step(train, indices);
-        let (w, g) = network.memory.update();
-        optimizer.step(lr, loss, w, g);
-        f64::from(loss)
-    });
-    let losses = losses.collect();
-    let values = network.memory.values();
-    Ok((losses, cpu::dot(values, values).sqrt()))
+    let mut losses = Vec::with_capacity(n);
+    for indices in batches.take(n) {
+        let placements = &mut Vec::new();
+        let placements = train.place(indices.len(), &mut params.generator, placements);
+        train.gather(indices, placements, &mut x, &mut y);
+        let loss = session.run(0, &[&x, &y], Clock::default())?[0][0];
+        optimizer.step(lr, loss, &mut w, &session.grads()?);
+        session.set_values(&w)?;
+        losses.push(f64::from(loss));
+    }
+    Ok((losses, cpu::dot(&w, &w).sqrt()))
 }

@@ -25,7 +25,7 @@ pub struct Context {
     pub goldens: Goldens,
     /// Where data sets are; nothing is downloaded.
     pub data_dir: PathBuf,
-    /// What whole runs are trained on; everything else is computed on the CPU.
+    /// What models and whole runs are computed on; everything else is computed on the CPU.
     pub target: Target,
 }
 

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 
 use super::goldens::{Digest, number, numbers};
 use super::{Check, Context};
-use crate::device::Device;
+use crate::device::Target;
 use crate::error::Result;
-use crate::graph::{Clock, Memory, Mode, Params, Plan, Tape, Targets, Tensor, Var};
+use crate::graph::{Clock, Mode, Params, Plan, Session, Tape, Targets, Tensor, Var};
 use crate::models::{self, Model};
 use crate::optim::State;
 use crate::random::SEED;
@@ -187,7 +187,9 @@ pub fn models(context: &Context) -> Result<Vec<Check>> {
     for case in &file.cases {
         match case.setting.build() {
             Err(why) => checks.logits.skipped.push(why),
-            Ok((params, model)) => checks.compare(case, &params, model.as_ref())?,
+            Ok((params, model)) => {
+                checks.compare(case, &params, model.as_ref(), context.target)?;
+            }
         }
     }
     Ok(vec![
@@ -232,11 +234,17 @@ impl Checks {
         }
     }
 
-    fn compare(&mut self, case: &ModelCase, params: &Params, model: &dyn Model) -> Result<()> {
+    fn compare(
+        &mut self,
+        case: &ModelCase,
+        params: &Params,
+        model: &dyn Model,
+        target: Target,
+    ) -> Result<()> {
         let (setting, name) = (&case.setting, case.setting.name());
         let forked = FORKED.contains(&setting.model.as_str());
         let record = |mode, backward: bool| {
-            Plan::record(params, mode, Device::Cpu, |tape| {
+            Plan::record(params, mode, target.device, |tape| {
                 let (x, target) = setting.inputs(tape);
                 let logits = model.forward(x);
                 let loss = logits.cross_entropy(target);
@@ -246,24 +254,19 @@ impl Checks {
                 }
             })
         };
-        let train = record(Mode::TrainWithoutDropout, true);
-        let eval = record(Mode::Eval, false);
-        let mut memory = Memory::new(params, &[&train, &eval]);
-        let run = |memory: &mut Memory, plan: &Plan| {
-            memory
-                .get_mut(plan.inputs[0])
-                .copy_from_slice(&setting.batch());
-            memory
-                .get_mut(plan.inputs[1])
-                .copy_from_slice(&setting.targets());
-            memory.get_mut(plan.seed).fill(1.0);
-            plan.run(memory, Clock::default());
-            memory.get(plan.outputs[0])[0]
-        };
+        let plans = vec![
+            record(Mode::TrainWithoutDropout, true),
+            record(Mode::Eval, false),
+        ];
+        let (train, eval) = (0, 1);
+        let mut session = Session::new(params, plans, target)?;
+        let (batch, classes) = (setting.batch(), setting.targets());
+        let operands = [&batch[..], &classes[..]];
 
-        let loss = run(&mut memory, &train);
-        let logits = memory.get(train.outputs[1]).to_vec();
-        self.compare_logits(&logits, case, &case.train_logits, &format!("{name} train"));
+        let outputs = session.run(train, &operands, Clock::default())?;
+        let (loss, logits) = (outputs[0][0], &outputs[1]);
+        let (grads, averages) = (session.grads()?, session.buffers()?);
+        self.compare_logits(logits, case, &case.train_logits, &format!("{name} train"));
         let theirs = number(&case.loss).unwrap_or(f64::NAN);
         self.losses
             .compare(f64::from(loss), theirs, theirs.abs(), || {
@@ -283,7 +286,7 @@ impl Checks {
         for digest in &case.gradients {
             let found = params.tensors.iter().find(|t| t.name == digest.name);
             let Some(tensor) = found else { continue };
-            let g = tensor.of(memory.grads());
+            let g = tensor.of(&grads);
             let ours = g.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let (ours, theirs) = match l2(digest) {
                 theirs if theirs < noise => (ours.max(noise), noise),
@@ -295,19 +298,15 @@ impl Checks {
             let at = format!("{name} {}", digest.name);
             match params.buffers.iter().find(|t| t.name == digest.name) {
                 None => self.buffers.fail(format!("{at}: missing")),
-                Some(t) => self
-                    .buffers
-                    .compare_digest(t.of(memory.buffers()), digest, &at),
+                Some(t) => self.buffers.compare_digest(t.of(&averages), digest, &at),
             }
         }
-        run(&mut memory, &eval);
-        let logits = memory.get(eval.outputs[1]).to_vec();
-        self.compare_logits(&logits, case, &case.eval_logits, &format!("{name} eval"));
+        let logits = &session.run(eval, &operands, Clock::default())?[1];
+        self.compare_logits(logits, case, &case.eval_logits, &format!("{name} eval"));
         self.logits.cases += 1;
         self.losses.cases += 1;
         self.buffers.cases += usize::from(!case.buffers_after_one_forward.is_empty());
 
-        let mut memory = Memory::new(params, &[&train]);
         let opt = serde_json::json!({"name": "sgd-m", "lr": 0.01, "momentum": 0.9});
         let mut optimizer = State::new(opt.as_object().expect("an object"), params.values.len())?;
         let (losses, steps) = if params.buffers.is_empty() {
@@ -317,12 +316,13 @@ impl Checks {
             (&mut self.forked_losses, 1 + STEPS)
         };
         let theirs = numbers(&case.sgd_lr0p01_m0p9_losses).into_iter();
+        let mut w = params.values.clone();
         for (k, theirs) in theirs.take(steps).enumerate() {
-            let loss = run(&mut memory, &train);
+            let loss = session.run(train, &operands, Clock::default())?[0][0];
             let at = || format!("{name} SGD step {k}");
             losses.compare(f64::from(loss), theirs, theirs.abs(), at);
-            let (w, g) = memory.update();
-            optimizer.step(0.01, loss, w, g);
+            optimizer.step(0.01, loss, &mut w, &session.grads()?);
+            session.set_values(&w)?;
         }
         Ok(())
     }

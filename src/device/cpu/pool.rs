@@ -17,6 +17,15 @@ pub fn relu(x: &[f32], y: &mut [f32]) {
         });
 }
 
+/// `x = max(x, 0)`; NaN stays.
+pub fn relu_in_place(x: &mut [f32]) {
+    x.par_chunks_mut(CHUNK).for_each(|x| {
+        for x in x {
+            *x = if *x <= 0.0 { 0.0 } else { *x };
+        }
+    });
+}
+
 /// `dx = dy`, but 0 where `y <= 0`.
 pub fn relu_backward(y: &[f32], dy: &[f32], dx: &mut [f32]) {
     assert!(y.len() == dy.len() && y.len() == dx.len());

@@ -1,0 +1,650 @@
+// Convolution, channels last: y = max(norm(conv(x, w) + b) + r, 0), each part after conv optional.
+//   x, dx (N, H, W, I); w, dw (O, I, K, K), as PyTorch keeps it; y, dy, r (N, H', W', O); b (O)
+//   y[n, i, j, o]  = sum_{p, q, c} x[n, i s + p - pad, j s + q - pad, c] w[o, c, p, q]
+//   dx[n, u, v, c] = sum_{o, p, q} dy[n, (u + pad - p) / s, (v + pad - q) / s, o] w[o, c, p, q], where both divide
+//   dw[o, c, p, q] = sum_{n, i, j} dy[n, i, j, o] x[n, i s + p - pad, j s + q - pad, c]
+//
+// y and dx are one computation. A block makes TM pixels (a rectangle of one image, or several small images) by TN channels.
+// 8 or 16 channels at a time it brings the patch of the input that its pixels see, each number once for all taps, and all
+// taps of the weights, just as they lie in memory; a tap is then a shift within the patch. With stride s, the pixels of dx
+// fall into s^2 classes with the same taps, which are convolutions of stride 1.
+//
+// dw: a block makes OT by IT channels with all taps from some of the pixels; `conv2d_bwd_w_sum` adds the blocks' parts up.
+//
+//   *_fp32   every product fused and added in single precision, in the order of channels, then taps
+//   *_tf32   tensor cores (m16n8k8), operands rounded to TF32
+//   *_TMxTN  3x3 kernels; *_any: all others, tiles of 64x32
+#include "common.cuh"
+
+// Must equal `Conv` in src/device/gpu.rs. Tensors have fewer than 2^31 elements.
+struct Conv {
+  int images;
+  int in_h, in_w, in_c;     // what is read: x, or dy on the way to dx
+  int out_h, out_w, out_c;  // what is written
+  int kernel, stride, pad;
+  int grid_h, grid_w;                        // pixels of a class of outputs
+  int log_tile_h, log_tile_w, log_images;    // of the tile, in powers of two
+  int patch_h, patch_w;                      // pixels of the input that an image's tile sees
+  int stages;                                // chunks of channels in shared memory: 1, or 2 in turns
+  int aligned_in, aligned_w;                 // rows of 4 channels lie at 16 bytes
+  int biased, normed, residual, relu;        // what follows
+  int counted;                               // sums and sums of squares per channel are wanted
+  int adds;                                  // the result is added to what is there
+};
+
+constexpr int THREADS = 128;
+
+// e / d for 0 <= e < 2^16, d >= 2.
+DEVICE unsigned reciprocal(int d) { return 0xffffffffu / (unsigned)d + 1; }
+DEVICE int divide(int e, unsigned reciprocal) { return (int)__umulhi((unsigned)e, reciprocal); }
+
+// The taps of one dimension that meet output pixels r, r + step, ...: output a step + r sees a scale + start + shift
+// of the input through tap first + j step.
+template <bool BACK>
+struct Taps {
+  int count, first, step, scale, start;
+  METHOD Taps(const Conv& c, int r) {
+    if (BACK) {
+      step = c.stride, scale = 1, first = (r + c.pad) % c.stride;
+      count = first < c.kernel ? (c.kernel - 1 - first) / c.stride + 1 : 0;
+      start = (r + c.pad - first) / c.stride - (count - 1);
+    } else {
+      step = 1, scale = c.stride, first = 0, count = c.kernel, start = -c.pad;
+    }
+  }
+  METHOD int tap(int j) const { return first + j * step; }
+  METHOD int shift(int j) const { return BACK ? count - 1 - j : j; }
+};
+
+// Where a tile lies: its first image, and the first row and column of a class of outputs.
+struct Place {
+  int image, row, column;
+  METHOD Place(const Conv& c, int tile) {
+    const int across = (c.grid_w + (1 << c.log_tile_w) - 1) >> c.log_tile_w;
+    const int down = (c.grid_h + (1 << c.log_tile_h) - 1) >> c.log_tile_h;
+    column = (tile % across) << c.log_tile_w;
+    row = (tile / across % down) << c.log_tile_h;
+    image = (tile / across / down) << c.log_images;
+  }
+};
+
+// Pixel m of a tile: image, row and column within the tile.
+struct Pixel {
+  int image, row, column;
+  METHOD Pixel(const Conv& c, int m) {
+    column = m & ((1 << c.log_tile_w) - 1);
+    row = (m >> c.log_tile_w) & ((1 << c.log_tile_h) - 1);
+    image = m >> (c.log_tile_w + c.log_tile_h);
+  }
+  // Of the first input pixel that it sees, in the patch.
+  METHOD int in_patch(const Conv& c, int scale) const {
+    return (image * c.patch_h + row * scale) * c.patch_w + column * scale;
+  }
+};
+
+// Brings channels c0 .. c0 + 2^log_c of the patch whose first pixel is (top, left) of the image; 0 outside.
+DEVICE void copy_patch(float* to, int pitch, const float* x, const Conv& c, int image, int top, int left, int c0,
+                       int log_c) {
+  const int pixels = (c.patch_h * c.patch_w) << c.log_images;
+  const unsigned per_image = reciprocal(c.patch_h * c.patch_w), per_row = reciprocal(c.patch_w);
+  const int log_pieces = c.aligned_in ? log_c - 2 : log_c;
+  for (int e = threadIdx.x; e < pixels << log_pieces; e += THREADS) {
+    const int pixel = e >> log_pieces, part = e & ((1 << log_pieces) - 1);
+    const int n = divide(pixel, per_image), rest = pixel - n * c.patch_h * c.patch_w;
+    const int row = divide(rest, per_row), column = rest - row * c.patch_w;
+    const int i = top + row, j = left + column, channel = c0 + (c.aligned_in ? part * 4 : part);
+    const bool inside = image + n < c.images && i >= 0 && i < c.in_h && j >= 0 && j < c.in_w && channel < c.in_c;
+    const float* from = inside ? x + (((image + n) * c.in_h + i) * c.in_w + j) * c.in_c + channel : x;
+    if (c.aligned_in)
+      copy_async<16>(to + pixel * pitch + part * 4, from, inside ? 16 : 0);
+    else
+      copy_async<4>(to + pixel * pitch + part, from, inside ? 4 : 0);
+  }
+}
+
+// Rounds what the same thread brought by `copy_patch`.
+DEVICE void round_patch(float* to, int pitch, const Conv& c, int log_c) {
+  const int pixels = (c.patch_h * c.patch_w) << c.log_images;
+  const int log_pieces = c.aligned_in ? log_c - 2 : log_c;
+  for (int e = threadIdx.x; e < pixels << log_pieces; e += THREADS) {
+    const int pixel = e >> log_pieces, part = e & ((1 << log_pieces) - 1);
+    if (c.aligned_in) {
+      float4& v = *reinterpret_cast<float4*>(to + pixel * pitch + part * 4);
+      v = make_float4(__uint_as_float(to_tf32(v.x)), __uint_as_float(to_tf32(v.y)), __uint_as_float(to_tf32(v.z)),
+                      __uint_as_float(to_tf32(v.w)));
+    } else {
+      float& v = to[pixel * pitch + part];
+      v = __uint_as_float(to_tf32(v));
+    }
+  }
+}
+
+// Brings `rows` rows of `len` floats (a multiple of 8), `stride` apart from each other; 0 behind `valid` floats of a row
+// and behind `valid_rows` rows.
+DEVICE void copy_rows(float* to, int pitch, const float* from, int rows, int len, long long stride, int valid_rows,
+                      int valid, bool aligned) {
+  const int pieces = aligned ? len / 4 : len;
+  const unsigned per_row = reciprocal(pieces);
+  for (int e = threadIdx.x; e < rows * pieces; e += THREADS) {
+    const int row = divide(e, per_row), part = e - row * pieces;
+    const int left = row < valid_rows ? valid - (aligned ? part * 4 : part) : 0;
+    const float* source = left > 0 ? from + row * stride + (aligned ? part * 4 : part) : from;
+    if (aligned)
+      copy_async<16>(to + row * pitch + part * 4, source, max(0, min(left, 4)) * 4);
+    else
+      copy_async<4>(to + row * pitch + part, source, left > 0 ? 4 : 0);
+  }
+}
+
+// Which entries of a tile's result a thread holds: ROWS x COLUMNS of them.
+template <int TM, int TN, bool TF32>
+struct Held {
+  static constexpr int CHUNK = TN == 64 ? 8 : 16;  // channels in shared memory at a time
+  static constexpr int PITCH = CHUNK + 4;          // of a pixel there: 8 pixels by 4 channels lie in 32 banks
+  static constexpr int WARPS_N = TM == 64 || TN == 64 ? 2 : 1, WARPS_M = 4 / WARPS_N;
+  static constexpr int MF = TM / WARPS_M / 16, NF = TN / WARPS_N / 8;             // fragments of a warp
+  static constexpr int ACROSS = TN == 16 ? 4 : 8, DOWN = THREADS / ACROSS;        // threads, without tensor cores
+  static constexpr int ROWS = TF32 ? 2 * MF : TM / DOWN, COLUMNS = TF32 ? 2 * NF : TN / ACROSS;
+  static constexpr int SHARES = TF32 ? 8 * WARPS_M : DOWN;  // threads that hold parts of one column
+  static constexpr int COUNT = ROWS * COLUMNS;
+
+  static METHOD int lane() { return threadIdx.x % 32; }
+  static METHOD int warp_m() { return threadIdx.x / 32 / WARPS_N; }
+  static METHOD int warp_n() { return threadIdx.x / 32 % WARPS_N; }
+  static METHOD int row(int i) {
+    return TF32 ? (warp_m() * MF + i / 2) * 16 + i % 2 * 8 + lane() / 4 : threadIdx.x / ACROSS + i * DOWN;
+  }
+  static METHOD int column(int j) {
+    return TF32 ? (warp_n() * NF + j / 2) * 8 + lane() % 4 * 2 + j % 2 : threadIdx.x % ACROSS + j * ACROSS;
+  }
+  static METHOD int share() { return TF32 ? warp_m() * 8 + lane() / 4 : threadIdx.x / ACROSS; }
+  static METHOD constexpr int index(int i, int j) {
+    return TF32 ? (i / 2 * NF + j / 2) * 4 + i % 2 * 2 + j % 2 : i * COLUMNS + j;
+  }
+};
+
+// Calls one(e, place) for every entry e of a thread that lies in the result, or two(e, place) for it and its neighbour.
+// `at` says where rows begin, or -1.
+template <int TM, int TN, bool TF32, class One, class Two>
+DEVICE void each_entry(const int (&at)[Held<TM, TN, TF32>::ROWS], int n0, int channels, bool pairs, One one,
+                       Two two) {
+  using H = Held<TM, TN, TF32>;
+#pragma unroll
+  for (int i = 0; i < H::ROWS; i++) {
+#pragma unroll
+    for (int j = 0; j < H::COLUMNS; j += TF32 ? 2 : 1) {
+      const int n = n0 + H::column(j), e = H::index(i, j);
+      if (at[i] < 0 || n >= channels) continue;
+      if (pairs) {
+        two(e, at[i] + n);
+      } else {
+        one(e, at[i] + n);
+        if (TF32 && n + 1 < channels) one(e + 1, at[i] + n + 1);
+      }
+    }
+  }
+}
+
+// Adds a chunk of `steps` times 8 channels to the sums. Weights lie as [n][channel][tap], or [channel][n][tap] if BACK.
+template <int TM, int TN, bool TF32, bool BACK, int K>
+DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, const float* ws, const Conv& c,
+                      const Taps<BACK>& down, const Taps<BACK>& across, int steps) {
+  using H = Held<TM, TN, TF32>;
+  const int kernel = K ? K : c.kernel, taps = kernel * kernel;
+  constexpr int PITCH = H::PITCH;
+  const int pitch = BACK ? TN * taps + 8 : H::CHUNK * taps + 4;
+  const int per_n = BACK ? taps : pitch, per_channel = BACK ? pitch : taps;
+  int rows[H::ROWS];
+#pragma unroll
+  for (int i = 0; i < H::ROWS; i++) rows[i] = Pixel(c, H::row(i)).in_patch(c, down.scale) * PITCH;
+  const int q = H::lane() % 4, g = H::lane() / 4;
+#pragma unroll 1
+  for (int ty = 0; ty < down.count; ty++) {
+#pragma unroll 1
+    for (int tx = 0; tx < across.count; tx++) {
+      const float* x = patch + (down.shift(ty) * c.patch_w + across.shift(tx)) * PITCH;
+      const float* w = ws + down.tap(ty) * kernel + across.tap(tx);
+      if (TF32) {
+        w += (H::warp_n() * H::NF * 8 + g) * per_n + q * per_channel;
+#pragma unroll
+        for (int step = 0; step < H::CHUNK / 8; step++) {
+          if (step == steps) break;
+          unsigned b[H::NF][2];
+#pragma unroll
+          for (int nf = 0; nf < H::NF; nf++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+              b[nf][half] = tf32_operand(w[nf * 8 * per_n + (step * 8 + half * 4) * per_channel]);
+#pragma unroll
+          for (int mf = 0; mf < H::MF; mf++) {
+            const float* upper = x + rows[2 * mf % H::ROWS] + step * 8 + q;
+            const float* lower = x + rows[(2 * mf + 1) % H::ROWS] + step * 8 + q;
+            const unsigned a[4] = {__float_as_uint(upper[0]), __float_as_uint(lower[0]), __float_as_uint(upper[4]),
+                                   __float_as_uint(lower[4])};
+#pragma unroll
+            for (int nf = 0; nf < H::NF; nf++)
+              mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(mf * H::NF + nf) * 4]), a, b[nf]);
+          }
+        }
+      } else {
+        w += threadIdx.x % H::ACROSS * per_n;
+#pragma unroll 1
+        for (int k = 0; k < steps * 8; k += 4) {
+          float4 a[H::ROWS];
+#pragma unroll
+          for (int i = 0; i < H::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x + rows[i] + k);
+#pragma unroll
+          for (int j = 0; j < H::COLUMNS; j++) {
+            const float* b = w + j * H::ACROSS * per_n + k * per_channel;
+            const float b0 = b[0], b1 = b[per_channel], b2 = b[2 * per_channel], b3 = b[3 * per_channel];
+#pragma unroll
+            for (int i = 0; i < H::ROWS; i++) {
+              float& sum = sums[H::index(i, j)];
+              sum = fmaf(a[i].w, b3, fmaf(a[i].z, b2, fmaf(a[i].y, b1, fmaf(a[i].x, b0, sum))));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// y, or dx if BACK. `averages` are C running means, then C running variances; `counts` (tiles, 2, out_c).
+template <int TM, int TN, bool TF32, bool BACK, int K>
+DEVICE void convolve(const float* x, const float* w, const float* bias, const float* gamma, const float* beta,
+                     const float* averages, const float* residual, float* y, double* counts, const Conv& c) {
+  using H = Held<TM, TN, TF32>;
+  constexpr int CHUNK = H::CHUNK, PITCH = H::PITCH;
+  SHARED_DYN(float, shared);
+  const int kernel = K ? K : c.kernel, taps = kernel * kernel, side = BACK ? c.stride : 1;
+  const Taps<BACK> down(c, blockIdx.z / side), across(c, blockIdx.z % side);
+  const Place place(c, blockIdx.x);
+  const int n0 = blockIdx.y * TN;
+  const int top = place.row * down.scale + down.start, left = place.column * across.scale + across.start;
+  const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * PITCH;
+  const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4;
+  const int stage_len = patch_len + (BACK ? CHUNK : TN) * pitch;
+  const int chunks = down.count > 0 && across.count > 0 ? (c.in_c + CHUNK - 1) / CHUNK : 0;
+
+  auto steps = [&](int chunk) { return CHUNK == 8 || c.in_c - chunk * CHUNK <= 8 ? 1 : 2; };
+  auto bring = [&](int chunk) {
+    float* to = shared + chunk % c.stages * stage_len;
+    const int c0 = chunk * CHUNK, channels = steps(chunk) * 8;
+    copy_patch(to, PITCH, x, c, place.image, top, left, c0, steps(chunk) == 1 ? 3 : 4);
+    if (BACK)
+      copy_rows(to + patch_len, pitch, w + ((long long)c0 * c.out_c + n0) * taps, channels, TN * taps,
+                (long long)c.out_c * taps, c.in_c - c0, (c.out_c - n0) * taps, c.aligned_w);
+    else
+      copy_rows(to + patch_len, pitch, w + ((long long)n0 * c.in_c + c0) * taps, TN, channels * taps,
+                (long long)c.in_c * taps, c.out_c - n0, (c.in_c - c0) * taps, c.aligned_w);
+    copy_commit();
+  };
+
+  float sums[H::COUNT] = {};
+  if (chunks > 0) bring(0);
+  for (int chunk = 0; chunk < chunks; chunk++) {
+    const bool more = chunk + 1 < chunks;
+    if (more && c.stages == 2) {
+      bring(chunk + 1);
+      copy_wait<1>();
+    } else {
+      copy_wait<0>();
+    }
+    float* patch = shared + chunk % c.stages * stage_len;
+    if (TF32) round_patch(patch, PITCH, c, steps(chunk) == 1 ? 3 : 4);
+    __syncthreads();
+    add_chunk<TM, TN, TF32, BACK, K>(sums, patch, patch + patch_len, c, down, across, steps(chunk));
+    __syncthreads();
+    if (more && c.stages == 1) bring(chunk + 1);
+  }
+
+  if (!BACK && (c.biased || c.normed)) {
+#pragma unroll
+    for (int j = 0; j < H::COLUMNS; j++) {
+      const int n = min(n0 + H::column(j), c.out_c - 1);
+      float scale = 1.0f, shift = c.biased ? bias[n] : 0.0f;
+      if (c.normed) {
+        scale = gamma[n] / sqrtf(averages[c.out_c + n] + 1e-5f);
+        shift = beta[n] + scale * (shift - averages[n]);
+      }
+#pragma unroll
+      for (int i = 0; i < H::ROWS; i++) sums[H::index(i, j)] = fmaf(sums[H::index(i, j)], scale, shift);
+    }
+  }
+  // Where the rows' pixels lie in the result, -1 outside; of the columns two neighbours at once where that is possible.
+  int at[H::ROWS];
+#pragma unroll
+  for (int i = 0; i < H::ROWS; i++) {
+    const Pixel pixel(c, H::row(i));
+    const int image = place.image + pixel.image;
+    const int row = (place.row + pixel.row) * side + (int)blockIdx.z / side;
+    const int column = (place.column + pixel.column) * side + (int)blockIdx.z % side;
+    const bool inside = image < c.images && row < c.out_h && column < c.out_w;
+    at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
+  }
+  const bool pairs = TF32 && c.out_c % 2 == 0;
+  const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? residual : nullptr);
+  if (term) {
+    each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { sums[e] += term[to]; },
+                             [&](int e, int to) {
+                               const float2 v = *reinterpret_cast<const float2*>(term + to);
+                               sums[e] += v.x, sums[e + 1] += v.y;
+                             });
+  }
+  if (!BACK && c.relu)
+#pragma unroll
+    for (int e = 0; e < H::COUNT; e++) sums[e] = sums[e] < 0.0f ? 0.0f : sums[e];
+  each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { y[to] = sums[e]; },
+                           [&](int e, int to) {
+                             *reinterpret_cast<float2*>(y + to) = make_float2(sums[e], sums[e + 1]);
+                           });
+  if (BACK || !c.counted) return;
+  double counted[H::COLUMNS][2];
+#pragma unroll
+  for (int j = 0; j < H::COLUMNS; j++) {
+    counted[j][0] = counted[j][1] = 0.0;
+#pragma unroll
+    for (int i = 0; i < H::ROWS; i++) {
+      const double v = at[i] < 0 ? 0.0f : sums[H::index(i, j)];
+      counted[j][0] += v;
+      counted[j][1] = fma(v, v, counted[j][1]);
+    }
+  }
+  // The tile's sums: every thread's, then in the order of the threads that share a column.
+  double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
+#pragma unroll
+  for (int j = 0; j < H::COLUMNS; j++)
+#pragma unroll
+    for (int k = 0; k < 2; k++) parts[(H::share() * 2 + k) * TN + H::column(j)] = counted[j][k];
+  __syncthreads();
+  for (int e = threadIdx.x; e < 2 * TN; e += THREADS) {
+    const int n = n0 + e % TN;
+    double sum = 0.0;
+    for (int s = 0; s < H::SHARES; s++) sum += parts[s * 2 * TN + e];
+    if (n < c.out_c) counts[((long long)blockIdx.x * 2 + e / TN) * c.out_c + n] = sum;
+  }
+}
+
+// A part of dw (OT channels of dy by IT of x, TAPS taps, or if TAPS is 1 the one that the block's place names) from every
+// gridDim.x-th tile of pixels. In shared memory pixels lie 8 banks apart, modulo 32.
+template <int OT, int IT, bool TF32, int TAPS>
+DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const Conv& c, int tiles) {
+  constexpr int X_PITCH = IT + 8, DY_PITCH = OT + 8, SIDE = TAPS == 9 ? 3 : 1;
+  constexpr int WARPS_N = IT / 8, WARPS_K = 4 / WARPS_N, MF = OT / 16;  // warps share the channels of x, then the pixels
+  constexpr int ACROSS = 8, DOWN = THREADS / ACROSS, IN = IT / ACROSS, OUT = OT / DOWN;  // without tensor cores
+  SHARED_DYN(float, shared);
+  const int taps = c.kernel * c.kernel, tap0 = TAPS == 1 ? blockIdx.z % taps : 0;
+  const int o0 = blockIdx.y * OT, i0 = (TAPS == 1 ? blockIdx.z / taps : blockIdx.z) * IT;
+  const int pixels = 1 << (c.log_tile_h + c.log_tile_w + c.log_images);
+  const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * X_PITCH, stage_len = patch_len + pixels * DY_PITCH;
+  constexpr int LOG_I = IT == 16 ? 4 : 5;
+
+  auto bring = [&](int tile, int stage) {
+    const Place place(c, tile);
+    float* to = shared + stage * stage_len;
+    copy_patch(to, X_PITCH, x, c, place.image, place.row * c.stride - c.pad + tap0 / c.kernel,
+               place.column * c.stride - c.pad + tap0 % c.kernel, i0, LOG_I);
+    const int pieces = c.aligned_w ? OT / 4 : OT;
+    for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
+      const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
+      const Pixel pixel(c, m);
+      const int image = place.image + pixel.image, row = place.row + pixel.row, column = place.column + pixel.column;
+      const bool inside = image < c.images && row < c.out_h && column < c.out_w && o0 + o < c.out_c;
+      const float* from =
+          inside ? dy + ((image * c.out_h + row) * c.out_w + column) * c.out_c + o0 + o : dy;
+      if (c.aligned_w)
+        copy_async<16>(to + patch_len + m * DY_PITCH + o, from, inside ? 16 : 0);
+      else
+        copy_async<4>(to + patch_len + m * DY_PITCH + o, from, inside ? 4 : 0);
+    }
+    copy_commit();
+  };
+
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
+  const int warp_n = warp % WARPS_N, warp_k = warp / WARPS_N;
+  constexpr int COUNT = TF32 ? TAPS * MF * 4 : TAPS * IN * OUT;
+  float sums[COUNT] = {};
+  int stage = 0;
+  if ((int)blockIdx.x < tiles) bring(blockIdx.x, 0);
+  for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, stage ^= 1) {
+    if (tile + (int)gridDim.x < tiles) {
+      bring(tile + gridDim.x, stage ^ 1);
+      copy_wait<1>();
+    } else {
+      copy_wait<0>();
+    }
+    float* xs = shared + stage * stage_len;
+    const float* ds = xs + patch_len;
+    if (TF32) round_patch(xs, X_PITCH, c, LOG_I);
+    __syncthreads();
+    if (TF32) {
+#pragma unroll 1
+      for (int p = warp_k * 8; p < pixels; p += WARPS_K * 8) {
+        unsigned a[MF][4];
+#pragma unroll
+        for (int mf = 0; mf < MF; mf++)
+#pragma unroll
+          for (int r = 0; r < 4; r++)
+            a[mf][r] = tf32_operand(ds[(p + q + r / 2 * 4) * DY_PITCH + mf * 16 + g + r % 2 * 8]);
+        const float* b0 = xs + Pixel(c, p + q).in_patch(c, c.stride) * X_PITCH + warp_n * 8 + g;
+        const float* b1 = xs + Pixel(c, p + q + 4).in_patch(c, c.stride) * X_PITCH + warp_n * 8 + g;
+#pragma unroll
+        for (int tap = 0; tap < TAPS; tap++) {
+          const int shift = (tap / SIDE * c.patch_w + tap % SIDE) * X_PITCH;
+          const unsigned b[2] = {__float_as_uint(b0[shift]), __float_as_uint(b1[shift])};
+#pragma unroll
+          for (int mf = 0; mf < MF; mf++)
+            mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(tap * MF + mf) * 4]), a[mf], b);
+        }
+      }
+    } else {
+#pragma unroll 1
+      for (int p = 0; p < pixels; p++) {
+        const float* from = xs + Pixel(c, p).in_patch(c, c.stride) * X_PITCH + threadIdx.x % ACROSS * IN;
+        float d[OUT];
+#pragma unroll
+        for (int j = 0; j < OUT; j++) d[j] = ds[p * DY_PITCH + threadIdx.x / ACROSS + j * DOWN];
+#pragma unroll
+        for (int tap = 0; tap < TAPS; tap++) {
+          const int shift = (tap / SIDE * c.patch_w + tap % SIDE) * X_PITCH;
+#pragma unroll
+          for (int i = 0; i < IN; i++) {
+            const float v = from[shift + i];
+#pragma unroll
+            for (int j = 0; j < OUT; j++) {
+              float& sum = sums[(tap * IN + i) * OUT + j];
+              sum = fmaf(d[j], v, sum);
+            }
+          }
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  // Through shared memory, as weights lie: [o][i][tap].
+  float* result = shared;
+#pragma unroll 1
+  for (int turn = 0; turn < (TF32 ? WARPS_K : 1); turn++) {
+    if (!TF32 || warp_k == turn) {
+#pragma unroll
+      for (int e = 0; e < COUNT; e++) {
+        int o, i, tap;
+        if (TF32) {
+          const int r = e % 4, mf = e / 4 % MF;
+          o = mf * 16 + r / 2 * 8 + g, i = warp_n * 8 + q * 2 + r % 2, tap = e / 4 / MF;
+        } else {
+          o = threadIdx.x / ACROSS + e % OUT * DOWN, i = threadIdx.x % ACROSS * IN + e / OUT % IN, tap = e / OUT / IN;
+        }
+        float& to = result[(o * IT + i) * TAPS + tap];
+        to = turn == 0 ? sums[e] : to + sums[e];
+      }
+    }
+    __syncthreads();
+  }
+  float* out = parts + (long long)blockIdx.x * c.out_c * c.in_c * taps;
+  for (int e = threadIdx.x; e < OT * IT * TAPS; e += THREADS) {
+    const int o = o0 + e / (IT * TAPS), i = i0 + e / TAPS % IT;
+    if (o < c.out_c && i < c.in_c) out[((long long)o * c.in_c + i) * taps + tap0 + e % TAPS] = result[e];
+  }
+}
+
+KERNEL(conv2d_fwd_tf32_128x16, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<128, 16, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_tf32_128x32, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<128, 32, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_tf32_128x64, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<128, 64, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_tf32_64x32, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<64, 32, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_tf32_any, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<64, 32, true, false, 0>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_fp32_128x16, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<128, 16, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_fp32_128x32, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<128, 32, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_fp32_128x64, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<128, 64, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_fp32_64x32, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<64, 32, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_fwd_fp32_any, 128, const float* __restrict__ x, const float* __restrict__ w,
+       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
+       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
+       double* __restrict__ counts, Conv c) {
+  convolve<64, 32, false, false, 0>(x, w, b, gamma, beta, averages, r, y, counts, c);
+}
+KERNEL(conv2d_bwd_x_tf32_128x16, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<128, 16, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_tf32_128x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<128, 32, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_tf32_128x64, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<128, 64, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_tf32_64x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<64, 32, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_tf32_any, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<64, 32, true, true, 0>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_fp32_128x16, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<128, 16, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_fp32_128x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<128, 32, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_fp32_128x64, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<128, 64, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_fp32_64x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<64, 32, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_x_fp32_any, 128, const float* __restrict__ dy, const float* __restrict__ w,
+       float* __restrict__ dx, Conv c) {
+  convolve<64, 32, false, true, 0>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+}
+KERNEL(conv2d_bwd_w_tf32_16x16, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<16, 16, true, 9>(x, dy, parts, c, tiles);
+}
+KERNEL(conv2d_bwd_w_tf32_32x32, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<32, 32, true, 9>(x, dy, parts, c, tiles);
+}
+KERNEL(conv2d_bwd_w_tf32_64x32, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<64, 32, true, 9>(x, dy, parts, c, tiles);
+}
+KERNEL(conv2d_bwd_w_tf32_any, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<32, 32, true, 1>(x, dy, parts, c, tiles);
+}
+KERNEL(conv2d_bwd_w_fp32_16x16, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<16, 16, false, 9>(x, dy, parts, c, tiles);
+}
+KERNEL(conv2d_bwd_w_fp32_32x32, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<32, 32, false, 9>(x, dy, parts, c, tiles);
+}
+KERNEL(conv2d_bwd_w_fp32_any, 128, const float* __restrict__ x, const float* __restrict__ dy,
+       float* __restrict__ parts, Conv c, int tiles) {
+  weight_gradient<32, 32, false, 1>(x, dy, parts, c, tiles);
+}
+
+// dw from its parts (count, n): 32 entries per block, whose warps take every eighth part.
+KERNEL(conv2d_bwd_w_sum, 256, const float* __restrict__ parts, float* __restrict__ dw, int count, long long n) {
+  SHARED(double, partial, [8][32]);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const long long at = (long long)blockIdx.x * 32 + lane;
+  double sum = 0.0;
+  if (at < n)
+    for (int i = warp; i < count; i += 8) sum += parts[i * n + at];
+  partial[warp][lane] = sum;
+  __syncthreads();
+  if (warp == 0 && at < n) {
+    for (int i = 1; i < 8; i++) sum += partial[i][lane];
+    dw[at] = (float)sum;
+  }
+}
+
+// db, first per block: sums of dy over every gridDim.y-th group of 8 pixels, 32 channels a block, to parts (gridDim.y, channels).
+KERNEL(conv2d_bwd_b, 256, const float* __restrict__ dy, float* __restrict__ parts, long long pixels, int channels) {
+  SHARED(double, partial, [8][32]);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;
+  double sum = 0.0;
+  if (channel < channels)
+    for (long long p = blockIdx.y * 8 + warp; p < pixels; p += gridDim.y * 8) sum += dy[p * channels + channel];
+  partial[warp][lane] = sum;
+  __syncthreads();
+  if (warp == 0 && channel < channels) {
+    for (int i = 1; i < 8; i++) sum += partial[i][lane];
+    parts[(long long)blockIdx.y * channels + channel] = (float)sum;
+  }
+}

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds what check.sh needs on a machine with a GPU and no Rust, and puts it into one folder of at most 64 MiB:
+#
+#   scripts/gpu/pack.sh [FOLDER] [DATA]     FOLDER is gpu-pack unless named, DATA the data folder whose MNIST is taken along
+#
+#   FOLDER/stepback-native   release build with kernels for compute capability 9.0 (STEPBACK_CUDA_ARCHS names others)
+#   FOLDER/cuda-tests        the executable of tests/cuda.rs
+#   FOLDER/data/MNIST/raw    the four files, gzipped, if DATA has them; CIFAR is too large and made up there
+#
+# Scripts, peers and configs are the repository's own. On the other machine, in the repository's folder:
+#
+#   scripts/gpu/check.sh gpu-pack/stepback-native --data gpu-pack/data --results gpu-results [STAGE...]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+folder=${1:-gpu-pack}
+data=${2:-data}
+export STEPBACK_CUDA_ARCHS=${STEPBACK_CUDA_ARCHS:-90a}
+# One target folder for both, so that the kernels are compiled once.
+cargo build --release --locked
+test=$(cargo test --release --locked --test cuda --no-run --message-format=json |
+    sed -n 's/.*"name":"cuda".*"executable":"\([^"]*\)".*/\1/p')
+if target/release/stepback-native devices | grep -q 'carries no kernels'; then
+    echo "the build found no nvcc: set NVCC, CUDA_HOME or PATH (see docs/gpu.md)" >&2
+    exit 1
+fi
+mkdir -p "$folder"
+cp target/release/stepback-native "$folder/stepback-native"
+cp "$test" "$folder/cuda-tests"
+strip "$folder/stepback-native" "$folder/cuda-tests"
+raw=$data/MNIST/raw
+for name in train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1; do
+    mkdir -p "$folder/data/MNIST/raw"
+    packed=$folder/data/MNIST/raw/$name-ubyte.gz
+    if [ -e "$raw/$name-ubyte.gz" ]; then
+        cp "$raw/$name-ubyte.gz" "$packed"
+    elif [ -e "$raw/$name-ubyte" ]; then
+        gzip -9 <"$raw/$name-ubyte" >"$packed"
+    else
+        echo "no $raw/$name-ubyte: MNIST will be made up" >&2
+        rm -rf "$folder/data"
+        break
+    fi
+done
+du -sh "$folder"/*
+size=$(du -sm "$folder" | cut -f1)
+if [ "$size" -gt 64 ]; then
+    echo "$folder has $size MiB, more than 64" >&2
+    exit 1
+fi

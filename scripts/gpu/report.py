@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""What check.sh needs besides the binary and PyTorch: configs, made-up data, tables. Standard library only.
+
+    report.py config NETWORK [--batch N]        one run of an experiment with Adam, as JSON
+    report.py data DIR NETWORK [--samples N]    random files in place of those that DIR lacks
+    report.py kernels FILE                      the lines of a report of bench-kernels that take longest
+    report.py table RESULTS                     ours beside PyTorch's
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import random
+import statistics
+import struct
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+CONFIGS = {
+    "mlp": "mnist_mlp",
+    "resnet20": "cifar10_resnet20",
+    "vgg16": "cifar10_vgg16",
+    "resnet110": "cifar100_resnet110",
+    "vit": "cifar10_vit",
+}
+
+
+def config(args):
+    run = json.loads((ROOT / "configs" / f"{CONFIGS[args.network]}.json").read_text())
+    del run["n_runs"]
+    run |= {"opt": {"name": "adam", "lr": 0.001}, "run_id": 0}
+    if args.batch:
+        run["batch_size"] = args.batch
+    print(json.dumps([run], indent=4))
+
+
+def made_up(path, header, record, count, classes, label):
+    """Random records with a label at one place of each; written under another name first."""
+    draws = random.Random(path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(header)
+        for _ in range(count):
+            bytes = bytearray(draws.randbytes(record))
+            if label is not None:
+                bytes[label] %= classes
+            file.write(bytes)
+    partial.rename(path)
+    print(f"{path}: made up")
+
+
+def data(args):
+    """The raw files of a network's data set, where neither they nor their other forms are there."""
+    train, val = (min(n, args.samples or n) for n in (50_000, 10_000))
+    files = []
+    if args.network == "mlp":
+        folder = args.dir / "MNIST" / "raw"
+        train = min(60_000, args.samples or 60_000)
+        for half, n in (("train", train), ("t10k", val)):
+            images = struct.pack(">4i", 0x803, n, 28, 28)
+            files.append((folder / f"{half}-images-idx3-ubyte", images, 784, n, None))
+            files.append((folder / f"{half}-labels-idx1-ubyte", struct.pack(">2i", 0x801, n), 1, n, 0))
+        classes = 10
+    elif args.network == "resnet110":
+        folder = args.dir / "cifar-100-binary"
+        files = [(folder / "train.bin", b"", 3074, train, 1), (folder / "test.bin", b"", 3074, val, 1)]
+        classes = 100
+    else:
+        folder = args.dir / "cifar-10-batches-bin"
+        files = [(folder / f"data_batch_{i}.bin", b"", 3073, train // 5, 0) for i in range(1, 6)]
+        files.append((folder / "test_batch.bin", b"", 3073, val, 0))
+        classes = 10
+    missing = [file for file in files if not (file[0].exists() or file[0].with_name(file[0].name + ".gz").exists())]
+    for path, header, record, count, label in missing:
+        made_up(path, header, record, count, classes, label)
+    if missing:
+        (args.dir / "made-up").touch()
+
+
+def kernels(args):
+    report = json.loads(args.file.read_text())
+    print(f"{report['gpu'] or report['device']}, {report['precision']}")
+    lines = []
+    for line in report["peaks"]:
+        rate = "-"
+        if line["seconds"]:
+            copy = line["name"] == "copy"
+            rate = f"{line['gb_per_s']:.0f} GB/s" if copy else f"{line['tflop_per_s']:.1f} TFLOP/s"
+        lines.append([line["name"], rate])
+    print_table(["machine", "rate"], lines)
+    percent = lambda x: "-" if x is None else f"{100 * x:.0f} %"
+    slowest = sorted((l for l in report["rows"] if l["seconds"]), key=lambda l: -l["seconds"])[:30]
+    lines = [[l["name"], l["about"], l["part"], f"{1e6 * l['seconds']:.1f}", percent(l["share_of_copy"]),
+              percent(l["share_of_peak"]), f"{l['error']:.1e}"] for l in slowest]
+    print_table(["name", "about", "part", "us", "of copy", "of peak", "error"], lines)
+    # TF32 rounds to 11 bits; in single precision it is the order of long sums that differs.
+    most = lambda l: 2e-3 if l["precision"] == "tf32" else 1e-4
+    wrong = [l for l in report["peaks"] + report["rows"] if l["error"] is None or l["error"] > most(l)]
+    for line in wrong:
+        print(f"error of {line['name']} ({line['about']}), {line['part']}: {line['error']}")
+    lines = []
+    for line in report["experiments"]:
+        if line["seconds"] is None:
+            lines.append([line["name"], line["kernels"] or "-", line["cannot"] or "-", "", ""])
+        else:
+            lines.append([line["name"], line["kernels"], f"{1e3 * line['seconds']:.3f}",
+                          f"{line['images_per_s']:.0f}", percent(line["share_of_floor"])])
+    print_table(["experiment", "kernels", "ms per step", "images/s", "of floor"], lines)
+    if wrong:
+        raise SystemExit(1)
+
+
+def print_table(header, lines):
+    rows = [header, *lines]
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(header))]
+    for row in rows:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print()
+
+
+def one_run(folder):
+    """The run in an output folder of one config, None if it did not end."""
+    files = list(folder.glob("*.json"))
+    runs = json.loads(files[0].read_text()) if files else []
+    return runs[0] if runs else None
+
+
+def seconds(run):
+    start, end = (datetime.datetime.fromisoformat(run["summary"][key]) for key in ("start_time", "end_time"))
+    return (end - start).total_seconds()
+
+
+def ours(results, network, precision):
+    """Epoch and training seconds of ours, and the last losses."""
+    short, long = (one_run(results / f"{network}-{precision}-{length}") for length in ("short", "long"))
+    if not (short and long):
+        return None
+    history = long["history"]
+    more = len(history) - len(short["history"])
+    return {
+        # From start to end of a run, evaluation included; what happens once is in both.
+        "epoch_seconds": (seconds(long) - seconds(short)) / more,
+        "train_seconds": statistics.median(e["train_epoch_time"] for e in history[1:]),
+        "train_loss": history[-1]["train_loss"],
+        "val_loss": history[-1]["val_loss"],
+    }
+
+
+def table(args):
+    """Above 1, ours is faster."""
+    lines, notes = [], []
+    for network in CONFIGS:
+        for precision in ("default", "tf32"):
+            path = args.results / f"{network}-{precision}-peer.txt"
+            text = path.read_text() if path.exists() else ""
+            peers = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            notes += [f"PyTorch {network} {p['mode']}: {p['failed']}" for p in peers if "failed" in p]
+            peers = [p for p in peers if "failed" not in p]
+            mine = ours(args.results, network, precision)
+            if not (mine or peers):
+                continue
+            show = lambda x, digits=4: "-" if x is None else f"{x:.{digits}f}"
+            line = [network, precision]
+            line += [show(mine and mine[key]) for key in ("train_seconds", "epoch_seconds")]
+            eager = next((p for p in peers if p["mode"] == "eager"), None)
+            best = min(peers, key=lambda p: p["epoch_seconds"], default=None)
+            line.append(show(eager and eager["epoch_seconds"]))
+            line += [show(best and best["epoch_seconds"]), best["mode"] if best else "-"]
+            for peer in (eager, best):
+                for key in ("train_seconds", "epoch_seconds"):
+                    both = mine and peer and mine[key] > 0
+                    line.append(show(peer[key] / mine[key] if both else None, 2))
+            line += [show(mine and mine["train_loss"]), show(best and best["train_loss"])]
+            lines.append(line)
+    if not lines:
+        return
+    print("Seconds per epoch of training (train) and of training and both evaluations (epoch); ratios above 1: ours is faster.")
+    print_table(["network", "precision", "train", "epoch", "eager", "best", "mode", "x eager train", "x eager", "x best train",
+                 "x best", "loss", "best's loss"], lines)
+    for note in notes:
+        print(note)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    path = pathlib.Path
+    for run, names in ((config, ["network"]), (data, ["dir", "network"]), (kernels, ["file"]), (table, ["results"])):
+        command = commands.add_parser(run.__name__)
+        command.set_defaults(run=run)
+        for name in names:
+            choices = {"choices": list(CONFIGS)} if name == "network" else {"type": path}
+            command.add_argument(name, **choices)
+        command.add_argument("--samples", type=int)
+        command.add_argument("--batch", type=int)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

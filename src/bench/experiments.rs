@@ -1,0 +1,206 @@
+//! The training step of each of the five experiments, on made-up data.
+
+use serde_json::{Map, Value, json};
+
+use crate::config::RunConfig;
+use crate::data::made_up;
+use crate::device::{Device, Target};
+use crate::error::{Kind, Result};
+use crate::train::pace;
+
+struct Experiment {
+    name: &'static str,
+    config: &'static str,
+    /// (rows, columns, channels)
+    sample: [usize; 3],
+    classes: u32,
+    /// The least time of a step on an H200 in TF32, whatever the program: the largest of what arithmetic, DRAM and L2
+    /// traffic take ("FLOOR max" of plan "practical", worked out in 2026 from FLOPs and bytes, not measured).
+    floor: f64,
+}
+
+const CIFAR: [usize; 3] = [32, 32, 3];
+
+const EXPERIMENTS: &[Experiment] = &[
+    Experiment {
+        name: "mnist_mlp",
+        config: include_str!("../../configs/mnist_mlp.json"),
+        sample: [28, 28, 1],
+        classes: 10,
+        floor: 0.7e-6,
+    },
+    Experiment {
+        name: "cifar10_resnet20",
+        config: include_str!("../../configs/cifar10_resnet20.json"),
+        sample: CIFAR,
+        classes: 10,
+        floor: 187e-6,
+    },
+    Experiment {
+        name: "cifar100_resnet110",
+        config: include_str!("../../configs/cifar100_resnet110.json"),
+        sample: CIFAR,
+        classes: 100,
+        floor: 1078e-6,
+    },
+    Experiment {
+        name: "cifar10_vgg16",
+        config: include_str!("../../configs/cifar10_vgg16.json"),
+        sample: CIFAR,
+        classes: 10,
+        floor: 601e-6,
+    },
+    Experiment {
+        name: "cifar10_vit",
+        config: include_str!("../../configs/cifar10_vit.json"),
+        sample: CIFAR,
+        classes: 10,
+        floor: 5367e-6,
+    },
+];
+
+/// Numbers of parameters of the experiments, in their order.
+pub(super) const PARAMETERS: [usize; 5] = [89_610, 269_722, 1_733_812, 15_253_578, 9_524_842];
+
+/// What tells an experiment's line from others in a report.
+pub const ABOUT: &str = "training step with Adam";
+pub const PART: &str = "step";
+
+/// An experiment's line.
+pub struct Pace {
+    pub name: &'static str,
+    pub batch: usize,
+    /// Kernels of a step, none on the CPU, and seconds, none on the emulator; or why it cannot be trained.
+    pub measured: Result<(usize, Option<f64>), String>,
+    floor: f64,
+}
+
+impl Pace {
+    pub fn seconds(&self) -> Option<f64> {
+        self.measured.as_ref().ok()?.1
+    }
+
+    pub fn images_per_second(&self) -> Option<f64> {
+        self.seconds().map(|s| self.batch as f64 / s)
+    }
+
+    /// The floor over the time of a step, where the batch is the experiment's.
+    pub fn share_of_floor(&self) -> Option<f64> {
+        let floor = Some(self.floor).filter(|floor| floor.is_finite());
+        Some(floor? / self.seconds()?)
+    }
+
+    pub(super) fn to_json(&self) -> Map<String, Value> {
+        let value = json!({
+            "name": self.name, "about": ABOUT, "part": PART, "batch": self.batch,
+            "kernels": self.measured.as_ref().ok().map(|m| m.0), "seconds": self.seconds(),
+            "images_per_s": self.images_per_second(), "share_of_floor": self.share_of_floor(),
+            "cannot": self.measured.as_ref().err(),
+        });
+        match value {
+            Value::Object(map) => map,
+            _ => unreachable!("an object was written"),
+        }
+    }
+}
+
+/// Adds all experiments whose name contains `filter`. Off the GPU a batch is two images, and on the emulator runs are set
+/// up alone.
+pub(super) fn all(target: Target, filter: &str, to: &mut Vec<Pace>) -> Result<()> {
+    for experiment in EXPERIMENTS.iter().filter(|e| e.name.contains(filter)) {
+        to.push(one(target, experiment).map_err(|e| super::of(experiment.name, e))?);
+    }
+    Ok(())
+}
+
+fn one(target: Target, experiment: &Experiment) -> Result<Pace> {
+    let mut config = config(experiment);
+    let (steps, epochs) = match target.device {
+        Device::Cuda(_) => (100, 5),
+        Device::Cpu => (1, 3),
+        Device::Emulator => (1, 0),
+    };
+    let at_size = super::at_size(target.device);
+    if !at_size {
+        config.batch_size = 2;
+    }
+    let batch = config.batch_size;
+    let samples = [steps * batch, batch];
+    let data = made_up(&config, &experiment.sample, experiment.classes, samples)?;
+    let measured = match pace(&config, &data, target, epochs) {
+        Ok(pace) => Ok((pace.kernels, pace.seconds)),
+        // An op without kernels.
+        Err(error) if error.kind == Kind::Usage => Err(error.message),
+        Err(error) => return Err(error),
+    };
+    Ok(Pace {
+        name: experiment.name,
+        batch,
+        measured,
+        floor: if at_size {
+            experiment.floor
+        } else {
+            f64::INFINITY
+        },
+    })
+}
+
+/// The experiment's first run, with Adam.
+fn config(experiment: &Experiment) -> RunConfig {
+    let file = serde_json::from_str(experiment.config);
+    let Ok(Value::Object(mut map)) = file else {
+        panic!("configs/{}.json is an object", experiment.name);
+    };
+    map.remove("n_runs");
+    map.insert("opt".into(), json!({"name": "adam", "lr": 1e-3}));
+    RunConfig::from_json(&map).expect("a config without choices but that of opt")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Params;
+    use crate::models;
+    use crate::random::torch::Generator;
+
+    #[test]
+    fn experiments_have_their_numbers_of_parameters() {
+        for (experiment, expected) in EXPERIMENTS.iter().zip(PARAMETERS) {
+            let config = config(experiment);
+            let data = made_up(&config, &experiment.sample, experiment.classes, [2, 2]).unwrap();
+            let data = models::Data {
+                input: data.train.input_shape().to_vec(),
+                target: data.train.target_shape().to_vec(),
+                classes: data.train.classes(),
+                index_bounds: None,
+            };
+            let mut params = Params::new(Generator::new(1));
+            let row = models::row(&config.model).unwrap();
+            row.build(&mut params, &data, &config.model_kwargs).unwrap();
+            assert_eq!(params.values.len(), expected, "{}", experiment.name);
+        }
+    }
+
+    #[test]
+    fn a_step_is_measured_on_the_cpu() {
+        let mut paces = Vec::new();
+        all(Target::CPU, "mnist", &mut paces).unwrap();
+        assert_eq!(paces.len(), 1);
+        assert!(paces[0].seconds().unwrap() > 0.0 && paces[0].share_of_floor().is_none());
+    }
+
+    #[cfg(emulator)]
+    #[test]
+    fn kernels_of_a_step_are_counted() {
+        let target = Target {
+            device: Device::Emulator,
+            precision: None,
+        };
+        let mut paces = Vec::new();
+        all(target, "mnist", &mut paces).unwrap();
+        let (kernels, seconds) = paces[0].measured.clone().unwrap();
+        // Layers, activations, their gradients, loss, batch and update.
+        assert!((15..40).contains(&kernels), "{kernels}");
+        assert_eq!(seconds, None);
+    }
+}

@@ -1,0 +1,397 @@
+//! Kernels one op and one optimizer at a time - how long, how much work, how far from the CPU body - and the training
+//! step of whole experiments.
+//!
+//! On a GPU at the shapes of the five experiments; elsewhere, where times say little, at the small shapes of the
+//! tables.
+
+mod experiments;
+mod machine;
+mod shapes;
+
+use serde_json::{Map, Value, json};
+
+use crate::device::gpu::{Gpu, Precision, Queue, Step};
+use crate::device::{self, Device, Slot, Target};
+use crate::error::{Error, Result};
+use crate::graph::Memory;
+use crate::ops::{Case, ROWS, distance};
+use crate::optim::{self, Method, Moment, State, Update};
+use crate::random::torch::Generator;
+pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, Pace};
+use machine::{median, times};
+use shapes::AT_SIZE;
+
+/// Everything that was measured.
+#[derive(Default)]
+pub struct Report {
+    /// What the machine can do: copies, and multiply-adds in each precision; none on the CPU.
+    pub peaks: Vec<Measured>,
+    pub rows: Vec<Measured>,
+    pub experiments: Vec<Pace>,
+    /// What ended the measurements early; what was measured before is there.
+    pub fault: Option<Error>,
+}
+
+/// One line of the report.
+pub struct Measured {
+    pub name: String,
+    pub about: String,
+    /// Which half of an op, or both.
+    pub part: &'static str,
+    pub launches: usize,
+    /// Of all ranges that the launches name, each once a launch.
+    pub bytes: usize,
+    pub flops: usize,
+    /// Of its products, where it has some.
+    pub precision: Option<Precision>,
+    /// The median of several runs; none on the emulator.
+    pub seconds: Option<f64>,
+    /// The largest distance from the CPU body's numbers, relative to their largest.
+    pub error: f32,
+}
+
+impl Measured {
+    /// Bytes per second.
+    pub fn rate(&self) -> Option<f64> {
+        self.seconds.map(|s| self.bytes as f64 / s)
+    }
+
+    /// Floating-point operations per second.
+    pub fn speed(&self) -> Option<f64> {
+        self.seconds.map(|s| self.flops as f64 / s)
+    }
+}
+
+impl Report {
+    fn peak(&self, name: &str) -> Option<&Measured> {
+        self.peaks.iter().find(|p| p.name == name)
+    }
+
+    /// A line's share of what the machine can copy.
+    pub fn share_of_copy(&self, line: &Measured) -> Option<f64> {
+        Some(line.rate()? / self.peak(machine::COPY)?.rate()?)
+    }
+
+    /// A line's share of what the machine can multiply and add in the same precision.
+    pub fn share_of_peak(&self, line: &Measured) -> Option<f64> {
+        let peak = self.peak(machine::peak_name(line.precision?))?;
+        Some(line.speed()? / peak.speed()?).filter(|_| line.flops > 0)
+    }
+
+    /// `before` gives a line's seconds in an earlier report.
+    pub fn to_json(
+        &self,
+        target: Target,
+        before: impl Fn(&str, &str, &str) -> Option<f64>,
+    ) -> Value {
+        let line = |m: &Measured| {
+            json!({
+                "name": m.name, "about": m.about, "part": m.part, "launches": m.launches, "bytes": m.bytes,
+                "flops": m.flops, "precision": m.precision.map(Precision::name), "seconds": m.seconds,
+                "gb_per_s": m.rate().map(|r| r / 1e9), "tflop_per_s": m.speed().map(|s| s / 1e12),
+                "share_of_copy": self.share_of_copy(m), "share_of_peak": self.share_of_peak(m), "error": m.error,
+                "baseline_seconds": before(&m.name, &m.about, m.part),
+            })
+        };
+        let lines = |rows: &[Measured]| rows.iter().map(line).collect::<Vec<_>>();
+        let gpu = match target.device {
+            Device::Cuda(index) => device::usable_gpu(index).ok(),
+            Device::Cpu | Device::Emulator => None,
+        };
+        let experiment = |p: &Pace| {
+            let mut object: Map<String, Value> = p.to_json();
+            let before = before(p.name, experiments::ABOUT, experiments::PART);
+            object.insert("baseline_seconds".into(), before.into());
+            object
+        };
+        json!({
+            "device": target.device.name(), "gpu": gpu, "precision": target.precision_name(),
+            "version": env!("CARGO_PKG_VERSION"), "peaks": lines(&self.peaks), "rows": lines(&self.rows),
+            "experiments": self.experiments.iter().map(experiment).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Measures everything whose name contains `filter` and that has kernels.
+pub fn measure(target: Target, filter: &str) -> Report {
+    let mut report = Report::default();
+    report.fault = fill(&mut report, target, filter).err();
+    report
+}
+
+fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
+    let large = at_size(target.device);
+    // Open as long as there is something to measure: making a GPU's context takes longer than most kernels.
+    let _context = large.then(|| Gpu::open(target.device)).transpose()?;
+    if target.device != Device::Cpu {
+        report.peaks = machine::peaks(target.device)?;
+    }
+    let covered = |name: &str| large && AT_SIZE.iter().any(|(n, _)| *n == name);
+    let of_tables = ROWS.iter().filter(|row| !covered(row.name));
+    let of_tables = of_tables.flat_map(|row| row.cases.iter().map(|c| (row.name, c)));
+    let of_experiments = AT_SIZE.iter().filter(|(name, _)| covered(name));
+    let of_experiments = of_experiments.map(|(name, case)| (*name, case));
+    let mut cases: Vec<(&str, &Case)> = of_experiments.chain(of_tables).collect();
+    cases.retain(|(name, _)| name.contains(filter));
+    // Stable: the cases of an op stay in order.
+    cases.sort_by_key(|(name, _)| *name);
+    for (name, case) in cases {
+        let lines = match target.device {
+            Device::Cpu => Ok(op_on_cpu(name, case)),
+            _ => op(target, name, case),
+        };
+        let about = case.about;
+        report
+            .rows
+            .extend(lines.map_err(|e| of(&format!("{name} ({about})"), e))?);
+    }
+    let sizes: &[usize] = if large {
+        &experiments::PARAMETERS
+    } else {
+        &[3001]
+    };
+    for row in optim::ROWS {
+        let name = row.entry.name;
+        for &n in sizes.iter().filter(|_| name.contains(filter)) {
+            let line = optimizer(target, name, n);
+            report.rows.push(line.map_err(|e| of(name, e))?);
+        }
+    }
+    experiments::all(target, filter, &mut report.experiments)
+}
+
+/// Are shapes those of the experiments there? Where times mean little, small ones do.
+fn at_size(device: Device) -> bool {
+    matches!(device, Device::Cuda(_))
+}
+
+/// An error with what it was met at.
+fn of(what: &str, mut error: Error) -> Error {
+    error.message = format!("{what}: {}", error.message);
+    error
+}
+
+/// In which precision an op's products are computed.
+fn precision(target: Target, name: &str) -> Precision {
+    let queue = Queue::new(target.precision);
+    match name {
+        "conv2d" => queue.conv_precision(),
+        _ => queue.linear_precision(),
+    }
+}
+
+const SEED: u64 = 1;
+const PARTS: [&str; 2] = ["forward", "backward"];
+
+/// Forward and backward of one case; nothing where the op has no kernels.
+fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
+    let mut example = case.example(SEED, target.device);
+    let flops = example.plan.flops_of_halves();
+    let mut gpu = Gpu::open(target.device)?;
+    let Some(loaded) = example.load(&mut gpu, target.precision)? else {
+        return Ok(Vec::new());
+    };
+    let ours = example.run(&mut gpu, &loaded)?;
+    let programs = loaded.0.each_ref().map(|half| half.program);
+    let seconds = match at_size(target.device) {
+        true => times(&mut gpu, programs)?.map(Some),
+        false => [None; 2],
+    };
+    drop(gpu);
+    example.plan = case.plan(&example.params, Device::Cpu);
+    let expected = example.on_cpu(&example.params.values);
+    let errors = [
+        distance(&ours.0, &expected.0),
+        distance(&ours.1, &expected.1),
+    ];
+    let halves = loaded.0.iter().enumerate();
+    let halves = halves.filter(|(_, half)| half.launches > 0);
+    let measured = halves.map(|(i, half)| Measured {
+        name: name.to_owned(),
+        about: case.about.to_owned(),
+        part: PARTS[i],
+        launches: half.launches,
+        bytes: half.bytes,
+        flops: flops[i],
+        precision: Some(precision(target, name)),
+        seconds: seconds[i],
+        error: errors[i],
+    });
+    Ok(measured.collect())
+}
+
+/// Both halves at once, the CPU's body being what errors are measured from.
+fn op_on_cpu(name: &str, case: &Case) -> Vec<Measured> {
+    let example = case.example(SEED, Device::Cpu);
+    let mut memory = Memory::new(&example.params, &[&example.plan]);
+    for slot in &example.plan.inputs {
+        memory.get_mut(*slot).copy_from_slice(&example.data);
+    }
+    let seed = example.plan.seed;
+    memory.get_mut(seed).copy_from_slice(&example.upstream);
+    let seconds = median(|| {
+        let start = std::time::Instant::now();
+        example.plan.run(&mut memory, Default::default());
+        Ok(start.elapsed().as_secs_f64())
+    });
+    let [x, y] = [example.params.values.len(), example.upstream.len()];
+    vec![Measured {
+        name: name.to_owned(),
+        about: case.about.to_owned(),
+        part: "both",
+        launches: 0,
+        // Operands, results and the gradients of both.
+        bytes: 2 * (x + y) * size_of::<f32>(),
+        flops: example.plan.flops(),
+        precision: Some(Precision::Fp32),
+        seconds: seconds.ok(),
+        error: 0.0,
+    }]
+}
+
+/// One update of `n` parameters by a method with its default keys.
+fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
+    let opt = json!({"name": name, "lr": 0.01});
+    let opt = opt.as_object().expect("an object");
+    let method = Method::new(opt)?;
+    let mut state = State::new(opt, n)?;
+    let (mut w, mut g) = (vec![0.0; n], vec![0.0; n]);
+    let mut generator = Generator::new(4);
+    generator.normal(&mut w, 0.0, 1.0);
+    generator.normal(&mut g, 0.0, 1.0);
+    let mut measured = Measured {
+        name: name.to_owned(),
+        about: format!("{n} parameters"),
+        part: "update",
+        launches: 0,
+        // Weights and state are read and written, the gradient is read.
+        bytes: (3 + 2 * method.vectors) * n * size_of::<f32>(),
+        flops: 0,
+        precision: None,
+        seconds: None,
+        error: 0.0,
+    };
+    if target.device == Device::Cpu {
+        let seconds = median(|| {
+            let start = std::time::Instant::now();
+            state.step(0.01, 1.0, &mut w, &g);
+            Ok(start.elapsed().as_secs_f64())
+        })?;
+        return Ok(Measured {
+            seconds: Some(seconds),
+            ..measured
+        });
+    }
+    let mut gpu = Gpu::open(target.device)?;
+    gpu.alloc::<f32>("arena", 2 * n + 1)?;
+    let slot = |start, len| Slot { start, len };
+    let (dw, dg, loss) = (slot(0, n), slot(n, n), slot(2 * n, 1));
+    let at = Moment {
+        k: 1,
+        lr: 0.01,
+        initial_lr: 0.01,
+    };
+    let now = gpu.alloc_with(
+        "step",
+        &[Step {
+            c: method.optimizer.coefficients(at),
+            ..Step::default()
+        }],
+    )?;
+    let update = Update::new(&mut gpu, &method, [dw, dg, loss], now, 1)?;
+    let mut queue = Queue::default();
+    method.optimizer.queue(&update, &mut queue);
+    measured.launches = queue.launches().len();
+    let program = gpu.prepare(queue)?;
+    gpu.upload(dw, &w)?;
+    gpu.upload(dg, &g)?;
+    gpu.upload(loss, &[1.0])?;
+    gpu.run(program)?;
+    let ours: Vec<f32> = gpu.download(dw)?;
+    state.step(0.01, 1.0, &mut w, &g);
+    measured.error = distance(&ours, &w);
+    if at_size(target.device) {
+        measured.seconds = times(&mut gpu, [program])?.first().copied();
+    }
+    Ok(measured)
+}
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use super::*;
+
+    const EMULATOR: Target = Target {
+        device: Device::Emulator,
+        precision: None,
+    };
+
+    /// The shapes fit the ops, whether or not there are kernels.
+    #[test]
+    fn every_shape_of_the_experiments_can_be_recorded() {
+        use crate::graph::Params;
+        for (name, case) in AT_SIZE {
+            assert!(ROWS.iter().any(|row| row.name == *name), "{name}");
+            // Of the shapes alone: values would take minutes to draw.
+            let mut params = Params::new(Generator::new(1));
+            for shape in case.inputs {
+                params.constant("x", shape, 0.0);
+            }
+            params.buffer("buffers", &[case.buffers], 1.0);
+            assert!(case.plan(&params, Device::Emulator).end() > 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn shares_are_of_the_machines_peaks() {
+        let line = |name: &str, precision, seconds| Measured {
+            name: name.into(),
+            about: String::new(),
+            part: "",
+            launches: 1,
+            bytes: 100,
+            flops: 1000,
+            precision,
+            seconds: Some(seconds),
+            error: 0.0,
+        };
+        let report = Report {
+            peaks: vec![
+                line("copy", None, 1.0),
+                line("peak_fp32", Some(Precision::Fp32), 2.0),
+                line("peak_tf32", Some(Precision::Tf32), 1.0),
+            ],
+            ..Report::default()
+        };
+        let measured = line("linear", Some(Precision::Fp32), 4.0);
+        assert_eq!(report.share_of_copy(&measured), Some(0.25));
+        assert_eq!(report.share_of_peak(&measured), Some(0.5));
+        let measured = line("conv2d", Some(Precision::Tf32), 4.0);
+        assert_eq!(report.share_of_peak(&measured), Some(0.25));
+    }
+
+    #[test]
+    fn kernels_that_only_multiply_and_add_do_so() {
+        let peaks = machine::peaks(Device::Emulator).unwrap();
+        assert_eq!(peaks.len(), 3);
+        for peak in peaks {
+            assert!(peak.error < 1e-6, "{} is {} off", peak.name, peak.error);
+        }
+    }
+
+    #[test]
+    fn forward_and_backward_are_measured_apart() {
+        let report = measure(EMULATOR, "linear");
+        assert!(report.fault.is_none());
+        let forward: Vec<_> = report.rows.iter().filter(|r| r.part == "forward").collect();
+        assert!(!forward.is_empty());
+        assert_eq!(2 * forward.len(), report.rows.len());
+        assert!(
+            report
+                .rows
+                .iter()
+                .all(|r| r.launches > 0 && r.error < 1e-5 && r.seconds.is_none())
+        );
+        assert_eq!(forward[0].launches, 1);
+        assert_eq!(forward[0].flops, 2 * 3 * 5 * 4);
+    }
+}

@@ -1,0 +1,310 @@
+//! How the kernels cut a convolution into tiles: their geometry, the launches' grids and shared memory.
+//! `kernels/conv2d.cu` says what a tile is.
+
+use crate::device::Slot;
+use crate::device::cpu::conv::Shape;
+use crate::device::gpu::{self, Grid, Precision};
+
+/// Blocks that run at the same time: two on each of an H100's multiprocessors.
+const BLOCKS: usize = 264;
+
+/// Shared memory of a block, in bytes: what leaves room for a second one on large GPUs, and is all that there is on small
+/// ones (compute capability 8.6). Kernels of many taps need more, up to what large GPUs have.
+const GOOD_SHARED: usize = 99 << 10;
+const MOST_SHARED: usize = 227 << 10;
+
+/// The forms that kernels come in: 3x3 taps in tiles of so many pixels by so many channels, or any taps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// 128 by 16.
+    N16,
+    /// 128 by 32.
+    N32,
+    /// 128 by 64.
+    N64,
+    /// 64 by 32, where there would be few blocks.
+    Few,
+    /// 64 by 32, any taps.
+    Any,
+}
+
+impl Form {
+    fn pixels(self) -> usize {
+        match self {
+            Form::N16 | Form::N32 | Form::N64 => 128,
+            Form::Few | Form::Any => 64,
+        }
+    }
+
+    fn channels(self) -> usize {
+        match self {
+            Form::N16 => 16,
+            Form::N32 | Form::Few | Form::Any => 32,
+            Form::N64 => 64,
+        }
+    }
+
+    /// Input channels in shared memory at a time.
+    fn chunk(self) -> usize {
+        if self == Form::N64 { 8 } else { 16 }
+    }
+}
+
+/// Rectangles of pixels, of one image or of several small ones. Everything in powers of two.
+struct Tiles {
+    log_h: usize,
+    log_w: usize,
+    log_images: usize,
+    count: usize,
+}
+
+impl Tiles {
+    /// Of `pixels` pixels each, for images of this size.
+    fn new(images: usize, [height, width]: [usize; 2], pixels: usize) -> Tiles {
+        let log = |n: usize| n.next_power_of_two().trailing_zeros() as usize;
+        let log_w = log(width).clamp(1, 5.min(log(pixels)));
+        let log_h = log(height).min(log(pixels) - log_w);
+        let log_images = log(pixels) - log_w - log_h;
+        let count = height.div_ceil(1 << log_h)
+            * width.div_ceil(1 << log_w)
+            * images.div_ceil(1 << log_images);
+        Tiles {
+            log_h,
+            log_w,
+            log_images,
+            count,
+        }
+    }
+
+    /// Rows, columns and pixels of the input that a tile sees, whose outputs are `step` apart and see `span` each way.
+    fn patch(&self, step: usize, span: usize) -> (usize, usize, usize) {
+        let [h, w] = [self.log_h, self.log_w].map(|log| ((1 << log) - 1) * step + span);
+        (h, w, (h * w) << self.log_images)
+    }
+}
+
+/// A launch that computes y or dx.
+pub struct Gather {
+    pub form: Form,
+    pub geometry: gpu::Conv,
+    pub grid: Grid,
+    /// Tiles of pixels.
+    pub tiles: usize,
+}
+
+impl Gather {
+    pub fn forward(shape: Shape) -> Gather {
+        let grid = [shape.out_height(), shape.out_width()];
+        let geometry = gpu::Conv {
+            in_h: shape.height as i32,
+            in_w: shape.width as i32,
+            in_c: shape.channels_in as i32,
+            out_h: grid[0] as i32,
+            out_w: grid[1] as i32,
+            out_c: shape.channels_out as i32,
+            ..conv(shape)
+        };
+        let span = (shape.stride, shape.kernel);
+        Gather::new(shape, geometry, grid, 1, shape.channels_out, span)
+    }
+
+    /// The way back to dx: with stride s, s^2 classes of pixels.
+    pub fn back(shape: Shape) -> Gather {
+        let grid = [shape.height, shape.width].map(|n| n.div_ceil(shape.stride));
+        let geometry = gpu::Conv {
+            in_h: shape.out_height() as i32,
+            in_w: shape.out_width() as i32,
+            in_c: shape.channels_out as i32,
+            out_h: shape.height as i32,
+            out_w: shape.width as i32,
+            out_c: shape.channels_in as i32,
+            ..conv(shape)
+        };
+        let span = (1, shape.kernel.div_ceil(shape.stride));
+        let classes = shape.stride * shape.stride;
+        Gather::new(shape, geometry, grid, classes, shape.channels_in, span)
+    }
+
+    fn new(
+        shape: Shape,
+        geometry: gpu::Conv,
+        grid: [usize; 2],
+        classes: usize,
+        channels: usize,
+        (step, span): (usize, usize),
+    ) -> Gather {
+        let blocks = |form: Form| {
+            let tiles = Tiles::new(shape.images, grid, form.pixels());
+            tiles.count * channels.div_ceil(form.channels()) * classes
+        };
+        let form = match channels {
+            _ if shape.kernel != 3 => Form::Any,
+            0..=16 => Form::N16,
+            17..=32 if blocks(Form::N32) > BLOCKS / 3 => Form::N32,
+            33.. if blocks(Form::N64) > BLOCKS / 3 => Form::N64,
+            _ => Form::Few,
+        };
+        let tiles = Tiles::new(shape.images, grid, form.pixels());
+        let (patch_h, patch_w, patch) = tiles.patch(step, span);
+        let taps = shape.kernel * shape.kernel;
+        // Pixels and weights as they lie in memory, the latter (channels, chunk, taps) or (chunk, channels, taps), with
+        // pitches that keep the banks apart.
+        let (chunk, wide) = (form.chunk(), form.channels());
+        let weights = chunk * wide * taps + (4 * wide).max(8 * chunk);
+        let stage = 4 * (patch * (chunk + 4) + weights);
+        let several = geometry.in_c as usize > chunk;
+        let stages = if several && 2 * stage <= GOOD_SHARED {
+            2
+        } else {
+            1
+        };
+        // Sums per channel, where they are wanted: two doubles per channel from up to 32 threads.
+        let shared = (stages * stage).max(32 * wide * 16);
+        assert!(
+            shared <= MOST_SHARED,
+            "conv2d: {shape:?} has too large a kernel"
+        );
+        let y = channels.div_ceil(form.channels());
+        Gather {
+            form,
+            geometry: gpu::Conv {
+                grid_h: grid[0] as i32,
+                grid_w: grid[1] as i32,
+                log_tile_h: tiles.log_h as i32,
+                log_tile_w: tiles.log_w as i32,
+                log_images: tiles.log_images as i32,
+                patch_h: patch_h as i32,
+                patch_w: patch_w as i32,
+                stages: stages as i32,
+                ..geometry
+            },
+            grid: Grid {
+                blocks: [tiles.count, y, classes].map(|n| n as u32),
+                shared: shared as u32,
+            },
+            tiles: tiles.count,
+        }
+    }
+}
+
+/// The forms of the weight gradient's kernels: channels of dy by channels of x.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightForm {
+    /// 16 by 16.
+    Small,
+    /// 32 by 32.
+    Square,
+    /// 64 by 32.
+    Tall,
+    /// 32 by 32, one tap at a time.
+    Any,
+}
+
+/// A launch that computes parts of dw.
+pub struct Weights {
+    pub form: WeightForm,
+    pub geometry: gpu::Conv,
+    pub grid: Grid,
+    /// Tiles of pixels.
+    pub tiles: usize,
+    /// Parts, each the size of dw.
+    pub parts: usize,
+}
+
+impl Weights {
+    pub fn new(shape: Shape, precision: Precision) -> Weights {
+        let (channels_out, channels_in) = (shape.channels_out, shape.channels_in);
+        let form = match precision {
+            _ if shape.kernel != 3 => WeightForm::Any,
+            _ if channels_out.min(channels_in) <= 16 => WeightForm::Small,
+            Precision::Tf32 if channels_out > 32 => WeightForm::Tall,
+            _ => WeightForm::Square,
+        };
+        let (out, inn, most) = match form {
+            WeightForm::Small => (16, 16, 128),
+            WeightForm::Square | WeightForm::Any => (32, 32, 128),
+            WeightForm::Tall => (64, 32, 64),
+        };
+        let (span, taps) = match form {
+            WeightForm::Any => (1, 1),
+            _ => (shape.kernel, shape.kernel * shape.kernel),
+        };
+        let grid = [shape.out_height(), shape.out_width()];
+        // Two stages of pixels, at the end the result. At a stride fewer pixels have the same patch.
+        let sizes = |pixels: usize| {
+            let tiles = Tiles::new(shape.images, grid, pixels);
+            let (.., patch) = tiles.patch(shape.stride, span);
+            let stages = 2 * (patch * (inn + 8) + pixels * (out + 8));
+            (tiles, 4 * stages.max(out * inn * taps))
+        };
+        let fits = |pixels: &usize| sizes(*pixels).1 <= GOOD_SHARED;
+        let pixels = [most, most / 2, most / 4].into_iter().find(fits);
+        let (tiles, shared) = sizes(pixels.unwrap_or(16));
+        assert!(
+            shared <= MOST_SHARED,
+            "conv2d: {shape:?} has too large a stride"
+        );
+        let (patch_h, patch_w, _) = tiles.patch(shape.stride, span);
+        let others = shape.kernel * shape.kernel / taps;
+        let blocks = [
+            channels_out.div_ceil(out),
+            channels_in.div_ceil(inn) * others,
+        ];
+        let parts = (BLOCKS / (blocks[0] * blocks[1])).clamp(1, tiles.count);
+        Weights {
+            form,
+            geometry: gpu::Conv {
+                in_h: shape.height as i32,
+                in_w: shape.width as i32,
+                in_c: channels_in as i32,
+                out_h: grid[0] as i32,
+                out_w: grid[1] as i32,
+                out_c: channels_out as i32,
+                grid_h: grid[0] as i32,
+                grid_w: grid[1] as i32,
+                log_tile_h: tiles.log_h as i32,
+                log_tile_w: tiles.log_w as i32,
+                log_images: tiles.log_images as i32,
+                patch_h: patch_h as i32,
+                patch_w: patch_w as i32,
+                ..conv(shape)
+            },
+            grid: Grid {
+                blocks: [parts, blocks[0], blocks[1]].map(|n| n as u32),
+                shared: shared as u32,
+            },
+            tiles: tiles.count,
+            parts,
+        }
+    }
+
+    /// Floats of the parts; none where there is one, which is dw.
+    pub fn parts_len(&self, shape: Shape) -> usize {
+        if self.parts > 1 {
+            self.parts * shape.weight_len()
+        } else {
+            0
+        }
+    }
+}
+
+/// What all launches have in common.
+fn conv(shape: Shape) -> gpu::Conv {
+    let largest = shape.input_len().max(shape.output_len());
+    assert!(
+        largest < 1 << 31,
+        "conv2d: {shape:?} is too large for the kernels"
+    );
+    gpu::Conv {
+        images: shape.images as i32,
+        kernel: shape.kernel as i32,
+        stride: shape.stride as i32,
+        pad: shape.pad as i32,
+        ..gpu::Conv::default()
+    }
+}
+
+/// Can rows of so many floats be read four at a time?
+pub fn aligned(slot: Slot, row: usize) -> i32 {
+    (slot.start.is_multiple_of(4) && row.is_multiple_of(4)).into()
+}

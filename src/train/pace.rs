@@ -1,0 +1,47 @@
+//! How fast an experiment's steps are.
+
+use std::time::Instant;
+
+use super::Watch;
+use super::worker::worker;
+use crate::config::RunConfig;
+use crate::data::{Loader, Pair};
+use crate::device::Target;
+use crate::error::Result;
+
+pub struct Pace {
+    /// Kernels of a training step; none on the CPU.
+    pub kernels: usize,
+    /// Of a step: the median of the epochs, each with its tables' upload and the reading of its reports.
+    pub seconds: Option<f64>,
+}
+
+struct Unwatched;
+
+impl Watch for Unwatched {}
+
+/// Sets a run up and trains it for `epochs` epochs after one that warms up, or not at all if that is 0. Nothing is evaluated.
+///
+/// # Errors
+/// As a run.
+pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> Result<Pace> {
+    const LR: f64 = 1e-3;
+    let mut worker = worker(config, data, target, &Unwatched)?;
+    let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
+    let steps = data.train.len() / config.batch_size;
+    let mut seconds = Vec::with_capacity(epochs);
+    let trained = if epochs > 0 { epochs + 1 } else { 0 };
+    for epoch in 0..trained {
+        let order = loader.next_epoch();
+        let clock = Instant::now();
+        worker.epoch(LR, order, &Unwatched)?;
+        if epoch > 0 {
+            seconds.push(clock.elapsed().as_secs_f64() / steps as f64);
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(Pace {
+        kernels: worker.kernels(),
+        seconds: seconds.get(epochs / 2).copied(),
+    })
+}
