@@ -10,8 +10,10 @@
 //
 // attention_{fwd,bwd}_*: a block per pair, whose matrices all lie in shared memory. D is a multiple of 4.
 //   warp, block  one warp for short sequences, several for longer ones
-//   fp32, tf32   every product fused, in the order of the sum; on tensor cores, all operands rounded to TF32
-// attention_{fwd,bwd_q,bwd_kv}: any sizes; a warp per row of scores, or per column, which alone lies in shared memory.
+//   fp32, tf32   every product fused, in the order of the sum; on tensor cores, their operands rounded to TF32 when
+//                they are put into shared memory
+// attention_{fwd,bwd_q,bwd_kv}: any sizes, in single precision; a warp per row of scores, or per column, which alone
+//   lies in shared memory.
 #include "common.cuh"
 
 // Floats from row to row of a matrix in shared memory: a multiple of 4, for vectors, and never one of 8, so that
@@ -110,7 +112,7 @@ DEVICE void tile_tf32(float (&sums)[STEPS][4], const float* a, int a_row, int a_
     }
   };
   int k = 0;
-#pragma unroll 2
+#pragma unroll 1
   for (; k + 8 <= depth; k += 8) {
     slice(true, true);
     upper += 8 * a_k;
@@ -159,7 +161,7 @@ DEVICE void scores(const float* a, const float* b, int tokens, int dim, float* t
 #pragma unroll
       for (int c = 0; c < 4; c++) j[c] = min(tile % across + c * across, tokens - 1);
       float sums[R][4] = {};
-#pragma unroll 1
+#pragma unroll 2
       for (int k = 0; k < dim; k += 4) {
         float4 x[R], y[4];
 #pragma unroll
@@ -209,7 +211,7 @@ DEVICE void mix(const float* a, const float* b, int tokens, int dim, float* to, 
 #pragma unroll
       for (int r = 0; r < R; r++) i[r] = min(tile / across + r * down, tokens - 1);
       float sums[R][4] = {};
-#pragma unroll 1
+#pragma unroll 2
       for (int k0 = 0; k0 < tokens; k0 += 4) {
         float x[R][4];
         if (!TRANSPOSED) {
@@ -302,7 +304,8 @@ DEVICE void forward(float* q, const float* x, const float* bias, int biases, flo
       const float e = j < tokens ? row[j] * inverse : 0.0f;
       row[j] = dropout.any ? e : operand<TF32>(e);
     }
-    if (lane % 4 == 0) *reinterpret_cast<float2*>(stats + 2 * ((long long)pair * tokens + i)) = make_float2(most, inverse);
+    if (lane % 4 == 0)
+      *reinterpret_cast<float2*>(stats + 2 * ((long long)pair * tokens + i)) = make_float2(most, inverse);
   }
   __syncthreads();
 
@@ -318,8 +321,8 @@ DEVICE void forward(float* q, const float* x, const float* bias, int biases, flo
 }
 
 template <int THREADS, int R, bool TF32>
-DEVICE void backward(float* q, const float* x, const float* bias, int biases, const float* stats, const float* dy, float* dx,
-                     float* ds, bool wants_ds, Dropout dropout, int tokens, int heads, int dim) {
+DEVICE void backward(float* q, const float* x, const float* bias, int biases, const float* stats, const float* dy,
+                     float* dx, float* ds, bool wants_ds, Dropout dropout, int tokens, int heads, int dim) {
   const int size = tokens * pitch(dim), p_pitch = pitch(tokens), inner = heads * dim;
   float *k = q + size, *v = k + size, *d = v + size, *p = d + size, *dp = p + tokens * p_pitch;
   const int pair = blockIdx.x, sequence = pair / heads, head = pair % heads;
@@ -381,24 +384,28 @@ DEVICE void backward(float* q, const float* x, const float* bias, int biases, co
 }
 
 KERNEL(attention_fwd_warp_fp32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, int tokens, int heads, int dim) {
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
+       float keep, unsigned stream, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   forward<32, 2, false>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 KERNEL(attention_fwd_warp_tf32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, int tokens, int heads, int dim) {
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
+       float keep, unsigned stream, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   forward<32, 2, true>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 // 65 tokens in fives are 13, which with 17 by 4 columns make 221 tiles of scores.
 KERNEL(attention_fwd_block_fp32, 224, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, int tokens, int heads, int dim) {
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
+       float keep, unsigned stream, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   forward<224, 5, false>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 // 65 tokens are 5 by 3 tiles of 16 by 24: two each for 8 warps.
 KERNEL(attention_fwd_block_tf32, 256, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, int tokens, int heads, int dim) {
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
+       float keep, unsigned stream, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   forward<256, 5, true>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
@@ -408,28 +415,32 @@ KERNEL(attention_bwd_warp_fp32, 32, const float* __restrict__ x, const float* __
        int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
        int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
-  backward<32, 2, false>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds, {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  backward<32, 2, false>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
+           {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 KERNEL(attention_bwd_warp_tf32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
        int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
        int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
-  backward<32, 2, true>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds, {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  backward<32, 2, true>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
+           {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 KERNEL(attention_bwd_block_fp32, 224, const float* __restrict__ x, const float* __restrict__ bias, int biases,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
        int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
        int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
-  backward<224, 5, false>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds, {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  backward<224, 5, false>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
+           {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 KERNEL(attention_bwd_block_tf32, 256, const float* __restrict__ x, const float* __restrict__ bias, int biases,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
        int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
        int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
-  backward<256, 5, true>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds, {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  backward<256, 5, true>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
+           {now, drops, threshold, keep, stream}, tokens, heads, dim);
 }
 
 // ---- any sizes ----
@@ -462,7 +473,8 @@ DEVICE float score(const Place& at, int i, int j, int tokens, int dim) {
 }
 
 KERNEL(attention_fwd, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
+       float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   float* p = memory + threadIdx.x / 32 * tokens;
   const int lane = threadIdx.x % 32;
@@ -496,7 +508,8 @@ KERNEL(attention_fwd, 128, const float* __restrict__ x, const float* __restrict_
 // dQ, dS, and for the columns rowsum(P . dP) to `dots` (pairs, T).
 KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
-       int wants_ds, float* __restrict__ dots, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
+       int wants_ds, float* __restrict__ dots, const Step* __restrict__ now, int drops, unsigned threshold,
+       float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   float *p = memory + threadIdx.x / 32 * 2 * tokens, *dp = p + tokens;
   const int lane = threadIdx.x % 32;
@@ -530,7 +543,8 @@ KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restric
 // dK and dV of a token, from its column of scores.
 KERNEL(attention_bwd_kv, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx,
-       const float* __restrict__ dots, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
+       const float* __restrict__ dots, const Step* __restrict__ now, int drops, unsigned threshold, float keep,
+       unsigned stream, long long rows, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);
   float *p = memory + threadIdx.x / 32 * 2 * tokens, *ds = p + tokens;
   const int lane = threadIdx.x % 32;

@@ -206,19 +206,3 @@ KERNEL(layer_norm_bwd_w, 256, const float* __restrict__ x, const float* __restri
   share[column] = dw;
   share[width + column] = db;
 }
-
-// sums (gridDim.y, columns), of `rows` rows, `pitch` apart, of each of the parts of x, which are `part` apart: 32
-// columns per block, whose warps take every eighth row; in f64.
-KERNEL(column_sums, 256, const float* __restrict__ x, float* __restrict__ sums, int rows, int columns,
-       long long pitch, long long part) {
-  SHARED(double, shares, [WARPS][32]);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
-  double sum = 0.0;
-  if (column < columns)
-    for (int row = warp; row < rows; row += WARPS) sum += x[blockIdx.y * part + row * pitch + column];
-  shares[warp][lane] = sum;
-  __syncthreads();
-  if (warp > 0 || column >= columns) return;
-  for (int i = 1; i < WARPS; i++) sum += shares[i][lane];
-  sums[(long long)blockIdx.y * columns + column] = (float)sum;
-}

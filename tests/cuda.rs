@@ -295,6 +295,27 @@ fn convolutions_of_awkward_sizes() {
     assert!(unused.is_empty(), "not tested: {unused:?}");
 }
 
+#[test]
+fn attention_that_does_not_fit_is_refused() {
+    let mut params = Params::new(Generator::new(1));
+    let x = params.constant("x", &[1, 8000, 3], 0.0);
+    let plan = Plan::record(&params, Mode::Train, Device::Emulator, |tape| {
+        let y = tape.param(x).attention(1, None, 0.0);
+        Targets {
+            outputs: vec![y],
+            backward: Some(y),
+        }
+    });
+    if device::emulator_usable().is_err() {
+        return;
+    }
+    let mut gpu = Gpu::open(Device::Emulator).unwrap();
+    let now = gpu.alloc("step", 1).unwrap();
+    let error = plan.queue(now, &mut Queue::default()).unwrap_err();
+    assert!(error.message.contains("attention among 8000 tokens"));
+    assert_eq!(error.kind.exit_code(), 2);
+}
+
 struct Unported;
 
 impl Op for Unported {

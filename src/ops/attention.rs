@@ -12,7 +12,7 @@ use crate::device::cpu::attention;
 use crate::device::gpu::{Grid, Precision, Queue, View, aligned, kernels};
 use crate::error::{Error, Result};
 use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Op, Var};
-use crate::ops::layer_norm::Columns;
+use crate::ops::column_sums::Columns;
 use crate::ops::{Case, Row};
 
 struct Attention {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::device::gpu::{Queue, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
-use crate::ops::layer_norm::Columns;
+use crate::ops::column_sums::Columns;
 use crate::ops::{Case, Row};
 
 struct EmbedTokens {

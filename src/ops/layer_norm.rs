@@ -10,6 +10,7 @@ use crate::device::cpu::layer_norm;
 use crate::device::gpu::{Queue, View, aligned, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::ops::column_sums::Columns;
 use crate::ops::{Case, Row};
 
 struct LayerNorm(layer_norm::LayerNorm);
@@ -22,26 +23,6 @@ impl<'t> Var<'t> {
         assert!(fits, "layer_norm: input and weights do not fit");
         let op = LayerNorm(layer_norm::LayerNorm { rows, width });
         self.tape.apply(op, &[self, w, b], &self.shape())
-    }
-}
-
-/// Columns to be summed over `rows` rows, `pitch` floats apart, in each of `parts` parts, `part` floats apart.
-#[derive(Clone, Copy)]
-pub(super) struct Columns {
-    pub rows: usize,
-    pub columns: usize,
-    pub pitch: usize,
-    pub parts: usize,
-    pub part: usize,
-}
-
-impl Columns {
-    /// Queues `to` (parts, columns) = the sums.
-    pub fn queue_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Queue) {
-        let grid = (self.columns.div_ceil(32), self.parts);
-        let [rows, columns] = [self.rows, self.columns].map(|n| n as i32);
-        let (pitch, part) = (self.pitch as i64, self.part as i64);
-        kernels::column_sums(q, grid, from, to, rows, columns, pitch, part);
     }
 }
 

@@ -8,6 +8,7 @@ mod attention;
 mod average_pool;
 mod batch_norm;
 mod case;
+mod column_sums;
 mod conv2d;
 mod cross_entropy;
 mod dropout;

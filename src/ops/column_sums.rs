@@ -1,0 +1,23 @@
+//! Sums of columns by kernels, for gradients that several rows contribute to.
+
+use crate::device::gpu::{Queue, View, kernels};
+
+/// Columns to be summed over `rows` rows, `pitch` floats apart, in each of `parts` parts, `part` floats apart.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub rows: usize,
+    pub columns: usize,
+    pub pitch: usize,
+    pub parts: usize,
+    pub part: usize,
+}
+
+impl Columns {
+    /// Queues `to` (parts, columns) = the sums.
+    pub fn queue_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Queue) {
+        let grid = (self.columns.div_ceil(32), self.parts);
+        let [rows, columns] = [self.rows, self.columns].map(|n| n as i32);
+        let (pitch, part) = (self.pitch as i64, self.part as i64);
+        kernels::column_sums(q, grid, from, to, rows, columns, pitch, part);
+    }
+}
