@@ -72,7 +72,8 @@ pub struct Pace {
     pub batch: usize,
     /// Kernels of a step, none on the CPU, and seconds, none on the emulator; or why it cannot be trained.
     pub measured: Result<(usize, Option<f64>), String>,
-    floor: f64,
+    /// Of the experiment's own batch on a GPU.
+    floor: Option<f64>,
 }
 
 impl Pace {
@@ -84,10 +85,9 @@ impl Pace {
         self.seconds().map(|s| self.batch as f64 / s)
     }
 
-    /// The floor over the time of a step, where the batch is the experiment's.
+    /// The floor over the time of a step.
     pub fn share_of_floor(&self) -> Option<f64> {
-        let floor = Some(self.floor).filter(|floor| floor.is_finite());
-        Some(floor? / self.seconds()?)
+        Some(self.floor? / self.seconds()?)
     }
 
     pub(super) fn to_json(&self) -> Map<String, Value> {
@@ -137,11 +137,7 @@ fn one(target: Target, experiment: &Experiment) -> Result<Pace> {
         name: experiment.name,
         batch,
         measured,
-        floor: if at_size {
-            experiment.floor
-        } else {
-            f64::INFINITY
-        },
+        floor: at_size.then_some(experiment.floor),
     })
 }
 

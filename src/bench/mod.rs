@@ -28,6 +28,8 @@ pub struct Report {
     pub peaks: Vec<Measured>,
     pub rows: Vec<Measured>,
     pub experiments: Vec<Pace>,
+    /// Ops that could not be measured.
+    pub without_kernels: Vec<&'static str>,
     /// What ended the measurements early; what was measured before is there.
     pub fault: Option<Error>,
 }
@@ -108,6 +110,7 @@ impl Report {
             "device": target.device.name(), "gpu": gpu, "precision": target.precision_name(),
             "version": env!("CARGO_PKG_VERSION"), "peaks": lines(&self.peaks), "rows": lines(&self.rows),
             "experiments": self.experiments.iter().map(experiment).collect::<Vec<_>>(),
+            "without_kernels": self.without_kernels,
         })
     }
 }
@@ -131,7 +134,7 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     let of_tables = of_tables.flat_map(|row| row.cases.iter().map(|c| (row.name, c)));
     let of_experiments = AT_SIZE.iter().filter(|(name, _)| covered(name));
     let of_experiments = of_experiments.map(|(name, case)| (*name, case));
-    let mut cases: Vec<(&str, &Case)> = of_experiments.chain(of_tables).collect();
+    let mut cases: Vec<(&'static str, &Case)> = of_experiments.chain(of_tables).collect();
     cases.retain(|(name, _)| name.contains(filter));
     // Stable: the cases of an op stay in order.
     cases.sort_by_key(|(name, _)| *name);
@@ -140,10 +143,11 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
             Device::Cpu => Ok(op_on_cpu(name, case)),
             _ => op(target, name, case),
         };
-        let about = case.about;
-        report
-            .rows
-            .extend(lines.map_err(|e| of(&format!("{name} ({about})"), e))?);
+        let lines = lines.map_err(|e| of(&format!("{name} ({})", case.about), e))?;
+        if lines.is_empty() && !report.without_kernels.contains(&name) {
+            report.without_kernels.push(name);
+        }
+        report.rows.extend(lines);
     }
     let sizes: &[usize] = if large {
         &experiments::PARAMETERS
@@ -375,6 +379,21 @@ mod tests {
         assert_eq!(peaks.len(), 3);
         for peak in peaks {
             assert!(peak.error < 1e-6, "{} is {} off", peak.name, peak.error);
+        }
+    }
+
+    #[test]
+    fn every_op_is_measured_or_named() {
+        let report = measure(EMULATOR, "");
+        assert!(report.fault.is_none());
+        for row in ROWS {
+            let measured = report.rows.iter().any(|r| r.name == row.name);
+            assert_ne!(
+                measured,
+                report.without_kernels.contains(&row.name),
+                "{}",
+                row.name
+            );
         }
     }
 

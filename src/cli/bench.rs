@@ -48,6 +48,10 @@ impl Bench {
             if lines.clone().next().is_some() {
                 print::println(kernels(&report, lines, before))?;
             }
+            if !report.without_kernels.is_empty() {
+                let names = report.without_kernels.join(", ");
+                print::println(format!(" no kernels yet: {names}"))?;
+            }
             if !report.experiments.is_empty() {
                 print::println(steps(&report, before))?;
             }

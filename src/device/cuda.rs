@@ -71,7 +71,10 @@ pub fn usable() -> Result<Vec<String>> {
 
 /// The name of the GPU of this index, or why it cannot be had.
 pub fn usable_at(index: usize) -> Result<String> {
-    let mut names = usable()?;
+    pick(usable()?, index)
+}
+
+fn pick(mut names: Vec<String>, index: usize) -> Result<String> {
     if index >= names.len() {
         let (count, names) = (names.len(), names.join(", "));
         return Err(Error::usage(format!(
@@ -385,8 +388,17 @@ impl Drop for Cuda {
 
 #[cfg(test)]
 mod tests {
-    use super::refusal;
+    use super::{pick, refusal};
     use cudarc::driver::sys::CUresult::*;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_named_with_those_that_are() {
+        let gpus = || vec!["One".to_owned(), "Two".to_owned()];
+        assert_eq!(pick(gpus(), 1).unwrap(), "Two");
+        let error = pick(gpus(), 2).unwrap_err();
+        assert_eq!(error.kind.exit_code(), 2);
+        assert!(error.message.contains("cuda:2") && error.message.contains("One, Two"));
+    }
 
     /// What no test machine has.
     #[test]
