@@ -152,6 +152,16 @@ fn configs_with_mistakes() {
         ("/opt/0/name", json!("adamm"), vec!["adamm", "adam"]),
         ("/model", json!("liner"), vec!["liner", "linear"]),
         ("/dataset", json!("minst"), vec!["minst", "mnist"]),
+        (
+            "/dataset",
+            json!("imagenet"),
+            vec!["\"imagenet\" is step-back's, but left out here"],
+        ),
+        (
+            "/model",
+            json!("resnet18-pytorch"),
+            vec!["resnet18-pytorch", "left out here"],
+        ),
         ("/loss_func", json!("square"), vec!["square", "squared"]),
         ("/score_func", json!("square"), vec!["square", "squared"]),
         ("/opt/0/lr", json!(-0.1), vec!["opt[0].lr", "-0.1"]),

@@ -247,10 +247,11 @@ struct Mismatch {
   unsigned char log_alignment, kind;
 };
 
-void __ubsan_handle_out_of_bounds_abort(OutOfBounds* d, uintptr_t index) {
+// Weak: a build with a sanitizer of its own (fuzz/) brings its handlers.
+__attribute__((weak)) void __ubsan_handle_out_of_bounds_abort(OutOfBounds* d, uintptr_t index) {
   fail("index %ld is out of the array's bounds at %s:%u", long(index), d->location.file, d->location.line);
 }
-void __ubsan_handle_type_mismatch_v1_abort(Mismatch* d, uintptr_t address) {
+__attribute__((weak)) void __ubsan_handle_type_mismatch_v1_abort(Mismatch* d, uintptr_t address) {
   fail("misaligned access to %p, which needs %u bytes, at %s:%u", reinterpret_cast<void*>(address),
        1u << d->log_alignment, d->location.file, d->location.line);
 }

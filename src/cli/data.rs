@@ -35,10 +35,11 @@ enum Action {
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Copy a data set's raw files from a folder, check and convert them
+    /// Copy a data set's raw files from a folder or an archive, check and convert them
     Import {
         name: String,
-        #[arg(long, value_name = "DIR")]
+        /// Folder with the raw files or with an archive of them as it was published, or any .tar.gz of them
+        #[arg(long, value_name = "PATH")]
         from: PathBuf,
     },
     /// Read raw files and shards in whole and compare all checksums

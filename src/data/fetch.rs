@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
@@ -137,7 +137,7 @@ fn from_archives(
     if let Some(archive) = archives.iter().find(|a| path(a).is_file()) {
         let path = path(archive);
         return match has_sum(&path, archive.md5)? {
-            Ok(()) => unpack(set, &path),
+            Ok(()) => set.unpack(&path),
             Err(why) => Err(raw::damaged(&path, format_args!("it {why}"))),
         };
     }
@@ -147,7 +147,7 @@ fn from_archives(
         let judge = |path: &Path| has_sum(path, archive.md5);
         match download(archive.file, mirrors, &path, &judge, options) {
             Ok(()) => {
-                let names = unpack(set, &path)?;
+                let names = set.unpack(&path)?;
                 fs::remove_file(&path).map_err(|e| Error::io("delete", &path, &e))?;
                 return Ok(names);
             }
@@ -162,34 +162,6 @@ fn from_archives(
         }
     }
     Err(failure.expect("a set has archives"))
-}
-
-/// Takes the missing raw files out of an archive, and nothing else: members of other names, links and
-/// devices are passed over.
-fn unpack(set: &Set, path: &Path) -> Result<Vec<&'static str>> {
-    let wanted = set.missing();
-    let broken = |e: std::io::Error| raw::read_error(path, &e);
-    let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
-    let packed = flate2::read::MultiGzDecoder::new(BufReader::new(file));
-    let mut archive = tar::Archive::new(packed);
-    let mut names = Vec::new();
-    for member in archive.entries().map_err(broken)? {
-        let mut member = member.map_err(broken)?;
-        let member_name = member.path_bytes().into_owned();
-        let mut known = wanted.iter().flat_map(|file| file.names);
-        let name = known.find(|name| name.as_bytes() == member_name);
-        if let Some(name) = name.filter(|_| member.header().entry_type().is_file()) {
-            raw::put(&mut member, path, &set.dir.join(name))?;
-            names.push(*name);
-        }
-    }
-    match set.missing().first() {
-        None => Ok(names),
-        Some(file) => {
-            let name = file.names.join(" or ");
-            Err(raw::damaged(path, format_args!("it has no {name}")))
-        }
-    }
 }
 
 /// Says of a downloaded file whether it is the right one, or what is wrong with it.

@@ -252,10 +252,7 @@ impl<'a> Set<'a> {
     /// One process at a time makes shards in a data folder.
     fn lock_shards(&self) -> Result<File> {
         let folder = self.dir.join("shards");
-        let cannot = |e: io::Error| {
-            let path = folder.display();
-            Error::new(Kind::CannotCreate, format!("cannot write to {path}: {e}"))
-        };
+        let cannot = |e: io::Error| cannot_write(&folder, &e);
         fs::create_dir_all(&folder).map_err(cannot)?;
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(false).write(true);
@@ -303,9 +300,69 @@ impl<'a> Set<'a> {
         Ok(Some(true))
     }
 
-    /// Copies the raw files found in `from` into the data folder after checking them, and makes the
-    /// shards. Returns the names that were copied.
+    /// Takes the missing raw files out of an archive, and nothing else: members of other names, links and
+    /// devices are passed over. Returns the names that were taken.
+    pub fn unpack(&self, path: &Path) -> Result<Vec<&'static str>> {
+        let wanted = self.missing();
+        let broken = |e: io::Error| read_error(path, &e);
+        let packed = MultiGzDecoder::new(open_plain(path)?);
+        let mut archive = tar::Archive::new(packed);
+        let mut names = Vec::new();
+        for member in archive.entries().map_err(broken)? {
+            let mut member = member.map_err(broken)?;
+            let member_name = member.path_bytes().into_owned();
+            let mut known = wanted.iter().flat_map(|file| file.names);
+            let name = known.find(|name| name.as_bytes() == member_name);
+            if let Some(name) = name.filter(|_| member.header().entry_type().is_file()) {
+                put(&mut member, path, &self.dir.join(name))?;
+                names.push(*name);
+            }
+        }
+        let missing = self.missing();
+        let Some(file) = missing.first() else {
+            return Ok(names);
+        };
+        let name = file.names.join(" or ");
+        Err(match names.is_empty() {
+            true => Error::corrupt(format!(
+                "{} is not an archive of {}: it has no {name}",
+                path.display(),
+                self.name
+            )),
+            false => damaged(path, format_args!("it has no {name}")),
+        })
+    }
+
+    /// Copies the raw files found at `from`, a folder or an archive, into the data folder after checking them,
+    /// and makes the shards. Returns the names that were copied.
     pub fn import(&self, from: &Path) -> Result<Vec<&'static str>> {
+        if let Err(e) = fs::metadata(from) {
+            return Err(Error::io("read", from, &e));
+        }
+        let files = self.files;
+        let archives = files.archives.iter().map(|a| from.join(a.file));
+        let archive = match from.is_file() {
+            true => Some(from.to_owned()),
+            // Files that are there already unpacked save the work.
+            false if files.raw.iter().all(|raw| find_in(from, raw).is_ok()) => None,
+            false => archives.into_iter().find(|path| path.is_file()),
+        };
+        let Some(archive) = archive else {
+            return self.import_folder(from);
+        };
+        let cannot = |e: io::Error| cannot_write(self.dir, &e);
+        fs::create_dir_all(self.dir).map_err(cannot)?;
+        let folder = tempfile::tempdir_in(self.dir).map_err(cannot)?;
+        Set::new(self.name, files, folder.path()).unpack(&archive)?;
+        self.import_folder(folder.path()).map_err(|e| {
+            // The folder will be gone when this is read.
+            let unpacked = folder.path().display().to_string();
+            let message = e.message.replace(&unpacked, &archive.display().to_string());
+            Error::new(e.kind, message)
+        })
+    }
+
+    fn import_folder(&self, from: &Path) -> Result<Vec<&'static str>> {
         let found = self.files.raw.iter().map(|raw| find_in(from, raw));
         let found: Vec<(PathBuf, &'static str)> = found.collect::<Result<_>>()?;
         let mut copies = Vec::new();
@@ -360,8 +417,16 @@ fn find_in(from: &Path, raw: &RawFile) -> Result<(PathBuf, &'static str)> {
     let (names, from) = (names.join(", "), from.display());
     Err(Error::new(
         Kind::Io,
-        format!("{from} has none of {names} in it; point --from at the folder with the raw files"),
+        format!(
+            "{from} has none of {names} in it; point --from at the folder with the raw files, or at an archive \
+             (.tar.gz) of them"
+        ),
     ))
+}
+
+fn cannot_write(folder: &Path, e: &io::Error) -> Error {
+    let folder = folder.display();
+    Error::new(Kind::CannotCreate, format!("cannot write to {folder}: {e}"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -371,10 +436,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Writes what `source`, which comes from `from`, gives to `to`, which appears in whole or not at all.
 pub fn put(source: &mut impl Read, from: &Path, to: &Path) -> Result<()> {
     let folder = to.parent().expect("a raw file lies in a folder");
-    let cannot = |e: io::Error| {
-        let path = folder.display();
-        Error::new(Kind::CannotCreate, format!("cannot write to {path}: {e}"))
-    };
+    let cannot = |e: io::Error| cannot_write(folder, &e);
     fs::create_dir_all(folder).map_err(cannot)?;
     let mut target = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))

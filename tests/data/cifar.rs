@@ -2,9 +2,11 @@
 
 use super::pickle::python2_batch;
 use super::{all, corrupt, gather, load, offline, put};
+use clap::Parser;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
+use stepback_native::cli::Cli;
 use stepback_native::data::Pair;
 use stepback_native::data::augment::Recipe;
 use stepback_native::error::{Kind, Result};
@@ -379,4 +381,75 @@ fn missing_files_are_listed_with_both_formats() {
         assert!(e.message.contains(part), "{part:?} is not in {e}");
     }
     assert!(!e.message.contains("data_batch_4"), "{e}");
+}
+
+/// A packed archive of one of the set's folders.
+fn packed(set: &ImageSet, folder: &str) -> Vec<u8> {
+    let packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut archive = tar::Builder::new(packer);
+    archive
+        .append_dir_all(folder, set.path().join(folder))
+        .unwrap();
+    archive.into_inner().unwrap().finish().unwrap()
+}
+
+#[test]
+fn archives_are_imported() {
+    let import = |dir: &Path, name: &str, from: &Path| {
+        let dir = dir.to_str().unwrap();
+        let from = from.to_str().unwrap();
+        let words = ["stepback-native", "data", "--json", "--data-dir", dir];
+        let words = words.into_iter().chain(["import", name, "--from", from]);
+        Cli::parse_from(words).run().map(|code| assert_eq!(code, 0))
+    };
+    let set = ImageSet::cifar10(&[1, 2, 1, 3, 1], 2);
+    let archive = packed(&set, "cifar-10-batches-bin");
+    let from = TempDir::new().unwrap();
+    let published = put(from.path(), "cifar-10-binary.tar.gz", &archive);
+    let other = put(from.path(), "mine.tgz", &archive);
+    for path in [published.as_path(), &other, from.path()] {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("new");
+        import(&data, "cifar10", path).unwrap();
+        let library = offline(&data);
+        let pair = load(&library, "cifar10", json!({}), "cross_entropy", 0).unwrap();
+        assert_holds(&pair, 8, 2, 10, CIFAR10);
+        let mut left: Vec<_> = fs::read_dir(&data).unwrap().collect();
+        left.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
+        assert_eq!(left.len(), 2, "raw files and shards: {left:?}");
+    }
+
+    let cut = &archive[..archive.len() / 2];
+    set.put("cifar-10-batches-bin/data_batch_3.bin", &records(0..1, 100));
+    let mixed = packed(&set, "cifar-10-batches-bin");
+    fs::remove_file(set.path().join("cifar-10-batches-bin/data_batch_5.bin")).unwrap();
+    let short = packed(&set, "cifar-10-batches-bin");
+    let of_100 = packed(&ImageSet::cifar100(), "cifar-100-binary");
+    for (bytes, parts) in [
+        (cut, &["mine.tgz is damaged", "unpacked"] as &[&str]),
+        (b"no archive", &["mine.tgz is damaged", "unpacked"]),
+        (
+            &mixed,
+            &["mine.tgz/cifar-10-batches-bin/data_batch_3.bin", "cifar100"],
+        ),
+        (
+            &short,
+            &["mine.tgz is damaged", "it has no", "data_batch_5"],
+        ),
+        (&of_100, &["mine.tgz is not an archive of cifar10"]),
+    ] {
+        let dir = TempDir::new().unwrap();
+        fs::write(&other, bytes).unwrap();
+        corrupt(import(dir.path(), "cifar10", &other), parts);
+        assert!(!dir.path().join("cifar-10-batches-bin").exists());
+    }
+    let dir = TempDir::new().unwrap();
+    let e = import(dir.path(), "cifar10", &from.path().join("nowhere")).unwrap_err();
+    assert!(e.kind == Kind::Io && e.message.contains("nowhere"), "{e}");
+    let empty = TempDir::new().unwrap();
+    let e = import(dir.path(), "cifar10", empty.path()).unwrap_err();
+    assert!(
+        e.kind == Kind::Io && e.message.contains("an archive"),
+        "{e}"
+    );
 }
