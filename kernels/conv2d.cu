@@ -9,7 +9,7 @@
 // taps of the weights, just as they lie in memory; a tap is then a shift within the patch. With stride s, the pixels of dx
 // fall into s^2 classes with the same taps, which are convolutions of stride 1.
 //
-// dw: a block makes OT by IT channels with all taps from some of the pixels; `conv2d_bwd_w_sum` adds the blocks' parts up.
+// dw: a block makes OT by IT channels with all taps from some of the pixels; the blocks' parts are added up behind it.
 //
 //   *_fp32   every product fused and added in single precision, in the order of channels, then taps
 //   *_tf32   tensor cores (m16n8k8), operands rounded to TF32
@@ -613,35 +613,4 @@ KERNEL(conv2d_bwd_w_fp32_32x32, 128, const float* __restrict__ x, const float* _
 KERNEL(conv2d_bwd_w_fp32_any, 128, const float* __restrict__ x, const float* __restrict__ dy,
        float* __restrict__ parts, Conv c, int tiles) {
   weight_gradient<32, 32, false, 1>(x, dy, parts, c, tiles);
-}
-
-// dw from its parts (count, n): 32 entries per block, whose warps take every eighth part.
-KERNEL(conv2d_bwd_w_sum, 256, const float* __restrict__ parts, float* __restrict__ dw, int count, long long n) {
-  SHARED(double, partial, [8][32]);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const long long at = (long long)blockIdx.x * 32 + lane;
-  double sum = 0.0;
-  if (at < n)
-    for (int i = warp; i < count; i += 8) sum += parts[i * n + at];
-  partial[warp][lane] = sum;
-  __syncthreads();
-  if (warp == 0 && at < n) {
-    for (int i = 1; i < 8; i++) sum += partial[i][lane];
-    dw[at] = (float)sum;
-  }
-}
-
-// db, first per block: sums of dy over every gridDim.y-th group of 8 pixels, 32 channels a block, to parts (gridDim.y, channels).
-KERNEL(conv2d_bwd_b, 256, const float* __restrict__ dy, float* __restrict__ parts, long long pixels, int channels) {
-  SHARED(double, partial, [8][32]);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;
-  double sum = 0.0;
-  if (channel < channels)
-    for (long long p = blockIdx.y * 8 + warp; p < pixels; p += gridDim.y * 8) sum += dy[p * channels + channel];
-  partial[warp][lane] = sum;
-  __syncthreads();
-  if (warp == 0 && channel < channels) {
-    for (int i = 1; i < 8; i++) sum += partial[i][lane];
-    parts[(long long)blockIdx.y * channels + channel] = (float)sum;
-  }
 }

@@ -13,6 +13,17 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// Of one matrix (rows, columns).
+    pub fn of(rows: usize, columns: usize) -> Columns {
+        Columns {
+            rows,
+            columns,
+            pitch: columns,
+            parts: 1,
+            part: 0,
+        }
+    }
+
     /// Queues `to` (parts, columns) = the sums.
     pub fn queue_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Queue) {
         let grid = (self.columns.div_ceil(32), self.parts);

@@ -13,6 +13,7 @@ use crate::device::cpu::{pool, sum_rows};
 use crate::device::gpu::{self, Precision, Queue, doubles, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
+use crate::ops::column_sums::Columns;
 use crate::ops::{Case, Row};
 use tiling::{Form, Gather, WeightForm, Weights, aligned};
 
@@ -169,13 +170,13 @@ impl Op for Conv2d {
         Gather::forward(shape).tiles * 2 * 2 * shape.channels_out
     }
 
-    /// dz where it differs from dy, parts of dw, parts of db.
+    /// dz where it differs from dy, parts of dw, the images' parts of db.
     fn cuda_bwd_work(&self) -> usize {
         let shape = *self.conv.shape();
         let parts = |precision| Weights::new(shape, precision).parts_len(shape);
         let dz = if self.relu { shape.output_len() } else { 0 };
         let db = if self.bias {
-            BIAS_PARTS * shape.channels_out
+            shape.images * shape.channels_out
         } else {
             0
         };
@@ -303,31 +304,24 @@ impl Op for Conv2d {
                 weights.tiles as i32,
             );
             if weights.parts > 1 {
-                let grid = dw.len.div_ceil(32);
-                kernels::conv2d_bwd_w_sum(
-                    queue,
-                    grid,
-                    parts,
-                    dw,
-                    weights.parts as i32,
-                    dw.len as i64,
-                );
+                Columns::of(weights.parts, dw.len).queue_sums(parts, dw, queue);
             }
         }
         if self.bias && db.len > 0 {
-            let (pixels, channels) = (dz.len / db.len, db.len);
-            let parts = work.take(BIAS_PARTS * channels);
-            let grid = (channels.div_ceil(32), BIAS_PARTS);
-            kernels::conv2d_bwd_b(queue, grid, dz, parts, pixels as i64, channels as i32);
-            let grid = channels.div_ceil(32);
-            kernels::conv2d_bwd_w_sum(queue, grid, parts, db, BIAS_PARTS as i32, channels as i64);
+            // Image by image, then over the images.
+            let (images, channels) = (shape.images, db.len);
+            let sums = work.take(images * channels);
+            let of_image = Columns {
+                parts: images,
+                part: dz.len / images,
+                ..Columns::of(dz.len / images / channels, channels)
+            };
+            of_image.queue_sums(dz, sums, queue);
+            Columns::of(images, channels).queue_sums(sums, db, queue);
         }
         Ok(())
     }
 }
-
-/// Blocks that share the pixels of a bias gradient.
-const BIAS_PARTS: usize = 64;
 
 pub const ROW: Row = Row {
     name: "conv2d",

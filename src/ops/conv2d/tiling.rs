@@ -76,10 +76,36 @@ impl Tiles {
         }
     }
 
-    /// Rows, columns and pixels of the input that a tile sees, whose outputs are `step` apart and see `span` each way.
-    fn patch(&self, step: usize, span: usize) -> (usize, usize, usize) {
-        let [h, w] = [self.log_h, self.log_w].map(|log| ((1 << log) - 1) * step + span);
-        (h, w, (h * w) << self.log_images)
+    /// Rows and columns of the input that an image's part of a tile sees, where neighbours are `step` apart and each sees
+    /// `span` each way.
+    fn patch(&self, (step, span): (usize, usize)) -> [usize; 2] {
+        [self.log_h, self.log_w].map(|log| ((1 << log) - 1) * step + span)
+    }
+
+    /// Pixels of all of a tile's patches.
+    fn patch_pixels(&self, reach: (usize, usize)) -> usize {
+        let [height, width] = self.patch(reach);
+        (height * width) << self.log_images
+    }
+
+    /// Fills in what a launch over these tiles needs to know of them.
+    fn describe(
+        &self,
+        [height, width]: [usize; 2],
+        reach: (usize, usize),
+        to: gpu::Conv,
+    ) -> gpu::Conv {
+        let [patch_h, patch_w] = self.patch(reach);
+        gpu::Conv {
+            grid_h: height as i32,
+            grid_w: width as i32,
+            log_tile_h: self.log_h as i32,
+            log_tile_w: self.log_w as i32,
+            log_images: self.log_images as i32,
+            patch_h: patch_h as i32,
+            patch_w: patch_w as i32,
+            ..to
+        }
     }
 }
 
@@ -104,8 +130,8 @@ impl Gather {
             out_c: shape.channels_out as i32,
             ..conv(shape)
         };
-        let span = (shape.stride, shape.kernel);
-        Gather::new(shape, geometry, grid, 1, shape.channels_out, span)
+        let reach = (shape.stride, shape.kernel);
+        Gather::new(shape, geometry, grid, 1, reach)
     }
 
     /// The way back to dx: with stride s, s^2 classes of pixels.
@@ -120,9 +146,9 @@ impl Gather {
             out_c: shape.channels_in as i32,
             ..conv(shape)
         };
-        let span = (1, shape.kernel.div_ceil(shape.stride));
+        let reach = (1, shape.kernel.div_ceil(shape.stride));
         let classes = shape.stride * shape.stride;
-        Gather::new(shape, geometry, grid, classes, shape.channels_in, span)
+        Gather::new(shape, geometry, grid, classes, reach)
     }
 
     fn new(
@@ -130,9 +156,9 @@ impl Gather {
         geometry: gpu::Conv,
         grid: [usize; 2],
         classes: usize,
-        channels: usize,
-        (step, span): (usize, usize),
+        reach: (usize, usize),
     ) -> Gather {
+        let channels = geometry.out_c as usize;
         let blocks = |form: Form| {
             let tiles = Tiles::new(shape.images, grid, form.pixels());
             tiles.count * channels.div_ceil(form.channels()) * classes
@@ -145,7 +171,7 @@ impl Gather {
             _ => Form::Few,
         };
         let tiles = Tiles::new(shape.images, grid, form.pixels());
-        let (patch_h, patch_w, patch) = tiles.patch(step, span);
+        let patch = tiles.patch_pixels(reach);
         let taps = shape.kernel * shape.kernel;
         // Pixels and weights as they lie in memory, the latter (channels, chunk, taps) or (chunk, channels, taps), with
         // pitches that keep the banks apart.
@@ -159,7 +185,7 @@ impl Gather {
             1
         };
         // Sums per channel, where they are wanted: two doubles per channel from up to 32 threads.
-        let shared = (stages * stage).max(32 * wide * 16);
+        let shared = (stages as usize * stage).max(32 * wide * 16);
         assert!(
             shared <= MOST_SHARED,
             "conv2d: {shape:?} has too large a kernel"
@@ -168,15 +194,8 @@ impl Gather {
         Gather {
             form,
             geometry: gpu::Conv {
-                grid_h: grid[0] as i32,
-                grid_w: grid[1] as i32,
-                log_tile_h: tiles.log_h as i32,
-                log_tile_w: tiles.log_w as i32,
-                log_images: tiles.log_images as i32,
-                patch_h: patch_h as i32,
-                patch_w: patch_w as i32,
-                stages: stages as i32,
-                ..geometry
+                stages,
+                ..tiles.describe(grid, reach, geometry)
             },
             grid: Grid {
                 blocks: [tiles.count, y, classes].map(|n| n as u32),
@@ -229,11 +248,13 @@ impl Weights {
             WeightForm::Any => (1, 1),
             _ => (shape.kernel, shape.kernel * shape.kernel),
         };
-        let grid = [shape.out_height(), shape.out_width()];
+        let reach = (shape.stride, span);
+        let Gather { geometry, .. } = Gather::forward(shape);
+        let grid = [geometry.out_h, geometry.out_w].map(|n| n as usize);
         // Two stages of pixels, at the end the result. At a stride fewer pixels have the same patch.
         let sizes = |pixels: usize| {
             let tiles = Tiles::new(shape.images, grid, pixels);
-            let (.., patch) = tiles.patch(shape.stride, span);
+            let patch = tiles.patch_pixels(reach);
             let stages = 2 * (patch * (inn + 8) + pixels * (out + 8));
             (tiles, 4 * stages.max(out * inn * taps))
         };
@@ -244,7 +265,6 @@ impl Weights {
             shared <= MOST_SHARED,
             "conv2d: {shape:?} has too large a stride"
         );
-        let (patch_h, patch_w, _) = tiles.patch(shape.stride, span);
         let others = shape.kernel * shape.kernel / taps;
         let blocks = [
             channels_out.div_ceil(out),
@@ -253,22 +273,7 @@ impl Weights {
         let parts = (BLOCKS / (blocks[0] * blocks[1])).clamp(1, tiles.count);
         Weights {
             form,
-            geometry: gpu::Conv {
-                in_h: shape.height as i32,
-                in_w: shape.width as i32,
-                in_c: channels_in as i32,
-                out_h: grid[0] as i32,
-                out_w: grid[1] as i32,
-                out_c: channels_out as i32,
-                grid_h: grid[0] as i32,
-                grid_w: grid[1] as i32,
-                log_tile_h: tiles.log_h as i32,
-                log_tile_w: tiles.log_w as i32,
-                log_images: tiles.log_images as i32,
-                patch_h: patch_h as i32,
-                patch_w: patch_w as i32,
-                ..conv(shape)
-            },
+            geometry: tiles.describe(grid, reach, geometry),
             grid: Grid {
                 blocks: [parts, blocks[0], blocks[1]].map(|n| n as u32),
                 shared: shared as u32,
