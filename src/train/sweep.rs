@@ -259,9 +259,9 @@ mod tests {
         let (outcome, runs, started) = swept(|| {});
         outcome.unwrap();
         assert_eq!((runs, started), (4, 4));
-        // A run: 2 epochs of 10 steps and norms, each with two evaluations of one program.
-        let steps = 2 * (10 + 1 + 2);
-        for (left, whole) in [(0, 0), (steps, 1), (2 * steps + 7, 2)] {
+        // A run: 2 epochs of all steps at once and norms, each with two evaluations of one program.
+        let programs = 2 * (1 + 1 + 2);
+        for (left, whole) in [(0, 0), (programs, 1), (2 * programs + 3, 2)] {
             let (outcome, runs, started) = swept(move || failing::fail_after(left));
             let error = outcome.unwrap_err();
             assert_eq!(error.kind.exit_code(), 1);
