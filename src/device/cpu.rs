@@ -95,6 +95,16 @@ pub fn map2(y: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + S
         });
 }
 
+/// Every row of y is `row`.
+pub fn fill_rows(y: &mut [f32], row: &[f32]) {
+    let rows = CHUNK.div_ceil(row.len());
+    y.par_chunks_mut(rows * row.len()).for_each(|y| {
+        for y in y.chunks_exact_mut(row.len()) {
+            y.copy_from_slice(row);
+        }
+    });
+}
+
 /// `sums[j]` = sum over the rows of x (rows, sums.len()): in f64, in the order of the rows.
 pub fn sum_rows(sums: &mut [f32], x: &[f32]) {
     const LANES: usize = 16;

@@ -4,7 +4,7 @@
 
 use crate::device::Slot;
 use crate::device::cpu::gemm::{Matrix, gemm};
-use crate::device::cpu::{pool, sum_rows};
+use crate::device::cpu::{fill_rows, pool, sum_rows};
 use crate::device::gpu::{Grid, Precision, Queue, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
@@ -197,9 +197,7 @@ impl Op for Linear {
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, w, b, ..] = io.x;
         if self.bias {
-            for y in io.y.chunks_exact_mut(self.outputs) {
-                y.copy_from_slice(b);
-            }
+            fill_rows(io.y, b);
         }
         let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
         let (x, w) = (Matrix::new(x, inputs), Matrix::new(w, inputs));

@@ -34,9 +34,11 @@ impl<'a> Matrix<'a> {
 }
 
 /// Rows and columns of a block of the result, the unit of parallel work: large blocks use packed operands
-/// more often, small ones give several threads something to do where there are few rows.
-fn block_shape(m: usize, n: usize) -> (usize, usize) {
+/// more often, small ones give several threads something to do where there are few rows. A product of one head's
+/// attention is one block.
+fn block_shape((m, k, n): (usize, usize, usize)) -> (usize, usize) {
     match m {
+        _ if m * k * n <= 1 << 19 => (m, n),
         0..=512 => (64, n.min(1024)),
         _ => (256, n),
     }
@@ -62,7 +64,7 @@ pub fn gemm(
     }
     assert!(c_stride >= n && c.len() > (m - 1) * c_stride + n - 1);
     assert!(k == 0 || a.data.len() >= a.len(m, k) && b.data.len() >= b.len(k, n));
-    let (height, width) = block_shape(m, n);
+    let (height, width) = block_shape((m, k, n));
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
     let c = SharedMut(c.as_mut_ptr());
     let block = |index: usize| {

@@ -175,7 +175,8 @@ impl Simd for Portable {
 /// 2^n for integral n in -126..=127.
 #[inline(always)]
 fn power_of_two(n: f32) -> f32 {
-    f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // Behind 2^23, the last bits of a float count ones; what is above them is shifted out.
+    f32::from_bits((n + (8_388_608.0 + 127.0)).to_bits() << 23)
 }
 
 impl Vector for PortableV {
@@ -214,10 +215,8 @@ impl Vector for PortableV {
     #[inline(always)]
     fn scale(self, n: Self) -> Self {
         // Half the exponent at a time reaches the subnormal results too.
-        self.zip(n, |x, n| {
-            let half = (n * 0.5).floor();
-            x * power_of_two(half) * power_of_two(n - half)
-        })
+        let half = n.map(|n| (n * 0.5).floor());
+        self * half.map(power_of_two) * (n - half).map(power_of_two)
     }
 
     #[inline(always)]
