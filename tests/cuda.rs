@@ -8,12 +8,12 @@ mod running;
 use std::collections::HashSet;
 
 use common::{Draws, build, cifar};
-use running::{on, on_cpu, runs_agree};
+use running::{ALL, machines, on, on_cpu, runs_agree};
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
 use stepback_native::device::gpu::{Gpu, Precision, Queue, Step, kernels};
-use stepback_native::device::{self, Device, Schedule, Slot, Target};
+use stepback_native::device::{self, Device, Slot, Target};
 use stepback_native::graph::{
     Bwd, Clock, Fwd, Mode, Op, Params, Plan, Range, Session, Targets, Var,
 };
@@ -21,61 +21,40 @@ use stepback_native::ops::{Case, Example, ROWS, distance};
 use stepback_native::optim::{Method, Moment, State, Update};
 use stepback_native::random::torch::Generator;
 
-/// Runs every case of every op on machines that `open` makes.
-fn compare_all(device: Device, precision: Precision, tolerance: f32, open: &dyn Fn() -> Gpu) {
-    for (row, case) in ROWS
+/// Every case of every op.
+fn every_case_agrees(precision: Precision, tolerance: f32) {
+    let cases = ROWS
         .iter()
-        .flat_map(|r| r.cases.iter().map(move |c| (r, c)))
-    {
-        let [first, second] = on(&case.example(21, device), &mut open(), precision);
-        let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
-        let what = format!("{} ({})", row.name, case.about);
-        for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
-            let error = distance(ours, expected);
-            assert!(error <= tolerance, "{what}: {name} is {error:.1e} off");
+        .flat_map(|r| r.cases.iter().map(move |c| (r, c)));
+    for machine in machines(ALL) {
+        for (row, case) in cases.clone() {
+            let example = case.example(21, machine.device);
+            let [first, second] = on(&example, &mut machine.open(), precision);
+            let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
+            let what = format!("{} ({}), {:?}", row.name, case.about, machine.device);
+            for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
+                let error = distance(ours, expected);
+                assert!(error <= tolerance, "{what}: {name} is {error:.1e} off");
+            }
+            let bits = |v: &(Vec<f32>, Vec<f32>)| -> Vec<u32> {
+                v.0.iter().chain(&v.1).map(|x| x.to_bits()).collect()
+            };
+            assert!(
+                bits(&first) == bits(&second),
+                "{what}: a second run differs"
+            );
         }
-        let bits = |v: &(Vec<f32>, Vec<f32>)| -> Vec<u32> {
-            v.0.iter().chain(&v.1).map(|x| x.to_bits()).collect()
-        };
-        assert!(
-            bits(&first) == bits(&second),
-            "{what}: a second run differs"
-        );
-    }
-}
-
-fn emulated(precision: Precision, tolerance: f32) {
-    if device::emulator_usable().is_err() {
-        eprintln!("skipped: no emulator in this build");
-        return;
-    }
-    for schedule in Schedule::all() {
-        let open = || Gpu::emulator(schedule).unwrap();
-        compare_all(Device::Emulator, precision, tolerance, &open);
     }
 }
 
 #[test]
 fn kernels_compute_what_the_cpu_does() {
-    emulated(Precision::Fp32, 1e-5);
+    every_case_agrees(Precision::Fp32, 1e-5);
 }
 
 #[test]
 fn tensor_core_kernels_compute_what_the_cpu_does() {
-    emulated(Precision::Tf32, 2e-3);
-}
-
-#[test]
-fn on_a_gpu_too() {
-    if let Err(why) = device::usable_gpus() {
-        let required = std::env::var_os("REQUIRE_GPU").is_some();
-        assert!(!required, "REQUIRE_GPU is set, but {}", why.message);
-        eprintln!("skipped: {}", why.message);
-        return;
-    }
-    let open = || Gpu::open(Device::Cuda(0)).unwrap();
-    compare_all(Device::Cuda(0), Precision::Fp32, 1e-5, &open);
-    compare_all(Device::Cuda(0), Precision::Tf32, 2e-3, &open);
+    every_case_agrees(Precision::Tf32, 2e-3);
 }
 
 /// Sizes at which finite differences would take too long: several blocks of everything, those of the experiments, and
@@ -143,16 +122,12 @@ const LARGE: &[Case] = &[
 
 #[test]
 fn kernels_compute_what_the_cpu_does_at_large_sizes() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     for case in LARGE {
         let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
-            for schedule in Schedule::all() {
-                let mut gpu = Gpu::emulator(schedule).unwrap();
-                let example = case.example(21, Device::Emulator);
-                let [first, second] = on(&example, &mut gpu, precision);
+            for machine in machines(ALL) {
+                let example = case.example(21, machine.device);
+                let [first, second] = on(&example, &mut machine.open(), precision);
                 let errors = [distance(&first.0, &y), distance(&first.1, &grad)];
                 assert!(
                     errors.iter().all(|e| *e <= tolerance),
@@ -168,9 +143,6 @@ fn kernels_compute_what_the_cpu_does_at_large_sizes() {
 /// Every size of a product modulo the tiles, and more than one tile each way.
 #[test]
 fn linear_layers_of_awkward_sizes() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     for [rows, inputs, outputs] in [[1, 1, 1], [33, 65, 31], [32, 32, 64], [70, 33, 97]] {
         let record = |device| {
             example(
@@ -181,16 +153,17 @@ fn linear_layers_of_awkward_sizes() {
         };
         let (y, grad) = on_cpu(&record(Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
-            let mut gpu = Gpu::open(Device::Emulator).unwrap();
-            let [ours, _] = on(&record(Device::Emulator), &mut gpu, precision);
-            let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
-            assert!(
-                errors.iter().all(|e| *e <= tolerance),
-                "{rows}x{inputs} to {outputs}, {precision:?}: {errors:?}"
-            );
-            // TF32 must not be the other kernel under another name.
-            if precision == Precision::Tf32 && inputs > 30 {
-                assert!(errors[0] > 1e-6, "{errors:?}");
+            for machine in machines(1) {
+                let [ours, _] = on(&record(machine.device), &mut machine.open(), precision);
+                let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
+                assert!(
+                    errors.iter().all(|e| *e <= tolerance),
+                    "{rows}x{inputs} to {outputs}, {precision:?}: {errors:?}"
+                );
+                // TF32 must not be the other kernel under another name.
+                if precision == Precision::Tf32 && inputs > 30 {
+                    assert!(errors[0] > 1e-6, "{errors:?}");
+                }
             }
         }
     }
@@ -236,9 +209,6 @@ fn scale(ours: &[f32], expected: &[f32]) -> f64 {
 /// Every form of the kernels, with tiles that the images fill in part, at strides, with channels that no vector fits.
 #[test]
 fn convolutions_of_awkward_sizes() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     let mut used = HashSet::new();
     // Images, height, width, channels in and out, kernel, stride, padding.
     for [n, h, w, i, o, k, stride, pad] in [
@@ -261,19 +231,14 @@ fn convolutions_of_awkward_sizes() {
         };
         let (y, grad) = on_cpu(&record(Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
-            let emulated = record(Device::Emulator);
-            let mut queue = Queue::new(Some(precision));
-            let mut gpu = Gpu::open(Device::Emulator).unwrap();
-            emulated
-                .plan
-                .queue(gpu.alloc("step", 1).unwrap(), &mut queue)
-                .unwrap();
-            used.extend(queue.launches().iter().map(|l| l.kernel.name));
-            let schedules = Schedule::all().into_iter();
-            let few = if n * h * w < 1000 { 9 } else { 1 };
-            for schedule in schedules.take(few) {
-                let mut gpu = Gpu::emulator(schedule).unwrap();
-                let [ours, again] = on(&emulated, &mut gpu, precision);
+            let schedules = if n * h * w < 1000 { ALL } else { 1 };
+            for machine in machines(schedules) {
+                let (record, mut gpu) = (record(machine.device), machine.open());
+                let [ours, again] = on(&record, &mut gpu, precision);
+                let mut queue = Queue::new(Some(precision));
+                let now = gpu.alloc("step", 1).unwrap();
+                record.plan.queue(now, &mut queue).unwrap();
+                used.extend(queue.launches().iter().map(|l| l.kernel.name));
                 let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
                 assert!(
                     errors.iter().all(|e| *e <= tolerance),
@@ -421,23 +386,14 @@ fn optimizers_agree(open: &dyn Fn() -> Gpu) {
 
 #[test]
 fn optimizers_step_as_on_the_cpu() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
-    for schedule in Schedule::all() {
-        optimizers_agree(&|| Gpu::emulator(schedule).unwrap());
-    }
-    if device::usable_gpus().is_ok() {
-        optimizers_agree(&|| Gpu::open(Device::Cuda(0)).unwrap());
+    for machine in machines(ALL) {
+        optimizers_agree(&|| machine.open());
     }
 }
 
 /// Three training steps of transformers on a batch, kernel by kernel and on the CPU.
 #[test]
 fn transformers_learn_as_on_the_cpu() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     const BATCH: usize = 2;
     let vit = json!({"patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "mlp_dim": 32, "dim_head": 8, "dropout": 0.1,
         "emb_dropout": 0.1});
@@ -463,38 +419,37 @@ fn transformers_learn_as_on_the_cpu() {
             };
             Session::new(&params, vec![plan], target).unwrap()
         };
-        let mut sides = [Device::Emulator, Device::Cpu].map(open);
-        let mut values = [(); 2].map(|()| params.values.clone());
-        for step in 0..3 {
-            let clock = Clock { seed: 7, step };
-            let mut losses = [0.0; 2];
-            let mut grads = [vec![], vec![]];
-            for (i, side) in sides.iter_mut().enumerate() {
-                losses[i] = side.run(0, &inputs, clock).unwrap()[0][0];
-                grads[i] = side.grads().unwrap();
-                let (w, g) = (&mut values[i], &grads[i]);
-                w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);
-                side.set_values(w).unwrap();
+        for machine in machines(1) {
+            let mut sides = [machine.device, Device::Cpu].map(open);
+            let mut values = [(); 2].map(|()| params.values.clone());
+            for step in 0..3 {
+                let clock = Clock { seed: 7, step };
+                let mut losses = [0.0; 2];
+                let mut grads = [vec![], vec![]];
+                for (i, side) in sides.iter_mut().enumerate() {
+                    losses[i] = side.run(0, &inputs, clock).unwrap()[0][0];
+                    grads[i] = side.grads().unwrap();
+                    let (w, g) = (&mut values[i], &grads[i]);
+                    w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);
+                    side.set_values(w).unwrap();
+                }
+                let error = distance(&grads[0], &grads[1]);
+                assert!(
+                    error < 1e-4,
+                    "{name}, step {step}: gradient {error:.1e} off"
+                );
+                let ratio = losses[0] / losses[1];
+                assert!((ratio - 1.0).abs() < 1e-4, "{name}: {losses:?}");
             }
-            let error = distance(&grads[0], &grads[1]);
-            assert!(
-                error < 1e-4,
-                "{name}, step {step}: gradient {error:.1e} off"
-            );
-            let ratio = losses[0] / losses[1];
-            assert!((ratio - 1.0).abs() < 1e-4, "{name}: {losses:?}");
+            // Three steps must change something.
+            assert!(distance(&values[0], &params.values) > 1e-3);
         }
-        // Three steps must change something.
-        assert!(distance(&values[0], &params.values) > 1e-3);
     }
 }
 
 /// Whole runs through loader, plans, kernels and updates.
 #[test]
-fn runs_on_the_emulator_are_those_of_the_cpu() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
+fn runs_by_kernels_are_those_of_the_cpu() {
     let opts = [
         json!({"name": "momo-adam-star", "lr": 0.01, "lb": -1.0}),
         json!({"name": "sgd-m", "lr": 0.1, "weight_decay": 0.01, "lr_schedule": "sqrt"}),

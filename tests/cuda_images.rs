@@ -8,13 +8,13 @@ mod running;
 
 use cifar::write_cifar;
 use common::Draws;
-use running::{on, on_cpu, runs_agree};
+use running::{ALL, machines, on, on_cpu, runs_agree};
 use serde_json::{Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::augment::{Placement, Recipe};
 use stepback_native::data::{Library, Pair, fetch};
-use stepback_native::device::gpu::{Gpu, Precision, Queue, Step, kernels};
-use stepback_native::device::{self, Device, Schedule};
+use stepback_native::device::Device;
+use stepback_native::device::gpu::{Precision, Queue, Step, kernels};
 use stepback_native::graph::{Layout, Memory, Mode, Params, Plan, Targets};
 use stepback_native::nn::BatchNorm;
 use stepback_native::nn::loss::{LOSSES, SCORES, Targets as Wanted};
@@ -35,9 +35,6 @@ const NORMED: [[usize; 2]; 7] = [
 /// Batch norm with what can follow it, the running averages and evaluation: forward, and backward of training.
 #[test]
 fn batch_norm_and_what_follows_it() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     for [pixels, channels] in NORMED {
         for (residual, relu, mode) in [
             (false, false, Mode::Train),
@@ -90,9 +87,8 @@ fn batch_norm_and_what_follows_it() {
                 .get_mut(example.plan.seed)
                 .copy_from_slice(&example.upstream);
             example.plan.run(&mut memory, Default::default());
-            let theirs = record(Device::Emulator);
-            for schedule in Schedule::all() {
-                let mut gpu = Gpu::emulator(schedule).unwrap();
+            for machine in machines(ALL) {
+                let (theirs, mut gpu) = (record(machine.device), machine.open());
                 let loaded = theirs.load(&mut gpu, None).unwrap().unwrap();
                 let layout = Layout::new(&theirs.params);
                 gpu.upload(layout.buffers, &theirs.params.buffer_values)
@@ -124,9 +120,6 @@ fn batch_norm_and_what_follows_it() {
 /// Which of equals gets the gradient, and what NaN does.
 #[test]
 fn max_pool_of_equals_and_nan() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     for channels in [3, 4] {
         let record = |device| {
             let mut params = Params::new(Generator::new(5));
@@ -152,14 +145,19 @@ fn max_pool_of_equals_and_nan() {
         };
         let (y, grad) = on_cpu(&record(Device::Cpu));
         assert!(y.iter().any(|y| y.is_nan()) && y.contains(&1.0) && grad.contains(&0.0));
-        let mut gpu = Gpu::open(Device::Emulator).unwrap();
-        let [ours, _] = on(&record(Device::Emulator), &mut gpu, Precision::Fp32);
-        let zeroed = |v: &[f32]| -> Vec<f32> {
-            let one = |x: &f32| if x.is_nan() { -7.0 } else { *x };
-            v.iter().map(one).collect()
-        };
-        assert_eq!(zeroed(&ours.0), zeroed(&y));
-        assert_eq!(ours.1, grad);
+        for machine in machines(1) {
+            let [ours, _] = on(
+                &record(machine.device),
+                &mut machine.open(),
+                Precision::Fp32,
+            );
+            let zeroed = |v: &[f32]| -> Vec<f32> {
+                let one = |x: &f32| if x.is_nan() { -7.0 } else { *x };
+                v.iter().map(one).collect()
+            };
+            assert_eq!(zeroed(&ours.0), zeroed(&y));
+            assert_eq!(ours.1, grad);
+        }
     }
 }
 
@@ -208,21 +206,20 @@ fn losses_and_scores_of_several_batches() {
                 .flat_map(|(x, target)| on_cpu(x, target, target.len() / width))
                 .collect();
             assert_eq!(at_once, one_by_one, "{}", row.name);
-            if device::emulator_usable().is_err() {
-                continue;
+            for machine in machines(1) {
+                let (_, plan) = record(rows, BATCH, machine.device);
+                let mut gpu = machine.open();
+                gpu.alloc::<f32>("arena", plan.end()).unwrap();
+                let now = gpu.alloc("step", 1).unwrap();
+                let mut queue = Queue::default();
+                plan.queue(now, &mut queue).unwrap();
+                let program = gpu.prepare(queue).unwrap();
+                gpu.upload(plan.inputs[0], &x).unwrap();
+                gpu.upload(plan.inputs[1], &target).unwrap();
+                gpu.run(program).unwrap();
+                let error = distance(&gpu.download(plan.outputs[0]).unwrap(), &at_once);
+                assert!(error <= 1e-6, "{}: {error:.1e} off", row.name);
             }
-            let (_, plan) = record(rows, BATCH, Device::Emulator);
-            let mut gpu = Gpu::open(Device::Emulator).unwrap();
-            gpu.alloc::<f32>("arena", plan.end()).unwrap();
-            let now = gpu.alloc("step", 1).unwrap();
-            let mut queue = Queue::default();
-            plan.queue(now, &mut queue).unwrap();
-            let program = gpu.prepare(queue).unwrap();
-            gpu.upload(plan.inputs[0], &x).unwrap();
-            gpu.upload(plan.inputs[1], &target).unwrap();
-            gpu.run(program).unwrap();
-            let error = distance(&gpu.download(plan.outputs[0]).unwrap(), &at_once);
-            assert!(error <= 1e-6, "{}: {error:.1e} off", row.name);
         }
     }
 }
@@ -238,9 +235,6 @@ fn images(train: usize, val: usize) -> (tempfile::TempDir, Library) {
 /// Every place that an image can have, and what both recipes draw: the very pixels of the CPU's loader.
 #[test]
 fn augmented_images_are_those_of_the_loader() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
     let (_dir, library) = images(10, 1);
     let config = image_config("resnet20", json!({}), 5, 1);
     let Pair { train, .. } = library.load(&config).unwrap();
@@ -264,8 +258,8 @@ fn augmented_images_are_those_of_the_loader() {
     train.gather(&order[1..], &places, &mut x, &mut y);
 
     let (bytes, tables) = train.bytes().unwrap();
-    for schedule in Schedule::all() {
-        let mut gpu = Gpu::emulator(schedule).unwrap();
+    for machine in machines(ALL) {
+        let mut gpu = machine.open();
         let to = gpu.alloc::<f32>("x", n * 3072).unwrap();
         let classes = gpu.alloc::<f32>("y", n).unwrap();
         let data = gpu.alloc_with("data", bytes).unwrap();
@@ -302,10 +296,7 @@ fn image_config(model: &str, kwargs: Value, batch_size: usize, epochs: usize) ->
 
 /// Networks of augmented images: two steps and an evaluation in each epoch.
 #[test]
-fn image_networks_on_the_emulator_are_those_of_the_cpu() {
-    if device::emulator_usable().is_err() {
-        return;
-    }
+fn image_networks_by_kernels_are_those_of_the_cpu() {
     let (_dir, library) = images(5, 1);
     // What evaluation draws is seen in the second epoch.
     for (model, kwargs, epochs) in [

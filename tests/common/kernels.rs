@@ -4,10 +4,54 @@
 use stepback_native::config::RunConfig;
 use stepback_native::data::Pair;
 use stepback_native::device::gpu::{Gpu, Precision};
-use stepback_native::device::{Device, Target};
+use stepback_native::device::{self, Device, Schedule, Target};
 use stepback_native::ops::Example;
-use stepback_native::results::Epoch;
+use stepback_native::results::{Epoch, RunResult};
 use stepback_native::train::{Watch, run};
+
+/// What runs kernels.
+pub struct Machine {
+    pub device: Device,
+    open: Box<dyn Fn() -> Gpu>,
+}
+
+impl Machine {
+    /// With nothing on it.
+    pub fn open(&self) -> Gpu {
+        (self.open)()
+    }
+}
+
+/// The emulator under its first schedules, as many as `schedules`, and the GPU if there is one: `REQUIRE_GPU=1` makes its
+/// absence a failure.
+pub fn machines(schedules: usize) -> Vec<Machine> {
+    let mut machines = Vec::new();
+    match device::emulator_usable() {
+        Err(why) => eprintln!("skipped on the emulator: {}", why.message),
+        Ok(()) => machines.extend(Schedule::all().into_iter().take(schedules).map(|schedule| {
+            let open = move || Gpu::emulator(schedule).unwrap();
+            Machine {
+                device: Device::Emulator,
+                open: Box::new(open),
+            }
+        })),
+    }
+    match device::usable_gpus() {
+        Err(why) => {
+            let required = std::env::var_os("REQUIRE_GPU").is_some();
+            assert!(!required, "REQUIRE_GPU is set, but {}", why.message);
+            eprintln!("skipped on a GPU: {}", why.message);
+        }
+        Ok(_) => machines.push(Machine {
+            device: Device::Cuda(0),
+            open: Box::new(|| Gpu::open(Device::Cuda(0)).unwrap()),
+        }),
+    }
+    machines
+}
+
+/// All schedules of the emulator.
+pub const ALL: usize = usize::MAX;
 
 /// Output and gradient by the CPU bodies.
 pub fn on_cpu(example: &Example) -> (Vec<f32>, Vec<f32>) {
@@ -35,7 +79,7 @@ fn numbers(e: &Epoch) -> Vec<f64> {
     all
 }
 
-/// A run on the emulator, twice the same, tells within `tolerance` what the CPU tells.
+/// A run by kernels, twice the same, tells within `tolerance` what the CPU tells.
 pub fn runs_agree(config: &RunConfig, data: &Pair, tolerance: f64) {
     let trained = |device| {
         let target = Target {
@@ -44,10 +88,22 @@ pub fn runs_agree(config: &RunConfig, data: &Pair, tolerance: f64) {
         };
         run(config, data, target, &Unwatched).unwrap().unwrap()
     };
-    let (cpu, emulated) = (trained(Device::Cpu), trained(Device::Emulator));
-    assert_eq!(emulated.summary["device"], "emulator");
-    let again = trained(Device::Emulator);
-    let epochs = cpu.history.iter().zip(&emulated.history);
+    let cpu = trained(Device::Cpu);
+    for Machine { device, .. } in machines(1) {
+        let (ours, again) = (trained(device), trained(device));
+        assert_eq!(ours.summary["device"], device.name());
+        same_runs(config, &cpu, &ours, &again, tolerance);
+    }
+}
+
+fn same_runs(
+    config: &RunConfig,
+    cpu: &RunResult,
+    ours: &RunResult,
+    again: &RunResult,
+    tolerance: f64,
+) {
+    let epochs = cpu.history.iter().zip(&ours.history);
     for ((cpu, ours), again) in epochs.zip(&again.history) {
         assert_eq!(numbers(ours), numbers(again));
         assert_eq!(numbers(ours).len(), numbers(cpu).len());
