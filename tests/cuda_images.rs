@@ -89,7 +89,7 @@ fn batch_norm_and_what_follows_it() {
             example.plan.run(&mut memory, Default::default());
             for machine in machines(ALL) {
                 let (theirs, mut gpu) = (record(machine.device), machine.open());
-                let loaded = theirs.load(&mut gpu, None).unwrap().unwrap();
+                let loaded = theirs.load(&mut gpu, None).unwrap();
                 let layout = Layout::new(&theirs.params);
                 gpu.upload(layout.buffers, &theirs.params.buffer_values)
                     .unwrap();

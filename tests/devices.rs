@@ -87,6 +87,12 @@ fn bench(folder: &Folder, arguments: &str) -> Value {
 }
 
 #[test]
+fn a_filter_that_nothing_matches_is_an_error() {
+    let ran = folder().run("bench-kernels --device cpu --filter zzz");
+    ran.code(2).says(&["--filter zzz", "no op"]);
+}
+
+#[test]
 fn kernels_are_compared_with_the_cpu_on_the_emulator() {
     if device::emulator_usable().is_err() {
         return;

@@ -19,7 +19,7 @@
 # Real data sets are used where DIR holds them; what is missing is made up, which costs as much time and learns nothing.
 # RESULTS gets the reports. Ends with a table of ratios of what RESULTS holds by then, and with status 1 if anything failed.
 #
-# To try the script without a GPU: --device cpu --samples 300 --batch 50
+# To try the script without a GPU: --device cpu --samples 300 --batch 50 --data target/made-up
 set -uo pipefail
 
 usage() {

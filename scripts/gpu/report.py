@@ -51,7 +51,10 @@ def made_up(path, header, record, count, classes, label):
 
 
 def data(args):
-    """The raw files of a network's data set, where neither they nor their other forms are there."""
+    """The raw files of a network's data set (binary forms only), random where they are missing."""
+    others = [name for pattern in ("cifar-*-batches-py", "cifar-*-python", "cifar-*.tar.gz") for name in args.dir.glob(pattern)]
+    if others and args.network != "mlp":
+        raise SystemExit(f"{others[0]}: images in another form than the binary one are there, which made-up ones would hide")
     train, val = (min(n, args.samples or n) for n in (50_000, 10_000))
     files = []
     if args.network == "mlp":
@@ -92,7 +95,7 @@ def kernels(args):
     percent = lambda x: "-" if x is None else f"{100 * x:.0f} %"
     slowest = sorted((l for l in report["rows"] if l["seconds"]), key=lambda l: -l["seconds"])[:30]
     lines = [[l["name"], l["about"], l["part"], f"{1e6 * l['seconds']:.1f}", percent(l["share_of_copy"]),
-              percent(l["share_of_peak"]), f"{l['error']:.1e}"] for l in slowest]
+              percent(l["share_of_peak"]), "-" if l["error"] is None else f"{l['error']:.1e}"] for l in slowest]
     print_table(["name", "about", "part", "us", "of copy", "of peak", "error"], lines)
     # TF32 rounds to 11 bits; in single precision it is the order of long sums that differs.
     most = lambda l: 2e-3 if l["precision"] == "tf32" else 1e-4

@@ -129,7 +129,7 @@ fn one(target: Target, experiment: &Experiment) -> Result<Pace> {
     let data = made_up(&config, &experiment.sample, experiment.classes, samples)?;
     let measured = match pace(&config, &data, target, epochs) {
         Ok(pace) => Ok((pace.kernels, pace.seconds)),
-        // An op without kernels.
+        // A shape that the kernels cannot take.
         Err(error) if error.kind == Kind::Usage => Err(error.message),
         Err(error) => return Err(error),
     };

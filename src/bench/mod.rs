@@ -28,8 +28,6 @@ pub struct Report {
     pub peaks: Vec<Measured>,
     pub rows: Vec<Measured>,
     pub experiments: Vec<Pace>,
-    /// Ops that could not be measured.
-    pub without_kernels: Vec<&'static str>,
     /// What ended the measurements early; what was measured before is there.
     pub fault: Option<Error>,
 }
@@ -110,12 +108,11 @@ impl Report {
             "device": target.device.name(), "gpu": gpu, "precision": target.precision_name(),
             "version": env!("CARGO_PKG_VERSION"), "peaks": lines(&self.peaks), "rows": lines(&self.rows),
             "experiments": self.experiments.iter().map(experiment).collect::<Vec<_>>(),
-            "without_kernels": self.without_kernels,
         })
     }
 }
 
-/// Measures everything whose name contains `filter` and that has kernels.
+/// Measures everything whose name contains `filter`.
 pub fn measure(target: Target, filter: &str) -> Report {
     let mut report = Report::default();
     report.fault = fill(&mut report, target, filter).err();
@@ -144,9 +141,6 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
             _ => op(target, name, case),
         };
         let lines = lines.map_err(|e| of(&format!("{name} ({})", case.about), e))?;
-        if lines.is_empty() && !report.without_kernels.contains(&name) {
-            report.without_kernels.push(name);
-        }
         report.rows.extend(lines);
     }
     let sizes: &[usize] = if large {
@@ -187,14 +181,12 @@ fn precision(target: Target, name: &str) -> Precision {
 const SEED: u64 = 1;
 const PARTS: [&str; 2] = ["forward", "backward"];
 
-/// Forward and backward of one case; nothing where the op has no kernels.
+/// Forward and backward of one case.
 fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
     let mut example = case.example(SEED, target.device);
     let flops = example.plan.flops_of_halves();
     let mut gpu = Gpu::open(target.device)?;
-    let Some(loaded) = example.load(&mut gpu, target.precision)? else {
-        return Ok(Vec::new());
-    };
+    let loaded = example.load(&mut gpu, target.precision)?;
     let ours = example.run(&mut gpu, &loaded)?;
     let programs = loaded.0.each_ref().map(|half| half.program);
     let seconds = match at_size(target.device) {
@@ -329,7 +321,7 @@ mod tests {
         precision: None,
     };
 
-    /// The shapes fit the ops, whether or not there are kernels.
+    /// The shapes fit the ops.
     #[test]
     fn every_shape_of_the_experiments_can_be_recorded() {
         use crate::graph::Params;
@@ -383,14 +375,12 @@ mod tests {
     }
 
     #[test]
-    fn every_op_is_measured_or_named() {
+    fn every_op_is_measured() {
         let report = measure(EMULATOR, "");
         assert!(report.fault.is_none());
         for row in ROWS {
-            let measured = report.rows.iter().any(|r| r.name == row.name);
-            assert_ne!(
-                measured,
-                report.without_kernels.contains(&row.name),
+            assert!(
+                report.rows.iter().any(|r| r.name == row.name),
                 "{}",
                 row.name
             );

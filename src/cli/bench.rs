@@ -41,16 +41,18 @@ impl Bench {
                 .copied()
         };
         let report = measure(target, &self.filter);
+        if report.fault.is_none() && report.rows.is_empty() && report.experiments.is_empty() {
+            return Err(Error::usage(format!(
+                "--filter {}: no op, optimizer or experiment has this in its name",
+                self.filter
+            )));
+        }
         if self.json {
             print::println(report.to_json(target, before))?;
         } else {
             let lines = report.peaks.iter().chain(&report.rows);
             if lines.clone().next().is_some() {
                 print::println(kernels(&report, lines, before))?;
-            }
-            if !report.without_kernels.is_empty() {
-                let names = report.without_kernels.join(", ");
-                print::println(format!(" no kernels yet: {names}"))?;
             }
             if !report.experiments.is_empty() {
                 print::println(steps(&report, before))?;

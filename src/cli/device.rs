@@ -14,7 +14,8 @@ pub struct Choice {
     /// a driver, else the CPU [default: auto for bench-kernels, else cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Arithmetic of convolutions and linear layers on a GPU [default: tf32 in convolutions, fp32 in linear layers]
+    /// Arithmetic of convolutions, linear layers and attention by kernels [default: fp32 for verify, else tf32 in
+    /// convolutions and fp32 in the others]
     #[arg(long, value_enum)]
     precision: Option<PrecisionChoice>,
 }

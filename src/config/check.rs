@@ -280,7 +280,8 @@ impl<'a> Checker<'a> {
     fn unknown(&mut self, path: &str, what: &str, word: &str, known: &[&str]) {
         if !self.full() {
             let (shown, hint) = (shown_text(word), suggestion(word, known));
-            let text = match LEFT_OUT.contains(&word) {
+            let left_out = what != "optimizer" && LEFT_OUT.contains(&word);
+            let text = match left_out {
                 true => format!(
                     "{what} \"{shown}\" is step-back's, but left out here: of ImageNet there is imagenet32"
                 ),

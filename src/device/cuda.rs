@@ -41,7 +41,7 @@ fn failed(what: &str, error: DriverError) -> Error {
 pub fn usable() -> Result<Vec<String>> {
     if kernels::IMAGES.is_empty() {
         return Err(Error::usage(
-            "--device cuda: this binary carries no kernels for GPUs: build stepback-native where there is an nvcc of CUDA 13 (named by NVCC, CUDA_HOME or PATH, or installed by pip as nvidia-cuda-nvcc)",
+            "--device cuda: this binary carries no kernels for GPUs: build stepback-native where there is an nvcc of CUDA 13 (named by NVCC, CUDA_HOME, CUDA_PATH or PATH, or installed by pip in the active environment as nvidia-cuda-nvcc)",
         ));
     }
     // SAFETY: it tries to load the library; cudarc panics where it then uses one that is not there.

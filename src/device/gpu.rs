@@ -16,10 +16,11 @@ pub mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
-/// Does this binary carry machine code for GPUs?
-pub fn has_images() -> bool {
-    !kernels::IMAGES.is_empty()
-}
+/// Multiprocessors of an H100: kernels are chosen such that all have something to do.
+pub const PROCESSORS: usize = 132;
+
+/// Dynamic shared memory that a block may have there, in bytes.
+pub const MOST_SHARED: usize = 227 << 10;
 
 /// What changes from step to step, written on the host once per epoch, one per step. Must equal
 /// `Step` in `kernels/common.cuh`.
@@ -277,6 +278,7 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// As options and reports spell it.
     pub fn name(self) -> &'static str {
         match self {
             Precision::Fp32 => "fp32",
@@ -450,6 +452,7 @@ impl Gpu {
         self.machine.upload(address, bytemuck::cast_slice(data))
     }
 
+    /// The numbers in a view, after everything that was started before.
     pub fn download<T: Pod>(&mut self, from: impl Into<View<T>>) -> Result<Vec<T>> {
         let from = from.into();
         let mut data = vec![T::zeroed(); from.len];
@@ -464,6 +467,7 @@ impl Gpu {
         self.addresses[view.buffer.0] + view.bytes().start as u64
     }
 
+    /// Makes a program of a queue: a graph on a GPU, a list on the emulator.
     pub fn prepare(&mut self, queue: Queue) -> Result<Program> {
         self.traffic.programs += 1;
         let launches = queue.launches.len();
@@ -488,6 +492,7 @@ impl Gpu {
         self.machine.time(program.0)
     }
 
+    /// Counts so far, for tests.
     pub fn traffic(&self) -> Traffic {
         self.traffic
     }

@@ -112,7 +112,7 @@ pub trait Op: Send + Sync {
     /// Queues the kernels of forward.
     ///
     /// # Errors
-    /// If there are none: ops are ported one by one.
+    /// If there are none, or the shapes do not fit the device.
     fn cuda_fwd(&self, _io: FwdSlots, _queue: &mut Queue) -> Result<()> {
         Err(no_kernel(self.name()))
     }
@@ -128,7 +128,7 @@ pub trait Op: Send + Sync {
 
 fn no_kernel(op: &str) -> Error {
     Error::usage(format!(
-        "op {op} has no CUDA kernel yet; models that use it train with --device cpu"
+        "op {op} has no CUDA kernels; models that use it train with --device cpu"
     ))
 }
 

@@ -108,10 +108,12 @@ impl Session {
         self.read(self.layout.grads)
     }
 
+    /// The running averages.
     pub fn buffers(&mut self) -> Result<Vec<f32>> {
         self.read(self.layout.buffers)
     }
 
+    /// Overwrites all parameters.
     pub fn set_values(&mut self, values: &[f32]) -> Result<()> {
         match &mut self.side {
             Side::Cpu(memory) => {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::dropout::Mask;
 use crate::device::Slot;
 use crate::device::cpu::attention;
-use crate::device::gpu::{Grid, Precision, Queue, View, aligned, kernels};
+use crate::device::gpu::{Grid, MOST_SHARED, Precision, Queue, View, aligned, kernels};
 use crate::error::{Error, Result};
 use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Op, Var};
 use crate::ops::column_sums::Columns;
@@ -66,8 +66,6 @@ impl Attention {
     }
 }
 
-/// Shared memory that a block may have: that of compute capability 9.0.
-const MOST_SHARED: usize = 227 << 10;
 /// Tokens that one warp is enough for.
 const WARP_TOKENS: usize = 32;
 /// Rows of scores that a block of the kernels for any sizes works on side by side.
@@ -150,20 +148,12 @@ impl Attention {
 
     fn queue_bias_gradient(&self, ds: View<f32>, partial: View<f32>, to: Slot, queue: &mut Queue) {
         let (square, heads) = (self.shape.tokens * self.shape.tokens, self.shape.heads);
-        let over_sequences = Columns {
-            rows: self.shape.sequences / self.biases,
-            columns: partial.len,
-            pitch: partial.len,
-            parts: 1,
-            part: 0,
-        };
+        let over_sequences = Columns::of(self.shape.sequences / self.biases, partial.len);
         over_sequences.queue_sums(ds, partial, queue);
         let over_heads = Columns {
-            rows: heads,
-            columns: square,
-            pitch: square,
             parts: self.biases,
             part: heads * square,
+            ..Columns::of(heads, square)
         };
         over_heads.queue_sums(partial, to, queue);
     }

@@ -7,7 +7,7 @@
 
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{self, Affine, Saved, Then};
-use crate::device::gpu::{Queue, doubles, elementwise, kernels, packs};
+use crate::device::gpu::{PROCESSORS, Queue, doubles, elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
@@ -49,7 +49,7 @@ impl BatchNorm {
 
     /// Blocks of kernels that sum over the pixels. Few, since the sums of all are to be read.
     fn sum_blocks(&self) -> usize {
-        self.blocks().min(264)
+        self.blocks().min(2 * PROCESSORS)
     }
 
     /// Are packs of channels of 4, and how many blocks are needed for those of one pixel?

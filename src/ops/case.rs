@@ -80,9 +80,10 @@ pub struct Example {
 }
 
 /// An example on a device: forward and backward.
-pub struct Loaded(pub [Half; 2]);
+pub struct Loaded(pub [LoadedHalf; 2]);
 
-pub struct Half {
+/// The kernels of one half, ready to run.
+pub struct LoadedHalf {
     pub program: Program,
     pub launches: usize,
     /// That the launches read and write.
@@ -172,9 +173,11 @@ impl Example {
         (y, memory.grads().to_vec())
     }
 
-    /// Puts the example on a device that holds nothing yet. What its kernels do not write stays a NaN. `None`
-    /// if an op has no kernels.
-    pub fn load(&self, gpu: &mut Gpu, precision: Option<Precision>) -> Result<Option<Loaded>> {
+    /// Puts the example on a device that holds nothing yet. What its kernels do not write stays a NaN.
+    ///
+    /// # Errors
+    /// If an op has no kernels for its shapes, or the device fails.
+    pub fn load(&self, gpu: &mut Gpu, precision: Option<Precision>) -> Result<Loaded> {
         let layout = Layout::new(&self.params);
         let floats = self.plan.end().max(layout.end());
         gpu.alloc_with("arena", &vec![f32::NAN; floats])?;
@@ -186,22 +189,20 @@ impl Example {
         let now = gpu.alloc_with("step", &[now])?;
         let mut halves = [(); 2].map(|()| Queue::new(precision));
         let [forward, backward] = &mut halves;
-        if self.plan.queue_halves(now, [forward, backward]).is_err() {
-            return Ok(None);
-        }
+        self.plan.queue_halves(now, [forward, backward])?;
         gpu.upload(layout.values, &self.params.values)?;
         for slot in &self.plan.inputs {
             gpu.upload(*slot, &self.data)?;
         }
         let mut half = |queue: Queue| {
-            Ok(Half {
+            Ok(LoadedHalf {
                 launches: queue.launches().len(),
                 bytes: queue.launches().iter().map(|l| l.bytes()).sum(),
                 program: gpu.prepare(queue)?,
             })
         };
         let [forward, backward] = halves;
-        Ok(Some(Loaded([half(forward)?, half(backward)?])))
+        Ok(Loaded([half(forward)?, half(backward)?]))
     }
 
     /// Output and gradient by the kernels of a loaded example.

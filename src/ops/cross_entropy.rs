@@ -42,13 +42,9 @@ impl<'t> Var<'t> {
 
 impl CrossEntropy {
     /// The gradient and the losses in what forward saves.
-    fn split(&self, saved: Slot) -> (Slot, Slot) {
-        let len = self.rows * self.classes;
-        let losses = Slot {
-            start: saved.start + len,
-            len: self.rows,
-        };
-        (Slot { len, ..saved }, losses)
+    fn split(&self, mut saved: Slot) -> (Slot, Slot) {
+        let gradient = saved.take(self.rows * self.classes);
+        (gradient, saved)
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{Affine, Saved};
 use crate::device::cpu::layer_norm;
-use crate::device::gpu::{Queue, View, aligned, kernels};
+use crate::device::gpu::{PROCESSORS, Queue, View, aligned, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::column_sums::Columns;
@@ -49,17 +49,14 @@ impl LayerNorm {
 
     /// Shares of the rows, each of which has sums of its own: enough to fill a GPU twice.
     fn shares(&self) -> usize {
-        self.0.rows.div_ceil(ROWS_AT_ONCE).min(264)
+        self.0.rows.div_ceil(ROWS_AT_ONCE).min(2 * PROCESSORS)
     }
 
     /// Queues the gradients of weight and bias from their shares.
     fn queue_sums(&self, partial: Slot, to: [Slot; 2], queue: &mut Queue) {
         let columns = Columns {
-            rows: self.shares(),
-            columns: self.0.width,
             pitch: 2 * self.0.width,
-            parts: 1,
-            part: 0,
+            ..Columns::of(self.shares(), self.0.width)
         };
         for (i, to) in to.into_iter().enumerate().filter(|(_, to)| to.len > 0) {
             let (from, skip) = (View::from(partial), i * self.0.width);

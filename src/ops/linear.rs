@@ -2,16 +2,12 @@
 //!
 //! Gradient, with dz = dy where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows.
 
-use crate::device::Slot;
 use crate::device::cpu::gemm::{Matrix, gemm};
 use crate::device::cpu::{fill_rows, pool, sum_rows};
-use crate::device::gpu::{Grid, Precision, Queue, elementwise, kernels};
+use crate::device::gpu::{Grid, PROCESSORS, Precision, Queue, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
-
-/// Multiprocessors of an H100: kernels are chosen such that all have something to do.
-const PROCESSORS: usize = 132;
 
 /// Rows whose share of a weight gradient is worth a part of its own.
 const PART: usize = 128;
@@ -110,12 +106,11 @@ impl Linear {
     fn work(&self) -> [usize; 3] {
         let (_, _, parts) = self.parts();
         let parts = if parts > 1 { parts } else { 0 };
-        let dz = if self.relu {
-            self.rows * self.outputs
-        } else {
-            0
-        };
-        [dz, parts * self.outputs * self.inputs, parts * self.outputs]
+        [
+            self.bwd_work(),
+            parts * self.outputs * self.inputs,
+            parts * self.outputs,
+        ]
     }
 
     /// The launch that does all of backward.
@@ -148,18 +143,6 @@ impl Linear {
             tf32,
         );
     }
-}
-
-/// One after the other, of these lengths.
-fn split<const N: usize>(slot: Slot, lens: [usize; N]) -> [Slot; N] {
-    let mut start = slot.start;
-    lens.map(|len| {
-        start += len;
-        Slot {
-            start: start - len,
-            len,
-        }
-    })
 }
 
 fn is_tf32(queue: &Queue) -> i32 {
@@ -266,7 +249,8 @@ impl Op for Linear {
             self.small_bwd(io, tf32, queue);
             return Ok(());
         }
-        let [dz, dws, dbs] = split(io.work, self.work());
+        let mut work = io.work;
+        let [dz, dws, dbs] = self.work().map(|len| work.take(len));
         let dz = if self.relu {
             let n = dz.len;
             kernels::relu_bwd(queue, elementwise(n), io.y, io.dy, dz, n as i64);
@@ -410,7 +394,7 @@ mod tests {
                 let emulated = example(Device::Emulator);
                 for (precision, tolerance) in [(Precision::Fp32, 2e-6), (Precision::Tf32, 2e-3)] {
                     let mut gpu = Gpu::emulator(schedule).unwrap();
-                    let loaded = emulated.load(&mut gpu, Some(precision)).unwrap().unwrap();
+                    let loaded = emulated.load(&mut gpu, Some(precision)).unwrap();
                     let (ours, our_gradient) = emulated.run(&mut gpu, &loaded).unwrap();
                     let start = usize::from(odd);
                     let errors = [

@@ -27,7 +27,7 @@ mod squared;
 pub mod window_bias;
 mod windows;
 
-pub use case::{Case, Data, Example, Half, Loaded, distance};
+pub use case::{Case, Data, Example, Loaded, LoadedHalf, distance};
 
 /// A row of the table of ops.
 pub struct Row {

@@ -3,15 +3,14 @@
 
 use crate::device::Slot;
 use crate::device::cpu::conv::Shape;
-use crate::device::gpu::{self, Grid, Precision};
+use crate::device::gpu::{self, Grid, MOST_SHARED, PROCESSORS, Precision};
 
-/// Blocks that run at the same time: two on each of an H100's multiprocessors.
-const BLOCKS: usize = 264;
+/// Blocks that run at the same time.
+const BLOCKS: usize = 2 * PROCESSORS;
 
 /// Shared memory of a block, in bytes: what leaves room for a second one on large GPUs, and is all that there is on small
 /// ones (compute capability 8.6). Kernels of many taps need more, up to what large GPUs have.
 const GOOD_SHARED: usize = 99 << 10;
-const MOST_SHARED: usize = 227 << 10;
 
 /// The forms that kernels come in: 3x3 taps in tiles of so many pixels by so many channels, or any taps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
