@@ -322,8 +322,9 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
-  const bool pairs = TF32 && c.out_c % 2 == 0;
   const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? residual : nullptr);
+  const bool aligned = (reinterpret_cast<uintptr_t>(y) | reinterpret_cast<uintptr_t>(term)) % 8 == 0;
+  const bool pairs = TF32 && c.out_c % 2 == 0 && aligned;
   if (term) {
     each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { sums[e] += term[to]; },
                              [&](int e, int to) {

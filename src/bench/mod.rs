@@ -121,8 +121,6 @@ pub fn measure(target: Target, filter: &str) -> Report {
 
 fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     let large = at_size(target.device);
-    // Open as long as there is something to measure: making a GPU's context takes longer than most kernels.
-    let _context = large.then(|| Gpu::open(target.device)).transpose()?;
     if target.device != Device::Cpu {
         report.peaks = machine::peaks(target.device)?;
     }

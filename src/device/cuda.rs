@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::Mutex;
 
 use cudarc::driver::DriverError;
 use cudarc::driver::result::{self, stream::StreamKind};
@@ -12,6 +13,9 @@ use cudarc::driver::sys;
 
 use super::gpu::{Argument, Launch, Machine, kernels};
 use crate::error::{Error, Kind, Result};
+
+/// GPUs whose primary context is kept.
+static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 pub(super) struct Cuda {
     index: usize,
@@ -186,6 +190,12 @@ impl Cuda {
         // SAFETY: the device was just got from the driver, the context from the device.
         let context = unsafe {
             let context = result::primary_ctx::retain(device).map_err(opening)?;
+            // A context takes longer to make than a small run: it is kept until the process ends.
+            let mut kept = KEPT.lock().unwrap_or_else(|e| e.into_inner());
+            if !kept.contains(&index) {
+                result::primary_ctx::retain(device).map_err(opening)?;
+                kept.push(index);
+            }
             result::ctx::set_current(context).map_err(opening)?;
             context
         };
@@ -200,8 +210,11 @@ impl Cuda {
             programs: Vec::new(),
         };
         for (file, image) in kernels::IMAGES {
+            // At eight bytes, as nvcc had it.
+            let mut words = vec![0u64; image.len().div_ceil(8)];
+            bytemuck::cast_slice_mut(&mut words)[..image.len()].copy_from_slice(image);
             // SAFETY: a fatbin as nvcc wrote it.
-            let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+            let module = unsafe { result::module::load_data(words.as_ptr().cast()) };
             let module = module.map_err(|e| {
                 refusal(
                     e.0,
@@ -303,6 +316,9 @@ impl Machine for Cuda {
     }
 
     fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.enter()?;
         // SAFETY: inside of an allocation; in the order of the stream, and `bytes` outlive the wait.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
@@ -311,6 +327,9 @@ impl Machine for Cuda {
     }
 
     fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.enter()?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }

@@ -178,6 +178,11 @@ impl Op for BatchNorm {
         // `dz` where it is written down, else `dy` and whether it is to be masked.
         let (dz, mask) = match (self.residual, self.relu) {
             (true, true) => {
+                // dz is written there.
+                assert!(
+                    d_residual.len > 0,
+                    "batch norm: a residual without gradient"
+                );
                 let y = io.y;
                 kernels::batch_norm_bwd_residual(
                     queue, grid, x, dy, gamma, beta, saved, y, d_residual, partial, pack, pixels,
