@@ -347,3 +347,13 @@ macro_rules! multiversion {
     };
 }
 pub(crate) use multiversion;
+
+multiversion! {
+    /// Is it AVX-512, or whatever else is [`Simd::WIDE`], that functions run with now?
+    pub fn wide = is_wide() -> bool
+}
+
+#[inline(always)]
+fn is_wide<S: Simd>(_: S) -> bool {
+    S::WIDE
+}

@@ -1,17 +1,19 @@
 //! `y` from `x` and `dx` from `dy`: every output pixel is a sum over taps, each a source pixel (all its
 //! channels) times a matrix.
 //!
-//! For `y` the taps are the K x K kernel positions. For `dx` with stride s the pixels fall into s x s phases by
-//! their position modulo s; inside a phase all have the same taps, and consecutive ones read consecutive `dy`.
+//! Pixels fall into classes that share taps: those at an image's borders leave out what lies beyond (more than half
+//! of all taps where images are 2 x 2), and for `dx` with stride s the s x s positions modulo s differ too.
 //!
-//! A block is a few images, or a few rows of a large one. Its source is copied into scratch memory with a
-//! border of zeros, so that no tap needs a test; `tiles.rs` does the sums.
+//! A block is a few images, or a few rows of a large one. Its source is copied into scratch memory, where pixels lie
+//! close together, with zeros around it if classes are joined, for the sake of full tiles, so that some of
+//! their pixels have taps beyond the image; `tiles.rs` does the sums.
 
 use super::Shape;
-use super::tiles::{RUN, sum_block};
+use super::tiles::{RUN, sum_block, tile};
 use crate::device::cpu::par;
 use crate::device::cpu::simd::LANES;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// What happens to a sum before it is stored: `max(scale (sum + old) + bias + add, 0)`, each part optional.
 #[derive(Clone, Copy, Default)]
@@ -27,45 +29,70 @@ pub struct Epilogue<'a> {
     pub relu: bool,
 }
 
-/// Floats of a block's padded source; it shares the second-level cache with the weights.
+/// Floats of a block's stored source; it shares the second-level cache with the weights.
 const SCRATCH: usize = 1 << 16;
 /// Source channels at most, of the kernel for few channels.
 pub(super) const NARROW: usize = 16;
 /// Output pixels that a block should have, lest weights are loaded for too few.
 const PIXELS: usize = 192;
 
-/// The output pixels (phases.len() many each way apart) that share taps.
-pub(super) struct Phase {
-    pub(super) row: usize,
-    pub(super) column: usize,
-    /// Offsets in the padded source, in floats, in the order of the packed weights.
-    pub(super) taps: Vec<usize>,
-    /// Taps of the phases before.
-    pub(super) first_tap: usize,
+/// Output pixels that share taps: rows times columns.
+pub(super) struct Class {
+    pub(super) rows: Line,
+    pub(super) columns: Line,
+    pub(super) taps: Vec<Tap>,
+}
+
+/// A kernel position, or neighbours in a row whose sources lie together.
+pub(super) struct Tap {
+    /// Where its source starts, in floats from that of the first tap.
+    pub(super) source: usize,
+    /// The first of its rows of packed weights.
+    pub(super) weights: usize,
+    /// Source channels, all in all.
+    pub(super) channels: usize,
+}
+
+/// Output rows (or columns, they are alike) `steps * phase_step + phase`, which share taps.
+#[derive(Clone)]
+pub(super) struct Line {
+    pub(super) phase: usize,
+    pub(super) steps: Range<usize>,
+    /// Kernel row, and source row relative to that of the first tap.
+    taps: Vec<(usize, usize)>,
+    /// Source row of the first tap at step 0, among those that are stored.
+    pub(super) source: isize,
+}
+
+/// All rows, or all columns.
+struct Axis {
+    lines: Vec<Line>,
+    /// Source rows of a block that are stored, and which is the first, relative to the block's first.
+    stored: usize,
+    origin: isize,
 }
 
 pub(super) struct Gather {
     pub(super) images: usize,
     pub(super) source: Image,
     pub(super) target: Image,
-    /// Source pixels between the sources of neighbours in a phase.
+    /// Source pixels between the sources of neighbours in a class.
     pub(super) step: usize,
-    /// Target pixels between neighbours in a phase.
+    /// Target pixels between neighbours in a class.
     pub(super) phase_step: usize,
-    pub(super) phases: Vec<Phase>,
-    /// Kernel positions (row, column), in the order of the phases' taps.
-    pub(super) positions: Vec<(usize, usize)>,
-    /// Source row or column (they are alike) of the first padded one, relative to the block's first.
-    pub(super) origin: isize,
-    /// Padded rows beyond `step` per row, and columns likewise.
-    pub(super) span: usize,
-    /// Floats from one padded pixel to the next.
+    pub(super) classes: Vec<Class>,
+    kernel: usize,
+    /// Rows and columns of a block's source that are stored, and the first of each (negative: zeros come first),
+    /// relative to the block's first.
+    pub(super) stored: (usize, usize),
+    origin: (isize, isize),
+    /// Floats from one stored pixel to the next.
     pub(super) pitch: usize,
     /// Images per block, and rows of each phase in a block.
     pub(super) block_images: usize,
     pub(super) block_rows: usize,
     /// Are weights read as (source channel, target channel)?
-    pub(super) transposed: bool,
+    transposed: bool,
     /// Three kernel columns of stride 1, at most 16 channels on either side, and rows that are long enough?
     pub(super) narrow: bool,
 }
@@ -80,6 +107,91 @@ pub(super) struct Image {
 impl Image {
     fn len(&self) -> usize {
         self.height * self.width * self.channels
+    }
+}
+
+/// A kernel row and what it reads: (phase, kernel row, source row relative to the first).
+type KernelRow = (usize, usize, isize);
+
+impl Class {
+    /// `tap` makes one of a kernel row and a kernel column; `join` those that continue each other.
+    fn new(
+        rows: &Line,
+        columns: &Line,
+        tap: impl Fn((usize, usize), (usize, usize)) -> Tap,
+        join: bool,
+    ) -> Class {
+        let mut taps: Vec<Tap> = Vec::new();
+        for &row in &rows.taps {
+            for &column in &columns.taps {
+                let tap = tap(row, column);
+                match taps.last_mut() {
+                    Some(last)
+                        if join
+                            && last.source + last.channels == tap.source
+                            && last.weights + last.channels == tap.weights =>
+                    {
+                        last.channels += tap.channels;
+                    }
+                    _ => taps.push(tap),
+                }
+            }
+        }
+        Class {
+            rows: rows.clone(),
+            columns: columns.clone(),
+            taps,
+        }
+    }
+}
+
+impl Axis {
+    /// `kernel` is as for [`Gather::new`]. Rows whose taps differ are lines apart if `split`; else what is beyond the image
+    /// is stored as zeros. `block` is the steps of a block.
+    fn new(
+        kernel: &[KernelRow],
+        (step, phase_step): (usize, usize),
+        (source, target): (usize, usize),
+        block: usize,
+        split: bool,
+    ) -> Axis {
+        let first = kernel.iter().map(|k| k.2).min().unwrap_or(0);
+        let last = kernel.iter().map(|k| k.2).max().unwrap_or(0);
+        let whole = block == target.div_ceil(phase_step);
+        let (stored, origin) = if split && whole {
+            (source, 0)
+        } else {
+            ((block - 1) * step + (last - first + 1) as usize, first)
+        };
+        let mut lines: Vec<Line> = Vec::new();
+        for phase in 0..phase_step.min(target) {
+            for i in 0..(target - phase).div_ceil(phase_step) {
+                let inside = |u: isize| (0..source as isize).contains(&((i * step) as isize + u));
+                let taps = || {
+                    kernel
+                        .iter()
+                        .filter(|k| k.0 == phase && (!split || inside(k.2)))
+                };
+                let first = taps().next().map_or(origin, |k| k.2);
+                let taps: Vec<_> = taps().map(|k| (k.1, (k.2 - first) as usize)).collect();
+                match lines.last_mut() {
+                    Some(last) if last.phase == phase && last.taps == taps => {
+                        last.steps.end = i + 1;
+                    }
+                    _ => lines.push(Line {
+                        phase,
+                        steps: i..i + 1,
+                        taps,
+                        source: first - origin,
+                    }),
+                }
+            }
+        }
+        Axis {
+            lines,
+            stored,
+            origin,
+        }
     }
 }
 
@@ -105,13 +217,13 @@ impl Gather {
         Gather::new(s, true, 1, s.stride, &taps)
     }
 
-    /// `taps`: (phase, kernel position, offset in source pixels) in one dimension, sorted by phase.
+    /// `kernel` is sorted by phase, and by source row within each.
     fn new(
         s: Shape,
         transposed: bool,
         step: usize,
         phase_step: usize,
-        taps: &[(usize, usize, isize)],
+        kernel: &[KernelRow],
     ) -> Gather {
         let input = Image {
             height: s.height,
@@ -128,15 +240,12 @@ impl Gather {
         } else {
             (input, output)
         };
-        let origin = taps.iter().map(|t| t.2).min().unwrap_or(0);
-        let last = taps.iter().map(|t| t.2).max().unwrap_or(0);
-        let span = (last - origin + 1) as usize;
-        // A pitch of 1 KiB or more would map all pixels to a few sets of the first-level cache.
         let narrow = s.kernel == 3
             && s.stride == 1
             && source.channels <= NARROW
             && target.channels <= LANES
             && target.width >= RUN;
+        // A pitch of 1 KiB or more would map all pixels to a few sets of the first-level cache.
         let pitch = if narrow {
             NARROW
         } else if source.channels % 256 == 0 {
@@ -144,81 +253,86 @@ impl Gather {
         } else {
             source.channels
         };
-
-        let rows = target.height.div_ceil(phase_step);
-        let columns = target.width.div_ceil(phase_step);
-        let padded_width = (columns - 1) * step + span;
-        let padded_row = padded_width * pitch;
-        let padded_image = ((rows - 1) * step + span) * padded_row;
-        let (block_images, block_rows) = if padded_image <= 2 * SCRATCH {
-            let fit = (SCRATCH / padded_image).max(1);
-            let want = PIXELS.div_ceil(rows * columns);
-            (want.max(fit.min(4)).min(s.images), rows)
-        } else {
-            let fit = (SCRATCH / padded_row).saturating_sub(span) / step;
-            (1, fit.max(PIXELS.div_ceil(columns)).min(rows))
-        };
-
-        let (mut phases, mut positions) = (Vec::new(), Vec::new());
-        for row in 0..phase_step {
-            for column in 0..phase_step {
-                let first_tap = positions.len();
-                let mut offsets = Vec::new();
-                for &(_, p, u) in taps.iter().filter(|t| t.0 == row) {
-                    for &(_, q, v) in taps.iter().filter(|t| t.0 == column) {
-                        positions.push((p, q));
-                        offsets.push(
-                            ((u - origin) as usize * padded_width + (v - origin) as usize) * pitch,
-                        );
-                    }
-                }
-                phases.push(Phase {
-                    row,
-                    column,
-                    taps: offsets,
-                    first_tap,
-                });
+        let steps = (
+            target.height.div_ceil(phase_step),
+            target.width.div_ceil(phase_step),
+        );
+        let split = |by_row: bool, by_column: bool| {
+            let axis = |source, target, block, split| {
+                Axis::new(kernel, (step, phase_step), (source, target), block, split)
+            };
+            let columns = axis(source.width, target.width, steps.1, by_column);
+            let rows = |block| axis(source.height, target.height, block, by_row);
+            let row = columns.stored * pitch;
+            let whole = rows(steps.0);
+            let image = whole.stored * row;
+            let (block_images, block_rows, rows) = if image <= 2 * SCRATCH {
+                let fit = (SCRATCH / image).max(1);
+                let want = PIXELS.div_ceil(steps.0 * steps.1);
+                (want.max(fit.min(4)).min(s.images), steps.0, whole)
+            } else {
+                let halo = rows(1).stored;
+                let fit = (SCRATCH / row).saturating_sub(halo) / step;
+                let block = fit.max(PIXELS.div_ceil(steps.1)).min(steps.0);
+                (1, block, rows(block))
+            };
+            let tap = |(p, u): (usize, usize), (q, v): (usize, usize)| Tap {
+                source: (u * columns.stored + v) * pitch,
+                weights: position(s.kernel, transposed, p * s.kernel + q) * source.channels,
+                channels: source.channels,
+            };
+            let classes = (rows.lines.iter())
+                .flat_map(|r| columns.lines.iter().map(move |c| (r, c)))
+                .map(|(r, c)| Class::new(r, c, tap, !narrow))
+                .collect();
+            Gather {
+                images: s.images,
+                source,
+                target,
+                step,
+                phase_step,
+                classes,
+                kernel: s.kernel,
+                stored: (rows.stored, columns.stored),
+                origin: (rows.origin, columns.origin),
+                pitch,
+                block_images,
+                block_rows,
+                transposed,
+                narrow,
             }
+        };
+        if narrow {
+            // Its kernel takes all three columns at once, whether they lie inside or not.
+            return split(true, false);
         }
-        Gather {
-            images: s.images,
-            source,
-            target,
-            step,
-            phase_step,
-            phases,
-            positions,
-            origin,
-            span,
-            pitch,
-            block_images,
-            block_rows,
-            transposed,
-            narrow,
-        }
+        let ways = [(true, true), (true, false), (false, false)];
+        let ways = ways.map(|(by_row, by_column)| split(by_row, by_column));
+        let ways = ways.into_iter();
+        ways.min_by_key(Gather::work).expect("there are ways")
     }
 
-    /// Pixels of a phase in a row, counting those of a phase that has fewer.
-    fn columns(&self) -> usize {
-        self.target.width.div_ceil(self.phase_step)
-    }
-
-    pub(super) fn padded_width(&self) -> usize {
-        (self.columns() - 1) * self.step + self.span
-    }
-
-    pub(super) fn padded_height(&self) -> usize {
-        (self.block_rows - 1) * self.step + self.span
+    /// Products of a tile of pixels and a source channel's weights, for all images.
+    fn work(&self) -> usize {
+        let block = |images: usize| {
+            let class = |c: &Class| {
+                let pixels = images * c.rows.steps.len() * c.columns.steps.len();
+                pixels.div_ceil(tile()) * c.taps.iter().map(|tap| tap.channels).sum::<usize>()
+            };
+            self.classes.iter().map(class).sum::<usize>()
+        };
+        self.images / self.block_images * block(self.block_images)
+            + block(self.images % self.block_images)
     }
 
     fn scratch_len(&self) -> usize {
-        (self.block_images * self.padded_height() * self.padded_width() * self.pitch)
-            .next_multiple_of(LANES)
+        let (rows, columns) = self.stored;
+        (self.block_images * rows * columns * self.pitch).next_multiple_of(LANES)
     }
 
     /// Floats of the packed weights of 16 target channels.
     pub(super) fn weight_block(&self) -> usize {
-        self.positions.len() * self.source.channels * LANES
+        self.kernel * self.kernel * self.source.channels * LANES
     }
 
     fn packed_len(&self) -> usize {
@@ -241,7 +355,7 @@ impl Gather {
         assert_eq!(y.len(), self.images * self.target.len());
         assert_eq!(
             w.len(),
-            self.positions.len() * self.source.channels * self.target.channels
+            self.kernel * self.kernel * self.source.channels * self.target.channels
         );
         for row in epilogue.scale.iter().chain(&epilogue.bias) {
             assert_eq!(row.len(), self.target.channels);
@@ -280,15 +394,10 @@ impl Gather {
         });
     }
 
-    /// Weights in the order in which they are used: (target channel / 16, tap, source channel, 16).
+    /// Weights as (target channel / 16, [`position`], source channel, 16).
     fn pack_weights(&self, w: &[f32], packed: &mut [f32]) {
-        let (taps, from, to) = (
-            self.positions.len(),
-            self.source.channels,
-            self.target.channels,
-        );
-        // A kernel position's place in a row of `w`; it is as wide as high.
-        let side = taps.isqrt();
+        let taps = self.kernel * self.kernel;
+        let (from, to) = (self.source.channels, self.target.channels);
         // Strides of `w` by source and target channel.
         let (by_from, by_to) = if self.transposed {
             (to * taps, taps)
@@ -301,10 +410,11 @@ impl Gather {
             .for_each(|(block, packed)| {
                 let lanes = LANES.min(to - block * LANES);
                 for c in 0..from {
-                    for (t, &(p, q)) in self.positions.iter().enumerate() {
-                        let at = (t * from + c) * LANES;
+                    for tap in 0..taps {
+                        let at = position(self.kernel, self.transposed, tap);
+                        let at = (at * from + c) * LANES;
                         let v = &mut packed[at..at + LANES];
-                        let first = c * by_from + block * LANES * by_to + p * side + q;
+                        let first = c * by_from + block * LANES * by_to + tap;
                         for (lane, v) in v[..lanes].iter_mut().enumerate() {
                             *v = w[first + lane * by_to];
                         }
@@ -314,22 +424,22 @@ impl Gather {
             });
     }
 
-    /// Copies a block's source into `(image, padded row, padded column, channel)`.
+    /// Copies a block's source into `(image, stored row, stored column, channel)`.
     fn pack_source(&self, block: &Block, x: &[f32], scratch: &mut [f32]) {
         let (h, w, c) = (self.source.height, self.source.width, self.source.channels);
-        let (ph, pw) = (self.padded_height(), self.padded_width());
-        let left = (-self.origin).max(0) as usize;
+        let (rows, columns) = self.stored;
+        let left = (-self.origin.1).max(0) as usize;
         // A strided forward pass may leave columns at the right unread.
-        let used = w.min(pw - left);
-        let skip = self.origin.max(0) as usize;
-        let top = (block.first_row * self.step) as isize + self.origin;
+        let used = w.min(columns - left);
+        let skip = self.origin.1.max(0) as usize;
+        let top = (block.first_row * self.step) as isize + self.origin.0;
         for (row, to) in scratch
-            .chunks_exact_mut(pw * self.pitch)
+            .chunks_exact_mut(columns * self.pitch)
             .enumerate()
-            .take(block.images * ph)
+            .take(block.images * rows)
         {
-            let image = block.first_image + row / ph;
-            let source_row = top + (row % ph) as isize;
+            let image = block.first_image + row / rows;
+            let source_row = top + (row % rows) as isize;
             if source_row < 0 || source_row >= h as isize {
                 to.fill(0.0);
                 continue;
@@ -351,9 +461,18 @@ impl Gather {
     }
 }
 
+/// Where a kernel position's weights are packed: in the order of its sources.
+fn position(kernel: usize, transposed: bool, at: usize) -> usize {
+    if transposed {
+        kernel * kernel - 1 - at
+    } else {
+        at
+    }
+}
+
 pub(super) struct Block {
     pub(super) first_image: usize,
     pub(super) images: usize,
-    /// In rows of a phase.
+    /// In rows of a class.
     pub(super) first_row: usize,
 }

@@ -2,14 +2,19 @@
 //! registers over all taps and channels; per source channel one or two vectors of weights and `P`
 //! broadcast values.
 
-use super::gather::{Block, Epilogue, Gather, NARROW, Phase};
-use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion};
+use super::gather::{Block, Class, Epilogue, Gather, Line, NARROW};
+use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
+
+/// Pixels of a tile on this machine.
+pub(super) fn tile() -> usize {
+    if wide() { 12 } else { 6 }
+}
 
 /// Longest run of neighbours that the kernel for few channels sums at once.
 pub(super) const RUN: usize = 16;
 
 multiversion!(pub(super) fn sum_block = sum_block_body(
-    g: &Gather, block: &Block, packed: &[f32], epilogue: &Epilogue, y: &mut [f32], scratch: &[f32]));
+    g: &Gather, block: &Block, packed: &[f32], epilogue: &Epilogue, y: &mut [f32], source: &[f32]));
 
 #[inline(always)]
 fn sum_block_body<S: Simd>(
@@ -19,27 +24,26 @@ fn sum_block_body<S: Simd>(
     packed: &[f32],
     epilogue: &Epilogue,
     y: &mut [f32],
-    scratch: &[f32],
+    source: &[f32],
 ) {
     let blocks = g.target.channels.div_ceil(LANES);
-    for phase in &g.phases {
-        let mut first = 0;
-        while first < blocks {
+    let mut first = 0;
+    while first < blocks {
+        // One or two sixteens for all classes: their weights stay in the cache.
+        let two = S::WIDE && first + 1 < blocks;
+        for class in &g.classes {
             let part = Part {
                 g,
                 block,
-                phase,
+                class,
                 first,
                 packed,
                 epilogue,
-                scratch,
+                source,
             };
-            if S::WIDE && first + 1 < blocks {
+            if two {
                 part.sum::<S, 12, 2>(s, y, false, |from| part.sum_taps(s, from));
-                first += 2;
-                continue;
-            }
-            if S::WIDE && g.narrow {
+            } else if S::WIDE && g.narrow {
                 part.sum::<S, RUN, 1>(s, y, true, |from| part.sum_run(s, from[0]));
             } else if g.narrow {
                 part.sum::<S, 4, 1>(s, y, true, |from| part.sum_run(s, from[0]));
@@ -48,20 +52,20 @@ fn sum_block_body<S: Simd>(
             } else {
                 part.sum::<S, 6, 1>(s, y, false, |from| part.sum_taps(s, from));
             }
-            first += 1;
         }
+        first += if two { 2 } else { 1 };
     }
 }
 
-/// All pixels of a phase in a block, for the one or two sixteens of target channels from `first`.
+/// All pixels of a class in a block, for the one or two sixteens of target channels from `first`.
 struct Part<'a> {
     g: &'a Gather,
     block: &'a Block,
-    phase: &'a Phase,
+    class: &'a Class,
     first: usize,
     packed: &'a [f32],
     epilogue: &'a Epilogue<'a>,
-    scratch: &'a [f32],
+    source: &'a [f32],
 }
 
 impl Part<'_> {
@@ -75,24 +79,34 @@ impl Part<'_> {
         runs: bool,
         sum_tile: impl Fn([usize; P]) -> [[S::V; Q]; P],
     ) {
-        let (g, block, phase) = (self.g, self.block, self.phase);
+        let (g, block, class) = (self.g, self.block, self.class);
         let (width, channels) = (g.target.width, g.target.channels);
         let rows_here = y.len() / (block.images * width * channels);
-        let rows = (rows_here - phase.row.min(rows_here)).div_ceil(g.phase_step);
-        let columns = (width - phase.column.min(width)).div_ceil(g.phase_step);
-        if rows * columns == 0 {
+        // Steps from the block's first row.
+        let steps = &class.rows.steps;
+        let end = steps.end.min(block.first_row + g.block_rows);
+        let first_row = steps.start.max(block.first_row);
+        if first_row >= end {
             return;
         }
-        let (pw, ph) = (g.padded_width(), g.padded_height());
+        let rows = end - first_row;
+        let first_row = first_row - block.first_row;
+        let (first_column, columns) = (class.columns.steps.start, class.columns.steps.len());
+        let stored = g.stored.0 * g.stored.1 * g.pitch;
+        let place = |line: &Line, step: usize| (line.source + (step * g.step) as isize) as usize;
+        let first_source = place(&class.columns, first_column);
         // Where this block lies in the whole output, for `epilogue.add`.
         let start = (block.first_image * g.target.height + block.first_row * g.phase_step)
             * width
             * channels;
 
-        // Where a row of a phase starts in the padded source and in `y`.
+        // Where a row of the class starts in the source and in `y`.
         let row_at = |image: usize, row: usize| {
-            let from = (image * ph + row * g.step) * pw * g.pitch;
-            let to = (image * rows_here + row * g.phase_step + phase.row) * width + phase.column;
+            let row = first_row + row;
+            let source = place(&class.rows, row) * g.stored.1 + first_source;
+            let from = image * stored + source * g.pitch;
+            let to_row = image * rows_here + row * g.phase_step + class.rows.phase;
+            let to = to_row * width + first_column * g.phase_step + class.columns.phase;
             (from, to * channels + self.first * LANES)
         };
         let (from_step, to_step) = (g.step * g.pitch, g.phase_step * channels);
@@ -191,8 +205,7 @@ impl Part<'_> {
     #[inline(always)]
     fn weights(&self) -> (&[f32], usize) {
         let block = self.g.weight_block();
-        let skip = self.phase.first_tap * self.g.source.channels * LANES;
-        (&self.packed[self.first * block + skip..], block)
+        (&self.packed[self.first * block..], block)
     }
 
     /// The sums of `P` pixels, whose sources start at `from`, for `16 Q` channels.
@@ -202,18 +215,20 @@ impl Part<'_> {
         s: S,
         from: [usize; P],
     ) -> [[S::V; Q]; P] {
-        let taps = &self.phase.taps;
-        let channels = self.g.source.channels;
+        let taps = &self.class.taps;
         let (weights, stride) = self.weights();
-        let end = taps.iter().max().map_or(0, |tap| tap + channels);
-        assert!(from.iter().all(|from| from + end <= self.scratch.len()));
-        assert!((Q - 1) * stride + taps.len() * channels * LANES <= weights.len());
+        let ends = taps.iter().map(|tap| tap.source + tap.channels);
+        let Some(end) = ends.max() else {
+            return [[s.zero(); Q]; P];
+        };
+        assert!(from.iter().all(|from| from + end <= self.source.len()));
+        assert!(Q * stride <= weights.len());
 
         let mut sums = [[s.zero(); Q]; P];
-        let from = from.map(|from| self.scratch.as_ptr().wrapping_add(from));
-        let mut w = weights.as_ptr();
-        for &tap in taps {
-            for c in tap..tap + channels {
+        let from = from.map(|from| self.source.as_ptr().wrapping_add(from));
+        for tap in taps {
+            let mut w = weights.as_ptr().wrapping_add(tap.weights * LANES);
+            for c in tap.source..tap.source + tap.channels {
                 // SAFETY: the assertions above.
                 unsafe {
                     let weights: [S::V; Q] = std::array::from_fn(|q| s.load_ptr(w.add(q * stride)));
@@ -235,22 +250,23 @@ impl Part<'_> {
     /// loaded once for all three kernel columns.
     #[inline(always)]
     fn sum_run<S: Simd, const P: usize>(&self, s: S, from: usize) -> [[S::V; 1]; P] {
-        let taps = &self.phase.taps;
+        let (rows, _) = self.class.taps.as_chunks::<3>();
         let channels = self.g.source.channels;
-        let (weights, _) = self.weights();
-        let end = taps[taps.len() - 3] + (P + 1) * NARROW + channels;
-        assert!(self.g.pitch == NARROW && from + end <= self.scratch.len());
-        assert!(taps.len() * channels * LANES <= weights.len());
+        let (weights, stride) = self.weights();
+        let end = rows.iter().map(|row| row[0].source).max().unwrap_or(0);
+        let end = end + (P + 1) * NARROW + channels;
+        assert!(self.g.pitch == NARROW && from + end <= self.source.len());
+        assert!(stride <= weights.len());
 
         let mut sums = [[s.zero()]; P];
-        for (row, tap) in taps.iter().step_by(3).enumerate() {
+        for row in rows {
             for c in 0..channels {
                 // SAFETY: the assertions above.
                 unsafe {
-                    let x = self.scratch.as_ptr().add(from + tap + c);
-                    let w = weights.as_ptr().add((row * 3 * channels + c) * LANES);
-                    let w: [S::V; 3] =
-                        std::array::from_fn(|q| s.load_ptr(w.add(q * channels * LANES)));
+                    let x = self.source.as_ptr().add(from + row[0].source + c);
+                    let w: [S::V; 3] = std::array::from_fn(|q| {
+                        s.load_ptr(weights.as_ptr().add((row[q].weights + c) * LANES))
+                    });
                     let value = |j: usize| s.splat(*x.add(j * NARROW));
                     let (mut x0, mut x1) = (value(0), value(1));
                     for (j, [sum]) in sums.iter_mut().enumerate() {

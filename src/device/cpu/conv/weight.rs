@@ -10,13 +10,13 @@
 
 use super::Shape;
 use crate::device::cpu::par;
-use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion};
+use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
 use rayon::prelude::*;
 
 /// Channels of a task, in and out.
 const TILE: usize = 64;
 /// Pixels of a segment: with 16 channels of each kind it fits the first-level cache.
-const SEGMENT: usize = 256;
+const SEGMENT: usize = 128;
 /// Floats of partial sums that cost little to add up, and tasks that suffice to keep the threads busy.
 const PARTIAL: usize = 1 << 18;
 const TASKS: usize = 16;
@@ -58,16 +58,21 @@ impl WeightGradient {
             // x column u stride + phase - pad, for all u that give a column of the image.
             let low = s.pad.saturating_sub(phase).div_ceil(s.stride);
             let high = (s.width + s.pad).saturating_sub(phase).div_ceil(s.stride);
-            if low >= high {
-                continue;
+            let taps: Vec<usize> = (phase..s.kernel).step_by(s.stride).collect();
+            for taps in taps.chunks(if wide() { taps.len() } else { 1 }) {
+                // Those at least one tap of which gives a column of the output.
+                let (least, most) = (taps[0] / s.stride, taps[taps.len() - 1] / s.stride);
+                let (low, high) = (low.max(least), high.min(width + most));
+                if low >= high {
+                    continue;
+                }
+                columns.push(Columns {
+                    first: low * s.stride + phase - s.pad,
+                    count: high - low,
+                    taps: (taps.iter().map(|&q| (q, left + low - q / s.stride))).collect(),
+                });
+                right = right.max(high);
             }
-            let taps = (phase..s.kernel).step_by(s.stride);
-            columns.push(Columns {
-                first: low * s.stride + phase - s.pad,
-                count: high - low,
-                taps: taps.map(|q| (q, left + low - q / s.stride)).collect(),
-            });
-            right = right.max(high);
         }
         let tiles = s.channels_in.div_ceil(TILE) * s.channels_out.div_ceil(TILE);
         let groups = (PARTIAL / s.weight_len())
