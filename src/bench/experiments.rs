@@ -67,7 +67,7 @@ pub const ABOUT: &str = "training step with Adam";
 pub const PART: &str = "step";
 
 /// An experiment's line.
-pub struct Pace {
+pub struct StepTime {
     pub name: &'static str,
     pub batch: usize,
     /// Kernels of a step, none on the CPU, and seconds, none on the emulator; or why it cannot be trained.
@@ -76,7 +76,7 @@ pub struct Pace {
     floor: Option<f64>,
 }
 
-impl Pace {
+impl StepTime {
     pub fn seconds(&self) -> Option<f64> {
         self.measured.as_ref().ok()?.1
     }
@@ -106,14 +106,14 @@ impl Pace {
 
 /// Adds all experiments whose name contains `filter`. Off the GPU a batch is two images, and on the emulator runs are set
 /// up alone.
-pub(super) fn all(target: Target, filter: &str, to: &mut Vec<Pace>) -> Result<()> {
+pub(super) fn all(target: Target, filter: &str, to: &mut Vec<StepTime>) -> Result<()> {
     for experiment in EXPERIMENTS.iter().filter(|e| e.name.contains(filter)) {
         to.push(one(target, experiment).map_err(|e| super::of(experiment.name, e))?);
     }
     Ok(())
 }
 
-fn one(target: Target, experiment: &Experiment) -> Result<Pace> {
+fn one(target: Target, experiment: &Experiment) -> Result<StepTime> {
     let mut config = config(experiment);
     let (steps, epochs) = match target.device {
         Device::Cuda(_) => (100, 5),
@@ -133,7 +133,7 @@ fn one(target: Target, experiment: &Experiment) -> Result<Pace> {
         Err(error) if error.kind == Kind::Usage => Err(error.message),
         Err(error) => return Err(error),
     };
-    Ok(Pace {
+    Ok(StepTime {
         name: experiment.name,
         batch,
         measured,

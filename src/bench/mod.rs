@@ -17,7 +17,7 @@ use crate::graph::Memory;
 use crate::ops::{Case, ROWS, distance};
 use crate::optim::{self, Method, Moment, State, Update};
 use crate::random::torch::Generator;
-pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, Pace};
+pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, StepTime};
 use machine::{median, times};
 use shapes::AT_SIZE;
 
@@ -27,7 +27,7 @@ pub struct Report {
     /// What the machine can do: copies, and multiply-adds in each precision; none on the CPU.
     pub peaks: Vec<Measured>,
     pub rows: Vec<Measured>,
-    pub experiments: Vec<Pace>,
+    pub experiments: Vec<StepTime>,
     /// What ended the measurements early; what was measured before is there.
     pub fault: Option<Error>,
 }
@@ -98,7 +98,7 @@ impl Report {
             Device::Cuda(index) => device::usable_gpu(index).ok(),
             Device::Cpu | Device::Emulator => None,
         };
-        let experiment = |p: &Pace| {
+        let experiment = |p: &StepTime| {
             let mut object: Map<String, Value> = p.to_json();
             let before = before(p.name, experiments::ABOUT, experiments::PART);
             object.insert("baseline_seconds".into(), before.into());

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::Watch;
 use super::worker::worker;
 use crate::config::RunConfig;
 use crate::data::{Loader, Pair};
@@ -16,17 +15,13 @@ pub struct Pace {
     pub seconds: Option<f64>,
 }
 
-struct Unwatched;
-
-impl Watch for Unwatched {}
-
 /// Sets a run up and trains it for `epochs` epochs after one that warms up, or not at all if that is 0. Nothing is evaluated.
 ///
 /// # Errors
 /// As a run.
 pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> Result<Pace> {
     const LR: f64 = 1e-3;
-    let mut worker = worker(config, data, target, &Unwatched)?;
+    let mut worker = worker(config, data, target, &())?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
     let mut seconds = Vec::with_capacity(epochs);
@@ -34,7 +29,7 @@ pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> R
     for epoch in 0..trained {
         let order = loader.next_epoch();
         let clock = Instant::now();
-        worker.epoch(LR, order, &Unwatched)?;
+        worker.epoch(LR, order, &())?;
         if epoch > 0 {
             seconds.push(clock.elapsed().as_secs_f64() / steps as f64);
         }

@@ -385,10 +385,6 @@ mod tests {
     use crate::device::Device;
     use crate::graph::Mode;
 
-    struct Unwatched;
-
-    impl Watch for Unwatched {}
-
     #[test]
     fn later_epochs_allocate_nothing_and_upload_tables_alone() {
         let config = json!({
@@ -408,7 +404,7 @@ mod tests {
         let order: Vec<u32> = (0..40).rev().collect();
         let mut epoch = || {
             let before = run.gpu.traffic();
-            run.epoch(0.1, &order, &Unwatched).unwrap().unwrap();
+            run.epoch(0.1, &order, &()).unwrap().unwrap();
             run.evaluate(Part::Train).unwrap();
             run.evaluate(Part::Val).unwrap();
             let after = run.gpu.traffic();

@@ -36,6 +36,9 @@ pub trait Watch: Sync {
     }
 }
 
+/// Nobody follows.
+impl Watch for () {}
+
 /// Trains one config to its end. `None` if the watch ended it.
 pub fn run(
     config: &RunConfig,

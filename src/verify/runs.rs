@@ -12,7 +12,7 @@ use crate::device::Target;
 use crate::error::Result;
 use crate::results::RunResult;
 use crate::results::json::{self, Json};
-use crate::train::{Watch, optimum, run};
+use crate::train::{optimum, run};
 
 /// All epochs.
 pub(super) const ALL: Range<usize> = 0..usize::MAX;
@@ -48,11 +48,6 @@ pub(super) fn golden_runs<'a>(file: &'a Json<'a>) -> Option<Vec<GoldenRun<'a>>> 
     runs.iter().map(one).collect()
 }
 
-/// Nobody watches these runs.
-struct Unwatched;
-
-impl Watch for Unwatched {}
-
 impl GoldenRun<'_> {
     fn text(&self, key: &str) -> String {
         let value = self.config.get(key);
@@ -78,7 +73,7 @@ impl GoldenRun<'_> {
         let config = RunConfig::from_json(&self.config)
             .ok_or_else(|| format!("{}: not a config of this version", self.name()))?;
         let data = library.load(&config).map_err(|e| e.message)?;
-        let result = run(&config, &data, target, &Unwatched).map_err(|e| e.message)?;
+        let result = run(&config, &data, target, &()).map_err(|e| e.message)?;
         Ok((result.expect("nobody stops this run"), data))
     }
 }

@@ -7,7 +7,7 @@ use stepback_native::device::gpu::{Gpu, Precision};
 use stepback_native::device::{self, Device, Schedule, Target};
 use stepback_native::ops::Example;
 use stepback_native::results::{Epoch, RunResult};
-use stepback_native::train::{Watch, run};
+use stepback_native::train::run;
 
 /// What runs kernels.
 pub struct Machine {
@@ -65,10 +65,6 @@ pub fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> [(Vec<f32>,
     [(); 2].map(|()| example.run(gpu, &loaded).unwrap())
 }
 
-struct Unwatched;
-
-impl Watch for Unwatched {}
-
 /// What a run of an epoch tells.
 fn numbers(e: &Epoch) -> Vec<f64> {
     let mut all = vec![e.train_loss, e.train_score, e.val_loss, e.val_score];
@@ -85,7 +81,7 @@ pub fn runs_agree(config: &RunConfig, data: &Pair, tolerance: f64) {
             device,
             precision: Some(Precision::Fp32),
         };
-        run(config, data, target, &Unwatched).unwrap().unwrap()
+        run(config, data, target, &()).unwrap().unwrap()
     };
     let cpu = trained(Device::Cpu);
     for Machine { device, .. } in machines(1) {
