@@ -2,10 +2,11 @@
 //!
 //! One broadcast value of `x` meets the `dy` of several kernel columns and output channels at once, so a
 //! tile in registers is 8 input channels times 3 vectors, a vector being (kernel column, 16 output channels).
-//! Kernel columns that are alike modulo the stride read the same pixels of `x`.
+//! Kernel columns that are alike modulo the stride read the same pixels of `x`. With AVX2, whose registers hold 4
+//! channels times one vector, each column goes by itself and leaves out the pixels that it does not meet.
 //!
 //! A task is some images, at most 64 input and 64 output channels, and has its own sums. It goes through its
-//! images in segments of about 256 pixels, copied into scratch memory 16 channels at a time. In the end the
+//! images in segments of about 128 pixels, copied into scratch memory 16 channels at a time. In the end the
 //! sums of all groups of images are added in order and written in PyTorch's layout.
 
 use super::Shape;
@@ -15,7 +16,7 @@ use rayon::prelude::*;
 
 /// Channels of a task, in and out.
 const TILE: usize = 64;
-/// Pixels of a segment: with 16 channels of each kind it fits the first-level cache.
+/// Pixels of a segment: 16 channels of each kind take half of a first-level cache, those of a task the second level.
 const SEGMENT: usize = 128;
 /// Floats of partial sums that cost little to add up, and tasks that suffice to keep the threads busy.
 const PARTIAL: usize = 1 << 18;
