@@ -40,8 +40,11 @@ fn block_shape((m, k, n): (usize, usize, usize)) -> (usize, usize) {
     match m {
         _ if m * k * n <= 1 << 19 => (m, n),
         0..=512 => (64, n.min(1024)),
-        // 48 is a multiple of the tiles' rows with AVX2 and with AVX-512.
-        _ => (m.div_ceil(8).next_multiple_of(48).max(256), n.min(768)),
+        // A multiple of the crate's tiles of 6.
+        _ => (
+            m.div_ceil(8).next_multiple_of(6).clamp(252, 1020),
+            n.min(768),
+        ),
     }
 }
 

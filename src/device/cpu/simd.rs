@@ -3,7 +3,8 @@
 //! The crate is compiled for AVX2. A hot loop is written once, as an `#[inline(always)]` function that is
 //! generic over [`Simd`]; [`multiversion!`] wraps it in a function that picks the instruction set at run
 //! time. Both versions do the same operations in the same order on the same sixteen lanes (fused
-//! multiply-adds included, on machines that have them), so they agree bit for bit.
+//! multiply-adds included, on machines that have them), so they agree bit for bit; convolutions, which leave out some
+//! products with the zeros around images, for finite numbers.
 
 use std::ops::{Add, Div, Mul, Sub};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,9 +4,9 @@
 //! Pixels fall into classes that share taps: those at an image's borders leave out what lies beyond (more than half
 //! of all taps where images are 2 x 2), and for `dx` with stride s the s x s positions modulo s differ too.
 //!
-//! A block is a few images, or a few rows of a large one. Its source is copied into scratch memory, where pixels lie
-//! close together, with zeros around it if classes are joined, for the sake of full tiles, so that some of
-//! their pixels have taps beyond the image; `tiles.rs` does the sums.
+//! A block is a few images, or a few rows of a large one. Its source is copied into scratch memory, where its pixels
+//! lie close together; `tiles.rs` does the sums. Where pixels of the border would make poor tiles they stay with
+//! the others, and zeros are stored around the image for their taps beyond it.
 
 use super::Shape;
 use super::tiles::{RUN, sum_block, tile};
@@ -43,7 +43,7 @@ pub(super) struct Class {
     pub(super) taps: Vec<Tap>,
 }
 
-/// A kernel position, or neighbours in a row whose sources lie together.
+/// A kernel position, or several whose sources and weights lie together.
 pub(super) struct Tap {
     /// Where its source starts, in floats from that of the first tap.
     pub(super) source: usize,
@@ -64,12 +64,19 @@ pub(super) struct Line {
     pub(super) source: isize,
 }
 
+impl Line {
+    /// The steps among the `count` from `first` on.
+    pub(super) fn within(&self, first: usize, count: usize) -> Range<usize> {
+        self.steps.start.max(first)..self.steps.end.min(first + count)
+    }
+}
+
 /// All rows, or all columns.
 struct Axis {
     lines: Vec<Line>,
-    /// Source rows of a block that are stored, and which is the first, relative to the block's first.
+    /// Source rows of a block that are stored, and how many of them come before the block's first.
     stored: usize,
-    origin: isize,
+    before: usize,
 }
 
 pub(super) struct Gather {
@@ -82,10 +89,9 @@ pub(super) struct Gather {
     pub(super) phase_step: usize,
     pub(super) classes: Vec<Class>,
     kernel: usize,
-    /// Rows and columns of a block's source that are stored, and the first of each (negative: zeros come first),
-    /// relative to the block's first.
+    /// Rows and columns of a block's source that are stored, and how many of them come before the block's first.
     pub(super) stored: (usize, usize),
-    origin: (isize, isize),
+    before: (usize, usize),
     /// Floats from one stored pixel to the next.
     pub(super) pitch: usize,
     /// Images per block, and rows of each phase in a block.
@@ -146,8 +152,8 @@ impl Class {
 }
 
 impl Axis {
-    /// `kernel` is as for [`Gather::new`]. Rows whose taps differ are lines apart if `split`; else what is beyond the image
-    /// is stored as zeros. `block` is the steps of a block.
+    /// `kernel` is as for [`Gather::new`], `block` the steps of a block. Rows whose taps differ are lines apart if
+    /// `split`; if not, or if a block is not the whole, rows beyond the image are stored as well.
     fn new(
         kernel: &[KernelRow],
         (step, phase_step): (usize, usize),
@@ -158,10 +164,11 @@ impl Axis {
         let first = kernel.iter().map(|k| k.2).min().unwrap_or(0);
         let last = kernel.iter().map(|k| k.2).max().unwrap_or(0);
         let whole = block == target.div_ceil(phase_step);
-        let (stored, origin) = if split && whole {
+        let (stored, before) = if split && whole {
             (source, 0)
         } else {
-            ((block - 1) * step + (last - first + 1) as usize, first)
+            let span = (last - first + 1) as usize;
+            ((block - 1) * step + span, first.min(0).unsigned_abs())
         };
         let mut lines: Vec<Line> = Vec::new();
         for phase in 0..phase_step.min(target) {
@@ -172,7 +179,7 @@ impl Axis {
                         .iter()
                         .filter(|k| k.0 == phase && (!split || inside(k.2)))
                 };
-                let first = taps().next().map_or(origin, |k| k.2);
+                let first = taps().next().map_or(0, |k| k.2);
                 let taps: Vec<_> = taps().map(|k| (k.1, (k.2 - first) as usize)).collect();
                 match lines.last_mut() {
                     Some(last) if last.phase == phase && last.taps == taps => {
@@ -182,7 +189,7 @@ impl Axis {
                         phase,
                         steps: i..i + 1,
                         taps,
-                        source: first - origin,
+                        source: first + before as isize,
                     }),
                 }
             }
@@ -190,7 +197,7 @@ impl Axis {
         Axis {
             lines,
             stored,
-            origin,
+            before,
         }
     }
 }
@@ -294,7 +301,7 @@ impl Gather {
                 classes,
                 kernel: s.kernel,
                 stored: (rows.stored, columns.stored),
-                origin: (rows.origin, columns.origin),
+                before: (rows.before, columns.before),
                 pitch,
                 block_images,
                 block_rows,
@@ -314,10 +321,14 @@ impl Gather {
 
     /// Products of a tile of pixels and a source channel's weights, for all images.
     fn work(&self) -> usize {
+        let steps = self.target.height.div_ceil(self.phase_step);
         let block = |images: usize| {
             let class = |c: &Class| {
-                let pixels = images * c.rows.steps.len() * c.columns.steps.len();
-                pixels.div_ceil(tile()) * c.taps.iter().map(|tap| tap.channels).sum::<usize>()
+                let rows = (0..steps).step_by(self.block_rows);
+                let rows = rows.map(|first| c.rows.within(first, self.block_rows).len());
+                let pixels = rows.map(|rows| images * rows * c.columns.steps.len());
+                let tiles: usize = pixels.map(|pixels| pixels.div_ceil(tile())).sum();
+                tiles * c.taps.iter().map(|tap| tap.channels).sum::<usize>()
             };
             self.classes.iter().map(class).sum::<usize>()
         };
@@ -428,26 +439,23 @@ impl Gather {
     fn pack_source(&self, block: &Block, x: &[f32], scratch: &mut [f32]) {
         let (h, w, c) = (self.source.height, self.source.width, self.source.channels);
         let (rows, columns) = self.stored;
-        let left = (-self.origin.1).max(0) as usize;
+        let (above, left) = self.before;
         // A strided forward pass may leave columns at the right unread.
         let used = w.min(columns - left);
-        let skip = self.origin.1.max(0) as usize;
-        let top = (block.first_row * self.step) as isize + self.origin.0;
         for (row, to) in scratch
             .chunks_exact_mut(columns * self.pitch)
             .enumerate()
             .take(block.images * rows)
         {
             let image = block.first_image + row / rows;
-            let source_row = top + (row % rows) as isize;
-            if source_row < 0 || source_row >= h as isize {
+            let source_row = block.first_row * self.step + row % rows;
+            if !(above..above + h).contains(&source_row) {
                 to.fill(0.0);
                 continue;
             }
-            let from =
-                &x[((image * h + source_row as usize) * w + skip) * c..][..(used - skip) * c];
+            let from = &x[(image * h + source_row - above) * w * c..][..used * c];
             let (before, to) = to.split_at_mut(left * self.pitch);
-            let (to, after) = to.split_at_mut((used - skip) * self.pitch);
+            let (to, after) = to.split_at_mut(used * self.pitch);
             before.fill(0.0);
             after.fill(0.0);
             if self.pitch == c {
@@ -461,7 +469,7 @@ impl Gather {
     }
 }
 
-/// Where a kernel position's weights are packed: in the order of its sources.
+/// Where a kernel position's weights are packed: backwards for `dx`, as neighbouring sources meet them.
 fn position(kernel: usize, transposed: bool, at: usize) -> usize {
     if transposed {
         kernel * kernel - 1 - at

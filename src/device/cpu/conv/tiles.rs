@@ -5,9 +5,13 @@
 use super::gather::{Block, Class, Epilogue, Gather, Line, NARROW};
 use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
 
+/// Pixels of a tile, with [`Simd::WIDE`] and without.
+const WIDE_TILE: usize = 12;
+const TILE: usize = 6;
+
 /// Pixels of a tile on this machine.
 pub(super) fn tile() -> usize {
-    if wide() { 12 } else { 6 }
+    if wide() { WIDE_TILE } else { TILE }
 }
 
 /// Longest run of neighbours that the kernel for few channels sums at once.
@@ -42,15 +46,15 @@ fn sum_block_body<S: Simd>(
                 source,
             };
             if two {
-                part.sum::<S, 12, 2>(s, y, false, |from| part.sum_taps(s, from));
+                part.sum::<S, WIDE_TILE, 2>(s, y, false, |from| part.sum_taps(s, from));
             } else if S::WIDE && g.narrow {
                 part.sum::<S, RUN, 1>(s, y, true, |from| part.sum_run(s, from[0]));
             } else if g.narrow {
                 part.sum::<S, 4, 1>(s, y, true, |from| part.sum_run(s, from[0]));
             } else if S::WIDE {
-                part.sum::<S, 12, 1>(s, y, false, |from| part.sum_taps(s, from));
+                part.sum::<S, WIDE_TILE, 1>(s, y, false, |from| part.sum_taps(s, from));
             } else {
-                part.sum::<S, 6, 1>(s, y, false, |from| part.sum_taps(s, from));
+                part.sum::<S, TILE, 1>(s, y, false, |from| part.sum_taps(s, from));
             }
         }
         first += if two { 2 } else { 1 };
@@ -82,15 +86,12 @@ impl Part<'_> {
         let (g, block, class) = (self.g, self.block, self.class);
         let (width, channels) = (g.target.width, g.target.channels);
         let rows_here = y.len() / (block.images * width * channels);
-        // Steps from the block's first row.
-        let steps = &class.rows.steps;
-        let end = steps.end.min(block.first_row + g.block_rows);
-        let first_row = steps.start.max(block.first_row);
-        if first_row >= end {
+        let steps = class.rows.within(block.first_row, g.block_rows);
+        if steps.is_empty() {
             return;
         }
-        let rows = end - first_row;
-        let first_row = first_row - block.first_row;
+        // In the block.
+        let (first_row, rows) = (steps.start - block.first_row, steps.len());
         let (first_column, columns) = (class.columns.steps.start, class.columns.steps.len());
         let stored = g.stored.0 * g.stored.1 * g.pitch;
         let place = |line: &Line, step: usize| (line.source + (step * g.step) as isize) as usize;
@@ -217,12 +218,12 @@ impl Part<'_> {
     ) -> [[S::V; Q]; P] {
         let taps = &self.class.taps;
         let (weights, stride) = self.weights();
-        let ends = taps.iter().map(|tap| tap.source + tap.channels);
-        let Some(end) = ends.max() else {
+        let Some(end) = taps.iter().map(|tap| tap.source + tap.channels).max() else {
             return [[s.zero(); Q]; P];
         };
         assert!(from.iter().all(|from| from + end <= self.source.len()));
-        assert!(Q * stride <= weights.len());
+        let end = taps.iter().map(|tap| tap.weights + tap.channels).max();
+        assert!(end <= Some(stride / LANES) && Q * stride <= weights.len());
 
         let mut sums = [[s.zero(); Q]; P];
         let from = from.map(|from| self.source.as_ptr().wrapping_add(from));
@@ -256,7 +257,13 @@ impl Part<'_> {
         let end = rows.iter().map(|row| row[0].source).max().unwrap_or(0);
         let end = end + (P + 1) * NARROW + channels;
         assert!(self.g.pitch == NARROW && from + end <= self.source.len());
-        assert!(stride <= weights.len());
+        let end = self
+            .class
+            .taps
+            .iter()
+            .map(|tap| tap.weights + channels)
+            .max();
+        assert!(end <= Some(stride / LANES) && stride <= weights.len());
 
         let mut sums = [[s.zero()]; P];
         for row in rows {

@@ -13,6 +13,7 @@ use super::Shape;
 use crate::device::cpu::par;
 use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Channels of a task, in and out.
 const TILE: usize = 64;
@@ -52,29 +53,36 @@ impl WeightGradient {
         } else {
             (SEGMENT / (rows * width)).clamp(1, s.images)
         };
-        let left = (s.kernel - 1) / s.stride;
-        let mut right = width;
-        let mut columns = Vec::new();
+        // Kernel columns `phase + shift * stride`, by their shifts, and the columns `u * stride + phase - pad` of `x`, by u,
+        // that at least one of them brings to a column of `dy`.
+        let mut groups: Vec<(usize, Range<usize>, Range<usize>)> = Vec::new();
         for phase in 0..s.stride.min(s.kernel) {
-            // x column u stride + phase - pad, for all u that give a column of the image.
             let low = s.pad.saturating_sub(phase).div_ceil(s.stride);
             let high = (s.width + s.pad).saturating_sub(phase).div_ceil(s.stride);
-            let taps: Vec<usize> = (phase..s.kernel).step_by(s.stride).collect();
-            for taps in taps.chunks(if wide() { taps.len() } else { 1 }) {
-                // Those at least one tap of which gives a column of the output.
-                let (least, most) = (taps[0] / s.stride, taps[taps.len() - 1] / s.stride);
-                let (low, high) = (low.max(least), high.min(width + most));
-                if low >= high {
-                    continue;
+            let count = (s.kernel - phase).div_ceil(s.stride);
+            let together = if wide() { count } else { 1 };
+            for first in (0..count).step_by(together) {
+                let shifts = first..first + together;
+                let met = low.max(first)..high.min(width + shifts.end - 1);
+                if !met.is_empty() {
+                    groups.push((phase, shifts, met));
                 }
-                columns.push(Columns {
-                    first: low * s.stride + phase - s.pad,
-                    count: high - low,
-                    taps: (taps.iter().map(|&q| (q, left + low - q / s.stride))).collect(),
-                });
-                right = right.max(high);
             }
         }
+        let left = groups
+            .iter()
+            .map(|(_, shifts, met)| (shifts.end - 1).saturating_sub(met.start));
+        let left = left.max().unwrap_or(0);
+        let right = groups.iter().map(|(_, shifts, met)| met.end - shifts.start);
+        let right = right.max().unwrap_or(0).max(width);
+        let columns = groups.into_iter().map(|(phase, shifts, met)| Columns {
+            first: met.start * s.stride + phase - s.pad,
+            count: met.len(),
+            taps: shifts
+                .map(|shift| (phase + shift * s.stride, left + met.start - shift))
+                .collect(),
+        });
+        let columns = columns.collect();
         let tiles = s.channels_in.div_ceil(TILE) * s.channels_out.div_ceil(TILE);
         let groups = (PARTIAL / s.weight_len())
             .max(TASKS / tiles)
@@ -304,8 +312,8 @@ fn copy_row(
 /// Some images, some rows of `dy`, and the rows of `x` that they meet.
 struct Segment {
     images: usize,
-    x_rows: std::ops::Range<usize>,
-    dy_rows: std::ops::Range<usize>,
+    x_rows: Range<usize>,
+    dy_rows: Range<usize>,
     vectors_in: usize,
     vectors_out: usize,
     channels_in: usize,
