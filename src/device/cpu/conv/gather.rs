@@ -41,6 +41,9 @@ pub(super) struct Class {
     pub(super) rows: Line,
     pub(super) columns: Line,
     pub(super) taps: Vec<Tap>,
+    /// Where the sources and the weights of all taps end.
+    pub(super) source_end: usize,
+    pub(super) weights_end: usize,
 }
 
 /// A kernel position, or several whose sources and weights lie together.
@@ -143,9 +146,15 @@ impl Class {
                 }
             }
         }
+        let end = |start: fn(&Tap) -> usize| {
+            let ends = taps.iter().map(|tap| start(tap) + tap.channels);
+            ends.max().unwrap_or(0)
+        };
         Class {
             rows: rows.clone(),
             columns: columns.clone(),
+            source_end: end(|tap| tap.source),
+            weights_end: end(|tap| tap.weights),
             taps,
         }
     }

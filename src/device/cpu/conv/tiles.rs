@@ -216,18 +216,17 @@ impl Part<'_> {
         s: S,
         from: [usize; P],
     ) -> [[S::V; Q]; P] {
-        let taps = &self.class.taps;
-        let (weights, stride) = self.weights();
-        let Some(end) = taps.iter().map(|tap| tap.source + tap.channels).max() else {
+        let (class, (weights, stride)) = (self.class, self.weights());
+        if class.taps.is_empty() {
             return [[s.zero(); Q]; P];
-        };
-        assert!(from.iter().all(|from| from + end <= self.source.len()));
-        let end = taps.iter().map(|tap| tap.weights + tap.channels).max();
-        assert!(end <= Some(stride / LANES) && Q * stride <= weights.len());
+        }
+        let fits = |from: &usize| from + class.source_end <= self.source.len();
+        assert!(from.iter().all(fits));
+        assert!(class.weights_end * LANES <= stride && Q * stride <= weights.len());
 
         let mut sums = [[s.zero(); Q]; P];
         let from = from.map(|from| self.source.as_ptr().wrapping_add(from));
-        for tap in taps {
+        for tap in &class.taps {
             let mut w = weights.as_ptr().wrapping_add(tap.weights * LANES);
             for c in tap.source..tap.source + tap.channels {
                 // SAFETY: the assertions above.
@@ -251,19 +250,13 @@ impl Part<'_> {
     /// loaded once for all three kernel columns.
     #[inline(always)]
     fn sum_run<S: Simd, const P: usize>(&self, s: S, from: usize) -> [[S::V; 1]; P] {
-        let (rows, _) = self.class.taps.as_chunks::<3>();
+        let (class, (weights, stride)) = (self.class, self.weights());
+        let (rows, _) = class.taps.as_chunks::<3>();
         let channels = self.g.source.channels;
-        let (weights, stride) = self.weights();
         let end = rows.iter().map(|row| row[0].source).max().unwrap_or(0);
         let end = end + (P + 1) * NARROW + channels;
         assert!(self.g.pitch == NARROW && from + end <= self.source.len());
-        let end = self
-            .class
-            .taps
-            .iter()
-            .map(|tap| tap.weights + channels)
-            .max();
-        assert!(end <= Some(stride / LANES) && stride <= weights.len());
+        assert!(class.weights_end * LANES <= stride && stride <= weights.len());
 
         let mut sums = [[s.zero()]; P];
         for row in rows {
