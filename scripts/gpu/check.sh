@@ -4,12 +4,11 @@
 #
 #   scripts/gpu/check.sh BINARY [--results DIR] [--data DIR] [--epochs N] [--python PYTHON] [--modes A,B] [STAGE...]
 #
-# BINARY is a stepback-native with kernels (built where there was an nvcc); beside it may lie `cuda-tests` and
-# `cuda_images-tests`, the executables of these tests. Stages, all of them if none is named, each a call of its own where
-# time is short:
+# BINARY is a stepback-native with kernels (built where there was an nvcc); beside it may lie `cuda-tests`, the
+# executable of these tests. Stages, all of them if none is named, each a call of its own where time is short:
 #
 #   machine    the GPU, its driver, its clocks; the devices that the binary can use
-#   tests      cuda-tests, cuda_images-tests
+#   tests      cuda-tests
 #   verify     the reference's numbers on the GPU
 #   kernels    bench-kernels: kernels one by one, and the training step of every experiment
 #   mlp resnet20 vgg16 resnet110 vit
@@ -107,14 +106,12 @@ for stage in "${stages[@]}"; do
         cat "$results/devices.txt"
         ;;
     tests)
-        for name in cuda-tests cuda_images-tests; do
-            tests=$(dirname "$binary")/$name
-            if [ -x "$tests" ]; then
-                REQUIRE_GPU=1 check "$name" "$tests"
-            else
-                not_run "$name" "no $tests"
-            fi
-        done
+        tests=$(dirname "$binary")/cuda-tests
+        if [ -x "$tests" ]; then
+            REQUIRE_GPU=1 check cuda-tests "$tests"
+        else
+            not_run cuda-tests "no $tests"
+        fi
         ;;
     verify)
         # Made-up data are not the reference's: those suites are skipped then.

@@ -4,8 +4,10 @@
 mod augment;
 mod cifar;
 mod command;
+mod fetch;
 mod mnist;
 mod pickle;
+mod shard;
 mod text;
 
 use serde_json::{Map, Value, json};

@@ -1,9 +1,6 @@
 //! Choosing a device, what is said where it cannot be had, and `bench-kernels`.
 
-#[path = "common/program.rs"]
-mod program;
-
-use program::Folder;
+use crate::common::program::Folder;
 use serde_json::{Value, json};
 use stepback_native::device;
 

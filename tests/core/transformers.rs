@@ -1,9 +1,7 @@
 //! The transformers: they learn a batch by heart, the same bits on any number of threads; attention's dropout;
 //! errors of their keys.
 
-mod common;
-
-use common::{Draws, build, cifar};
+use crate::common::draws::{Draws, build, cifar};
 use serde_json::{Value, json};
 use stepback_native::device::Device;
 use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
@@ -102,7 +100,7 @@ fn one_thread_and_two_give_the_same_bits() {
 #[test]
 fn parameters_are_those_of_the_reference() {
     let file: Value =
-        serde_json::from_str(include_str!("../records/goldens/init.json")).expect("JSON");
+        serde_json::from_str(include_str!("../../records/goldens/init.json")).expect("JSON");
     let mut seen = 0;
     for case in file["cases"].as_array().unwrap() {
         let name = case["model"].as_str().unwrap();

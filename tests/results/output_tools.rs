@@ -1,12 +1,10 @@
 //! `output merge`, `filter` and `export`, as functions.
 
+use crate::common::files;
 use std::fs;
 
 use stepback_native::results::edit::{self, Condition, Filter};
 use stepback_native::results::{Record, output};
-
-#[path = "common/files.rs"]
-mod files;
 
 fn conditions(texts: &[&str]) -> Vec<Condition> {
     texts.iter().map(|t| t.parse().unwrap()).collect()

@@ -1,14 +1,8 @@
 //! Kernels of image networks and of what is done with batches, on the emulator against the CPU.
 
-#[path = "common/cifar.rs"]
-mod cifar;
-mod common;
-#[path = "common/kernels.rs"]
-mod running;
-
-use cifar::write_cifar;
-use common::Draws;
-use running::{ALL, machines, on, on_cpu, runs_agree};
+use crate::common::cifar::write_cifar;
+use crate::common::draws::Draws;
+use crate::common::kernels::{ALL, machines, on, on_cpu, runs_agree};
 use serde_json::{Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::augment::{Placement, Recipe};

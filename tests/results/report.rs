@@ -1,16 +1,13 @@
 //! The report, in a real browser.
 
+use crate::common::files;
+use crate::common::skip;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use stepback_native::results::{Record, report};
-
-#[path = "common/files.rs"]
-mod files;
-#[path = "common/skip.rs"]
-mod skip;
 
 fn outputs(id: &str) -> Record {
     Record::from_outputs(id, &files::path("records/reference/outputs")).unwrap()

@@ -1,8 +1,6 @@
 //! The networks for images: they learn, they have the right size, and threads do not matter.
 
-mod common;
-
-use common::{build, cifar};
+use crate::common::draws::{build, cifar};
 use serde_json::{Value, json};
 use stepback_native::device::Device;
 use stepback_native::graph::{Clock, Memory, Mode, Plan, Targets};

@@ -1,13 +1,10 @@
 //! `train --save-weights` and `--init-weights`.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use program::{Folder, without_times};
+use crate::common::program::{Folder, without_times};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};

@@ -1,14 +1,10 @@
 //! The kernels against the CPU bodies: every op of the table, under several schedules of the emulator, and on a GPU
 //! where there is one (`REQUIRE_GPU=1` makes its absence a failure).
 
-mod common;
-#[path = "common/kernels.rs"]
-mod running;
-
 use std::collections::HashSet;
 
-use common::{Draws, build, cifar};
-use running::{ALL, machines, on, on_cpu, runs_agree};
+use crate::common::draws::{Draws, build, cifar};
+use crate::common::kernels::{ALL, machines, on, on_cpu, runs_agree};
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
@@ -314,7 +310,7 @@ fn an_op_without_kernels_is_refused_before_anything_runs() {
 /// The optimizer objects of the golden paths: every method, with every key.
 fn optimizers() -> Vec<Map<String, Value>> {
     // In the binary, which may be carried to a machine with a GPU.
-    let text = include_str!("../records/goldens/optimizers.json");
+    let text = include_str!("../../records/goldens/optimizers.json");
     let file: Value = serde_json::from_str(text).unwrap();
     let cases = file["cases"].as_array().unwrap();
     cases

@@ -1,15 +1,10 @@
 //! `config check`, `expand` and `split`, and the way from a split back to one record.
 
-#[path = "common/program.rs"]
-mod program;
-
+use crate::common::files;
 use std::path::PathBuf;
 
-use program::{Folder, without_times};
+use crate::common::program::{Folder, without_times};
 use serde_json::{Value, json};
-
-#[path = "common/files.rs"]
-mod files;
 
 /// 14 runs: seven settings, two seeds.
 fn sweep() -> Value {

@@ -1,9 +1,7 @@
 //! Fused ops compute what the ops that they replace do. Asking a plan for what lies between two ops keeps
 //! them apart.
 
-mod common;
-
-use common::Draws;
+use crate::common::draws::Draws;
 use stepback_native::device::Device;
 use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Range, Targets, Var};
 use stepback_native::random::torch::Generator;

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use stepback_native::config;
 
-use crate::{dict, listed, opt, refused, vocabulary};
+use super::{dict, listed, opt, refused, vocabulary};
 
 /// Checks that each text is refused with all of its fragments, in lines that all name the file.
 fn check(cases: &[(String, &[&str])]) {

@@ -1,16 +1,11 @@
 //! Python's json and pandas read what we write, and compute the same averages.
 
-#[path = "common/files.rs"]
-mod files;
-#[path = "common/program.rs"]
-mod program;
-#[path = "common/skip.rs"]
-mod skip;
-
+use crate::common::files;
+use crate::common::skip;
 use std::fs;
 use std::process::Command;
 
-use program::{Folder, Ran};
+use crate::common::program::{Folder, Ran};
 use serde_json::json;
 
 fn has_pandas() -> bool {
@@ -23,7 +18,7 @@ fn has_pandas() -> bool {
 /// Runs `interchange.py` on outputs and what we make of them; a line for each.
 fn read_by_pandas(folder: &Folder, ids: &[&str]) -> Vec<String> {
     let mut python = Command::new("python3");
-    python.arg(files::path("tests/interchange.py"));
+    python.arg(files::path("tests/results/interchange.py"));
     for id in ids {
         let [output, record, export] = [
             format!("output/{id}.json"),

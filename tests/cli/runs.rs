@@ -1,9 +1,6 @@
 //! Whole runs through `train`: what stands in the output file.
 
-#[path = "common/program.rs"]
-mod program;
-
-use program::{Folder, runs_in, without_times};
+use crate::common::program::{Folder, runs_in, without_times};
 use serde_json::{Value, json};
 
 /// Eight runs on the matrix factorisation, which has two layers, and steps that are reported.

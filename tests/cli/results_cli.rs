@@ -1,13 +1,9 @@
 //! The commands on results: what they write, and what they say about input that is bad.
 
-#[path = "common/files.rs"]
-mod files;
-#[path = "common/program.rs"]
-mod program;
-
+use crate::common::files;
 use std::fs;
 
-use program::{Folder, Ran, runs_in};
+use crate::common::program::{Folder, Ran, runs_in};
 
 /// The published outputs and records, in the places where the program looks for them.
 fn published() -> Folder {

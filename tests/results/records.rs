@@ -1,5 +1,6 @@
 //! From outputs to records, tables and comparisons.
 
+use crate::common::files;
 use std::fs;
 use std::path::Path;
 
@@ -7,9 +8,6 @@ use stepback_native::error::Kind;
 use stepback_native::results::compare::compare;
 use stepback_native::results::table::{Cell, Format, Query, Table};
 use stepback_native::results::{Record, measure};
-
-#[path = "common/files.rs"]
-mod files;
 
 fn published(id: &str) -> Record {
     Record::read_csv(&files::path(&format!("records/{id}.csv"))).unwrap()

@@ -1,14 +1,9 @@
 //! `train` on small image sets in the formats of CIFAR-10, CIFAR-100 and ImageNet32, made here.
 
-#[path = "common/cifar.rs"]
-mod cifar;
-#[path = "common/program.rs"]
-mod program;
-
 use std::fs;
 
-use cifar::{planes, write_cifar};
-use program::{Folder, without_times};
+use crate::common::cifar::{planes, write_cifar};
+use crate::common::program::{Folder, without_times};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 

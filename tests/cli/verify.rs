@@ -1,11 +1,8 @@
 //! `verify`: all suites pass, and fail where a number is wrong.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::path::{Path, PathBuf};
 
-use program::Folder;
+use crate::common::program::Folder;
 use serde_json::Value;
 use stepback_native::device::Target;
 use stepback_native::verify::{Check, Context, Goldens, SUITES, Verdict};

@@ -1,10 +1,8 @@
 //! Figures: what is drawn, in every format.
 
+use crate::common::files;
 use stepback_native::results::Record;
 use stepback_native::results::plot::{self, Selection};
-
-#[path = "common/files.rs"]
-mod files;
 
 const ALL: Selection = Selection {
     methods: &[],

@@ -1,7 +1,7 @@
 use stepback_native::config::{Experiment, Filter, RunConfig, select};
 use stepback_native::error::{Kind, Result};
 
-use crate::{dict, parse};
+use super::{dict, parse};
 
 fn sweep() -> Experiment {
     let opts = r#"[

@@ -1,10 +1,8 @@
 //! Output files: JSON as Python writes it, byte for byte.
 
+use crate::common::files;
 use proptest::prelude::*;
 use stepback_native::results::json::{self, Json};
-
-#[path = "common/files.rs"]
-mod files;
 
 #[test]
 fn published_outputs_are_rewritten_byte_for_byte() {

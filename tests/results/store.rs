@@ -1,5 +1,6 @@
 //! The output file under kills, full disks, second processes and damaged files.
 
+use crate::common::files;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -12,9 +13,6 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use stepback_native::error::Kind;
 use stepback_native::results::{Epoch, Options, RunResult, Store, json as python};
-
-#[path = "common/files.rs"]
-mod files;
 
 fn config(index: usize) -> Map<String, Value> {
     let config = json!({"opt": {"name": "sgd", "lr": 0.1}, "run_id": index});
@@ -80,7 +78,7 @@ const RUNS: usize = 300;
 
 fn spawn(role: &str, dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .args(["store::child", "--exact", "--ignored", "--nocapture"])
         .envs([
             ("STORE_ROLE", role.as_ref()),
             ("STORE_DIR", dir.as_os_str()),

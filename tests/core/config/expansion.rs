@@ -4,7 +4,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use stepback_native::config::{self, MAX_RUNS, RunConfig};
 
-use crate::{dict, listed, opt, parse, refused, runs, vocabulary};
+use super::{dict, listed, opt, parse, refused, runs, vocabulary};
 
 #[test]
 fn shipped_configs_have_as_many_runs_as_the_readme_says() {

@@ -7,7 +7,7 @@ use std::process::Command;
 use stepback_native::config::{self, MAX_RUNS};
 use stepback_native::error::Kind;
 
-use crate::{dict, vocabulary};
+use super::{dict, vocabulary};
 
 #[test]
 fn ids_that_are_no_plain_file_names_are_refused() {

@@ -1,13 +1,10 @@
 //! The command line: help, bad input with its exit code and message, and stdout that goes away.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use program::{Folder, Ran, runs_in};
+use crate::common::program::{Folder, Ran, runs_in};
 use serde_json::{Value, json};
 
 fn linear() -> Value {

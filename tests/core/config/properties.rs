@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use stepback_native::config::{self, RunConfig};
 use stepback_native::error::Kind;
 
-use crate::{dict, runs, vocabulary};
+use super::{dict, runs, vocabulary};
 
 /// A config with choices in several places, its keys in any order.
 #[derive(Clone, Debug)]

@@ -1,15 +1,12 @@
 //! `train` ended from outside: signals, kills, and a second process on the same output.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use program::{Folder, Ran, runs_in, send, without_times};
+use crate::common::program::{Folder, Ran, runs_in, send, without_times};
 use serde_json::{Value, json};
 use stepback_native::random::torch::Generator;
 

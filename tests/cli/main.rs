@@ -1,0 +1,14 @@
+//! The program, run in a folder of its own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod config_command;
+mod devices;
+mod images;
+mod interrupted;
+mod results_cli;
+mod runs;
+mod train;
+mod verify;
+mod weights;

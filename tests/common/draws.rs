@@ -1,0 +1,48 @@
+//! What several tests share.
+#![allow(dead_code)] // each test binary uses its part
+
+use serde_json::{Map, Value};
+use stepback_native::graph::Params;
+use stepback_native::models::{self, Data, Model};
+use stepback_native::random::SEED;
+use stepback_native::random::torch::Generator;
+
+/// Random test values.
+pub struct Draws(Generator);
+
+impl Draws {
+    pub fn new(seed: u64) -> Draws {
+        Draws(Generator::new(seed))
+    }
+
+    pub fn normal(&mut self, n: usize) -> Vec<f32> {
+        let mut values = vec![0.0; n];
+        self.0.normal(&mut values, 0.0, 1.0);
+        values
+    }
+
+    /// An integer below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0.randint(bound as u64) as usize
+    }
+}
+
+/// CIFAR's shapes.
+pub fn cifar(classes: usize) -> Data {
+    Data {
+        input: vec![3, 32, 32],
+        target: vec![1],
+        classes: Some(classes),
+        index_bounds: None,
+    }
+}
+
+/// A model with the run's initial weights, or why it cannot be built.
+pub fn build(name: &str, kwargs: &Value, data: &Data) -> Result<(Params, Box<dyn Model>), String> {
+    let mut params = Params::new(Generator::new(SEED));
+    let empty = Map::new();
+    let kwargs = kwargs.as_object().unwrap_or(&empty);
+    let row = models::row(name).expect("a model of the table");
+    let model = row.build(&mut params, data, kwargs)?;
+    Ok((params, model))
+}

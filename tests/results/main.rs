@@ -1,0 +1,12 @@
+//! Outputs, records, and what is made of them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod interchange;
+mod output_tools;
+mod plots;
+mod records;
+mod report;
+mod results;
+mod store;
