@@ -4,7 +4,7 @@
 //! Modules import downwards only:
 //! `cli -> verify | bench -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
 //! the three in braces never import one another, and `optim` skips `nn` and `ops`. `config` and `random`
-//! import `error` alone, `error` nothing, and all others may import the three. `tests/core/layers.rs` checks it.
+//! import `error` and `files` alone, these two nothing, and all others may import the four. `tests/core/layers.rs` checks it.
 
 pub mod bench;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod files;
 pub mod graph;
 pub mod models;
 pub mod nn;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{device, print};
 use crate::bench::{Measured, Report, measure};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Measure kernels one by one and whole training steps, and compare kernels with the CPU
 ///
@@ -65,7 +66,7 @@ impl Bench {
         let Some(path) = &self.baseline else {
             return Ok(Baseline::new());
         };
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+        let text = files::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
         let damaged =
             || Error::corrupt(format!("{}: not a report of bench-kernels", path.display()));
         let report: Value = serde_json::from_str(&text).map_err(|_| damaged())?;

@@ -2,9 +2,8 @@
 //! duplicate keys, numbers too small for a double, the place of a syntax error.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -12,6 +11,7 @@ use serde_json::{Map, Number, Value};
 
 use super::text::{child, item, nearest, printable, shown_text};
 use crate::error::{Error, Result};
+use crate::files;
 
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 const MAX_WARNINGS: usize = 20;
@@ -19,29 +19,15 @@ const MAX_WARNINGS: usize = 20;
 /// The file's bytes. Nothing but a regular file is read, and nothing is waited for.
 pub(super) fn file(path: &Path, source: &str) -> Result<Vec<u8>> {
     let usage = |text: String| Error::usage(format!("{source}: {text}"));
-    // Without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|cause| {
-            let hint = match cause.kind() {
-                ErrorKind::NotFound => similar_file(path),
-                _ => None,
-            };
+    let unreadable = |cause: std::io::Error| usage(format!("cannot read: {cause}"));
+    let mut file = files::open(path).map_err(|cause| match cause.kind() {
+        ErrorKind::NotFound => {
+            let hint = similar_file(path);
             let hint = hint.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
             usage(format!("cannot read: {cause}{hint}"))
-        })?;
-    let unreadable = |cause: std::io::Error| usage(format!("cannot read: {cause}"));
-    let kind = file.metadata().map_err(unreadable)?.file_type();
-    if !kind.is_file() {
-        let what = if kind.is_dir() {
-            "a folder"
-        } else {
-            "no regular file"
-        };
-        return Err(usage(format!("this is {what} (expected a JSON file)")));
-    }
+        }
+        _ => unreadable(cause),
+    })?;
     let mut bytes = Vec::new();
     Read::by_ref(&mut file)
         .take(MAX_BYTES + 1)

@@ -5,6 +5,7 @@
 //! reads the map asks [`MappedFile::damaged`] before trusting what was computed from it.
 
 use crate::error::{Error, Result};
+use crate::files;
 use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Deref;
@@ -52,7 +53,7 @@ pub struct MappedFile {
 impl MappedFile {
     pub fn open(path: &Path) -> Result<MappedFile> {
         let cannot = |cause: std::io::Error| Error::io("map", path, &cause);
-        let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        let file = files::open(path).map_err(|e| Error::io("open", path, &e))?;
         install_handler().map_err(cannot)?;
         // SAFETY: the map is read-only and private to this struct. Should another process shorten the
         // file, the handler keeps reads defined; should one write into it (our own files are written

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::json::{self, Json};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A run of an output file, its history by columns.
 #[derive(Clone, Debug)]
@@ -187,7 +188,7 @@ pub(super) fn not_whole(path: &Path, cause: &json::SyntaxError) -> Error {
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| match e.kind() {
+    files::read_to_string(path).map_err(|e| match e.kind() {
         ErrorKind::InvalidData => Error::corrupt(format!("{}: not UTF-8", path.display())),
         ErrorKind::NotFound => Error::usage(format!("{}: no such file", path.display())),
         _ => Error::io("read", path, &e),

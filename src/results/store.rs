@@ -20,6 +20,7 @@ use super::file::temporary;
 use super::json::{self, Json};
 use super::timestamp::timestamp;
 use crate::error::{Error, Kind, Result};
+use crate::files;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -354,7 +355,7 @@ fn read_stored(path: &Path, strict: bool) -> Result<Vec<Stored>> {
             path.display()
         ))
     };
-    let text = fs::read_to_string(path).map_err(|e| match e.kind() {
+    let text = files::read_to_string(path).map_err(|e| match e.kind() {
         ErrorKind::InvalidData => corrupt("not UTF-8".into()),
         _ => Error::io("read", path, &e),
     })?;

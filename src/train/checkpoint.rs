@@ -2,7 +2,7 @@
 //! of the reference's model takes them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::config::RunConfig;
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use crate::graph::{Params, Tensor};
 
 /// Beside its running averages PyTorch's batch norm counts the batches that went into them, as a scalar of 64
@@ -121,7 +122,7 @@ impl Snapshot<'_> {
 
 impl Checkpoint {
     pub fn read(path: &Path) -> Result<Checkpoint> {
-        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let bytes = files::read(path).map_err(|e| Error::io("read", path, &e))?;
         let checkpoint = Checkpoint {
             path: path.to_owned(),
             bytes,

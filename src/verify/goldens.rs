@@ -1,6 +1,5 @@
 //! The golden files: those in the binary, or others of the same names and format.
 
-use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 
@@ -9,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 mod packed {
     include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
@@ -36,7 +36,7 @@ impl Goldens {
             }
             Goldens::Folder(folder) => {
                 let path = folder.join(name);
-                match fs::read_to_string(&path) {
+                match files::read_to_string(&path) {
                     Ok(text) => Ok(Some(text)),
                     Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
                     Err(e) => Err(Error::io("read", &path, &e)),

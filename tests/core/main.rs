@@ -5,6 +5,7 @@ mod common;
 
 mod config;
 mod cpu_math;
+mod files;
 mod fusion;
 mod layers;
 mod models;
