@@ -15,7 +15,8 @@ mod text;
 
 pub use filter::{Filter, select};
 pub use parts::{list, split};
-pub use schema::{Entry, Key, Kind, Values, Vocabulary};
+pub use same::canonical;
+pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete};
 pub use text::nearest;
 
 use std::path::Path;

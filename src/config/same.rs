@@ -10,7 +10,7 @@ use super::expand::{choices, opts};
 use super::text::{child, item};
 
 /// JSON text that two values share exactly if they are equal: keys sorted, `1` and `1.0` alike.
-pub(super) fn canonical(value: &Value) -> String {
+pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
     text

@@ -13,6 +13,22 @@ pub struct Key {
     pub about: &'static str,
 }
 
+impl Key {
+    pub fn default(&self) -> Option<Value> {
+        let text = self.default?;
+        Some(serde_json::from_str(text).expect("defaults are valid JSON"))
+    }
+}
+
+/// Gives the keys that are missing in `map` their defaults.
+pub fn complete<'k>(map: &mut Map<String, Value>, keys: impl IntoIterator<Item = &'k Key>) {
+    for key in keys {
+        if !map.contains_key(key.name) {
+            map.extend(key.default().map(|value| (key.name.to_owned(), value)));
+        }
+    }
+}
+
 /// The values that a key takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -128,9 +144,8 @@ impl<'a> Values<'a> {
             return value.clone();
         }
         let key = self.keys.iter().find(|k| k.name == name);
-        let default = key.and_then(|k| k.default);
-        let text = default.unwrap_or_else(|| panic!("no key {name}, or it has no default"));
-        serde_json::from_str(text).expect("defaults are valid JSON")
+        let default = key.and_then(Key::default);
+        default.unwrap_or_else(|| panic!("no key {name}, or it has no default"))
     }
 
     pub fn real(&self, name: &str) -> f64 {

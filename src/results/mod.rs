@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod edit;
 pub mod file;
+pub mod identity;
 pub mod json;
 pub mod measure;
 pub mod output;

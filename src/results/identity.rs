@@ -1,0 +1,202 @@
+//! What a result is the result of: everything that was chosen for a run. By it runs are the same, seeds of one
+//! setting, or not to be compared at all.
+//!
+//! A config says most of it, its summary the rest: [`BEYOND`]. The config's defaults are filled in and numbers
+//! count by value, so that neither spelling nor order matters.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use md5::{Digest, Md5};
+use serde_json::{Map, Value};
+
+use super::output::python_str;
+use crate::config::{Key, canonical, complete};
+use crate::{data, models, optim};
+
+/// What tells a seed from a setting.
+const RUN_ID: &str = "run_id";
+
+/// Keys of a summary that are part of a run's identity, for bits differ with them. Old outputs and the reference's
+/// lack them: such a part is not known, and what is not known agrees with anything. Without a word on initial
+/// weights they were drawn, as nearly always.
+pub const BEYOND: [&str; 4] = ["data", "device", INIT_WEIGHTS, "precision"];
+const INIT_WEIGHTS: &str = "init_weights";
+
+/// The objects of a config, whose keys are parts of their own.
+const OBJECTS: [&str; 3] = ["dataset_kwargs", "model_kwargs", "opt"];
+
+/// A run's parts, `opt.lr` and `batch_size` say, each with its value. Whole numbers are integers here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity(BTreeMap<String, Value>);
+
+impl Identity {
+    /// The identity of a run with this config and this summary. Of a run that is yet to be trained, `summary` need
+    /// hold no more than [`BEYOND`].
+    pub fn new(config: &Map<String, Value>, summary: &Map<String, Value>) -> Identity {
+        let mut parts = BTreeMap::new();
+        for (key, value) in completed(config) {
+            match value {
+                Value::Object(inner) if OBJECTS.contains(&key.as_str()) => {
+                    let inner = inner.into_iter();
+                    parts.extend(inner.map(|(name, v)| (format!("{key}.{name}"), by_value(v))));
+                }
+                value => {
+                    parts.insert(key, by_value(value));
+                }
+            }
+        }
+        for key in BEYOND {
+            let unsaid = (key == INIT_WEIGHTS).then_some(Value::Null);
+            let value = summary.get(key).cloned().or(unsaid);
+            parts.extend(value.map(|v| (key.to_owned(), v)));
+        }
+        Identity(parts)
+    }
+
+    /// 32 hexadecimal digits that two runs share exactly if they share all parts.
+    pub fn hash(&self) -> String {
+        let sum = Md5::digest(self.text(|_| true));
+        sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether both are the same run, as far as is known.
+    pub fn agrees_with(&self, other: &Identity) -> bool {
+        self.differing(other, |_| true).is_empty()
+    }
+
+    /// The keys by which two runs are of different problems (their results must not be ranked together), as far
+    /// as is known.
+    pub fn other_problem(&self, other: &Identity) -> Vec<String> {
+        self.differing(other, of_problem)
+    }
+
+    fn differing(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        let differs = |key: &&String| {
+            let (mine, theirs) = (self.0.get(*key), other.0.get(*key));
+            let unknown = BEYOND.contains(&key.as_str()) && (mine.is_none() || theirs.is_none());
+            wanted(key) && !unknown && mine != theirs
+        };
+        keys.into_iter().filter(differs).cloned().collect()
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    fn text(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let parts = self.0.iter().filter(|(key, _)| wanted(key));
+        let parts = parts.map(|(key, value)| (key.clone(), value.clone()));
+        canonical(&Value::Object(parts.collect()))
+    }
+}
+
+/// The runs of an experiment as seeds of settings, and the parts by which the settings differ.
+///
+/// A part that only some runs tell is taken for what the others say, if they all say the same; if they do not, not
+/// to be known is a value of its own.
+#[derive(Clone, Debug)]
+pub struct Varying {
+    /// Sorted; without `run_id`.
+    keys: Vec<String>,
+}
+
+impl Varying {
+    pub fn among<'a>(runs: impl Iterator<Item = &'a Identity> + Clone) -> Varying {
+        let all: BTreeSet<&String> = runs.clone().flat_map(|run| run.0.keys()).collect();
+        let varies = |key: &&String| {
+            let mut values = runs.clone().map(|run| run.0.get(*key));
+            let known = |value: &Option<&Value>| value.is_some();
+            if BEYOND.contains(&key.as_str()) {
+                let mut values = values.filter(known);
+                let first = values.next();
+                return values.any(|value| Some(value) != first);
+            }
+            let first = values.next();
+            values.any(|value| Some(value) != first)
+        };
+        let keys = all.into_iter().filter(|key| *key != RUN_ID).filter(varies);
+        Varying {
+            keys: keys.cloned().collect(),
+        }
+    }
+
+    /// A text that two runs share exactly if they are seeds of one setting.
+    pub fn setting(&self, run: &Identity) -> String {
+        run.text(|key| self.keys.iter().any(|k| k == key))
+    }
+
+    /// The parts, but for those of `opt`, by which a run's setting differs from others: keys and values as Python
+    /// prints them.
+    pub fn beside_opt(&self, run: &Identity) -> Vec<(String, String)> {
+        let keys = self.keys.iter().filter(|key| !key.starts_with("opt."));
+        let shown = |key: &String| run.0.get(key).map_or("unknown".into(), python_str);
+        keys.map(|key| (key.clone(), shown(key))).collect()
+    }
+}
+
+/// Whether results that differ by this part are answers to different questions.
+pub fn of_problem(key: &str) -> bool {
+    let outer = key.split('.').next().unwrap_or_default();
+    [
+        "dataset",
+        "dataset_kwargs",
+        "model",
+        "model_kwargs",
+        "loss_func",
+        "score_func",
+        "data",
+    ]
+    .contains(&outer)
+}
+
+/// The config with the defaults of everything that it leaves out.
+fn completed(config: &Map<String, Value>) -> Map<String, Value> {
+    let mut config = config.clone();
+    config.entry("batch_size").or_insert(1.into());
+    config.entry(RUN_ID).or_insert(0.into());
+    for object in OBJECTS {
+        let keys = keys_of(object, &config);
+        let map = config.entry(object).or_insert_with(|| Map::new().into());
+        if let Value::Object(map) = map {
+            complete(map, keys);
+        }
+    }
+    config
+}
+
+/// The keys that an object of this config may have; none where its row is not one of ours.
+fn keys_of(object: &str, config: &Map<String, Value>) -> Vec<&'static Key> {
+    let text =
+        |value: Option<&'_ Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let entry = match object {
+        "dataset_kwargs" => data::row(&text(config.get("dataset")))
+            .ok()
+            .map(|row| &row.entry),
+        "model_kwargs" => models::row(&text(config.get("model"))).map(|row| &row.entry),
+        _ => {
+            let name = config.get("opt").and_then(|opt| opt.get("name"));
+            let entry = optim::row(&text(name)).map(|row| &row.entry);
+            return entry.map_or(Vec::new(), |e| {
+                e.keys.iter().chain(optim::COMMON_KEYS).collect()
+            });
+        }
+    };
+    entry.map_or(Vec::new(), |entry| entry.keys.iter().collect())
+}
+
+/// The value with its whole numbers as integers.
+fn by_value(value: Value) -> Value {
+    match value {
+        Value::Number(n) if n.is_f64() => {
+            let x = n.as_f64().expect("a float");
+            match x.fract() == 0.0 && x.abs() < 2f64.powi(63) {
+                true => (x as i64).into(),
+                false => n.into(),
+            }
+        }
+        Value::Array(items) => items.into_iter().map(by_value).collect(),
+        Value::Object(map) => map.into_iter().map(|(k, v)| (k, by_value(v))).collect(),
+        other => other,
+    }
+}
