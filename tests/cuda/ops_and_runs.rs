@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use crate::common::draws::{Draws, build, cifar};
-use crate::common::kernels::{ALL, machines, on, on_cpu, runs_agree};
+use crate::common::kernels::{ALL, Tolerances, machines, on, on_cpu, runs_agree};
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
@@ -475,9 +475,13 @@ fn runs_by_kernels_are_those_of_the_cpu() {
         "score_func": "squared", "opt": {"name": "adamw", "lr": 0.01}, "batch_size": 10, "max_epoch": 2, "run_id": 0,
     }));
     let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    let tolerances = Tolerances {
+        gradient: 1e-4,
+        others: 1e-4,
+    };
     for config in configs {
         let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
         let data = library.load(&config).unwrap();
-        runs_agree(&config, &data, 1e-4);
+        runs_agree(&config, &data, tolerances);
     }
 }
