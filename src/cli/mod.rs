@@ -21,7 +21,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::Vocabulary;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::nn::loss::{LOSSES, SCORES};
 use crate::{models, optim};
 
@@ -33,7 +33,7 @@ use crate::{models, optim};
     after_help = "Exit codes: 0 done, 1 verify or compare found a difference or a device failed, \
     2 wrong usage or config, \
     11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
-    130 or 143 interrupted."
+    130 or 143 interrupted, 141 stdout was closed."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -73,11 +73,15 @@ struct Completions {
 impl Cli {
     /// Runs the command and gives the process's exit code.
     pub fn run(self) -> Result<u8> {
+        signals::survive_file_size_limits();
         match self.command {
             Command::Train(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Config(command) => command.run(),
-            Command::Data(command) => data::run(&command).map(|()| 0),
+            Command::Data(command) => {
+                use_threads(None)?;
+                data::run(&command).map(|()| 0)
+            }
             Command::Record(command) => command.run(),
             Command::Table(command) => command.run(),
             Command::Compare(command) => command.run(),
@@ -85,7 +89,10 @@ impl Cli {
             Command::Report(command) => command.run(),
             Command::Output(command) => command.run(),
             Command::Devices(command) => command.run(),
-            Command::BenchKernels(command) => command.run(),
+            Command::BenchKernels(command) => {
+                use_threads(None)?;
+                command.run()
+            }
             Command::List(command) => command.run(),
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();
@@ -109,16 +116,24 @@ pub fn vocabulary() -> Vocabulary {
     }
 }
 
-/// Limits the threads of everything that follows.
+/// Starts the threads of everything that follows: as many as are asked for, or as rayon's variable says, or as there are
+/// cores.
 fn use_threads(threads: Option<usize>) -> Result<()> {
     const MOST: usize = 1024;
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
     if threads.is_some_and(|n| n == 0 || n > MOST) {
         return Err(Error::usage(format!(
             "--threads: not a number from 1 to {MOST}"
         )));
     }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.unwrap_or(0))
-        .build_global()
-        .map_err(|e| Error::usage(format!("--threads: {e}")))
+    let variable = std::env::var(VARIABLE).ok();
+    let variable = variable.and_then(|text| text.parse::<u64>().ok());
+    if threads.is_none() && variable.is_some_and(|n| n > MOST as u64) {
+        return Err(Error::usage(format!("{VARIABLE}: more than {MOST}")));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    pool.build_global().map_err(|e| {
+        let text = format!("cannot start threads: {e}; try fewer of them with --threads");
+        Error::new(Kind::Io, text)
+    })
 }

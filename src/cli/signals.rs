@@ -23,6 +23,12 @@ pub fn received() -> Option<u8> {
         .filter(|signal| *signal != 0)
 }
 
+/// A write beyond `ulimit -f` ends the process by default; with a handler, it fails like one on a full disk.
+pub fn survive_file_size_limits() {
+    // Where it cannot be installed the default stays.
+    let _ = flag::register(libc::SIGXFSZ, Arc::default());
+}
+
 /// Starts to listen; further calls do nothing.
 pub fn listen() -> Result<()> {
     static ONCE: Once = Once::new();

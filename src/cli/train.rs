@@ -108,14 +108,18 @@ impl Train {
             self.offline,
             fetch::Options::new(Vec::new(), self.quiet),
         );
+        // What is wrong with any of them is told before anything is trained, too.
+        check(&jobs, &library, target, &weights)?;
+        let mut failure = None;
         for job in jobs {
             weights.save = self.weight_files(&job)?;
-            self.train(&job, &library, target, &weights)?;
+            let outcome = self.train(&job, &library, target, &weights)?;
+            failure = failure.or(outcome);
             if let Some(signal) = signals::received() {
                 return Ok(128 + signal);
             }
         }
-        Ok(0)
+        Ok(failure.map_or(0, Kind::exit_code))
     }
 
     fn read_configs(&self) -> Result<Vec<Experiment>> {
@@ -210,7 +214,14 @@ impl Train {
         Ok(Some(pending.collect()))
     }
 
-    fn train(&self, job: &Job, library: &Library, target: Target, weights: &Weights) -> Result<()> {
+    /// Trains what is left of an experiment. The kind of the first run's failure is returned if one failed.
+    fn train(
+        &self,
+        job: &Job,
+        library: &Library,
+        target: Target,
+        weights: &Weights,
+    ) -> Result<Option<Kind>> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
         if !self.quiet && left < total {
@@ -233,6 +244,7 @@ impl Train {
         );
         report.bar.finish_and_clear();
         report.failure()?;
+        let failed = report.failed.load(Ordering::Relaxed);
         let results = report.into_results();
         if let Err(error) = outcome {
             if !self.quiet && !results.is_empty() {
@@ -249,15 +261,35 @@ impl Train {
         if !self.quiet {
             let seconds = begin.elapsed().as_secs_f64();
             let done = count(results.len(), "run");
+            let rest = match failed {
+                0 => String::new(),
+                n => format!("; {n} failed"),
+            };
             match signals::received() {
-                None => print::note(format_args!("{id}: {done} in {seconds:.1} s, in {path}")),
+                None => print::note(format_args!(
+                    "{id}: {done} in {seconds:.1} s, in {path}{rest}"
+                )),
                 Some(_) => print::note(format_args!(
                     "{id}: interrupted after {done} of {left}; they are in {path}, and the same command goes on from there"
                 )),
             }
         }
-        Ok(())
+        outcome
     }
+}
+
+fn check(jobs: &[Job], library: &Library, target: Target, weights: &Weights) -> Result<()> {
+    let mut problems = Vec::new();
+    for job in jobs {
+        for error in sweep::check(&job.pending, library, target, weights) {
+            problems.push((error.kind, format!("{}: {error}", job.experiment.id)));
+        }
+    }
+    let Some((kind, _)) = problems.first() else {
+        return Ok(());
+    };
+    let messages: Vec<&str> = problems.iter().map(|(_, text)| text.as_str()).collect();
+    Err(Error::new(*kind, messages.join("\n")))
 }
 
 /// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.
@@ -266,6 +298,7 @@ struct Report<'a> {
     job: &'a Job,
     bar: ProgressBar,
     finished: AtomicUsize,
+    failed: AtomicUsize,
     results: Mutex<Vec<(usize, RunResult)>>,
     failure: Mutex<Option<Error>>,
 }
@@ -284,12 +317,15 @@ impl<'a> Report<'a> {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        bar.enable_steady_tick(Duration::from_millis(200));
+        if shown {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
         let report = Report {
             options,
             job,
             bar,
             finished: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
             results: Mutex::default(),
             failure: Mutex::default(),
         };
@@ -350,6 +386,12 @@ impl sweep::Progress for Report<'_> {
             signals::stop().store(true, Ordering::Relaxed);
         }
         lock(&self.results).push((run, result.clone()));
+    }
+
+    fn failed(&self, _: usize, error: &Error) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let tell = || print::note(format_args!("error: {}: {error}", self.job.experiment.id));
+        self.bar.suspend(tell);
     }
 }
 

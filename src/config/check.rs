@@ -23,6 +23,12 @@ const LEFT_OUT: [&str; 3] = ["imagenet", "resnet18-pytorch", "resnet50-pytorch"]
 
 const NAME: Kind = Kind::Checked("a name", Value::is_string);
 const OBJECT: Kind = Kind::Checked("an object", Value::is_object);
+/// As many as `train --epochs` takes; more would take centuries.
+const EPOCHS: Kind = Kind::Checked("an integer from 1 to 4294967295", |value| {
+    value
+        .as_u64()
+        .is_some_and(|n| n > 0 && n <= u64::from(u32::MAX))
+});
 
 /// The keys of a run, all but the one that says which seed.
 const KEYS: [Key; 9] = [
@@ -34,7 +40,7 @@ const KEYS: [Key; 9] = [
     key("score_func", NAME, None, "the score's name"),
     key("opt", OBJECT, None, "the optimizer's name and keys"),
     key("batch_size", Kind::Count, Some("1"), "samples in a batch"),
-    key("max_epoch", Kind::Count, None, "how many epochs to train"),
+    key("max_epoch", EPOCHS, None, "how many epochs to train"),
 ];
 const N_RUNS: Key = key("n_runs", Kind::Count, None, "how many seeds");
 const RUN_ID: Key = key(

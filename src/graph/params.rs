@@ -35,6 +35,8 @@ pub struct Params {
     pub values: Vec<f32>,
     pub buffers: Vec<Tensor>,
     pub buffer_values: Vec<f32>,
+    /// The first tensor that there was no memory for. It is empty, whatever its shape.
+    too_large: Option<String>,
 }
 
 impl Params {
@@ -45,12 +47,19 @@ impl Params {
             values: Vec::new(),
             buffers: Vec::new(),
             buffer_values: Vec::new(),
+            too_large: None,
         }
+    }
+
+    /// An error if there was no memory for a tensor.
+    pub fn check(&self) -> Result<(), String> {
+        self.too_large.clone().map_or(Ok(()), Err)
     }
 
     /// A new parameter, filled with `value`.
     pub fn constant(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
-        add(&mut self.tensors, &mut self.values, name, shape, value)
+        let (all, values) = (&mut self.tensors, &mut self.values);
+        add(all, values, &mut self.too_large, name, shape, value)
     }
 
     /// A new parameter, uniform in [-bound, bound).
@@ -83,13 +92,8 @@ impl Params {
 
     /// A new buffer, filled with `value`.
     pub fn buffer(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
-        add(
-            &mut self.buffers,
-            &mut self.buffer_values,
-            name,
-            shape,
-            value,
-        )
+        let (all, values) = (&mut self.buffers, &mut self.buffer_values);
+        add(all, values, &mut self.too_large, name, shape, value)
     }
 
     pub fn shape(&self, range: Range) -> &[usize] {
@@ -105,17 +109,29 @@ fn slice(values: &mut [f32], range: Range) -> &mut [f32] {
 fn add(
     tensors: &mut Vec<Tensor>,
     values: &mut Vec<f32>,
+    too_large: &mut Option<String>,
     name: impl Into<String>,
     shape: &[usize],
     value: f32,
 ) -> Range {
+    let name = name.into();
+    let len = shape.iter().try_fold(1usize, |len, n| len.checked_mul(*n));
+    let len = len.filter(|len| values.try_reserve(*len).is_ok());
+    if len.is_none() {
+        let bytes = shape.iter().fold(4.0, |bytes, n| bytes * *n as f64);
+        let text = format!(
+            "too large: {name} of shape {shape:?} alone takes {:.1e} GB",
+            bytes / 1e9
+        );
+        too_large.get_or_insert(text);
+    }
     let range = Range {
         start: values.len(),
-        len: shape.iter().product(),
+        len: len.unwrap_or(0),
     };
     values.resize(range.start + range.len, value);
     tensors.push(Tensor {
-        name: name.into(),
+        name,
         shape: shape.to_vec(),
         range,
         normal: false,

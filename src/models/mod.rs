@@ -68,19 +68,41 @@ pub const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// Creates the model and its parameters. `kwargs` have been checked against the entry's keys.
+    /// Creates the model and its parameters, if there is memory for them. `kwargs` have been checked against the
+    /// entry's keys.
     pub fn build(
         &self,
         params: &mut Params,
         data: &Data,
         kwargs: &Map<String, Value>,
     ) -> Result<Box<dyn Model>, String> {
-        (self.build)(params, data, &Values::new(self.entry.keys, kwargs))
+        let whole = |v: &Value| v.as_u64().is_some_and(|n| n > LARGEST);
+        let of_list = |v: &Value| v.as_array().is_some_and(|list| list.iter().any(whole));
+        if let Some((key, value)) = kwargs.iter().find(|(_, v)| whole(v) || of_list(v)) {
+            return Err(format!("model_kwargs.{key} is {value}: too large"));
+        }
+        let model = (self.build)(params, data, &Values::new(self.entry.keys, kwargs))?;
+        params.check().map(|()| model)
     }
 }
 
 pub fn row(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.entry.name == name)
+}
+
+/// No machine has memory for a model with a larger number than this in its keys, and the product of two dimensions would
+/// leave the range of addresses.
+const LARGEST: u64 = 1 << 37;
+
+/// A number of layers, if it is one that can be built.
+fn depth(key: &str, layers: usize) -> Result<usize, String> {
+    const MOST: usize = 10_000;
+    if layers > MOST {
+        return Err(format!(
+            "model_kwargs.{key} is {layers}: too large (at most {MOST})"
+        ));
+    }
+    Ok(layers)
 }
 
 /// The number of features of flat samples.

@@ -1,6 +1,6 @@
 //! The Swin transformer `swint`: attention in windows, every second time in shifted ones.
 
-use super::{Model, Row, images_of_cifar};
+use super::{Model, Row, depth, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
 use crate::graph::{Params, Range, Var};
 use crate::nn::{FeedForward, LayerNorm, Linear};
@@ -48,7 +48,7 @@ impl Attention {
         shape: &Shape,
         shifted: bool,
     ) -> Attention {
-        let (inner, window) = (heads * shape.head_dim, shape.window);
+        let (inner, window) = (heads.saturating_mul(shape.head_dim), shape.window);
         let shift = if shifted { window / 2 } else { 0 };
         let norm = LayerNorm::new(params, &format!("{name}.norm"), dim);
         let name = format!("{name}.fn");
@@ -64,7 +64,13 @@ impl Attention {
         };
         // Listed first, drawn after the next layer.
         let bias = params.constant(format!("{name}.pos_embedding"), &[side, side], 0.0);
-        let to_qkv = Linear::new(params, &format!("{name}.to_qkv"), dim, 3 * inner, false);
+        let to_qkv = Linear::new(
+            params,
+            &format!("{name}.to_qkv"),
+            dim,
+            inner.saturating_mul(3),
+            false,
+        );
         params.redraw_normal(bias, 1.0);
         Attention {
             norm,
@@ -199,7 +205,7 @@ pub const SWINT: Row = Row {
             let linear = format!("{name}.patch_partition.linear");
             let merge = Linear::new(params, &linear, channels * factor * factor, dim, true);
             let mut blocks = Vec::new();
-            for block in 0..layers[i] {
+            for block in 0..depth("layers", layers[i])? {
                 let name = format!("{name}.layers.{}.{}", block / 2, block % 2);
                 let attention = format!("{name}.attention_block.fn");
                 let dims = (dim, heads[i]);

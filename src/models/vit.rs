@@ -1,6 +1,6 @@
 //! The vision transformer `vit`.
 
-use super::{Model, Row, images_of_cifar};
+use super::{Model, Row, depth, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
 use crate::graph::{Params, Range, Var};
 use crate::nn::{FeedForward, LayerNorm, Linear};
@@ -44,9 +44,15 @@ impl Attention {
         (heads, head_dim): (usize, usize),
         dropout: f64,
     ) -> Attention {
-        let inner = heads * head_dim;
+        let inner = heads.saturating_mul(head_dim);
         let norm = LayerNorm::new(params, &format!("{name}.norm"), dim);
-        let to_qkv = Linear::new(params, &format!("{name}.fn.to_qkv"), dim, 3 * inner, false);
+        let to_qkv = Linear::new(
+            params,
+            &format!("{name}.fn.to_qkv"),
+            dim,
+            inner.saturating_mul(3),
+            false,
+        );
         let projects = heads > 1 || head_dim != dim;
         let to_out = format!("{name}.fn.to_out.0");
         let to_out = projects.then(|| Linear::new(params, &to_out, inner, dim, true));
@@ -176,7 +182,7 @@ pub const VIT: Row = Row {
         params.redraw_normal(position, 1.0);
         params.redraw_normal(class, 1.0);
         let mut blocks = Vec::new();
-        for i in 0..values.count("depth") {
+        for i in 0..depth("depth", values.count("depth"))? {
             let half = |half: usize| format!("transformer.layers.{i}.{half}");
             let attention = Attention::new(params, &half(0), dim, heads, dropout);
             let hidden = values.count("mlp_dim");

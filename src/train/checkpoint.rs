@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::json;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Kind, Result};
@@ -111,13 +112,23 @@ impl Snapshot<'_> {
         let views: Vec<_> =
             views.collect::<std::result::Result<_, safetensors::SafeTensorError>>()?;
         let config = serde_json::Value::Object(config.to_json()).to_string();
-        let about = HashMap::from([
-            // What PyTorch's tools look for.
-            ("format".to_owned(), "pt".to_owned()),
-            ("config".to_owned(), config),
-        ]);
-        safetensors::serialize(views, Some(about))
+        // PyTorch's tools look for the format.
+        let about = json!({"format": "pt", "config": config});
+        Ok(with_metadata(&safetensors::serialize(views, None)?, &about))
     }
+}
+
+/// A safetensors file with a member "__metadata__" at the start of its header. The crate writes one in an order that
+/// changes from run to run.
+fn with_metadata(file: &[u8], about: &serde_json::Value) -> Vec<u8> {
+    let (length, rest) = file.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize;
+    let (header, data) = rest.split_at(length);
+    let mut new = format!("{{\"__metadata__\":{about},").into_bytes();
+    new.extend(&header[1..]);
+    new.resize(new.len().next_multiple_of(8), b' ');
+    let length = (new.len() as u64).to_le_bytes();
+    [&length, new.as_slice(), data].concat()
 }
 
 impl Checkpoint {

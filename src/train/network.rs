@@ -1,14 +1,16 @@
 //! A model with its loss and score, recorded and ready to run: the plans of a run and their memory.
 
+use super::Watch;
 use super::checkpoint::Snapshot;
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::data::augment::Placement;
-use crate::device::Device;
+use crate::device::{Device, cpu};
 use crate::error::{Error, Result};
 use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
+use crate::optim::Method;
 use crate::random::torch::Generator;
 use crate::random::{SEED, run_seed};
 
@@ -100,6 +102,19 @@ impl Plans {
         })
     }
 
+    /// Floats that the model and all plans need.
+    pub fn floats(&self) -> usize {
+        let ends = self.eval.iter().map(|(_, plan)| plan.end());
+        let own = Layout::new(&self.params).end();
+        ends.chain([self.train.end()]).fold(own, usize::max)
+    }
+
+    /// An error if the CPU has no memory for a run by these plans.
+    pub fn check_memory(&self, config: &RunConfig) -> Result<()> {
+        let states = Method::new(&config.opt)?.vectors;
+        cpu::room_for(self.floats() + states * self.params.values.len())
+    }
+
     /// The evaluation plan for so many samples.
     pub fn eval(&self, samples: usize) -> &Plan {
         find(&self.eval, samples)
@@ -172,7 +187,8 @@ impl Network {
 
     /// Mean loss and score over a data set, in batches of `batch_size`, the last one as it comes: each
     /// batch's mean in f32, weighted by its size and summed in f64. Training data are augmented here, too.
-    pub fn evaluate(&mut self, data: &Split) -> (f64, f64) {
+    /// `None` if the watch ended it.
+    pub fn evaluate(&mut self, data: &Split, watch: &dyn Watch) -> Option<(f64, f64)> {
         // The seed that the reference's loader draws for worker processes, of which it has none.
         self.params.generator.random64();
         let mut sums = [0.0; 2];
@@ -189,9 +205,12 @@ impl Network {
                     *sum += f64::from(*mean) * batch.len() as f64;
                 }
             }
+            if watch.stop() {
+                return None;
+            }
         }
         let n = data.len() as f64;
-        (sums[0] / n, sums[1] / n)
+        Some((sums[0] / n, sums[1] / n))
     }
 }
 

@@ -173,9 +173,7 @@ impl Resident {
         let mut gpu = Gpu::open(target.device)?;
         let precision = target.precision;
         let layout = Layout::new(&plans.params);
-        let ends = plans.eval.iter().map(|(_, plan)| plan.end());
-        let floats = ends.chain([plans.train.end(), layout.end()]).max();
-        gpu.alloc::<f32>("parameters and activations", floats.unwrap_or(0))?;
+        gpu.alloc::<f32>("parameters and activations", plans.floats())?;
         gpu.upload(layout.values, &plans.params.values)?;
         gpu.upload(layout.buffers, &plans.params.buffer_values)?;
         let halves = [
@@ -348,7 +346,7 @@ impl Worker for Resident {
         }))
     }
 
-    fn evaluate(&mut self, part: Part) -> Result<(f64, f64)> {
+    fn evaluate(&mut self, part: Part, watch: &dyn Watch) -> Result<Option<(f64, f64)>> {
         let n = self.halves[part as usize].0.len;
         // The seed that the reference's loader draws for worker processes, of which it has none.
         self.params.generator.random64();
@@ -358,10 +356,13 @@ impl Worker for Resident {
         for (program, times) in &self.halves[part as usize].1 {
             for _ in 0..*times {
                 self.gpu.run(*program)?;
+                if watch.stop() {
+                    return Ok(None);
+                }
             }
         }
         let sums = self.gpu.download(self.sums)?;
-        Ok((sums[0] / n as f64, sums[1] / n as f64))
+        Ok(Some((sums[0] / n as f64, sums[1] / n as f64)))
     }
 
     fn finish(&mut self, watch: &dyn Watch) -> Result<()> {
@@ -405,8 +406,8 @@ mod tests {
         let mut epoch = || {
             let before = run.gpu.traffic();
             run.epoch(0.1, &order, &()).unwrap().unwrap();
-            run.evaluate(Part::Train).unwrap();
-            run.evaluate(Part::Val).unwrap();
+            run.evaluate(Part::Train, &()).unwrap().unwrap();
+            run.evaluate(Part::Val, &()).unwrap().unwrap();
             let after = run.gpu.traffic();
             assert_eq!(after.allocations, before.allocations);
             assert_eq!(after.programs, before.programs);

@@ -17,7 +17,7 @@ use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
 /// Whoever follows a run, and may end it.
 pub trait Watch: Sync {
-    /// Asked after every step: true ends the run at once.
+    /// Asked after every step, of training and of evaluation: true ends the run at once.
     fn stop(&self) -> bool {
         false
     }
@@ -55,7 +55,7 @@ pub fn run(
     let schedule = Schedule::parse(&schedule)
         .ok_or_else(|| Error::usage(format!("unknown lr_schedule {schedule}")))?;
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
-    let mut history = Vec::with_capacity(config.max_epoch);
+    let mut history = Vec::new();
 
     for epoch in 0..config.max_epoch {
         let clock = Instant::now();
@@ -71,8 +71,14 @@ pub fn run(
             grad_norm: trained.grad_norm,
             ..Epoch::default()
         };
-        (done.train_loss, done.train_score) = worker.evaluate(Part::Train)?;
-        (done.val_loss, done.val_score) = worker.evaluate(Part::Val)?;
+        let Some(on_train) = worker.evaluate(Part::Train, watch)? else {
+            return Ok(None);
+        };
+        let Some(on_val) = worker.evaluate(Part::Val, watch)? else {
+            return Ok(None);
+        };
+        (done.train_loss, done.train_score) = on_train;
+        (done.val_loss, done.val_score) = on_val;
         if reports != Reports::Nothing {
             done.step_size_list = Some(trained.step_sizes.iter().map(|t| six_digits(*t)).collect());
         }
@@ -122,5 +128,57 @@ fn summary(
     match entries {
         Value::Object(map) => map,
         _ => unreachable!("an object was written"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::data::{Library, fetch};
+
+    /// Says stop from the n-th question on.
+    struct Patience {
+        left: AtomicUsize,
+        epochs: AtomicUsize,
+    }
+
+    impl Watch for Patience {
+        fn stop(&self) -> bool {
+            let left = self.left.load(Ordering::Relaxed);
+            self.left.store(left.saturating_sub(1), Ordering::Relaxed);
+            left == 0
+        }
+
+        fn epoch(&self, _: &Epoch) {
+            self.epochs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn evaluation_can_be_stopped() {
+        let config = json!({
+            "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
+            "loss_func": "squared", "score_func": "squared", "opt": {"name": "sgd", "lr": 0.1}, "batch_size": 4,
+            "max_epoch": 2, "run_id": 0,
+        });
+        let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let data = library.load(&config).unwrap();
+        // Ten steps, then the evaluation of each half.
+        for (questions, epochs) in [(10, 0), (11, 0), (12, 1)] {
+            let watch = Patience {
+                left: AtomicUsize::new(questions),
+                epochs: AtomicUsize::new(0),
+            };
+            let outcome = run(&config, &data, Target::CPU, &watch).unwrap();
+            assert!(outcome.is_none());
+            assert_eq!(
+                watch.epochs.into_inner(),
+                epochs,
+                "after {questions} questions"
+            );
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A sweep: all runs of an experiment that the output does not have yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -25,13 +25,62 @@ pub trait Progress: Sync {
     fn epoch(&self, _run: usize, _done: &Epoch) {}
     /// The run is on disk.
     fn finished(&self, _run: usize, _result: &RunResult) {}
+    /// The run could not be trained to its end; the others go on.
+    fn failed(&self, _run: usize, _error: &Error) {}
 }
 
 /// Optimal values by problem, shared by the runs of a sweep.
 type Optima = Mutex<HashMap<String, Option<f64>>>;
 
+/// Tries what runs need before the first one is trained: their data, that models, losses, scores and batch sizes fit
+/// them, memory, and that `weights` fit the models. Returns all that is wrong.
+pub fn check(
+    pending: &[(usize, RunConfig)],
+    library: &Library,
+    target: Target,
+    weights: &Weights,
+) -> Vec<Error> {
+    const MOST: usize = 20;
+    let mut tried = HashSet::new();
+    let mut problems: Vec<Error> = Vec::new();
+    for (_, config) in pending {
+        let fits = |data: Pair| {
+            let alike = RunConfig {
+                run_id: 0,
+                max_epoch: 1,
+                ..config.clone()
+            };
+            if !tried.insert(alike.identity()) {
+                return Ok(());
+            }
+            let mut plans = Plans::new(config, &data.train, &data.val, target.device, Mode::Train)?;
+            if target.device == Device::Cpu {
+                plans.check_memory(config)?;
+            }
+            let init = weights.init.as_ref();
+            init.map_or(Ok(0), |init| {
+                init.load_into(&mut plans.params, &config.model)
+            })?;
+            Ok(())
+        };
+        if let Err(error) = library.load(config).and_then(fits)
+            && problems.iter().all(|p| p.message != error.message)
+        {
+            problems.push(error);
+        }
+        if problems.len() == MOST {
+            break;
+        }
+    }
+    problems
+}
+
 /// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
-/// has. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once `stop` is set.
+/// has. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once
+/// `stop` is set. A run that fails leaves the others alone, and the kind of the first failure is returned.
+///
+/// # Errors
+/// What would meet the other runs as well: nothing can be written, or a device failed.
 pub fn sweep(
     pending: &[(usize, RunConfig)],
     library: &Library,
@@ -40,15 +89,12 @@ pub fn sweep(
     weights: &Weights,
     stop: &AtomicBool,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<Option<Kind>> {
     let Some((_, first)) = pending.first() else {
-        return Ok(());
+        return Ok(None);
     };
     let data = library.load(first)?;
-    let mut plans = Plans::new(first, &data.train, &data.val, target.device, Mode::Train)?;
-    if let Some(init) = &weights.init {
-        init.load_into(&mut plans.params, &first.model)?;
-    }
+    let plans = Plans::new(first, &data.train, &data.val, target.device, Mode::Train)?;
     let flops = plans.train.flops();
     drop(plans);
     let threads = rayon::current_num_threads();
@@ -61,9 +107,9 @@ pub fn sweep(
     };
     let optima = Optima::default();
     let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
+    let (failure, end) = (Mutex::new(None), Mutex::new(None));
     let work = || {
-        while !stop.load(Ordering::Relaxed) && lock(&failure).is_none() {
+        while !stop.load(Ordering::Relaxed) && lock(&end).is_none() {
             let turn = next.fetch_add(1, Ordering::Relaxed);
             let Some((index, config)) = pending.get(turn) else {
                 break;
@@ -78,21 +124,28 @@ pub fn sweep(
             progress.started(turn, config);
             let outcome = library
                 .load(config)
-                .and_then(|data| one(config, &data, target, &optima, &watch))
-                .and_then(|result| match result {
-                    None => Ok(()),
-                    Some(result) => {
-                        store.add(*index, &result)?;
-                        progress.finished(turn, &result);
-                        Ok(())
-                    }
-                });
-            if let Err(mut error) = outcome {
-                // Whoever reads of a fault must learn which run met it.
-                if error.kind == Kind::Device {
+                .and_then(|data| one(config, &data, target, &optima, &watch));
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(result)) => match store.add(*index, &result) {
+                    Ok(()) => progress.finished(turn, &result),
+                    Err(error) => drop(lock(&end).get_or_insert(error)),
+                },
+                Err(mut error) => {
+                    // Whoever reads of it must learn which run met it.
                     error.message = format!("{}: {}", config.label(), error.message);
+                    let its_own = match error.kind {
+                        Kind::Io | Kind::CannotCreate => false,
+                        Kind::Device => target.device == Device::Cpu,
+                        _ => true,
+                    };
+                    if its_own {
+                        progress.failed(turn, &error);
+                        lock(&failure).get_or_insert(error.kind);
+                    } else {
+                        lock(&end).get_or_insert(error);
+                    }
                 }
-                lock(&failure).get_or_insert(error);
             }
         }
     };
@@ -100,18 +153,25 @@ pub fn sweep(
         // From inside the pool, so that ops do not have to wake it.
         rayon::scope(|_| work());
     } else {
-        std::thread::scope(|scope| -> Result<()> {
-            for _ in 0..side_by_side {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(1)
-                    .build()
-                    .map_err(|e| Error::usage(format!("cannot start a thread: {e}")))?;
-                scope.spawn(move || pool.install(work));
+        // Each is a pool of its own, so that ops stay on it.
+        let alone = || {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+            let _pool = pool.use_current_thread().build();
+            work();
+        };
+        std::thread::scope(|scope| {
+            let thread = |_| std::thread::Builder::new().spawn_scoped(scope, alone).ok();
+            let started = (0..side_by_side).map_while(thread).count();
+            // The system may give fewer threads, or none.
+            if started == 0 {
+                rayon::scope(|_| work());
             }
-            Ok(())
-        })?;
+        });
     }
-    failure.into_inner().unwrap_or(None).map_or(Ok(()), Err)
+    match end.into_inner().unwrap_or(None) {
+        Some(error) => Err(error),
+        None => Ok(failure.into_inner().unwrap_or(None)),
+    }
 }
 
 /// One run, with the optimal value where there is one.
@@ -199,6 +259,7 @@ mod tests {
     struct Counts {
         started: AtomicUsize,
         finished: AtomicUsize,
+        failed: Mutex<Vec<String>>,
     }
 
     impl Progress for Counts {
@@ -207,6 +268,9 @@ mod tests {
         }
         fn finished(&self, _: usize, _: &RunResult) {
             self.finished.fetch_add(1, Ordering::Relaxed);
+        }
+        fn failed(&self, _: usize, error: &Error) {
+            lock(&self.failed).push(error.to_string());
         }
     }
 
@@ -224,7 +288,7 @@ mod tests {
 
     /// Sweeps on the emulator and on one thread, which is the one that `prepare` prepares: how it ended, the number of
     /// runs in the output, and those that started.
-    fn swept(prepare: impl FnOnce() + Send) -> (Result<()>, usize, usize) {
+    fn swept(prepare: impl FnOnce() + Send) -> (Result<Option<Kind>>, usize, usize) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), "faults", Options::default()).unwrap();
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
@@ -257,7 +321,7 @@ mod tests {
     #[test]
     fn a_fault_names_the_run_and_ends_the_sweep() {
         let (outcome, runs, started) = swept(|| {});
-        outcome.unwrap();
+        assert_eq!(outcome.unwrap(), None);
         assert_eq!((runs, started), (4, 4));
         // A run: 2 epochs of all steps at once and norms, each with two evaluations of one program.
         let programs = 2 * (1 + 1 + 2);
@@ -273,6 +337,37 @@ mod tests {
                 "no run after the fault"
             );
         }
+    }
+
+    #[test]
+    fn a_run_that_fails_leaves_the_others_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), "one-bad", Options::default()).unwrap();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let (counts, stop) = (Counts::default(), AtomicBool::new(false));
+        let mut pending = configs();
+        pending[1].1.batch_size = 41;
+        let found = check(&pending, &library, Target::CPU, &Weights::default());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].message.contains("batch_size: 41"), "{}", found[0]);
+        let none = Weights::default();
+        let outcome = sweep(
+            &pending,
+            &library,
+            &store,
+            Target::CPU,
+            &none,
+            &stop,
+            &counts,
+        );
+        assert_eq!(outcome.unwrap(), Some(Kind::Usage));
+        assert_eq!(counts.finished.into_inner(), 3);
+        let failed = counts.failed.into_inner().unwrap();
+        assert!(
+            failed[0].starts_with("name=adam:lr=0.1:run_id=1: batch_size: 41"),
+            "{failed:?}"
+        );
+        assert_eq!(failed.len(), 1);
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub(super) trait Worker {
         0
     }
 
-    /// Mean loss and score over a half of the data.
-    fn evaluate(&mut self, part: Part) -> Result<(f64, f64)>;
+    /// Mean loss and score over a half of the data. `None` if the watch ended it.
+    fn evaluate(&mut self, part: Part, watch: &dyn Watch) -> Result<Option<(f64, f64)>>;
 
     /// Shows the watch the weights after the last step.
     fn finish(&mut self, watch: &dyn Watch) -> Result<()>;
@@ -70,6 +70,7 @@ impl<'a> OnCpu<'a> {
         batches_tracked: u64,
     ) -> Result<OnCpu<'a>> {
         let longest = data.train.len().max(data.val.len());
+        plans.check_memory(config)?;
         Ok(OnCpu {
             data,
             optimizer: optim::State::new(&config.opt, plans.params.values.len())?,
@@ -101,11 +102,12 @@ impl Worker for OnCpu<'_> {
         }))
     }
 
-    fn evaluate(&mut self, part: Part) -> Result<(f64, f64)> {
-        Ok(self.network.evaluate(match part {
+    fn evaluate(&mut self, part: Part, watch: &dyn Watch) -> Result<Option<(f64, f64)>> {
+        let half = match part {
             Part::Train => &self.data.train,
             Part::Val => &self.data.val,
-        }))
+        };
+        Ok(self.network.evaluate(half, watch))
     }
 
     fn finish(&mut self, watch: &dyn Watch) -> Result<()> {

@@ -260,6 +260,121 @@ fn models_and_batches_that_do_not_fit_the_data() {
 }
 
 #[test]
+fn what_any_config_needs_is_checked_before_the_first_is_trained() {
+    let folder = Folder::new();
+    folder.config("a", &linear());
+    let mut late = linear();
+    late["batch_size"] = json!([5, 51]);
+    folder.config("late", &late);
+    let mut missing = with("/dataset", json!("mnist"));
+    missing["dataset_kwargs"] = json!({"as_image": false});
+    folder.config("missing", &missing);
+    // Its second run asks for data that cannot be made.
+    let mut run = linear();
+    run.as_object_mut().unwrap().remove("n_runs");
+    run["opt"] = json!({"name": "adam", "lr": 0.1});
+    run["run_id"] = json!(0);
+    let mut bad = run.clone();
+    bad["dataset_kwargs"] = json!({"p": 30, "n_samples": 1000});
+    folder.config("list", &json!([run, bad]));
+    for (arguments, code, fragments) in [
+        (
+            "a.json late.json",
+            2,
+            ["late: batch_size: 51", "50 training samples"],
+        ),
+        (
+            "a.json missing.json --offline",
+            74,
+            ["missing: ", "train-images-idx3-ubyte"],
+        ),
+        ("list.json", 2, ["list: ", "all zero"]),
+        (
+            "late.json list.json missing.json --offline",
+            2,
+            ["all zero", "train-images"],
+        ),
+    ] {
+        let ran = folder.run(&format!("train {arguments}")).code(code);
+        assert_eq!(ran.says(&fragments).stdout, "");
+        assert!(!folder.exists("output/a.json"), "{arguments}");
+    }
+    folder
+        .run("train a.json --output-dir deep/er/est --only lr=0.1")
+        .code(0);
+}
+
+#[test]
+fn numbers_that_no_machine_can_hold() {
+    let folder = Folder::new();
+    let mlp = |widths: Value| {
+        let mut config = with("/model", json!("mlp"));
+        config["model_kwargs"] = json!({"output_size": 1, "hidden_sizes": widths});
+        config
+    };
+    for width in [1u64 << 40, 1 << 62, u64::MAX, 100_000_000_000] {
+        folder.config("wide", &mlp(json!([width])));
+        refused(&folder, "train wide.json", &["wide: ", "mlp", "too large"]);
+    }
+    let mut config = linear();
+    config["max_epoch"] = json!(1_000_000_000_000_000_000u64);
+    folder.config("long", &config);
+    for command in ["train", "config check"] {
+        refused(
+            &folder,
+            &format!("{command} long.json"),
+            &["max_epoch", "4294967295"],
+        );
+    }
+    refused(
+        &folder,
+        "train long.json --epochs 4294967296",
+        &["--epochs"],
+    );
+}
+
+#[test]
+fn memory_that_is_not_there() {
+    let folder = Folder::new();
+    let mut config = with("/model", json!("mlp"));
+    config["dataset"] = json!("synthetic_matrix_fac");
+    config["dataset_kwargs"] = json!({"p": 6, "q": 10, "n_samples": 4000});
+    config["model_kwargs"] = json!({"output_size": 10, "hidden_sizes": [300_000]});
+    config["batch_size"] = json!(4000);
+    folder.config("big", &config);
+    let ran = folder
+        .limited("ulimit -v 4000000", "train big.json --threads 1")
+        .code(1);
+    ran.says(&["big: ", "cpu: no memory", " MiB are needed", "batch_size"]);
+    assert!(!folder.exists("output"));
+}
+
+#[test]
+fn files_that_may_not_grow() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    folder.run("train good.json").code(0);
+    for arguments in [
+        "train good.json --overwrite",
+        "output merge output/good.json --out all.json",
+        "output export output/good.json --out all.csv",
+        "record good --out good.csv",
+        "report good",
+    ] {
+        let before = folder.names("");
+        let ran = folder.limited("ulimit -f 1", arguments);
+        assert!(
+            matches!(ran.code, Some(73 | 74)),
+            "{arguments}: {:?}",
+            ran.code
+        );
+        ran.says(&["File too large"]);
+        assert_eq!(folder.names(""), before, "{arguments}");
+        assert_eq!(folder.names("output"), ["good.json"], "{arguments}");
+    }
+}
+
+#[test]
 fn wrong_arguments() {
     let folder = Folder::new();
     folder.config("good", &linear());
@@ -422,6 +537,62 @@ fn a_number_of_threads_that_no_machine_has() {
             &format!("train good.json --threads {n}"),
             &["--threads"],
         );
+    }
+}
+
+#[test]
+fn as_many_threads_as_a_variable_asks_for() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    for arguments in ["train good.json", "verify --suite schedules", "data list"] {
+        let mut command = folder.command(arguments);
+        let ran: Ran = command
+            .env("RAYON_NUM_THREADS", "1000000")
+            .output()
+            .unwrap()
+            .into();
+        ran.code(2).says(&["RAYON_NUM_THREADS", "1024"]);
+    }
+    let mut command = folder.command("train good.json --threads 1");
+    let ran: Ran = command
+        .env("RAYON_NUM_THREADS", "1000000")
+        .output()
+        .unwrap()
+        .into();
+    ran.code(0);
+}
+
+#[test]
+fn threads_that_the_system_does_not_give() {
+    let strace = Command::new("strace").arg("--version").output();
+    if !strace.is_ok_and(|output| output.status.success()) {
+        return eprintln!("skipped: no strace");
+    }
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    // Two threads of the pool, then one for each run at a time.
+    for (k, code) in [(1, 74), (2, 74), (3, 0), (4, 0)] {
+        let command = folder.command("train good.json -q --threads 2 --overwrite");
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=clone3"]);
+        traced
+            .arg("-e")
+            .arg(format!("inject=clone3:error=EAGAIN:when={k}+"));
+        traced.arg(command.get_program()).args(command.get_args());
+        let ran = traced.current_dir(folder.path("")).output().unwrap();
+        if ran.status.code() == Some(1) && String::from_utf8_lossy(&ran.stderr).contains("ptrace") {
+            return eprintln!("skipped: strace may not trace here");
+        }
+        let ran = Ran::from(ran).code(code);
+        match code {
+            74 => drop(ran.says(&["--threads"])),
+            _ => assert_eq!(
+                runs_in(&folder.read("output/good.json")),
+                2,
+                "{}",
+                ran.stderr
+            ),
+        }
     }
 }
 

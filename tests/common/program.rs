@@ -89,6 +89,24 @@ impl Folder {
     pub fn run(&self, arguments: &str) -> Ran {
         self.command(arguments).output().unwrap().into()
     }
+
+    /// As [`Folder::run`], after a line of shell that limits what a process may have.
+    pub fn limited(&self, limit: &str, arguments: &str) -> Ran {
+        let program = env!("CARGO_BIN_EXE_stepback-native");
+        let script = format!("{limit}; exec '{program}' {arguments}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).current_dir(self.0.path());
+        shell.stdin(Stdio::null()).output().unwrap().into()
+    }
+
+    /// What lies in a folder, hidden files too.
+    pub fn names(&self, relative: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(relative)).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
 }
 
 /// An output file's text without the lines that hold times.

@@ -84,6 +84,26 @@ fn small() -> Vec<(&'static str, Value, f64)> {
 }
 
 #[test]
+fn sizes_that_no_machine_can_hold_are_refused() {
+    let most = u64::MAX;
+    for (name, kwargs) in [
+        ("vit", json!({"dim": most})),
+        ("vit", json!({"depth": 1u64 << 36})),
+        ("vit", json!({"heads": 1u64 << 37, "dim_head": 1u64 << 37})),
+        ("vit", json!({"mlp_dim": 1u64 << 62})),
+        ("swint", json!({"hidden_dim": 1u64 << 40})),
+        (
+            "swint",
+            json!({"head_dim": 1u64 << 37, "heads": [1, 1, 1, 1u64 << 37]}),
+        ),
+        ("swint", json!({"layers": [2, 2, 1u64 << 30, 2]})),
+    ] {
+        let refused = build(name, &kwargs, &cifar(10)).map(|_| ()).unwrap_err();
+        assert!(refused.contains("too large"), "{name} {kwargs}: {refused}");
+    }
+}
+
+#[test]
 fn every_kind_learns_one_batch() {
     for (name, kwargs, lr) in small() {
         let mut bench = Bench::new(name, &kwargs, 2);
