@@ -1,8 +1,7 @@
-use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stepback_native::cli::Cli;
+use stepback_native::cli::{Cli, note};
 use stepback_native::error::Kind;
 
 fn main() -> ExitCode {
@@ -10,8 +9,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             if error.kind != Kind::ClosedPipe {
-                // Whoever cannot be told still gets the exit code.
-                let _ = writeln!(stderr(), "error: {error}");
+                note(format_args!("error: {error}"));
             }
             ExitCode::from(error.kind.exit_code())
         }

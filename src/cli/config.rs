@@ -10,6 +10,7 @@ use super::sources::Overwrite;
 use super::vocabulary;
 use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
 use crate::error::{Error, Kind, Result};
+use crate::results::escape;
 use crate::results::file::{self, Existing};
 use crate::results::output;
 
@@ -156,7 +157,9 @@ impl Expand {
         if self.json {
             print(&config::list(&runs))?;
         } else {
-            let lines = runs.iter().map(|run| run.label() + "\n");
+            let lines = runs
+                .iter()
+                .map(|run| escape::printable(&run.label()).into_owned() + "\n");
             print(&lines.collect::<String>())?;
         }
         print::note(format_args!("{id}: {}", count(runs.len(), "run")));

@@ -17,6 +17,8 @@ mod table;
 mod train;
 mod verify;
 
+pub use print::note;
+
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 

@@ -1,8 +1,9 @@
 //! `plot`: figures of an experiment.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::print::{self, print};
+use super::print;
 use super::sources::Sources;
 use crate::error::{Error, Result};
 use crate::results::file::{self, Existing};
@@ -104,6 +105,7 @@ impl Args {
                 }
             }
         }
+        let mut lacking = BTreeSet::new();
         for (name, chart) in charts {
             let canvas = chart.draw(self.width);
             let (bytes, extension) = match self.format {
@@ -111,12 +113,22 @@ impl Args {
                 Format::Png => (canvas.png(300.0), "png"),
                 Format::Pdf => (canvas.pdf(), "pdf"),
             };
-            let path = self
-                .out_dir
-                .join(&record.name)
-                .join(format!("{name}.{extension}"));
+            if self.format != Format::Svg {
+                lacking.append(&mut canvas.lacking());
+            }
+            // A metric's name is part of a file's name.
+            let file = format!("{name}.{extension}").replace('/', "_");
+            let path = self.out_dir.join(&record.name).join(file);
             file::write(&path, &bytes, Existing::Replace)?;
-            print(&format!("{}\n", path.display()))?;
+            print::println(path.display())?;
+        }
+        if !lacking.is_empty() {
+            let lacking: Vec<String> = lacking.into_iter().map(String::from).collect();
+            print::note(format_args!(
+                "warning: PNG and PDF show frames for characters that the embedded font lacks: {}; \
+                 SVG keeps them as text",
+                lacking.join(" ")
+            ));
         }
         Ok(0)
     }

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write, stderr, stdout};
 
 use crate::error::{Error, Kind, Result};
+use crate::results::escape;
 
 /// Prints a text as it is.
 pub fn print(text: &str) -> Result<()> {
@@ -15,13 +16,14 @@ pub fn print(text: &str) -> Result<()> {
         })
 }
 
-/// Prints a text and a line feed.
+/// Prints text for people and a line feed: names in it cannot control the terminal.
 pub fn println(text: impl std::fmt::Display) -> Result<()> {
-    print(&format!("{text}\n"))
+    print(&(escape::printable_lines(&text.to_string()) + "\n"))
 }
 
-/// Prints a line on stderr. Nobody may be there to read it: results matter more than messages.
+/// Prints a line on stderr. Nobody may be there to read it: results, and exit codes, matter more than messages.
 pub fn note(text: impl std::fmt::Display) {
+    let text = escape::printable_lines(&text.to_string());
     let _ = writeln!(stderr().lock(), "{text}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::print::print;
+use super::print::println;
 use super::sources::Sources;
 use crate::error::Result;
 use crate::results::file::{self, Existing};
@@ -31,7 +31,7 @@ impl Args {
         let records = self.sources.load_all(&self.ids)?;
         let html = report::html(&records, &self.score, self.target)?;
         file::write(&self.out, html.as_bytes(), Existing::Replace)?;
-        print(&format!("{}\n", self.out.display()))?;
+        println(self.out.display())?;
         Ok(0)
     }
 }

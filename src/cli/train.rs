@@ -18,7 +18,7 @@ use crate::data::{Library, fetch};
 use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::results::store::{Options, Store};
-use crate::results::{Epoch, RunResult};
+use crate::results::{Epoch, RunResult, escape};
 use crate::train::checkpoint::{self, Checkpoint, Weights};
 use crate::train::sweep::{self, lock};
 
@@ -335,7 +335,8 @@ impl<'a> Report<'a> {
 
     fn show_count(&self) {
         let done = self.finished.load(Ordering::Relaxed);
-        let (id, all) = (&self.job.experiment.id, self.job.pending.len());
+        let id = escape::printable(&self.job.experiment.id);
+        let all = self.job.pending.len();
         self.bar.set_prefix(format!("{id} run {done}/{all}"));
     }
 

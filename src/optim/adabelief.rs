@@ -19,8 +19,8 @@
 use std::sync::Arc;
 
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, Moment, Optimizer, Reports, Row, Update, Vectors, average,
-    average_square, padded,
+    BETAS, Coefficients, CpuStep, EPS, Look, Marker, Moment, Optimizer, Reports, Row, Shape,
+    Update, Vectors, average, average_square, padded,
 };
 use crate::config::{Entry, Key};
 use crate::device::gpu::{Queue, elementwise, kernels};
@@ -40,6 +40,10 @@ pub(super) const ADABELIEF: Row = Row {
         ],
     },
     state: &["exp_avg", "exp_avg_var"],
+    look: Look {
+        colour: 0xffbf46,
+        marker: Marker::Filled(Shape::Left),
+    },
     reports: Reports::Nothing,
     build: |values| {
         Arc::new(AdaBelief {

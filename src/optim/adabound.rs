@@ -16,8 +16,8 @@
 use std::sync::Arc;
 
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, Moment, Optimizer, Reports, Row, Update, Vectors, average,
-    average_square, padded,
+    BETAS, Coefficients, CpuStep, EPS, Look, Marker, Moment, Optimizer, Reports, Row, Shape,
+    Update, Vectors, average, average_square, padded,
 };
 use crate::config::{Entry, Key, Kind};
 use crate::device::gpu::{Queue, elementwise, kernels};
@@ -42,6 +42,10 @@ pub(super) const ADABOUND: Row = Row {
         ],
     },
     state: &["exp_avg", "exp_avg_sq"],
+    look: Look {
+        colour: 0x4f9d69,
+        marker: Marker::Filled(Shape::Right),
+    },
     reports: Reports::Nothing,
     build: |values| {
         Arc::new(AdaBound {

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use super::sgd::decayed;
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, Moment, Optimizer, Reports, Row, Update, Vectors,
-    average_square, padded,
+    BETAS, Coefficients, CpuStep, EPS, Look, Marker, Moment, Optimizer, Reports, Row, Shape,
+    Update, Vectors, average_square, padded,
 };
 use crate::config::{Entry, Values};
 use crate::device::gpu::{Queue, elementwise, kernels};
@@ -31,6 +31,10 @@ pub(super) const ADAM: Row = Row {
         keys: &[BETAS, EPS],
     },
     state: &["exp_avg", "exp_avg_sq"],
+    look: Look {
+        colour: 0xf34213,
+        marker: Marker::Filled(Shape::Up),
+    },
     reports: Reports::Nothing,
     build: |values| Adam::build(values, false),
 };
@@ -43,6 +47,10 @@ pub(super) const ADAMW: Row = Row {
         keys: &[BETAS, EPS],
     },
     state: &["exp_avg", "exp_avg_sq"],
+    look: Look {
+        colour: 0xf34213,
+        marker: Marker::Filled(Shape::Down),
+    },
     reports: Reports::Nothing,
     build: |values| Adam::build(values, true),
 };

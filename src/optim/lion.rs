@@ -14,7 +14,8 @@
 use std::sync::Arc;
 
 use super::{
-    BETAS, Coefficients, CpuStep, Moment, Optimizer, Reports, Row, Update, Vectors, average, padded,
+    BETAS, Coefficients, CpuStep, Look, Marker, Moment, Optimizer, Reports, Row, Shape, Update,
+    Vectors, average, padded,
 };
 use crate::config::{Entry, Key};
 use crate::device::gpu::{Queue, elementwise, kernels};
@@ -31,6 +32,10 @@ pub(super) const LION: Row = Row {
         }],
     },
     state: &["exp_avg"],
+    look: Look {
+        colour: 0xdbabab,
+        marker: Marker::Filled(Shape::Cross),
+    },
     reports: Reports::Nothing,
     build: |values| {
         Arc::new(Lion {

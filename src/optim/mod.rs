@@ -101,6 +101,8 @@ pub struct Row {
     pub entry: Entry,
     /// Names of the state vectors, at most [`MAX_STATE`].
     pub state: &'static [&'static str],
+    /// No two methods have the same marker.
+    pub look: Look,
     pub reports: Reports,
     /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].
     pub build: fn(&Values) -> Arc<dyn Optimizer>,
@@ -109,6 +111,40 @@ pub struct Row {
 /// The row of that name.
 pub fn row(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.entry.name == name)
+}
+
+/// How figures show a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// 0xRRGGBB; the reference's where it has one.
+    pub colour: u32,
+    pub marker: Marker,
+}
+
+/// What tells a method's line from the others in black and white.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marker {
+    Filled(Shape),
+    Hollow(Shape),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Circle,
+    Square,
+    /// A square on its corner.
+    Diamond,
+    /// Triangles, by where they point.
+    Up,
+    Down,
+    Left,
+    Right,
+    /// Of five rays.
+    Star,
+    /// A star of four rays.
+    Spark,
+    /// A spark on two of its rays.
+    Cross,
 }
 
 /// What a method adds to the history.

@@ -21,8 +21,8 @@
 use std::sync::Arc;
 
 use super::{
-    Coefficients, CpuStep, LOWER_BOUND, Moment, Optimizer, Reports, Row, Scalars, Update, Vectors,
-    at_least, at_most, average, padded,
+    Coefficients, CpuStep, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row, Scalars,
+    Shape, Update, Vectors, at_least, at_most, average, padded,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::cpu::dot;
@@ -54,6 +54,10 @@ pub(super) const MOMO: Row = Row {
         keys: KEYS,
     },
     state: &["grad_avg"],
+    look: Look {
+        colour: 0x023047,
+        marker: Marker::Filled(Shape::Circle),
+    },
     reports: Reports::StepSize,
     build: |values| Momo::build(values, false),
 };
@@ -66,6 +70,10 @@ pub(super) const MOMO_STAR: Row = Row {
         keys: KEYS,
     },
     state: &["grad_avg"],
+    look: Look {
+        colour: 0x87b37a,
+        marker: Marker::Filled(Shape::Star),
+    },
     reports: Reports::StepSizeAndBound,
     build: |values| Momo::build(values, true),
 };

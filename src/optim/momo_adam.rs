@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use super::momo::{Bound, PAPER, Sums};
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, LOWER_BOUND, Moment, Optimizer, Reports, Row, Scalars,
-    Update, Vectors, average, average_square,
+    BETAS, Coefficients, CpuStep, EPS, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row,
+    Scalars, Shape, Update, Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::cpu::{dot, sum_of};
@@ -47,6 +47,10 @@ pub(super) const MOMO_ADAM: Row = Row {
         keys: KEYS,
     },
     state: &["grad_avg", "grad_avg_sq"],
+    look: Look {
+        colour: 0x3f88c5,
+        marker: Marker::Hollow(Shape::Circle),
+    },
     reports: Reports::StepSize,
     build: |values| MomoAdam::build(values, false),
 };
@@ -59,6 +63,10 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
         keys: KEYS,
     },
     state: &["grad_avg", "grad_avg_sq"],
+    look: Look {
+        colour: 0x648381,
+        marker: Marker::Hollow(Shape::Star),
+    },
     reports: Reports::StepSizeAndBound,
     build: |values| MomoAdam::build(values, true),
 };

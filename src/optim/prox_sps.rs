@@ -15,8 +15,8 @@
 use std::sync::Arc;
 
 use super::{
-    Coefficients, CpuStep, LOWER_BOUND, Moment, Optimizer, Reports, Row, Scalars, Update, Vectors,
-    at_least, at_most, padded,
+    Coefficients, CpuStep, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row, Scalars,
+    Shape, Update, Vectors, at_least, at_most, padded,
 };
 use crate::config::Entry;
 use crate::device::cpu::dot;
@@ -30,6 +30,10 @@ pub(super) const PROX_SPS: Row = Row {
         keys: &[LOWER_BOUND],
     },
     state: &[],
+    look: Look {
+        colour: 0x97bf88,
+        marker: Marker::Hollow(Shape::Square),
+    },
     reports: Reports::StepSize,
     build: |values| {
         Arc::new(ProxSps {

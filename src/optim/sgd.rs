@@ -19,7 +19,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Coefficients, CpuStep, Moment, Optimizer, Reports, Row, Update, Vectors, padded};
+use super::{
+    Coefficients, CpuStep, Look, Marker, Moment, Optimizer, Reports, Row, Shape, Update, Vectors,
+    padded,
+};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::gpu::{Queue, elementwise, kernels};
 
@@ -63,6 +66,10 @@ pub(super) const SGD: Row = Row {
         keys: &[],
     },
     state: &[],
+    look: Look {
+        colour: 0x7fb285,
+        marker: Marker::Filled(Shape::Diamond),
+    },
     reports: Reports::Nothing,
     build: |values| {
         Arc::new(Sgd {
@@ -79,6 +86,10 @@ pub(super) const HEAVY_BALL: Row = Row {
         keys: &[MOMENTUM, DAMPENING],
     },
     state: &["momentum_buffer"],
+    look: Look {
+        colour: 0xde9151,
+        marker: Marker::Filled(Shape::Square),
+    },
     reports: Reports::Nothing,
     build: |values| Arc::new(Momentum::<false>::new(values)),
 };
@@ -91,6 +102,10 @@ pub(super) const NESTEROV: Row = Row {
         keys: &[NESTEROV_MOMENTUM, NESTEROV_DAMPENING],
     },
     state: &["momentum_buffer"],
+    look: Look {
+        colour: 0x8d5a97,
+        marker: Marker::Filled(Shape::Spark),
+    },
     reports: Reports::Nothing,
     build: |values| Arc::new(Momentum::<true>::new(values)),
 };

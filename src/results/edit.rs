@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::escape;
 use super::json::{self, Json};
 use super::output::{self, python_str};
 use crate::error::{Error, Result};
@@ -154,7 +155,8 @@ pub fn export(path: &Path) -> Result<String> {
     let header = ["id", "run_id", "epoch"]
         .into_iter()
         .chain(metrics.iter().copied());
-    out.write_record(header).expect("writing to memory");
+    out.write_record(header.map(escape::csv))
+        .expect("writing to memory");
     for run in &runs {
         for (row, epoch) in run.epochs.iter().enumerate() {
             let numbers = metrics.iter().map(|m| {
@@ -165,7 +167,11 @@ pub fn export(path: &Path) -> Result<String> {
                     json::repr(x)
                 }
             });
-            let start = [run.id(), run.run_id().to_string(), epoch.to_string()];
+            let start = [
+                escape::csv(&run.id()),
+                run.run_id().to_string(),
+                epoch.to_string(),
+            ];
             out.write_record(start.into_iter().chain(numbers))
                 .expect("writing to memory");
         }

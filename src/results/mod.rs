@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod edit;
+pub mod escape;
 pub mod file;
 pub mod identity;
 pub mod json;

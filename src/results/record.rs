@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::escape;
 use super::json::repr;
 use super::output::{self, Run};
 use crate::error::{Error, Result};
@@ -216,7 +217,8 @@ impl Record {
         let std = self.metrics.iter().map(|m| format!("{m}_std"));
         let header = ["id", "epoch"].map(str::to_owned).into_iter();
         let header = header.chain(self.metrics.iter().cloned()).chain(std);
-        out.write_record(header.chain(self.keys.iter().cloned()))
+        let header = header.chain(self.keys.iter().cloned());
+        out.write_record(header.map(|column| escape::csv(&column)))
             .expect("writing to memory");
         let cell = |x: f64| if x.is_nan() { String::new() } else { repr(x) };
         for setting in &self.settings {
@@ -224,8 +226,8 @@ impl Record {
                 let means = setting.curves.iter().map(|c| cell(c.mean[row]));
                 let stds = setting.curves.iter().map(|c| cell(c.std[row]));
                 let options = self.keys.iter();
-                let options = options.map(|k| setting.option(k).unwrap_or("none").to_owned());
-                let start = [setting.id.clone(), epoch.to_string()].into_iter();
+                let options = options.map(|k| escape::csv(setting.option(k).unwrap_or("none")));
+                let start = [escape::csv(&setting.id), epoch.to_string()].into_iter();
                 out.write_record(start.chain(means).chain(stds).chain(options))
                     .expect("writing to memory");
             }
@@ -328,7 +330,7 @@ fn average(runs: &[Run], metric: &str, epochs: usize) -> Curve {
 fn parse_csv(name: &str, text: &str) -> std::result::Result<Record, String> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| e.to_string())?.clone();
-    let header: Vec<&str> = header.iter().collect();
+    let header: Vec<&str> = header.iter().map(escape::from_csv).collect();
     let names = header.iter().position(|c| *c == "name");
     let (["id", "epoch", ..], Some(names)) = (header.as_slice(), names) else {
         return Err("not a record: its columns should be id, epoch, ..., name, ...".into());
@@ -358,8 +360,10 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Record, String> {
                 let options = record.keys.iter().zip(row.iter().skip(names));
                 let options = options.filter(|(_, value)| *value != "none");
                 record.settings.push(Setting {
-                    id: row[0].to_owned(),
-                    options: options.map(|(k, v)| (k.clone(), v.to_owned())).collect(),
+                    id: escape::from_csv(&row[0]).to_owned(),
+                    options: options
+                        .map(|(k, v)| (k.clone(), escape::from_csv(v).to_owned()))
+                        .collect(),
                     curves: vec![Curve::default(); metrics.len()],
                     runs: Vec::new(),
                 });

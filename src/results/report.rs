@@ -1,13 +1,14 @@
 //! The report: one HTML file with tables, live figures and the data, which needs no network.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::escape;
 use super::measure;
-use super::plot::COLOURS;
-use super::plot::canvas::escape;
+use super::plot::{self, chart};
 use super::record::{Record, Setting};
 use super::table::{Cell, Column, Query, Table, format_small};
 use crate::error::Result;
+use crate::optim::{Look, Marker};
 
 const COLUMNS: [Column; 6] = [
     Column::Score,
@@ -21,52 +22,156 @@ const COLUMNS: [Column; 6] = [
 /// The HTML of a report on these experiments. `score` ranks settings; with a `target`, a score as a fraction
 /// or a loss, the table says how many epochs and seconds each method takes to it.
 pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<String> {
-    let experiments = records.iter().map(|r| experiment(r, score, target));
-    let experiments: Vec<Value> = experiments.collect::<Result<_>>()?;
-    let data = json!({"colours": *COLOURS, "experiments": experiments});
-    let names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
+    let tables: Vec<Table> = records
+        .iter()
+        .map(|record| table(record, score, target))
+        .collect::<Result<_>>()?;
+    let both = || records.iter().zip(&tables);
+    let sections: String = both()
+        .map(|(record, table)| section(record, table))
+        .collect();
+    let experiments: Vec<Value> = both()
+        .map(|(record, table)| experiment(record, table))
+        .collect();
     // No tag can end or begin inside the script element then.
-    let data = data.to_string().replace('<', "\\u003c");
-    let title = format!("Report: {}", names.join(", "));
-    Ok(include_str!("../../assets/report.html")
-        .replace("{{TITLE}}", &escape(&title))
-        .replacen("{{DATA}}", &data, 1))
+    let data = json!({"experiments": experiments}).to_string();
+    let data = data.replace('<', "\\u003c");
+    let names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
+    let title = escape::xml(&format!("Report: {}", names.join(", ")));
+    let mut html = String::new();
+    // In one pass: what is put in is not looked through for places.
+    let mut template = include_str!("../../assets/report.html").split("{{");
+    html += template.next().unwrap_or_default();
+    for part in template {
+        let (place, rest) = part.split_once("}}").expect("the template is whole");
+        html += match place {
+            "TITLE" => &title,
+            "SECTIONS" => &sections,
+            "DATA" => &data,
+            _ => unreachable!("the template has no other places"),
+        };
+        html += rest;
+    }
+    Ok(html)
 }
 
-fn experiment(record: &Record, score: &str, target: Option<f64>) -> Result<Value> {
+fn table(record: &Record, score: &str, target: Option<f64>) -> Result<Table> {
+    let columns = if target.is_some() { 6 } else { 4 };
     let query = Query {
         score,
         cutoff: None,
-        columns: if target.is_some() {
-            &COLUMNS
-        } else {
-            &COLUMNS[..4]
-        },
+        columns: &COLUMNS[..columns],
         target,
     };
-    let table = Table::new(std::slice::from_ref(record), &query)?;
+    let mut table = Table::new(std::slice::from_ref(record), &query)?;
     // The experiment is the section's heading already.
-    let rows = table
-        .rows
-        .iter()
-        .map(|row| row[1..].iter().map(cell).collect());
-    let rows: Vec<Value> = rows.collect();
-    let first = record.settings.iter().find_map(|s| s.runs.first());
-    let settings: Vec<Value> = record.settings.iter().map(|s| setting(record, s)).collect();
-    Ok(json!({
-        "name": record.name,
-        "accuracy": record.accuracy,
-        "config": first.map(|run| &run.config),
-        "epochs": record.epochs,
-        "metrics": record.metrics,
-        "settings": settings,
-        "table": {"header": table.header[1..], "rows": rows},
-        "runs": runs(record),
-    }))
+    table.header.remove(0);
+    for row in &mut table.rows {
+        row.remove(0);
+    }
+    Ok(table)
 }
 
-fn cell(cell: &Cell) -> Value {
-    json!({"text": cell.text, "bold": cell.bold})
+/// All that can be read without scripts, which add the figures.
+fn section(record: &Record, table: &Table) -> String {
+    let mut html = format!("<section>\n<h2>{}</h2>\n", escape::xml(&record.name));
+    html += &html_table(table);
+    html += "<p class=\"noscript\">The figures of this page are drawn by scripts, which do not run here; \
+             <code>stepback-native plot</code> writes figures that need none.</p>\n<div class=\"live\"></div>\n";
+    let (runs, diverged) = runs(record);
+    if !runs.rows.is_empty() {
+        let summary = format!("Runs ({}, {diverged} diverged)", runs.rows.len());
+        html += &details(&summary, &html_table(&runs));
+    }
+    if let Some(first) = first_config(record) {
+        let config = serde_json::to_string_pretty(first).expect("JSON can be written");
+        let config: Vec<String> = config.lines().map(escape::xml).collect();
+        html += &details(
+            "Config of the first run",
+            &format!("<pre>{}</pre>\n", config.join("\n")),
+        );
+    }
+    html + "</section>\n"
+}
+
+fn details(summary: &str, content: &str) -> String {
+    format!("<details><summary>{summary}</summary>\n{content}</details>\n")
+}
+
+fn html_table(table: &Table) -> String {
+    let head = table
+        .header
+        .iter()
+        .map(|text| format!("<th>{}</th>", escape::xml(text)));
+    let mut html = format!(
+        "<div class=\"wide\"><table>\n<tr>{}</tr>\n",
+        head.collect::<String>()
+    );
+    for row in &table.rows {
+        let cells = row.iter().map(|cell| {
+            let text = escape::xml(&cell.text);
+            let text = if cell.bold {
+                format!("<b>{text}</b>")
+            } else {
+                text
+            };
+            let long = cell.text.chars().count() > 40;
+            format!(
+                "<td{}>{text}</td>",
+                if long { " class=\"long\"" } else { "" }
+            )
+        });
+        html += &format!("<tr>{}</tr>\n", cells.collect::<String>());
+    }
+    html + "</table></div>\n"
+}
+
+fn first_config(record: &Record) -> Option<&Map<String, Value>> {
+    let first = record.settings.iter().find_map(|s| s.runs.first());
+    first.map(|run| &run.config)
+}
+
+fn experiment(record: &Record, table: &Table) -> Value {
+    let settings: Vec<Value> = record.settings.iter().map(|s| setting(record, s)).collect();
+    let (runs, diverged) = runs(record);
+    let mut runs = data(&runs);
+    runs["diverged"] = diverged.into();
+    json!({
+        "name": record.name,
+        "accuracy": record.accuracy,
+        "config": first_config(record),
+        "epochs": record.epochs,
+        "metrics": record.metrics,
+        "methods": record.methods().into_iter().map(method).collect::<Vec<_>>(),
+        "settings": settings,
+        "table": data(table),
+        "runs": runs,
+    })
+}
+
+/// A method as the figures show it.
+fn method(name: &str) -> Value {
+    let Look { colour, marker } = plot::look(name);
+    let (shape, hollow) = match marker {
+        Marker::Filled(shape) => (shape, false),
+        Marker::Hollow(shape) => (shape, true),
+    };
+    json!({
+        "name": name,
+        "colour": format!("#{colour:06x}"),
+        "marker": chart::corners(shape),
+        "hollow": if hollow { chart::HOLLOW } else { 0.0 },
+    })
+}
+
+fn data(table: &Table) -> Value {
+    let rows = table.rows.iter();
+    let rows = rows.map(|row| {
+        row.iter()
+            .map(|cell| cell.text.as_str())
+            .collect::<Vec<_>>()
+    });
+    json!({"header": table.header, "rows": rows.collect::<Vec<_>>()})
 }
 
 fn setting(record: &Record, setting: &Setting) -> Value {
@@ -91,8 +196,8 @@ fn setting(record: &Record, setting: &Setting) -> Value {
     })
 }
 
-/// One row per run; without the columns that say nothing of any.
-fn runs(record: &Record) -> Value {
+/// One row per run, without the columns that say nothing of any; and how many diverged.
+fn runs(record: &Record) -> (Table, usize) {
     const HEADER: [&str; 8] = [
         "setting",
         "run_id",
@@ -129,15 +234,18 @@ fn runs(record: &Record) -> Value {
     let rows: Vec<[String; 8]> = rows.collect();
     let filled = |column: &usize| rows.iter().any(|row| !row[*column].is_empty());
     let columns: Vec<usize> = (0..HEADER.len()).filter(filled).collect();
-    let kept = |row: &[String; 8]| -> Value { columns.iter().map(|&c| row[c].as_str()).collect() };
+    let kept = |row: &[String; 8]| -> Vec<Cell> {
+        let texts = columns.iter().map(|&c| row[c].clone());
+        texts.map(|text| Cell { text, bold: false }).collect()
+    };
     let diverged = runs()
         .filter(|(_, run)| run.diverged_at().is_some())
         .count();
-    json!({
-        "header": columns.iter().map(|&c| HEADER[c]).collect::<Vec<_>>(),
-        "rows": rows.iter().map(kept).collect::<Vec<Value>>(),
-        "diverged": diverged,
-    })
+    let table = Table {
+        header: columns.iter().map(|&c| HEADER[c].to_owned()).collect(),
+        rows: rows.iter().map(kept).collect(),
+    };
+    (table, diverged)
 }
 
 /// Six significant digits: more than a screen shows. Null for what JSON cannot say.

@@ -1,9 +1,7 @@
 //! Tables: the best setting of every method, experiments as rows.
 
-use std::fmt::Write;
-
-use super::measure;
 use super::record::{Record, Setting, Stat};
+use super::{escape, measure};
 use crate::error::Result;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -187,11 +185,11 @@ impl Table {
     fn text(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY);
-        table.set_header(&self.header);
+        table.set_header(self.header.iter().map(|h| escape::printable(h)));
         for row in &self.rows {
             table.add_row(row.iter().map(|c| {
                 let star = if c.bold { " *" } else { "" };
-                format!("{}{star}", c.text)
+                format!("{}{star}", escape::printable(&c.text))
             }));
         }
         let marked = self.rows.iter().flatten().any(|c| c.bold);
@@ -205,15 +203,14 @@ impl Table {
 
     fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let escape = |s: &str| s.replace('|', "\\|");
-        let mut out = line(self.header.iter().map(|h| escape(h)).collect());
+        let mut out = line(self.header.iter().map(|h| escape::markdown(h)).collect());
         out += &line(vec!["---".into(); self.header.len()]);
         for row in &self.rows {
             let cell = |c: &Cell| {
                 if c.bold {
-                    format!("**{}**", escape(&c.text))
+                    format!("**{}**", escape::markdown(&c.text))
                 } else {
-                    escape(&c.text)
+                    escape::markdown(&c.text)
                 }
             };
             out += &line(row.iter().map(cell).collect());
@@ -228,11 +225,11 @@ impl Table {
             "\\begin{{tabular}}{{l{}}}\n\\hline\n",
             "c".repeat(self.header.len() - 1)
         );
-        out += &line(self.header.iter().map(|h| latex_escape(h)).collect());
+        out += &line(self.header.iter().map(|h| escape::latex(h)).collect());
         out += "\\hline\n";
         for row in &self.rows {
             let cell = |c: &Cell| {
-                let text = latex_escape(&c.text);
+                let text = escape::latex(&c.text);
                 if c.bold {
                     format!("\\textbf{{{text}}}")
                 } else {
@@ -246,31 +243,14 @@ impl Table {
 
     fn csv(&self) -> String {
         let mut out = csv::Writer::from_writer(Vec::new());
-        out.write_record(&self.header).expect("writing to memory");
+        let header = self.header.iter().map(|h| escape::csv(h));
+        out.write_record(header).expect("writing to memory");
         for row in &self.rows {
-            out.write_record(row.iter().map(|c| &c.text))
+            out.write_record(row.iter().map(|c| escape::csv(&c.text)))
                 .expect("writing to memory");
         }
         String::from_utf8(out.into_inner().expect("writing to memory")).expect("from strings")
     }
-}
-
-fn latex_escape(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '±' => out.push_str("$\\pm$"),
-            '–' => out.push_str("--"),
-            '\\' => out.push_str("\\textbackslash{}"),
-            '~' => out.push_str("\\textasciitilde{}"),
-            '^' => out.push_str("\\textasciicircum{}"),
-            '_' | '%' | '&' | '#' | '$' | '{' | '}' => {
-                write!(out, "\\{c}").expect("writing to a string")
-            }
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 struct Best<'a> {

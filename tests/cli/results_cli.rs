@@ -4,6 +4,7 @@ use crate::common::files;
 use std::fs;
 
 use crate::common::program::{Folder, Ran, runs_in};
+use serde_json::json;
 
 /// The published outputs and records, in the places where the program looks for them.
 fn published() -> Folder {
@@ -218,6 +219,76 @@ fn figures_are_written_in_every_format() {
         .run("plot test --width 1")
         .code(2)
         .says(&["2 and 40"]);
+}
+
+#[test]
+fn names_do_not_reach_the_terminal_as_they_are() {
+    let folder = Folder::new();
+    let runs = |name: &str| {
+        let config = json!({"opt": {"name": name, "lr": 0.1}, "run_id": 0});
+        json!([{"config": config, "history": [{"epoch": 0, "train_loss": 1.0, "val_score": 0.5}]}])
+    };
+    let name = "=a\u{1b}[31m\nbreak|b\u{9b}";
+    folder.write("output/x.json", runs(name).to_string());
+    for (command, lines) in [
+        ("table x --format text", 6),
+        ("table x --format markdown", 3),
+        ("table x --format latex", 7),
+        ("table x --format csv", 2),
+        ("output list output/x.json", 5),
+        ("record x --out -", 2),
+        ("output export output/x.json", 2),
+        ("plot x curves", 2),
+    ] {
+        let ran = folder.run(command).code(0);
+        let shown = ran.stdout.replace('\n', "");
+        assert!(!shown.contains(char::is_control), "{command}: {shown:?}");
+        assert!(
+            !ran.stdout.contains(",=a") && !ran.stdout.starts_with("=a"),
+            "{command}: {shown}"
+        );
+        assert_eq!(
+            ran.stdout.lines().count(),
+            lines,
+            "{command}: {}",
+            ran.stdout
+        );
+    }
+    // What is read back is the name, as it was shown.
+    folder.run("record x").code(0);
+    let again = folder
+        .run("table records/x.csv --format csv")
+        .code(0)
+        .stdout;
+    assert_eq!(again, folder.run("table x --format csv").code(0).stdout);
+    // File names, in errors as well.
+    folder.write("output/y\u{1b}.json", runs("adam").to_string());
+    folder.write("bad\u{1b}.json", "[");
+    let plot = folder.run("plot y\u{1b} curves").code(0);
+    assert!(plot.stdout.contains("plots/y\\u{1b}/"), "{}", plot.stdout);
+    assert!(folder.exists("plots/y\u{1b}/curves_val_score.svg"));
+    let error = folder
+        .run("table bad\u{1b}.json")
+        .code(65)
+        .says(&["bad\\u{1b}.json"]);
+    assert!(!error.stderr.contains('\u{1b}'), "{}", error.stderr);
+}
+
+#[test]
+fn characters_without_a_glyph_are_told_once() {
+    let folder = published();
+    folder.write("实验.csv", folder.read("records/mnist_mlp.csv"));
+    let png = folder
+        .run("plot 实验.csv --format png --metric val_score")
+        .code(0);
+    assert_eq!(
+        png.stderr.matches("lacks: 实 验").count(),
+        1,
+        "{}",
+        png.stderr
+    );
+    let svg = folder.run("plot 实验.csv").code(0);
+    assert!(!svg.stderr.contains("lacks"), "{}", svg.stderr);
 }
 
 #[test]
@@ -552,11 +623,15 @@ fn names_are_escaped_in_every_format() {
             .stdout
     };
     assert!(
-        table("markdown").contains("<b a=\"1\">&\\|"),
+        table("markdown").contains("\\<b a=\"1\">\\&\\|"),
         "{}",
         table("markdown")
     );
-    assert!(table("latex").contains("\\&|\\_\\%"), "{}", table("latex"));
+    assert!(
+        table("latex").contains("\\&\\textbar{}\\_\\%"),
+        "{}",
+        table("latex")
+    );
     assert!(
         table("csv").contains("\"</script><b a=\"\"1\"\">&|_%\""),
         "{}",

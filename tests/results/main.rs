@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod escape;
 mod identity;
 mod interchange;
 mod output_tools;

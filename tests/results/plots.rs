@@ -1,7 +1,11 @@
 //! Figures: what is drawn, in every format.
 
+use std::collections::HashSet;
+
 use crate::common::files;
+use stepback_native::optim;
 use stepback_native::results::Record;
+use stepback_native::results::plot::canvas::{Canvas, Shape};
 use stepback_native::results::plot::{self, Selection};
 
 const ALL: Selection = Selection {
@@ -136,21 +140,6 @@ fn every_format_is_written_and_repeatable() {
 }
 
 #[test]
-fn a_large_record_is_fast() {
-    let start = std::time::Instant::now();
-    let record = published("cifar100_resnet110");
-    for metric in ["train_loss", "val_score"] {
-        plot::curves(&record, metric, &ALL).unwrap().draw(5.0).svg();
-        plot::stability(&record, metric, &ALL)
-            .unwrap()
-            .draw(5.0)
-            .svg();
-    }
-    // 0.05 s; the bound leaves room for a busy machine.
-    assert!(start.elapsed().as_secs_f64() < 0.5, "{:?}", start.elapsed());
-}
-
-#[test]
 fn names_are_escaped() {
     let mut record = published("mnist_mlp");
     record.name = "<b>&\"".into();
@@ -159,4 +148,206 @@ fn names_are_escaped() {
         .draw(5.0)
         .svg();
     assert!(svg.contains("&lt;b&gt;&amp;&quot;") && !svg.contains("<b>"));
+}
+
+/// A record called `name` with the training losses of methods over the epochs, and val_scores that are the same.
+fn record(name: &str, losses: &[(&str, Vec<f64>)]) -> Record {
+    let mut csv = "id,epoch,train_loss,val_score,train_loss_std,val_score_std,name,lr\n".to_owned();
+    for (method, losses) in losses {
+        for (epoch, loss) in losses.iter().enumerate() {
+            let loss = if loss.is_nan() {
+                String::new()
+            } else {
+                loss.to_string()
+            };
+            csv += &format!("name={method}:lr=0.1,{epoch},{loss},{loss},,,{method},0.1\n");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(format!("{name}.csv"));
+    std::fs::write(&path, csv).unwrap();
+    Record::read_csv(&path).unwrap()
+}
+
+fn curves_of(losses: &[(&str, Vec<f64>)]) -> Canvas {
+    let record = record("x", losses);
+    plot::curves(&record, "train_loss", &ALL).unwrap().draw(5.0)
+}
+
+/// The labels of the axis of epochs (centred) or of the other one (flush right).
+fn labels(canvas: &Canvas, wanted: f32) -> Vec<&str> {
+    let texts = canvas.shapes.iter().filter_map(|shape| match shape {
+        Shape::Text {
+            text,
+            align,
+            upright: false,
+            ..
+        } if *align == wanted => Some(text.as_str()),
+        _ => None,
+    });
+    texts
+        .filter(|t| t.starts_with(|c: char| c.is_ascii_digit() || c == '≤'))
+        .collect()
+}
+
+const CENTRED: f32 = 0.5;
+const FLUSH_RIGHT: f32 = 1.0;
+
+#[test]
+fn epochs_are_whole_numbers() {
+    for epochs in (1..60).chain([99, 100, 1000, 10_000]) {
+        let canvas = curves_of(&[("adam", (1..=epochs).map(|e| 1.0 / f64::from(e)).collect())]);
+        let labels = labels(&canvas, CENTRED);
+        assert!(
+            labels.iter().all(|l| l.parse::<u32>().is_ok()),
+            "{epochs}: {labels:?}"
+        );
+        let fewest = epochs.min(3) as usize;
+        assert!((fewest..=9).contains(&labels.len()), "{epochs}: {labels:?}");
+    }
+}
+
+#[test]
+fn other_axes_have_three_labels_too() {
+    for losses in [
+        vec![0.31, 0.32, 0.39],
+        vec![0.7],
+        vec![1e9, 1.1e9],
+        vec![1e-30, 1.0, 1e30],
+    ] {
+        for log_y in [true, false] {
+            let record = record("x", &[("adam", losses.clone())]);
+            let selection = Selection {
+                log_y: Some(log_y),
+                ..ALL
+            };
+            let canvas = plot::curves(&record, "train_loss", &selection)
+                .unwrap()
+                .draw(5.0);
+            let labels = labels(&canvas, FLUSH_RIGHT);
+            let different: HashSet<&&str> = labels.iter().collect();
+            assert!(
+                (3..=10).contains(&different.len()),
+                "{losses:?}: {labels:?}"
+            );
+            assert_eq!(different.len(), labels.len(), "{losses:?}: {labels:?}");
+            assert!(
+                labels.iter().all(|l| l.chars().count() < 12),
+                "{losses:?}: {labels:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_method_has_a_marker_of_its_own() {
+    let mut markers = HashSet::new();
+    for row in optim::ROWS {
+        let name = row.entry.name;
+        assert!(
+            markers.insert(format!("{:?}", row.look.marker)),
+            "{name} shares its marker"
+        );
+        assert_eq!(plot::look(name), row.look);
+    }
+    assert!(markers.insert(format!("{:?}", plot::look("another").marker)));
+}
+
+#[test]
+fn settings_of_one_method_differ_by_their_dashes() {
+    let record = published("mnist_mlp");
+    let selection = Selection {
+        top: 3,
+        methods: &["momo".to_owned()],
+        ..ALL
+    };
+    let chart = plot::curves(&record, "val_score", &selection).unwrap();
+    let dashes: Vec<usize> = chart.series.iter().map(|s| s.dash).collect();
+    assert_eq!(dashes, [0, 1, 2]);
+    let lines = |dash: usize| {
+        let mut one = chart.clone();
+        one.series.truncate(1);
+        one.series[0].dash = dash;
+        let shapes = one.draw(5.0).shapes;
+        shapes
+            .iter()
+            .filter(|s| matches!(s, Shape::Line { .. }))
+            .count()
+    };
+    assert!(lines(0) < lines(1) && lines(1) < lines(2) && lines(2) < lines(3));
+}
+
+/// The curve's corners: the longest line that is drawn.
+fn curve(canvas: &Canvas) -> Vec<(f32, f32)> {
+    let lines = canvas.shapes.iter().filter_map(|shape| match shape {
+        Shape::Line { points, .. } => Some(points),
+        _ => None,
+    });
+    lines.max_by_key(|points| points.len()).unwrap().clone()
+}
+
+#[test]
+fn a_logarithmic_axis_shows_zeros_at_its_edge() {
+    let canvas = curves_of(&[("adam", vec![1.0, 0.1, 0.0, 0.01, 0.0])]);
+    assert_eq!(labels(&canvas, FLUSH_RIGHT).last(), Some(&"0"));
+    let line = curve(&canvas);
+    assert_eq!(line.len(), 5, "zeros do not break the line");
+    assert_eq!(line[2].1, line[4].1);
+    assert!(line[..4].iter().all(|p| p.1 <= line[2].1), "{line:?}");
+    assert!(
+        line[2].1 - line[3].1 > 100.0,
+        "apart from the smallest of the others"
+    );
+    // Only zeros; and values that no logarithm has.
+    let canvas = curves_of(&[("adam", vec![0.0; 5])]);
+    assert_eq!(labels(&canvas, FLUSH_RIGHT), ["0"]);
+    assert_eq!(curve(&canvas).len(), 5);
+    let canvas = curves_of(&[("adam", vec![1.0, -1.0, 0.5])]);
+    assert_eq!(labels(&canvas, FLUSH_RIGHT).last(), Some(&"≤ 0"));
+    // Where there are none, there is no such label.
+    let canvas = curves_of(&[("adam", vec![1.0, 0.1])]);
+    assert!(!labels(&canvas, FLUSH_RIGHT).contains(&"0"));
+}
+
+#[test]
+fn a_figure_without_values_says_so() {
+    let says = |losses: Vec<f64>| {
+        let svg = curves_of(&[("adam", losses)]).svg();
+        (
+            svg.contains(">no finite value</text>"),
+            svg.contains(">2</text>"),
+        )
+    };
+    assert_eq!(says(vec![f64::NAN; 3]), (true, true), "and has its epochs");
+    assert_eq!(says(vec![f64::NAN, 0.5, f64::NAN]), (false, true));
+    assert_eq!(says(vec![0.5]), (false, false));
+}
+
+#[test]
+fn characters_that_the_font_lacks_are_frames() {
+    let chinese = record("实验", &[("adam", vec![1.0])]);
+    let canvas = |record| plot::curves(record, "train_loss", &ALL).unwrap().draw(5.0);
+    assert_eq!(String::from_iter(canvas(&chinese).lacking()), "实验");
+    assert!(canvas(&chinese).svg().contains(">实验</text>"));
+    let spaces = record("  ", &[("adam", vec![1.0])]);
+    assert_ne!(
+        canvas(&chinese).png(72.0),
+        canvas(&spaces).png(72.0),
+        "no blanks"
+    );
+    assert!(canvas(&spaces).lacking().is_empty());
+}
+
+#[test]
+fn long_names_are_cut_to_the_figure() {
+    let name = "x".repeat(200);
+    let long = record(&name, &[(&name, vec![1.0])]);
+    let canvas = plot::curves(&long, "train_loss", &ALL).unwrap().draw(3.0);
+    let svg = canvas.svg();
+    assert!(!svg.contains(&name));
+    assert_eq!(
+        svg.matches("xxx…</text>").count(),
+        2,
+        "the title and the legend"
+    );
 }

@@ -33,6 +33,58 @@ fn the_file_is_small_self_contained_and_escaped() {
     }
 }
 
+#[test]
+fn names_do_not_take_the_page_apart() {
+    let mut odd = outputs("mnist_mlp-2");
+    odd.name = "{{DATA}} {{TITLE}} ' \" \u{1b}".into();
+    let html = report::html(std::slice::from_ref(&odd), "val_score", None).unwrap();
+    // In the title, the first heading and the section's heading.
+    let shown = "{{DATA}} {{TITLE}} &#39; &quot; \\u{1b}";
+    assert_eq!(html.matches(shown).count(), 3);
+    assert_eq!(html.matches("<script id=").count(), 1);
+    assert!(!html.contains('\u{1b}'));
+}
+
+#[test]
+fn tables_need_no_scripts() {
+    let record = outputs("mnist_mlp-2");
+    let html = report::html(std::slice::from_ref(&record), "val_score", None).unwrap();
+    let (page, _) = html.split_once("<script").unwrap();
+    for part in [
+        "<h2>mnist_mlp-2</h2>",
+        "<td><b>",
+        "<summary>Runs (",
+        "drawn by scripts",
+    ] {
+        assert!(page.contains(part), "no {part} before the scripts");
+    }
+    for method in record.methods() {
+        assert!(
+            page.contains(&format!("<td>{method}</td>")),
+            "no {method} before the scripts"
+        );
+    }
+}
+
+/// Thirteen methods with two seeds each over many epochs.
+fn long(epochs: usize) -> Record {
+    let dir = tempfile::tempdir().unwrap();
+    let mut csv = "id,epoch,train_loss,val_score,train_loss_std,val_score_std,name,lr\n".to_owned();
+    for (nth, row) in stepback_native::optim::ROWS.iter().enumerate() {
+        let name = row.entry.name;
+        for epoch in 0..epochs {
+            let loss = 0.01 * nth as f64 + 1.0 / (epoch + 1) as f64;
+            csv += &format!(
+                "name={name}:lr=0.1,{epoch},{loss},{},0.01,0.01,{name},0.1\n",
+                1.0 - loss / 2.0
+            );
+        }
+    }
+    let path = dir.path().join("long.csv");
+    std::fs::write(&path, csv).unwrap();
+    Record::read_csv(&path).unwrap()
+}
+
 /// A chromedriver and its session, ended when dropped.
 struct Browser {
     driver: Child,
@@ -166,9 +218,54 @@ fn it_works_in_a_browser() {
          return document.getElementById('tip').textContent",
     );
     assert!(tip.as_str().unwrap().contains("train_loss: "), "{tip}");
+    assert_eq!(number("document.querySelectorAll('.noscript').length"), 0);
     // The data behind the link is the whole embedded JSON.
     let link = "return fetch(document.getElementById('raw').href).then(r => r.json()).then(d => d.experiments.length)";
     assert_eq!(browser.script(link), 2);
+
+    // Long curves are thinned out on the screen alone, and no name breaks the figures.
+    let mut odd = outputs("mnist_mlp-2");
+    for (setting, name) in
+        odd.settings
+            .iter_mut()
+            .zip(["constructor", "</script><b>", "a\u{1b}\n{{DATA}}"])
+    {
+        setting.options[0].1 = name.into();
+    }
+    std::fs::write(
+        &page,
+        report::html(&[long(10_000), odd], "val_score", None).unwrap(),
+    )
+    .unwrap();
+    browser.post("url", json!({"url": format!("file://{}", page.display())}));
+    let line = "Math.max(...[...document.querySelectorAll('section:first-of-type svg path')].map(p => \
+                p.getAttribute('d').split('L').length))";
+    assert!(
+        (100..4000).contains(&number(line)),
+        "{} points",
+        number(line)
+    );
+    assert!(
+        number(
+            "document.querySelectorAll('section:first-of-type figure:first-of-type path').length"
+        ) == 26
+    );
+    assert!(
+        number(
+            "document.querySelectorAll('section:last-of-type figure:first-of-type path').length"
+        ) > 0
+    );
+    assert_eq!(
+        number("data.experiments[0].settings[0].curves.val_score.mean.length"),
+        10_000
+    );
+    let ticks = browser.script(
+        "return [...document.querySelectorAll('section:first-of-type svg text')].map(t => t.textContent)",
+    );
+    assert!(
+        ticks.as_array().unwrap().contains(&json!("10000")),
+        "{ticks}"
+    );
     let log = browser.post("se/log", json!({"type": "browser"}));
     assert_eq!(log, json!([]), "the console has messages");
 }

@@ -2,10 +2,13 @@
 //! PNG or PDF. One embedded font (DejaVu Sans, Latin and Greek) measures text and draws it where the
 //! format cannot rely on fonts of the system.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::LazyLock;
 
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
+
+use crate::results::escape;
 
 /// Drawing units per point (1/72 inch): plotters counts in whole units.
 pub const UNITS: i32 = 20;
@@ -100,13 +103,22 @@ impl Canvas {
                         out,
                         "<text transform=\"translate({} {}){turn}\" y=\"{baseline}\" font-size=\"{size}\" \
                          text-anchor=\"{anchor}\" fill=\"{}\">{}</text>",
-                        at.0, at.1, hex(paint), escape(text)
+                        at.0, at.1, hex(paint), escape::xml(text)
                     )
                 }
             }
             .expect("writing to a string");
         }
         out + "</svg>\n"
+    }
+
+    /// The characters that PNG and PDF show as frames, since the embedded font lacks them.
+    pub fn lacking(&self) -> BTreeSet<char> {
+        let texts = self.shapes.iter().filter_map(|shape| match shape {
+            Shape::Text { text, .. } => Some(text.chars()),
+            _ => None,
+        });
+        texts.flatten().filter(|c| glyph(*c).is_none()).collect()
     }
 
     /// As pixels, `dpi` of them to the inch.
@@ -250,9 +262,12 @@ impl Shape {
                 let scale = size / f32::from(FONT.units_per_em());
                 let mut pen = -align * text_width(text, *size);
                 let mut outline = Outline::default();
-                for glyph in text.chars().map(glyph) {
+                for c in text.chars() {
                     let mut one = Outline::default();
-                    FONT.outline_glyph(glyph, &mut one);
+                    match glyph(c) {
+                        Some(glyph) => drop(FONT.outline_glyph(glyph, &mut one)),
+                        None => one.contours = frame(),
+                    }
                     let place = |(x, y): Point| {
                         let (x, y) = (pen + x * scale, baseline - y * scale);
                         let (x, y) = if *upright { (y, -x) } else { (x, y) };
@@ -262,7 +277,7 @@ impl Shape {
                     outline
                         .contours
                         .extend(contours.map(|c| c.into_iter().map(place).collect()));
-                    pen += advance(glyph) * scale;
+                    pen += advance(c) * scale;
                 }
                 outline.contours
             }
@@ -270,39 +285,54 @@ impl Shape {
     }
 }
 
-fn glyph(c: char) -> GlyphId {
-    FONT.glyph_index(c).unwrap_or_default()
+fn glyph(c: char) -> Option<GlyphId> {
+    FONT.glyph_index(c)
 }
 
-fn advance(glyph: GlyphId) -> f32 {
-    f32::from(FONT.glyph_hor_advance(glyph).unwrap_or_default())
+/// In units of the font. Characters that it lacks get room for a wide one.
+fn advance(c: char) -> f32 {
+    let known = glyph(c).and_then(|glyph| FONT.glyph_hor_advance(glyph));
+    known.unwrap_or(FONT.units_per_em()).into()
 }
 
 /// In the unit of `size`.
 pub fn text_width(text: &str, size: f32) -> f32 {
+    text.chars().map(advance).sum::<f32>() / f32::from(FONT.units_per_em()) * size
+}
+
+/// The text as one line of visible characters, cut where there is no room for all of it.
+pub fn fitted(text: &str, size: f32, room: f32) -> String {
+    let mut text = escape::printable(text).into_owned();
+    if text_width(&text, size) > room {
+        let room = room - text_width("…", size);
+        let mut used = 0.0;
+        let cut = text.char_indices().find(|(_, c)| {
+            used += advance(*c) / f32::from(FONT.units_per_em()) * size;
+            used > room
+        });
+        text.truncate(cut.map_or(0, |(at, _)| at));
+        text.push('…');
+    }
+    text
+}
+
+/// A frame, in units of the font, for a character that it lacks.
+fn frame() -> Vec<Vec<Point>> {
     let em = f32::from(FONT.units_per_em());
-    text.chars().map(|c| advance(glyph(c))).sum::<f32>() / em * size
+    let rectangle = |inset: f32| {
+        let (left, right) = ((0.1 + inset) * em, (0.9 - inset) * em);
+        let (foot, head) = (inset * em, (0.73 - inset) * em);
+        vec![(left, foot), (left, head), (right, head), (right, foot)]
+    };
+    // The other way round inside: what is between them is filled.
+    let mut inner = rectangle(0.06);
+    inner.reverse();
+    vec![rectangle(0.0), inner]
 }
 
 fn hex(paint: &Paint) -> String {
     let (r, g, b) = paint.rgb;
     format!("#{r:02x}{g:02x}{b:02x}")
-}
-
-/// Text that is safe in HTML and XML, attributes included.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 fn skia_path(contours: &[Vec<Point>], close: bool) -> Option<tiny_skia::Path> {

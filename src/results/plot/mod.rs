@@ -4,14 +4,12 @@ mod backend;
 pub mod canvas;
 pub mod chart;
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
-
-use chart::{Axis, Chart, Marker, Series};
+use chart::{Axis, Chart, Scale, Series};
 
 use super::measure;
 use super::record::{Record, Setting};
 use crate::error::{Error, Result};
+use crate::optim::{self, Look, Marker, Shape};
 
 /// What to draw of a record.
 #[derive(Clone, Debug)]
@@ -26,38 +24,15 @@ pub struct Selection<'a> {
     pub log_y: Option<bool>,
 }
 
-/// Each method's colour.
-pub static COLOURS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-    let text = include_str!("../../../assets/colours.json");
-    serde_json::from_str(text).expect("the embedded table is whole")
-});
+/// Methods that the table of optimizers does not know share this.
+const UNKNOWN: Look = Look {
+    colour: 0x80_8080,
+    marker: Marker::Hollow(Shape::Diamond),
+};
 
-fn colour(method: &str) -> (u8, u8, u8) {
-    let hex = COLOURS.get(method).or_else(|| COLOURS.get("default"));
-    let number = hex.and_then(|h| u32::from_str_radix(h.trim_start_matches('#'), 16).ok());
-    let [_, r, g, b] = number.unwrap_or(0x80_8080).to_be_bytes();
-    (r, g, b)
-}
-
-/// A shape of its own for every method of the table; unknown methods share the last one.
-fn marker(method: &str) -> Marker {
-    let circle = Marker::Polygon(24, 0);
-    let (up, down, left, right) = (-90, 90, 180, 0);
-    match method {
-        "sgd" => Marker::Polygon(4, up),
-        "sgd-m" => Marker::Polygon(4, 45),
-        "adam" => Marker::Polygon(3, up),
-        "adamw" => Marker::Polygon(3, down),
-        "momo" => circle,
-        "momo-adam" => Marker::Polygon(6, 0),
-        "momo-star" => Marker::Polygon(3, left),
-        "momo-adam-star" => Marker::Polygon(3, right),
-        "prox-sps" => Marker::Polygon(5, up),
-        "adabelief" => Marker::Polygon(4, up),
-        "adabound" => Marker::Polygon(3, down),
-        "lion" => Marker::Polygon(5, down),
-        _ => Marker::Polygon(8, 0),
-    }
+/// A method's colour and marker.
+pub fn look(method: &str) -> Look {
+    optim::row(method).map_or(UNKNOWN, |row| row.look)
 }
 
 /// A metric's name on an axis.
@@ -88,9 +63,12 @@ fn methods<'a>(record: &'a Record, selection: &Selection) -> Result<Vec<&'a str>
     Ok(all.into_iter().filter(keep).collect())
 }
 
-fn log_y(record: &Record, metric: &str, selection: &Selection) -> bool {
+fn y_scale(record: &Record, metric: &str, selection: &Selection) -> Scale {
     let loss = metric.ends_with("loss") || (metric.ends_with("score") && !record.accuracy);
-    selection.log_y.unwrap_or(loss)
+    match selection.log_y.unwrap_or(loss) {
+        true => Scale::Log,
+        false => Scale::Linear,
+    }
 }
 
 /// A metric over the epochs: the best settings of every method, with a band of one standard deviation.
@@ -101,7 +79,7 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
     let mut series = Vec::new();
     for method in methods(record, selection)? {
         let best = record.ranking(method, rank, None);
-        for setting in best.into_iter().take(selection.top.max(1)) {
+        for (nth, setting) in best.into_iter().take(selection.top.max(1)).enumerate() {
             let curve = &setting.curves[column];
             let rows = record.epochs.iter().zip(curve.mean.iter().zip(&curve.std));
             let points: Vec<[f64; 4]> = rows
@@ -114,9 +92,9 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
             let note = if finite { "" } else { " (diverged)" };
             series.push(Series {
                 label: format!("{method}{lr}{note}"),
-                color: colour(method),
-                marker: marker(method),
-                dashed: false,
+                look: look(method),
+                marked: true,
+                dash: nth,
                 points,
                 diverged: Vec::new(),
             });
@@ -126,11 +104,11 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
         title: record.name.clone(),
         x: Axis {
             title: "Epoch".into(),
-            log: false,
+            scale: Scale::Whole,
         },
         y: Axis {
             title: metric_title(metric),
-            log: log_y(record, metric, selection),
+            scale: y_scale(record, metric, selection),
         },
         series,
         diverged_on_top: false,
@@ -181,9 +159,9 @@ pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result
         };
         series.push(Series {
             label: format!("{method}{note}"),
-            color: colour(method),
-            marker: marker(method),
-            dashed: false,
+            look: look(method),
+            marked: true,
+            dash: 0,
             points,
             diverged,
         });
@@ -192,11 +170,11 @@ pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result
         title: record.name.clone(),
         x: Axis {
             title: "Learning rate".into(),
-            log: true,
+            scale: Scale::Log,
         },
         y: Axis {
             title: format!("{}, last epoch", metric_title(metric)),
-            log: log_y(record, metric, selection),
+            scale: y_scale(record, metric, selection),
         },
         series,
         diverged_on_top: !up,
@@ -218,9 +196,9 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
         if !points.is_empty() {
             series.push(Series {
                 label: method.to_owned(),
-                color: colour(method),
-                marker: marker(method),
-                dashed: false,
+                look: look(method),
+                marked: true,
+                dash: 0,
                 points,
                 diverged: Vec::new(),
             });
@@ -237,9 +215,9 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
     }
     series.push(Series {
         label: "learning rate".into(),
-        color: colour("default"),
-        marker: Marker::None,
-        dashed: true,
+        look: UNKNOWN,
+        marked: false,
+        dash: 1,
         points: [low, high].map(|x| [x, x, x, x]).to_vec(),
         diverged: Vec::new(),
     });
@@ -247,11 +225,11 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
         title: record.name.clone(),
         x: Axis {
             title: "Learning rate".into(),
-            log: true,
+            scale: Scale::Log,
         },
         y: Axis {
             title: "Adaptive step size".into(),
-            log: true,
+            scale: Scale::Log,
         },
         series,
         diverged_on_top: false,
