@@ -214,6 +214,8 @@ fn other_axes_have_three_labels_too() {
         vec![0.7],
         vec![1e9, 1.1e9],
         vec![1e-30, 1.0, 1e30],
+        // Steps of 5 would leave two.
+        vec![5.85, 16.65],
     ] {
         for log_y in [true, false] {
             let record = record("x", &[("adam", losses.clone())]);
