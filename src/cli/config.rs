@@ -235,7 +235,7 @@ impl Split {
         };
         let advice = match existing {
             Existing::Refuse => "choose another folder, or say --overwrite",
-            Existing::Replace => "remove what is left of another split, or choose another folder",
+            _ => "remove what is left of another split, or choose another folder",
         };
         Err(Error::new(
             Kind::CannotCreate,

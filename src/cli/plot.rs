@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::print;
-use super::sources::Sources;
+use super::sources::{Overwrite, Sources};
 use crate::error::{Error, Result};
-use crate::results::file::{self, Existing};
+use crate::results::file;
 use crate::results::plot::{self, Selection, chart::Chart};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,6 +59,8 @@ pub struct Args {
     /// Folder for the figures
     #[arg(long, value_name = "DIR", default_value = "plots")]
     out_dir: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 fn width(text: &str) -> std::result::Result<f64, String> {
@@ -106,6 +108,7 @@ impl Args {
             }
         }
         let mut lacking = BTreeSet::new();
+        let mut files = Vec::new();
         for (name, chart) in charts {
             let canvas = chart.draw(self.width);
             let (bytes, extension) = match self.format {
@@ -119,7 +122,10 @@ impl Args {
             // A metric's name is part of a file's name.
             let file = format!("{name}.{extension}").replace('/', "_");
             let path = self.out_dir.join(&record.name).join(file);
-            file::write(&path, &bytes, Existing::Replace)?;
+            files.push((path, bytes));
+        }
+        file::write_all(&files, self.overwrite.into())?;
+        for (path, _) in &files {
             print::println(path.display())?;
         }
         if !lacking.is_empty() {

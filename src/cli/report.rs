@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::print::println;
-use super::sources::Sources;
+use super::sources::{Overwrite, Sources};
 use crate::error::Result;
-use crate::results::file::{self, Existing};
+use crate::results::file;
 use crate::results::report;
 
 /// Write one HTML file with table, figures, runs and data of experiments
@@ -24,13 +24,15 @@ pub struct Args {
     target: Option<f64>,
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 impl Args {
     pub fn run(self) -> Result<u8> {
         let records = self.sources.load_all(&self.ids)?;
         let html = report::html(&records, &self.score, self.target)?;
-        file::write(&self.out, html.as_bytes(), Existing::Replace)?;
+        file::write(&self.out, html.as_bytes(), self.overwrite.into())?;
         println(self.out.display())?;
         Ok(0)
     }

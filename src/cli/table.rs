@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::sources::{Sources, write_or_print};
+use super::sources::{Overwrite, Sources, write_or_print};
 use crate::error::Result;
-use crate::results::file::Existing;
 use crate::results::table::{Column, Format, Query, Table};
 
 /// Best final score per method, mean ± std over the seeds, best in bold
@@ -32,6 +31,8 @@ pub struct Args {
     /// The file to write, `-` for stdout
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 impl Args {
@@ -44,7 +45,7 @@ impl Args {
             target: self.target,
         };
         let text = Table::new(&records, &query)?.render(self.format);
-        write_or_print(&self.out, &text, Existing::Replace)?;
+        write_or_print(&self.out, &text, self.overwrite.into())?;
         Ok(0)
     }
 }

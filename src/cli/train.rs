@@ -1,6 +1,6 @@
 //! `train`: from config files to output files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -17,7 +17,8 @@ use crate::config::{self, Experiment, Filter, RunConfig};
 use crate::data::{Library, fetch};
 use crate::device::Target;
 use crate::error::{Error, Kind, Result};
-use crate::results::store::{Options, Store};
+use crate::results::file::Lock;
+use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
 use crate::train::checkpoint::{self, Checkpoint, Weights};
 use crate::train::sweep::{self, lock};
@@ -51,7 +52,8 @@ pub struct Train {
     /// Print the runs and stop
     #[arg(long)]
     dry_run: bool,
-    /// Start anew; the output that is there becomes DIR/<name>.json.bak
+    /// Train runs again that the output has: all, or those that --only selects. The output that is there is kept as
+    /// DIR/<name>.json.bak
     #[arg(long)]
     overwrite: bool,
     /// Download nothing
@@ -82,6 +84,17 @@ struct Job {
     experiment: Experiment,
     store: Store,
     pending: Vec<(usize, RunConfig)>,
+    weights: Option<WeightFiles>,
+}
+
+/// Given up in reverse order: the folder that was made for the first one goes last, if nothing is in it.
+#[derive(Default)]
+struct Jobs(VecDeque<Job>);
+
+/// The files that the weights of pending runs go to, in a folder that this process holds.
+struct WeightFiles {
+    paths: Vec<PathBuf>,
+    _lock: Lock,
 }
 
 impl Train {
@@ -99,20 +112,20 @@ impl Train {
             save: None,
         };
         // Every output is taken before anything is trained.
-        let jobs: Vec<Job> = experiments
-            .into_iter()
-            .map(|experiment| self.open(experiment))
-            .collect::<Result<_>>()?;
+        let mut jobs = Jobs::default();
+        for experiment in experiments {
+            jobs.0.push_back(self.open(experiment)?);
+        }
         let library = Library::new(
             &self.data_dir,
             self.offline,
             fetch::Options::new(Vec::new(), self.quiet),
         );
         // What is wrong with any of them is told before anything is trained, too.
-        check(&jobs, &library, target, &weights)?;
+        jobs.check(&library, target, &weights)?;
         let mut failure = None;
-        for job in jobs {
-            weights.save = self.weight_files(&job)?;
+        while let Some(job) = jobs.0.pop_front() {
+            weights.save = job.weights.as_ref().map(|files| files.paths.clone());
             let outcome = self.train(&job, &library, target, &weights)?;
             failure = failure.or(outcome);
             if let Some(signal) = signals::received() {
@@ -164,16 +177,22 @@ impl Train {
     }
 
     fn open(&self, experiment: Experiment) -> Result<Job> {
+        let overwrite = match self.only.is_empty() {
+            true => Overwrite::All,
+            false => Overwrite::Selected,
+        };
         let options = Options {
-            overwrite: self.overwrite,
+            overwrite: self.overwrite.then_some(overwrite),
             strict_json: self.strict_json,
+            ..Options::default()
         };
         let store = Store::open(&self.output_dir, &experiment.id, options)?;
         let configs: Vec<_> = experiment.runs.iter().map(RunConfig::to_json).collect();
         let done = store.settle(&configs);
         let runs = experiment.runs.iter().cloned().enumerate();
-        let pending = runs.filter(|(index, _)| !done[*index]).collect();
+        let pending: Vec<_> = runs.filter(|(index, _)| !done[*index]).collect();
         Ok(Job {
+            weights: self.weight_files(&experiment, &pending)?,
             experiment,
             store,
             pending,
@@ -196,22 +215,24 @@ impl Train {
         Ok(0)
     }
 
-    /// Where the weights of each pending run go, the folder being made.
-    fn weight_files(&self, job: &Job) -> Result<Option<Vec<PathBuf>>> {
+    /// Where the weights of pending runs go, if they are to be saved.
+    fn weight_files(
+        &self,
+        Experiment { id, runs, .. }: &Experiment,
+        pending: &[(usize, RunConfig)],
+    ) -> Result<Option<WeightFiles>> {
         let Some(dir) = &self.save_weights else {
             return Ok(None);
         };
         let default = || self.output_dir.join("weights");
-        let folder = dir.clone().unwrap_or_else(default).join(&job.experiment.id);
-        std::fs::create_dir_all(&folder).map_err(|e| {
-            let folder = folder.display();
-            let text = format!("cannot create {folder}: {e}; use another with --save-weights=DIR");
-            Error::new(Kind::CannotCreate, text)
-        })?;
-        let all: Vec<&RunConfig> = job.experiment.runs.iter().collect();
+        let folder = dir.clone().unwrap_or_else(default).join(id);
+        let all: Vec<&RunConfig> = runs.iter().collect();
         let paths = checkpoint::paths(&folder, &all);
-        let pending = job.pending.iter().map(|(index, _)| paths[*index].clone());
-        Ok(Some(pending.collect()))
+        let pending = pending.iter().map(|(index, _)| paths[*index].clone());
+        Ok(Some(WeightFiles {
+            paths: pending.collect(),
+            _lock: checkpoint::take_folder(&folder)?,
+        }))
     }
 
     /// Trains what is left of an experiment. The kind of the first run's failure is returned if one failed.
@@ -278,18 +299,27 @@ impl Train {
     }
 }
 
-fn check(jobs: &[Job], library: &Library, target: Target, weights: &Weights) -> Result<()> {
-    let mut problems = Vec::new();
-    for job in jobs {
-        for error in sweep::check(&job.pending, library, target, weights) {
-            problems.push((error.kind, format!("{}: {error}", job.experiment.id)));
+impl Jobs {
+    /// An error that tells all that would keep any of them from training.
+    fn check(&self, library: &Library, target: Target, weights: &Weights) -> Result<()> {
+        let mut problems = Vec::new();
+        for job in &self.0 {
+            for error in sweep::check(&job.pending, library, target, weights) {
+                problems.push((error.kind, format!("{}: {error}", job.experiment.id)));
+            }
         }
+        let Some((kind, _)) = problems.first() else {
+            return Ok(());
+        };
+        let messages: Vec<&str> = problems.iter().map(|(_, text)| text.as_str()).collect();
+        Err(Error::new(*kind, messages.join("\n")))
     }
-    let Some((kind, _)) = problems.first() else {
-        return Ok(());
-    };
-    let messages: Vec<&str> = problems.iter().map(|(_, text)| text.as_str()).collect();
-    Err(Error::new(*kind, messages.join("\n")))
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        while self.0.pop_back().is_some() {}
+    }
 }
 
 /// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::escape;
 use super::json::{self, Json};
 use super::output::{self, python_str};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// `key=value`: a key of the config, or of its `opt`; the value as Python prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Filter {
 pub fn filter(path: &Path, filter: &Filter) -> Result<(String, usize, usize)> {
     let mut runs = Runs::default();
     let mut gone = 0;
-    for_each_run(path, |text, mut run| {
+    output::for_each_run(path, |text, mut run| {
         if !filter.passes(&run) {
             gone += 1;
             return Ok(());
@@ -102,7 +102,7 @@ pub fn merge(paths: &[PathBuf]) -> Result<(String, usize)> {
     let mut first: Option<(String, PathBuf)> = None;
     let mut seen: HashSet<String> = HashSet::new();
     for path in paths {
-        for_each_run(path, |text, run| {
+        output::for_each_run(path, |text, run| {
             let config = run.get("config").cloned().unwrap_or(Json::Null);
             let parts = [
                 "dataset",
@@ -204,19 +204,4 @@ impl Runs {
             format!("{}\n]", self.body)
         }
     }
-}
-
-fn for_each_run(
-    path: &Path,
-    mut each: impl for<'b> FnMut(&'b str, Json<'b>) -> std::result::Result<(), String>,
-) -> Result<()> {
-    let text = output::read_text(path)?;
-    let mut refused = false;
-    json::parse_items(&text, |text, run| {
-        each(text, run).inspect_err(|_| refused = true)
-    })
-    .map_err(|e| match refused {
-        true => Error::corrupt(format!("{}: {e}", path.display())),
-        false => output::not_whole(path, &e),
-    })
 }

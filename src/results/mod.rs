@@ -6,6 +6,7 @@ pub mod escape;
 pub mod file;
 pub mod identity;
 pub mod json;
+mod loose;
 pub mod measure;
 pub mod output;
 pub mod plot;
@@ -19,7 +20,7 @@ use serde_json::{Map, Value};
 
 pub use output::Run;
 pub use record::Record;
-pub use store::{Options, Store};
+pub use store::{Options, Overwrite, Store};
 
 use json::Json;
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::file;
 use super::json::{self, Json};
+use super::loose::{self, Loose};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -170,17 +172,38 @@ fn python_repr(value: &Value) -> String {
 
 /// Reads all runs of one output file.
 pub fn read(path: &Path) -> Result<Vec<Run>> {
-    let text = read_text(path)?;
     let mut runs = Vec::new();
-    json::parse_items(&text, |_, run| {
+    for_each_run(path, |_, run| {
         runs.push(Run::from_json(&run, path)?);
         Ok(())
-    })
-    .map_err(|e| not_whole(path, &e))?;
+    })?;
     Ok(runs)
 }
 
-pub(super) fn not_whole(path: &Path, cause: &json::SyntaxError) -> Error {
+/// Hands over all runs of one output file with their texts: those that it holds, and those that a process that is
+/// training, or was killed, has finished since.
+pub(super) fn for_each_run(
+    path: &Path,
+    mut each: impl for<'b> FnMut(&'b str, Json<'b>) -> std::result::Result<(), String>,
+) -> Result<()> {
+    // Before the file itself: what goes from there in between comes into the file.
+    let loose = match file::target(path) {
+        Ok(target) => Loose::of(&target).read()?,
+        // There is no such folder.
+        Err(_) => loose::Texts::new(),
+    };
+    let text = read_text(path)?;
+    let mut refused = false;
+    loose::all(&text, loose, |text, run| {
+        each(text, run).inspect_err(|_| refused = true)
+    })
+    .map_err(|e| match refused {
+        true => Error::corrupt(format!("{}: {e}", path.display())),
+        false => not_whole(path, &e),
+    })
+}
+
+fn not_whole(path: &Path, cause: &json::SyntaxError) -> Error {
     Error::corrupt(format!(
         "{}: {cause}; is it a whole output file, and not being written at this moment?",
         path.display()

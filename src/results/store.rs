@@ -1,46 +1,65 @@
 //! The output file while it grows: `DIR/<id>.json`, whole at any moment, written by one process at a time.
 //!
-//! A save writes all runs to a temporary file in the same folder, fsyncs it, renames it over the output
-//! and fsyncs the folder. A kill, a full disk or a power cut leaves the last whole file.
+//! A finished run goes to a file of its own ([`Loose`]), which takes as long for the last run as for the first. The
+//! output is written anew at the end, and from time to time.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use tempfile::NamedTempFile;
 
 use super::RunResult;
-use super::file::temporary;
+use super::file::{Existing, Lock};
+use super::identity::Identity;
 use super::json::{self, Json};
-use super::timestamp::timestamp;
+use super::loose::{self, Loose};
+use crate::config::canonical;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 
-#[derive(Clone, Copy, Debug, Default)]
+/// Which runs of the output that is there are not kept. They stay until the first new one is saved, and then under
+/// another name, `<id>.json.bak`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overwrite {
+    /// All: the output starts anew.
+    All,
+    /// Those that have a place in the experiment.
+    Selected,
+}
+
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Start anew; the first save renames the file that is there to `<id>.json.bak`.
-    pub overwrite: bool,
+    pub overwrite: Option<Overwrite>,
     /// Write null instead of NaN and Infinity.
     pub strict_json: bool,
+    /// The output is not written more often than this.
+    pub interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            overwrite: None,
+            strict_json: false,
+            interval: Duration::from_secs(30),
+        }
+    }
 }
 
 /// An output file that this process holds. All methods may be called from several threads.
 #[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
     path: PathBuf,
-    temp_prefix: String,
-    strict: bool,
+    loose: Loose,
+    options: Options,
     state: Mutex<State>,
-    saved: Condvar,
     /// Held until the process ends or drops the store.
-    _lock: Lock,
+    lock: Lock,
 }
 
 #[derive(Debug)]
@@ -49,11 +68,17 @@ struct State {
     kept: Vec<Stored>,
     /// Runs by their index in the experiment.
     runs: BTreeMap<usize, Stored>,
-    /// An old output that the next save moves out of the way.
+    /// Does the output lack some of them, or are they in another order there?
+    behind: bool,
+    /// Those that have files of their own.
+    loose: Vec<String>,
+    /// An old output that the next save keeps under another name.
     back_up: bool,
-    added: u64,
-    on_disk: u64,
-    saving: bool,
+    /// The output as we found it or left it; none while there is none.
+    seen: Option<Stamp>,
+    saved: Instant,
+    /// Where the runs go since somebody else has put something in the output's place.
+    elsewhere: Option<PathBuf>,
 }
 
 /// A run as it stands in the file.
@@ -61,6 +86,31 @@ struct State {
 struct Stored {
     key: String,
     text: Arc<str>,
+}
+
+/// What tells a file from another one of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Option<Stamp>> {
+        let stamp = |meta: Metadata| Stamp {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        };
+        match fs::symlink_metadata(path) {
+            Ok(meta) => Ok(Some(stamp(meta))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 impl Store {
@@ -71,49 +121,51 @@ impl Store {
                 "experiment id {id:?} cannot be a file name"
             )));
         }
-        survive_file_size_limits();
-        let lock = lock(dir, id)?;
-        let temp_prefix = format!(".tmp-{id}-");
-        remove_left_overs(dir, &temp_prefix)?;
-        temporary(dir, &temp_prefix)
-            .and_then(NamedTempFile::close)
-            .map_err(|e| cannot_create(dir, &e))?;
-
         let path = dir.join(format!("{id}.json"));
-        let exists = match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => true,
-            Ok(_) => {
-                return Err(Error::new(
-                    Kind::CannotCreate,
-                    format!(
-                        "{} is not a regular file: move it away or use another output folder",
-                        path.display()
-                    ),
-                ));
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => false,
-            Err(e) => return Err(Error::io("read", &path, &e)),
+        let lock = Lock::take(&path, "use another folder with --output-dir")?;
+        let loose = Loose::of(lock.target());
+        let cannot = |e| {
+            let dir = dir.display();
+            let text = format!("cannot write in {dir}: {e}; use another folder with --output-dir");
+            Error::new(Kind::CannotCreate, text)
         };
-        let kept = if exists && !options.overwrite {
-            read_stored(&path, options.strict_json)?
-        } else {
-            Vec::new()
-        };
+        lock.probe().and_then(|()| loose.tidy()).map_err(cannot)?;
+        let finished = loose.read()?;
+        let there = fs::exists(lock.target()).map_err(|e| Error::io("read", &path, &e))?;
+        let read = there && options.overwrite != Some(Overwrite::All);
+        let mut kept = Vec::new();
+        if read || !finished.is_empty() {
+            kept = read_stored(&path, there.then_some(lock.target()), finished.clone())?;
+        }
+        // Of a process that was killed. Now the output has what belongs to it, and can be kept in whole.
+        if !finished.is_empty() {
+            let save = lock.replace(Existing::Replace, |out| write_runs(out, kept.iter()));
+            save.map_err(|e| cannot_save(&path, &e))?;
+            loose.remove(finished.keys());
+        }
+        if options.overwrite == Some(Overwrite::All) {
+            kept.clear();
+        }
+        if options.strict_json {
+            kept.iter_mut().for_each(make_strict);
+        }
+        let seen = Stamp::of(lock.target()).map_err(|e| Error::io("read", &path, &e))?;
         Ok(Store {
-            dir: dir.to_owned(),
             path,
-            temp_prefix,
-            strict: options.strict_json,
+            loose,
+            options,
             state: Mutex::new(State {
                 kept,
                 runs: BTreeMap::new(),
-                back_up: exists && options.overwrite,
-                added: 0,
-                on_disk: 0,
-                saving: false,
+                // Not in the experiment's order yet.
+                behind: !finished.is_empty() && options.overwrite.is_none(),
+                loose: Vec::new(),
+                back_up: seen.is_some() && options.overwrite.is_some(),
+                seen,
+                saved: Instant::now(),
+                elsewhere: None,
             }),
-            saved: Condvar::new(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -131,13 +183,15 @@ impl Store {
     }
 
     /// Gives the runs that are there already their places among `configs`, the whole experiment in its
-    /// order, and says which of them those are. Runs without a place stay at the front of the file.
+    /// order, and says which of them those are; or leaves them out, if they are to be overwritten. Runs without a
+    /// place stay at the front of the file.
     pub fn settle(&self, configs: &[Map<String, Value>]) -> Vec<bool> {
         let places = configs.iter().enumerate();
         let places: HashMap<String, usize> = places.map(|(i, c)| (config_key(c), i)).collect();
         let mut state = self.state();
         for run in std::mem::take(&mut state.kept) {
             match places.get(&run.key) {
+                Some(_) if self.options.overwrite == Some(Overwrite::Selected) => {}
                 Some(&index) if !state.runs.contains_key(&index) => {
                     state.runs.insert(index, run);
                 }
@@ -151,39 +205,40 @@ impl Store {
 
     /// Adds a finished run, `index` being its place in the experiment. It is on disk when this returns.
     ///
-    /// Threads that add at the same time share a save. After an error the run is still in memory: the next
-    /// save that succeeds writes it too.
+    /// # Errors
+    /// The run is still in memory then: the next save that succeeds writes it too. If somebody else has removed the
+    /// output or put another file in its place, all runs are written elsewhere, and the error says where.
     pub fn add(&self, index: usize, run: &RunResult) -> Result<()> {
         let mut text = String::new();
-        json::write(&mut text, &run.to_json(), 1, self.strict);
+        json::write(&mut text, &run.to_json(), 1, self.options.strict_json);
+        let hash = Identity::new(&run.config, &run.summary).hash();
+        let text: Arc<str> = text.into();
         let stored = Stored {
             key: config_key(&run.config),
-            text: text.into(),
+            text: text.clone(),
         };
         let mut state = self.state();
         state.runs.insert(index, stored);
-        state.added += 1;
-        let mine = state.added;
-        while state.on_disk < mine {
-            if state.saving {
-                state = self.saved.wait(state).expect("no holder panics");
-                continue;
-            }
-            let texts: Vec<Arc<str>> = (state.kept.iter())
-                .chain(state.runs.values())
-                .map(|run| run.text.clone())
-                .collect();
-            let (all, back_up) = (state.added, state.back_up);
-            state.saving = true;
-            drop(state);
-            let outcome = self.save(&texts, back_up);
-            state = self.state();
-            state.saving = false;
-            self.saved.notify_all();
-            outcome?;
-            state.back_up = false;
-            state.on_disk = all;
+        state.behind = true;
+        // Without an output of ours there is nothing that the file of a run could belong to.
+        let first = state.seen.is_none() || state.back_up;
+        if first || !self.untouched(&state)? || state.saved.elapsed() >= self.options.interval {
+            return self.save(&mut state);
         }
+        drop(state);
+        let added = self.loose.add(&hash, &text);
+        added.map_err(|e| cannot_save(&self.path, &e))?;
+        self.state().loose.push(hash);
+        Ok(())
+    }
+
+    /// Writes the output anew if that is due.
+    pub fn finish(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.behind {
+            return self.save(&mut state);
+        }
+        self.loose.remove(&std::mem::take(&mut state.loose));
         Ok(())
     }
 
@@ -191,163 +246,88 @@ impl Store {
         self.state.lock().expect("no holder panics")
     }
 
-    fn save(&self, runs: &[Arc<str>], back_up: bool) -> Result<()> {
-        self.replace(runs, back_up).map_err(|e| {
-            Error::new(
-                Kind::Io,
-                format!(
-                    "cannot save {}: {e}; the runs saved earlier are intact",
-                    self.path.display()
-                ),
-            )
-        })
+    /// Is the output as we left it?
+    fn untouched(&self, state: &State) -> Result<bool> {
+        let now = Stamp::of(self.lock.target()).map_err(|e| Error::io("read", &self.path, &e))?;
+        Ok(state.elsewhere.is_none() && now == state.seen)
     }
 
-    fn replace(&self, runs: &[Arc<str>], back_up: bool) -> std::io::Result<()> {
-        // Dropping it on an error removes it.
-        let mut temp = temporary(&self.dir, &self.temp_prefix)?;
-        {
-            let mut out = std::io::BufWriter::with_capacity(1 << 16, temp.as_file_mut());
-            for (i, run) in runs.iter().enumerate() {
-                out.write_all(if i == 0 { b"[\n    " } else { b",\n    " })?;
-                out.write_all(run.as_bytes())?;
-            }
-            out.write_all(b"\n]")?;
-            out.flush()?;
+    fn save(&self, state: &mut State) -> Result<()> {
+        if !self.untouched(state)? {
+            return Err(self.save_elsewhere(state));
         }
-        temp.as_file().sync_all()?;
-        if back_up {
-            match fs::rename(&self.path, self.path.with_extension("json.bak")) {
-                // A save that failed after this line has moved it already.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                outcome => outcome?,
+        let mut save = || {
+            let existing = match (state.seen, state.back_up) {
+                (None, _) => Existing::Refuse,
+                (Some(_), false) => Existing::Replace,
+                (Some(_), true) => Existing::Keep,
+            };
+            let runs = state.kept.iter().chain(state.runs.values());
+            (self.lock).replace(existing, |out| write_runs(out, runs))?;
+            state.seen = Stamp::of(self.lock.target())?;
+            state.back_up = false;
+            io::Result::Ok(())
+        };
+        save().map_err(|e| cannot_save(&self.path, &e))?;
+        self.loose.remove(&std::mem::take(&mut state.loose));
+        state.behind = false;
+        state.saved = Instant::now();
+        Ok(())
+    }
+
+    /// The output is gone, or it is not ours any more: nothing is written over what others have made.
+    fn save_elsewhere(&self, state: &mut State) -> Error {
+        let runs = state.kept.iter().chain(state.runs.values());
+        let count = runs.clone().count();
+        let write = |out: &mut dyn Write| write_runs(out, runs);
+        let path = self.path.display();
+        let written = match &state.elsewhere {
+            Some(place) => super::file::replace(place, ".tmp-", write).map(|()| place.clone()),
+            None => self.lock.write_beside(write),
+        };
+        match written {
+            Ok(place) => {
+                // They are no runs of what is there now.
+                self.loose.remove(&std::mem::take(&mut state.loose));
+                state.behind = false;
+                let text = format!(
+                    "{path} was removed or changed by somebody else since this command began, and is left as it is; \
+                     all {count} runs are in {}",
+                    place.display()
+                );
+                state.elsewhere = Some(place);
+                Error::new(Kind::Io, text)
             }
+            Err(e) => cannot_save(&self.path, &e),
         }
-        temp.persist(&self.path).map_err(|e| e.error)?;
-        File::open(&self.dir)?.sync_all()
     }
 }
 
-/// A write beyond `ulimit -f` ends the process by default; with a handler, it fails like one on a full disk.
-fn survive_file_size_limits() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let flag = Arc::new(AtomicBool::new(false));
-        // Where it cannot be installed the default stays: no save is lost by that.
-        let _ = signal_hook::flag::register(libc::SIGXFSZ, flag);
-    });
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `finish`. What could not be written is still in files of its own.
+        let _ = self.finish();
+    }
 }
 
-fn cannot_create(path: &Path, cause: &std::io::Error) -> Error {
+fn cannot_save(path: &Path, cause: &io::Error) -> Error {
+    let path = path.display();
     Error::new(
-        Kind::CannotCreate,
-        format!(
-            "cannot write in the output folder: {}: {cause}; use another one with --output-dir",
-            path.display()
-        ),
+        Kind::Io,
+        format!("cannot save {path}: {cause}; the runs saved earlier are intact"),
     )
 }
 
-/// A locked file, and the folder if it was made for it. When dropped, the file goes, and so does the folder
-/// if nothing is in it.
-///
-/// The lock is given up in so many words: closing the file alone would leave it to a child process that is
-/// being started at that moment and has inherited it.
-#[derive(Debug)]
-struct Lock {
-    file: File,
-    path: PathBuf,
-    made: Option<PathBuf>,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // On failure a file stays that means nothing, and the lock ends with the process.
-        let _ = fs::remove_file(&self.path);
-        let _ = self.made.as_ref().map(fs::remove_dir);
-        let _ = self.file.unlock();
+fn write_runs<'a>(out: &mut dyn Write, runs: impl Iterator<Item = &'a Stored>) -> io::Result<()> {
+    for (i, run) in runs.enumerate() {
+        out.write_all(if i == 0 { b"[\n    " } else { b",\n    " })?;
+        out.write_all(run.text.as_bytes())?;
     }
+    out.write_all(b"\n]")
 }
 
-/// Locks `dir/.<id>.lock` and writes into it who we are.
-fn lock(dir: &Path, id: &str) -> Result<Lock> {
-    let made = (!dir.exists()).then(|| dir.to_owned());
-    fs::create_dir_all(dir).map_err(|e| cannot_create(dir, &e))?;
-    let path = dir.join(format!(".{id}.lock"));
-    let file = loop {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(&path).map_err(|e| cannot_create(&path, &e))?;
-        match file.try_lock() {
-            // Its holder may have removed it since we opened it; a lock on it would keep nobody out.
-            Ok(()) if is_at(&file, &path) => break file,
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Empty between the holder's lock and its note.
-                let _ = file.read_to_string(&mut holder);
-                return Err(Error::new(
-                    Kind::Locked,
-                    format!(
-                        "{} is being written by another process ({}): wait until it ends, or use another \
-                         folder with --output-dir",
-                        dir.join(format!("{id}.json")).display(),
-                        if holder.is_empty() {
-                            "unknown"
-                        } else {
-                            holder.trim_end()
-                        },
-                    ),
-                ));
-            }
-            Err(TryLockError::Error(e)) => return Err(cannot_create(&path, &e)),
-        }
-    };
-    let mut lock = Lock { file, path, made };
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let note = format!(
-        "pid {} on {} since {} UTC\n",
-        std::process::id(),
-        if host.is_empty() {
-            "an unknown host"
-        } else {
-            host.trim_end()
-        },
-        timestamp(SystemTime::now()),
-    );
-    (lock.file.set_len(0))
-        .and_then(|()| lock.file.rewind())
-        .and_then(|()| lock.file.write_all(note.as_bytes()))
-        .map_err(|e| cannot_create(&lock.path, &e))?;
-    Ok(lock)
-}
-
-/// Is this open file the one that has this name?
-fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => inode(open) == inode(named),
-        _ => false,
-    }
-}
-
-/// Removes temporary files of killed saves of this output: we hold the lock, so nobody is writing them.
-fn remove_left_overs(dir: &Path, prefix: &str) -> Result<()> {
-    for entry in fs::read_dir(dir).map_err(|e| cannot_create(dir, &e))? {
-        let entry = entry.map_err(|e| Error::io("read", dir, &e))?;
-        let name = entry.file_name();
-        let suffix = name.to_str().and_then(|name| name.strip_prefix(prefix));
-        // Experiment `a` must not touch `.tmp-a-b-XXXXXX` of experiment `a-b`.
-        if suffix.is_some_and(|suffix| !suffix.contains('-')) {
-            let path = entry.path();
-            fs::remove_file(&path).map_err(|e| cannot_create(&path, &e))?;
-        }
-    }
-    Ok(())
-}
-
-/// The runs of an existing output, verbatim (with nulls for non-finite numbers if `strict`).
-fn read_stored(path: &Path, strict: bool) -> Result<Vec<Stored>> {
+/// The runs of an existing output, verbatim, and those that do not stand in it yet.
+fn read_stored(path: &Path, target: Option<&Path>, finished: loose::Texts) -> Result<Vec<Stored>> {
     let corrupt = |what: String| {
         Error::corrupt(format!(
             "{}: {what}; the file is left as it is: repair it, move it away, or start anew with \
@@ -355,23 +335,19 @@ fn read_stored(path: &Path, strict: bool) -> Result<Vec<Stored>> {
             path.display()
         ))
     };
-    let text = files::read_to_string(path).map_err(|e| match e.kind() {
-        ErrorKind::InvalidData => corrupt("not UTF-8".into()),
-        _ => Error::io("read", path, &e),
-    })?;
+    let text = match target {
+        None => "[]".to_owned(),
+        Some(target) => files::read_to_string(target).map_err(|e| match e.kind() {
+            ErrorKind::InvalidData => corrupt("not UTF-8".into()),
+            _ => Error::io("read", path, &e),
+        })?,
+    };
     let mut runs = Vec::new();
-    json::parse_items(&text, |text, run| {
+    loose::all(&text, finished, |text, run| {
         let Some(config @ Json::Dict(_)) = run.get("config") else {
             return Err("a run without \"config\"".into());
         };
-        let text = if strict {
-            let mut out = String::new();
-            json::write(&mut out, &run, 1, true);
-            out.into()
-        } else {
-            text.into()
-        };
-        let key = canonical(config);
+        let (key, text) = (canonical(&config.to_value()), text.into());
         runs.push(Stored { key, text });
         Ok(())
     })
@@ -380,28 +356,13 @@ fn read_stored(path: &Path, strict: bool) -> Result<Vec<Stored>> {
 }
 
 fn config_key(config: &Map<String, Value>) -> String {
-    canonical(&config.into())
+    canonical(&Value::Object(config.clone()))
 }
 
-/// A text that two configs share if and only if Python calls them equal, but for True and 1.
-fn canonical(config: &Json) -> String {
-    fn whole_numbers(value: &Json) -> Json<'static> {
-        match value {
-            Json::Float(x) if x.fract() == 0.0 && x.abs() < 1e15 => {
-                Json::Int((*x as i64).to_string().into())
-            }
-            Json::Float(x) => Json::Float(*x),
-            Json::List(items) => Json::List(items.iter().map(whole_numbers).collect()),
-            Json::Dict(members) => {
-                let members = members.iter();
-                let owned = |k: &str| k.to_owned().into();
-                Json::Dict(members.map(|(k, v)| (owned(k), whole_numbers(v))).collect())
-            }
-            Json::Null => Json::Null,
-            Json::Bool(b) => Json::Bool(*b),
-            Json::Int(digits) => Json::Int(digits.to_string().into()),
-            Json::Str(s) => Json::Str(s.to_string().into()),
-        }
-    }
-    json::dumps(&whole_numbers(config), false)
+/// Writes a run's text again, with nulls for numbers that are not finite.
+fn make_strict(run: &mut Stored) {
+    let mut out = String::new();
+    let parsed = json::parse(&run.text).expect("parsed when it was read");
+    json::write(&mut out, &parsed, 1, true);
+    run.text = out.into();
 }

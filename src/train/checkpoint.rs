@@ -2,9 +2,6 @@
 //! of the reference's model takes them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -14,11 +11,25 @@ use crate::config::RunConfig;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::graph::{Params, Tensor};
+use crate::results::file::{self, Lock};
 
 /// Beside its running averages PyTorch's batch norm counts the batches that went into them, as a scalar of 64
 /// bits.
 const AVERAGE: &str = "running_mean";
 const COUNT: &str = "num_batches_tracked";
+
+/// Names of a lock and of temporary files in a folder of weights.
+const NAME: &str = "weights";
+const TEMPORARY: &str = ".tmp-weights-";
+
+/// Takes a folder for weights, which is made: no other process writes there until the lock is dropped. What killed ones
+/// left half written goes.
+pub fn take_folder(folder: &Path) -> Result<Lock> {
+    Lock::take(
+        &folder.join(NAME),
+        "use another folder with --save-weights=DIR",
+    )
+}
 
 /// What a sweep does with weights.
 #[derive(Default)]
@@ -79,19 +90,7 @@ impl Snapshot<'_> {
             Error::new(Kind::Io, format!("cannot save weights to {path}: {e}"))
         };
         let bytes = self.encode(config).map_err(|e| failed(&e))?;
-        let folder = path.parent().expect("a file lies in a folder");
-        let mut temp = tempfile::Builder::new()
-            .prefix(".tmp-")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)
-            .map_err(|e| failed(&e))?;
-        let written = temp
-            .write_all(&bytes)
-            .and_then(|()| temp.as_file().sync_all());
-        written.map_err(|e| failed(&e))?;
-        temp.persist(path).map_err(|e| failed(&e.error))?;
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|e| failed(&e))
+        file::replace(path, TEMPORARY, |out| out.write_all(&bytes)).map_err(|e| failed(&e))
     }
 
     fn encode(

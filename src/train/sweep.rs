@@ -91,7 +91,7 @@ pub fn sweep(
     progress: &dyn Progress,
 ) -> Result<Option<Kind>> {
     let Some((_, first)) = pending.first() else {
-        return Ok(None);
+        return store.finish().map(|()| None);
     };
     let data = library.load(first)?;
     let plans = Plans::new(first, &data.train, &data.val, target.device, Mode::Train)?;
@@ -168,9 +168,10 @@ pub fn sweep(
             }
         });
     }
+    let finished = store.finish();
     match end.into_inner().unwrap_or(None) {
         Some(error) => Err(error),
-        None => Ok(failure.into_inner().unwrap_or(None)),
+        None => finished.map(|()| failure.into_inner().unwrap_or(None)),
     }
 }
 

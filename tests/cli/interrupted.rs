@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::program::{Folder, Ran, runs_in, send, without_times};
 use serde_json::{Value, json};
 use stepback_native::random::torch::Generator;
+use stepback_native::results::output::read;
 
 /// `runs` runs of so many epochs, each epoch being 20 steps.
 fn sweep(runs: usize, epochs: usize) -> Value {
@@ -83,11 +84,15 @@ fn an_output_has_one_writer() {
     let mut child = started(&folder);
     let second = folder.run("train sweep.json");
     let third = folder.run("train sweep.json --overwrite");
+    let text = folder.read("output/sweep.json");
+    folder.write("all.json", &text);
+    let merge = "output merge all.json --overwrite --out output/sweep.json";
+    let merged = folder.run(merge);
     let elsewhere = folder.run("train sweep.json --epochs 1 --output-dir other");
     child.kill().unwrap();
     child.wait().unwrap();
     let holder = format!("pid {}", child.id());
-    for refused in [second, third] {
+    for refused in [second, third, merged] {
         refused.code(11).says(&["output/sweep.json", &holder]);
     }
     elsewhere.code(0);
@@ -95,6 +100,20 @@ fn an_output_has_one_writer() {
     folder
         .run("train sweep.json --overwrite --epochs 1")
         .code(0);
+}
+
+#[test]
+fn an_output_that_somebody_removes_is_noticed() {
+    let folder = Folder::new();
+    folder.config("sweep", &sweep(20, 1000));
+    let child = started(&folder);
+    std::fs::remove_file(folder.path("output/sweep.json")).unwrap();
+    let ran = Ran::from(child.wait_with_output().unwrap()).code(74);
+    let told = "output/sweep.json was removed or changed";
+    assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    let runs = runs_in(&folder.read("output/sweep.json.bak"));
+    assert!((2..20).contains(&runs), "{runs}");
+    assert_eq!(folder.names("output"), ["sweep.json.bak"]);
 }
 
 #[test]
@@ -118,7 +137,7 @@ fn no_kill_loses_a_finished_run() {
             let killed = output.status.signal() == Some(9);
             let ran = Ran::from(output);
             let now = match folder.exists("output/sweep.json") {
-                true => runs_in(&folder.read("output/sweep.json")),
+                true => read(&folder.path("output/sweep.json")).unwrap().len(),
                 false => 0,
             };
             let told = ran.stdout.matches('\n').count();

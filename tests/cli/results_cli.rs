@@ -550,7 +550,12 @@ fn a_method_that_diverged_throughout_is_shown_as_such() {
     assert_eq!(list.matches("diverged in epoch 0").count(), 4);
     // Nothing but NaN at all.
     output(&folder, "x", &runs[2..3]);
-    for command in ["record x --out -", "table x", "plot x", "report x"] {
+    for command in [
+        "record x --out -",
+        "table x",
+        "plot x --overwrite",
+        "report x --overwrite",
+    ] {
         folder.run(command).code(0);
     }
 }
@@ -653,13 +658,13 @@ fn names_are_escaped_in_every_format() {
         command.arg("a<b>&").args(rest.split_whitespace());
         Ran::from(command.output().unwrap()).code(0)
     };
-    odd("plot", "curves");
+    odd("plot", "curves --overwrite");
     assert!(
         folder
             .read("plots/a<b>&/curves_val_score.svg")
             .contains(">a&lt;b&gt;&amp;</text>")
     );
-    odd("report", "");
+    odd("report", "--overwrite");
     assert!(
         folder
             .read("report.html")

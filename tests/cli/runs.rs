@@ -70,12 +70,40 @@ fn overwrite_keeps_the_old_file_as_bak() {
     let folder = Folder::new();
     folder.config("small", &small());
     let old = trained(&folder, "small.json");
-    let new = trained(
-        &folder,
-        "small.json --overwrite --only name=momo --epochs 1",
-    );
-    assert_eq!(runs_in(&new), 4);
+    let new = trained(&folder, "small.json --overwrite --epochs 1");
+    assert_eq!(runs_in(&new), 8);
     assert_eq!(folder.read("output/small.json.bak"), old);
+}
+
+#[test]
+fn overwrite_replaces_what_only_selects() {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    let old = trained(&folder, "small.json");
+    let ran = folder.run("train small.json --overwrite --only name=momo --json");
+    assert_eq!(ran.code(0).stdout.lines().count(), 4);
+    let new = folder.read("output/small.json");
+    assert_eq!(runs_in(&new), 8);
+    let sorted = |text: &str| {
+        let text = without_times(text);
+        let mut lines: Vec<String> = text
+            .lines()
+            .map(|l| l.trim_matches([' ', ',']).into())
+            .collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&new), sorted(&old));
+    trained(&folder, "small.json --overwrite --only name=adam");
+    assert_eq!(folder.read("output/small.json.bak"), old);
+    assert_eq!(folder.read("output/small.json.bak.1"), new);
+    let kept = old.lines().filter(|line| line.contains("_time\""));
+    let times = |text: &str| {
+        kept.clone()
+            .filter(|line| text.contains(line.trim()))
+            .count()
+    };
+    assert!(times(&new) < times(&old), "momo was not trained again");
 }
 
 #[test]

@@ -297,8 +297,12 @@ fn what_any_config_needs_is_checked_before_the_first_is_trained() {
     ] {
         let ran = folder.run(&format!("train {arguments}")).code(code);
         assert_eq!(ran.says(&fragments).stdout, "");
-        assert!(!folder.exists("output/a.json"), "{arguments}");
+        assert!(!folder.exists("output"), "{arguments}");
     }
+    let refused = "train a.json late.json --output-dir new/er --save-weights=deeper/weights";
+    folder.run(refused).code(2);
+    let left = [folder.exists("new"), folder.exists("deeper")];
+    assert_eq!(left, [false; 2], "a refused start leaves folders");
     folder
         .run("train a.json --output-dir deep/er/est --only lr=0.1")
         .code(0);
@@ -440,6 +444,53 @@ fn outputs_that_cannot_be_written() {
     assert_eq!(folder.read("file"), "text");
     fs::create_dir_all(folder.path("output/good.json")).unwrap();
     folder.run("train good.json").code(73).says(&["good.json"]);
+}
+
+#[test]
+fn nothing_is_replaced_without_being_asked() {
+    let folder = Folder::new();
+    folder.config("good", &linear());
+    folder.run("train good.json").code(0);
+    let output = folder.read("output/good.json");
+    let fifo = Command::new("mkfifo")
+        .arg(folder.path("fifo.json"))
+        .status();
+    assert!(fifo.unwrap().success());
+    folder
+        .run("output list fifo.json")
+        .says(&["fifo.json", "regular"]);
+    for command in [
+        "report good --out",
+        "table good --out",
+        "record good --out",
+        "output merge output/good.json --out",
+        "output filter output/good.json --keep lr=0.1 --out",
+        "output export output/good.json --out",
+    ] {
+        let ran = folder.run(&format!("{command} output/good.json")).code(73);
+        ran.says(&["output/good.json", "--overwrite"]);
+        assert_eq!(folder.read("output/good.json"), output);
+        folder
+            .run(&format!("{command} fifo.json --overwrite"))
+            .code(73)
+            .says(&["fifo.json", "regular"]);
+        folder.run(&format!("{command} new --overwrite")).code(0);
+    }
+    folder.run("plot good curves --format png").code(0);
+    fs::remove_file(folder.path("plots/good/curves_train_loss.png")).unwrap();
+    folder
+        .run("plot good curves --format png")
+        .code(73)
+        .says(&["curves_val_score.png", "--overwrite"]);
+    assert_eq!(
+        folder.names("plots/good"),
+        ["curves_val_score.png"],
+        "all or none"
+    );
+    folder
+        .run("plot good curves --format png --overwrite")
+        .code(0);
+    assert_eq!(folder.names("output"), ["good.json"]);
 }
 
 #[test]

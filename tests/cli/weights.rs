@@ -96,6 +96,25 @@ fn the_same_command_saves_the_same_bytes() {
 }
 
 #[test]
+fn what_a_killed_save_left_goes_and_a_folder_has_one_writer() {
+    let folder = Folder::new();
+    folder.config("small", &config(1, 4));
+    folder.write("output/weights/small/.tmp-weights-AbCdEf", "");
+    let save = "train -q small.json --save-weights";
+    folder.run(save).code(0);
+    let weights = folder.names("output/weights/small");
+    assert_eq!(weights.len(), 2, "{weights:?}");
+    let lock = fs::File::create(folder.path("output/weights/small/.weights.lock")).unwrap();
+    lock.lock().unwrap();
+    let ran = folder.run(&format!("{save} --overwrite")).code(11);
+    ran.says(&["output/weights/small", "--save-weights=DIR"]);
+    // Other outputs, the same weights.
+    let ran = folder.run("train -q small.json --save-weights=output/weights --output-dir new");
+    ran.code(11);
+    assert!(!folder.exists("new"));
+}
+
+#[test]
 fn a_folder_of_its_own_and_its_failures() {
     let folder = Folder::new();
     folder.config("small", &config(1, 4));

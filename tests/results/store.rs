@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use stepback_native::error::Kind;
-use stepback_native::results::{Epoch, Options, RunResult, Store, json as python};
+use stepback_native::results::edit::{Filter, filter};
+use stepback_native::results::file::{self, Existing};
+use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
 fn config(index: usize) -> Map<String, Value> {
     let config = json!({"opt": {"name": "sgd", "lr": 0.1}, "run_id": index});
@@ -52,6 +54,11 @@ fn open(dir: &Path) -> Store {
 
 fn read(dir: &Path) -> String {
     fs::read_to_string(dir.join("x.json")).unwrap()
+}
+
+/// What a reading command finds: the file's runs and those beside it.
+fn seen(dir: &Path) -> String {
+    filter(&dir.join("x.json"), &Filter::default()).unwrap().0
 }
 
 /// What Python would print for these runs.
@@ -95,7 +102,15 @@ fn child() {
         return;
     };
     let dir = std::path::PathBuf::from(std::env::var_os("STORE_DIR").unwrap());
-    let store = open(&dir);
+    // Kills fall on files of runs and on outputs that are being written.
+    let options = Options {
+        interval: match role.as_str() {
+            "fill" => Duration::from_millis(2),
+            _ => Options::default().interval,
+        },
+        ..Options::default()
+    };
+    let store = Store::open(&dir, "x", options).unwrap();
     match role.as_str() {
         "fill" => {
             let configs: Vec<_> = (0..RUNS).map(config).collect();
@@ -116,9 +131,14 @@ fn child() {
             println!("\nholding");
             std::thread::sleep(Duration::from_secs(60));
         }
+        "leave" => {
+            (0..3).for_each(|i| store.add(i, &run(i)).unwrap());
+            std::process::exit(0);
+        }
         "full" => {
-            let size = read(&dir).len() as u64;
-            limit_file_size(size + 100);
+            let noted = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
+            signal_hook::flag::register(libc::SIGXFSZ, noted).unwrap();
+            limit_file_size(100);
             let error = store.add(3, &run(3)).unwrap_err();
             println!("\nerror {:?} {error}", error.kind);
             limit_file_size(1 << 30);
@@ -182,7 +202,7 @@ fn no_kill_loses_a_run() {
         if added.is_empty() {
             continue;
         }
-        let text = read(dir.path());
+        let text = seen(dir.path());
         let runs = match python::parse(&text) {
             Ok(python::Json::List(runs)) => runs,
             other => panic!("round {round}: {other:?}"),
@@ -193,7 +213,7 @@ fn no_kill_loses_a_run() {
             assert!(there, "round {round}: run {i} was lost");
         }
         if ended {
-            assert_eq!(text, undisturbed);
+            assert_eq!(read(dir.path()), undisturbed);
             fs::remove_file(dir.path().join("x.json")).unwrap();
             added.clear();
             finished += 1;
@@ -284,7 +304,7 @@ fn a_full_disk_leaves_the_last_whole_file() {
 }
 
 #[test]
-fn threads_share_saves_and_the_file_is_in_config_order() {
+fn threads_add_side_by_side_and_the_file_is_in_config_order() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     std::thread::scope(|scope| {
@@ -293,11 +313,13 @@ fn threads_share_saves_and_the_file_is_in_config_order() {
             scope.spawn(move || {
                 for i in (0..200).rev().filter(|i| i % 8 == thread) {
                     store.add(i, &run(i)).unwrap();
-                    assert!(read(dir_of(store)).contains(&format!("\"run_id\": {i}\n")));
+                    assert!(seen(dir_of(store)).contains(&format!("\"run_id\": {i}\n")));
                 }
             });
         }
     });
+    drop(store);
+    assert_eq!(names(dir.path()), ["x.json"]);
     assert_eq!(read(dir.path()), file_of(&(0..200).collect::<Vec<_>>()));
 }
 
@@ -316,6 +338,7 @@ fn runs_of_the_reference_are_kept_byte_for_byte() {
     let store = open(dir.path());
     assert_eq!(read(dir.path()), published);
     store.add(0, &run(7)).unwrap();
+    store.finish().unwrap();
     let added = file_of(&[7]);
     let [old, new] = [&published, &added].map(|s| s.strip_suffix("\n]").unwrap());
     let joined = format!("{old},{}\n]", new.strip_prefix('[').unwrap());
@@ -341,6 +364,7 @@ fn finished_runs_are_found_and_take_their_place() {
     let configs: Vec<_> = (0..5).map(config).collect();
     assert_eq!(store.settle(&configs), [false, false, true, false, true]);
     store.add(3, &run(3)).unwrap();
+    store.finish().unwrap();
     assert_eq!(read(dir.path()), file_of(&[9, 2, 3, 4]));
 }
 
@@ -348,19 +372,246 @@ fn finished_runs_are_found_and_take_their_place() {
 fn overwrite_keeps_the_old_file_until_the_first_save_and_then_as_backup() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("x.json"), "even { this").unwrap();
-    let options = Options {
-        overwrite: true,
-        ..Options::default()
-    };
-    let store = Store::open(dir.path(), "x", options).unwrap();
+    let store = overwrite(dir.path(), Overwrite::All);
     assert_eq!(read(dir.path()), "even { this");
     store.add(0, &run(0)).unwrap();
     store.add(1, &run(1)).unwrap();
+    drop(store);
     assert_eq!(read(dir.path()), file_of(&[0, 1]));
+    let backup = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(backup("x.json.bak"), "even { this");
+    // No backup is ever written over.
+    overwrite(dir.path(), Overwrite::All)
+        .add(2, &run(2))
+        .unwrap();
+    assert_eq!(backup("x.json.bak"), "even { this");
+    assert_eq!(backup("x.json.bak.1"), file_of(&[0, 1]));
+    assert_eq!(read(dir.path()), file_of(&[2]));
+}
+
+fn overwrite(dir: &Path, which: Overwrite) -> Store {
+    let options = Options {
+        overwrite: Some(which),
+        ..Options::default()
+    };
+    Store::open(dir, "x", options).unwrap()
+}
+
+#[test]
+fn only_selected_runs_are_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = file_of(&[0, 1, 2, 3]);
+    fs::write(dir.path().join("x.json"), &old).unwrap();
+    let store = overwrite(dir.path(), Overwrite::Selected);
+    assert_eq!(store.settle(&[config(1), config(3)]), [false, false]);
+    assert_eq!(read(dir.path()), old);
+    let mut again = run(3);
+    again.summary.insert("again".into(), true.into());
+    store.add(1, &again).unwrap();
+    // The run that has not been trained again yet is in the backup alone.
+    let text = read(dir.path());
+    assert_eq!(text.matches("run_id").count(), 3);
+    assert!(text.starts_with(file_of(&[0, 2]).strip_suffix("\n]").unwrap()));
+    assert!(text.contains("\"again\": true"));
+    let backup = fs::read_to_string(dir.path().join("x.json.bak")).unwrap();
+    assert_eq!(backup, old);
+}
+
+#[test]
+fn a_finished_run_has_a_file_of_its_own_until_the_output_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.add(3, &run(3)).unwrap();
+    let first = read(dir.path());
+    assert_eq!(first, file_of(&[3]));
+    for i in [2, 0, 1] {
+        store.add(i, &run(i)).unwrap();
+        assert_eq!(
+            read(dir.path()),
+            first,
+            "the output is not written for each run"
+        );
+    }
+    assert_eq!(names(&dir.path().join(".x.runs")).len(), 3);
+    assert_eq!(seen(dir.path()).matches("run_id").count(), 4);
+    store.finish().unwrap();
+    assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3]));
+    assert_eq!(seen(dir.path()), read(dir.path()));
+    drop(store);
+    assert_eq!(names(dir.path()), ["x.json"]);
+    // Written whenever the interval is over.
+    let options = Options {
+        interval: Duration::ZERO,
+        ..Options::default()
+    };
+    let store = Store::open(dir.path(), "x", options).unwrap();
+    store.add(4, &run(4)).unwrap();
+    assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3, 4]));
+    assert_eq!(names(dir.path()), [".x.lock", "x.json"]);
+}
+
+#[test]
+fn runs_that_a_killed_process_left_are_found_by_all() {
+    for which in [None, Some(Overwrite::All), Some(Overwrite::Selected)] {
+        let dir = tempfile::tempdir().unwrap();
+        let left = || {
+            let status = spawn("leave", dir.path()).wait().unwrap();
+            assert!(status.success());
+            assert_eq!(names(&dir.path().join(".x.runs")).len(), 2);
+        };
+        left();
+        fs::write(dir.path().join(".x.runs/.tmp-AbCdEf"), "{").unwrap();
+        let runs = stepback_native::results::output::read(&dir.path().join("x.json")).unwrap();
+        assert_eq!(runs.len(), 3);
+        let options = Options {
+            overwrite: which,
+            ..Options::default()
+        };
+        let store = Store::open(dir.path(), "x", options).unwrap();
+        assert_eq!(seen(dir.path()).matches("run_id").count(), 3);
+        let configs: Vec<_> = (0..4).map(config).collect();
+        assert_eq!(store.settle(&configs)[1], which.is_none());
+        store.add(3, &run(3)).unwrap();
+        drop(store);
+        let backup = dir.path().join("x.json.bak");
+        match which {
+            None => {
+                assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3]));
+                assert_eq!(names(dir.path()), ["x.json"]);
+            }
+            Some(_) => {
+                assert_eq!(read(dir.path()), file_of(&[3]));
+                let runs = fs::read_to_string(backup).unwrap();
+                assert_eq!(runs.matches("run_id").count(), 3);
+            }
+        }
+    }
+    // A file of a run that is no JSON is named.
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).add(0, &run(0)).unwrap();
+    fs::create_dir(dir.path().join(".x.runs")).unwrap();
+    fs::write(dir.path().join(".x.runs/abc.json"), "{").unwrap();
+    let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+    assert_eq!(error.kind, Kind::Corrupt);
+    assert!(error.message.contains("abc.json"), "{error}");
+}
+
+#[test]
+fn an_output_is_one_file_under_all_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (big, out) = (dir.path().join("big"), dir.path().join("out"));
+    fs::create_dir(&big).unwrap();
+    fs::create_dir(&out).unwrap();
+    std::os::unix::fs::symlink("../big/y.json", out.join("x.json")).unwrap();
+    let store = open(&out);
+    let error = Store::open(&big, "y", Options::default()).unwrap_err();
+    assert_eq!(error.kind, Kind::Locked);
+    for i in 0..2 {
+        store.add(i, &run(i)).unwrap();
+    }
+    assert_eq!(seen(&out), file_of(&[0, 1]));
+    drop(store);
+    let link = fs::symlink_metadata(out.join("x.json")).unwrap();
+    assert!(link.is_symlink());
     assert_eq!(
-        fs::read_to_string(dir.path().join("x.json.bak")).unwrap(),
-        "even { this"
+        fs::read_to_string(big.join("y.json")).unwrap(),
+        file_of(&[0, 1])
     );
+    file::write(&out.join("x.json"), b"[]", Existing::Replace).unwrap();
+    assert_eq!(fs::read_to_string(big.join("y.json")).unwrap(), "[]");
+    assert_eq!(
+        (names(&out), names(&big)),
+        (vec!["x.json".into()], vec!["y.json".into()])
+    );
+    // One that leads in circles.
+    std::os::unix::fs::symlink("z.json", out.join("z.json")).unwrap();
+    let error = Store::open(&out, "z", Options::default()).unwrap_err();
+    assert_eq!(error.kind, Kind::CannotCreate);
+}
+
+#[test]
+fn a_lock_that_is_no_file_of_ours_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, precious) = (dir.path().join(".x.lock"), dir.path().join("precious"));
+    fs::write(&precious, "precious").unwrap();
+    std::os::unix::fs::symlink("precious", &lock).unwrap();
+    let refused = || {
+        let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+        assert_eq!(error.kind, Kind::CannotCreate);
+        assert!(error.message.contains(".x.lock"), "{error}");
+    };
+    refused();
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    fs::remove_file(&lock).unwrap();
+    let fifo = Command::new("mkfifo").arg(&lock).status().unwrap();
+    assert!(fifo.success());
+    refused();
+}
+
+#[test]
+fn what_others_put_in_the_outputs_place_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.json");
+    let other = |text: &str| {
+        fs::remove_file(&path).unwrap_or(());
+        fs::write(&path, text).unwrap();
+    };
+    let elsewhere = |store: &Store, index: usize, name: &str, runs: &[usize]| {
+        let error = store.add(index, &run(index)).unwrap_err();
+        assert_eq!(error.kind, Kind::Io);
+        assert!(error.message.contains(name), "{error}");
+        assert_eq!(
+            fs::read_to_string(dir.path().join(name)).unwrap(),
+            file_of(runs)
+        );
+    };
+    // Before the first save, and after it.
+    let store = open(dir.path());
+    other("theirs");
+    elsewhere(&store, 0, "x.json.bak", &[0]);
+    drop(store);
+    assert_eq!(read(dir.path()), "theirs");
+    fs::remove_file(&path).unwrap();
+    let store = open(dir.path());
+    (0..3).for_each(|i| store.add(i, &run(i)).unwrap());
+    other("theirs");
+    elsewhere(&store, 3, "x.json.bak.1", &[0, 1, 2, 3]);
+    elsewhere(&store, 4, "x.json.bak.1", &[0, 1, 2, 3, 4]);
+    drop(store);
+    assert_eq!(read(dir.path()), "theirs");
+    assert_eq!(names(dir.path()), ["x.json", "x.json.bak", "x.json.bak.1"]);
+    // Removed.
+    fs::remove_file(&path).unwrap();
+    let store = open(dir.path());
+    (0..2).for_each(|i| store.add(i, &run(i)).unwrap());
+    fs::remove_file(&path).unwrap();
+    elsewhere(&store, 2, "x.json.bak.2", &[0, 1, 2]);
+    drop(store);
+    assert!(!path.exists());
+}
+
+#[test]
+fn whoever_writes_an_output_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.json");
+    let store = open(dir.path());
+    (0..2).for_each(|i| store.add(i, &run(i)).unwrap());
+    let write = |existing| file::write(&path, b"[]", existing).unwrap_err();
+    assert_eq!(write(Existing::Refuse).kind, Kind::CannotCreate);
+    let error = write(Existing::Replace);
+    assert_eq!(error.kind, Kind::Locked);
+    assert!(error.message.contains("x.json"), "{error}");
+    drop(store);
+    // What takes the place of an output takes that of the runs beside it.
+    assert!(spawn("leave", dir.path()).wait().unwrap().success());
+    file::write(&path, b"[]", Existing::Replace).unwrap();
+    assert_eq!(seen(dir.path()), "[]");
+    assert_eq!(names(dir.path()), ["x.json"]);
+    // All files or none.
+    let files = ["a", "x.json"].map(|name| (dir.path().join(name), Vec::new()));
+    let error = file::write_all(&files, Existing::Refuse).unwrap_err();
+    assert_eq!(error.kind, Kind::CannotCreate);
+    assert_eq!(names(dir.path()), ["x.json"]);
 }
 
 #[test]
@@ -375,6 +626,7 @@ fn strict_files_hold_null() {
     let store = Store::open(dir.path(), "x", options).unwrap();
     store.settle(&[config(0)]);
     store.add(3, &run(3)).unwrap();
+    store.finish().unwrap();
     let runs: Value = serde_json::from_str(&read(dir.path())).unwrap();
     for i in 0..2 {
         assert_eq!(runs[i]["history"][0]["train_loss"], Value::Null);
