@@ -18,10 +18,10 @@ KERNEL(prox_sps_step_size, 256, const Step* __restrict__ now, const float* __res
   load_sums(sums, partial, blocks);
   if (threadIdx.x != 0) return;
   const double decay = now->c[0], lr = now->c[1], lower_bound = now->c[2];
-  const float gap = (float)(1.0 + decay) * (loss[0] - (float)lower_bound);
-  // Without decay <w, g> has no say, though it may be infinite.
-  const float numerator = decay == 0.0 ? gap : gap - (float)decay * (float)sums[0];
-  const double t = at_least(numerator / (float)sums[1], 0.0);
+  const float numerator = (float)(1.0 + decay) * (loss[0] - (float)lower_bound) - (float)decay * (float)sums[0];
+  const double ratio = numerator / (float)sums[1];
+  // Python's max(0, ratio): 0 where the ratio is NaN.
+  const double t = ratio > 0.0 ? ratio : 0.0;
   scalars->step_size = t;
   scalars->tau = at_most(t, lr);
   step_sizes[now->slot] = t;

@@ -432,7 +432,7 @@ fn json_line(id: &str, result: &RunResult) -> Value {
     let last = last.map(|e| {
         json!({
             "epoch": e.epoch,
-            "learning_rate": e.learning_rate,
+            "learning_rate": e.learning_rate.to_value(),
             "model_norm": e.model_norm,
             "grad_norm": e.grad_norm,
             "train_loss": e.train_loss,

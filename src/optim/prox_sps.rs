@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! c = 1 + lr wd
-//! t = max((c (f - lb) - lr wd <w, g>) / |g|^2, 0)
+//! t = max((c (f - lb) - lr wd <w, g>) / |g|^2, 0), and 0 where that is NaN
 //! w = (w - min(lr, t) g) / c
 //! ```
 //! The history keeps t.
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::{
     Coefficients, CpuStep, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row, Scalars,
-    Shape, Update, Vectors, at_least, at_most, padded,
+    Shape, Update, Vectors, at_most, padded,
 };
 use crate::config::Entry;
 use crate::device::cpu::dot;
@@ -85,14 +85,10 @@ impl Optimizer for ProxSps {
             .vectors
             .sum_pieces(move |Vectors { w, g, .. }| [dot(w, g), dot(g, g)])
             .map(|sum| sum as f32);
-        let gap = c * (step.loss - self.lower_bound as f32);
-        // Without decay <w, g> has no say, though it may be infinite.
-        let numerator = if decay == 0.0 {
-            gap
-        } else {
-            gap - decay as f32 * inner
-        };
-        let t = at_least(f64::from(numerator / norm), 0.0);
+        let numerator = c * (step.loss - self.lower_bound as f32) - decay as f32 * inner;
+        let ratio = f64::from(numerator / norm);
+        // Python's max(0, ratio): 0 where the ratio is NaN.
+        let t = if ratio > 0.0 { ratio } else { 0.0 };
         step.scalars.step_size = t;
         let tau = at_most(t, lr) as f32;
         step.vectors.for_pieces(move |Vectors { w, g, .. }| {

@@ -53,6 +53,15 @@ impl Schedule {
         }
     }
 
+    /// Whether an epoch's learning rate, counted from 0, is the initial one, nothing having been computed.
+    pub fn keeps_initial(self, epoch: u64) -> bool {
+        match self {
+            Schedule::Constant => true,
+            Schedule::Linear | Schedule::Sqrt => false,
+            Schedule::Exponential { period, .. } => epoch < u64::from(period),
+        }
+    }
+
     /// The learning rate of an epoch, counted from 0.
     pub fn lr(self, initial: f64, epoch: u64) -> f64 {
         let e = (epoch + 1) as f64;

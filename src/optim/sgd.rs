@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! g = g + wd w
-//! b = g                        in the first step
+//! b = g                        in the first step, and in all if m = 0
 //! b = m b + (1 - damp) g       in the others
 //! w = w - lr g                 sgd
 //! w = w - lr b                 sgd-m
@@ -28,7 +28,7 @@ use crate::device::gpu::{Queue, elementwise, kernels};
 
 const MOMENTUM: Key = Key {
     name: "momentum",
-    kind: Kind::Fraction,
+    kind: Kind::NonNegative,
     default: Some("0.9"),
     about: "factor m of the momentum buffer",
 };
@@ -44,9 +44,7 @@ const DAMPENING: Key = Key {
 
 // PyTorch refuses the combinations that these two exclude.
 const NESTEROV_MOMENTUM: Key = Key {
-    kind: Kind::Checked("a number in (0, 1)", |v| {
-        v.as_f64().is_some_and(|m| m > 0.0 && m < 1.0)
-    }),
+    kind: Kind::Positive,
     ..MOMENTUM
 };
 
@@ -167,8 +165,10 @@ impl<const NESTEROV: bool> Momentum<NESTEROV> {
 impl<const NESTEROV: bool> Optimizer for Momentum<NESTEROV> {
     fn coefficients(&self, at: Moment) -> Coefficients {
         let m = self.momentum;
+        // Without momentum PyTorch keeps no buffer, and there is nothing to dampen.
         let (keep, take) = match at.k {
             1 => (0.0, 1.0),
+            _ if m == 0.0 => (0.0, 1.0),
             _ => (m, 1.0 - self.dampening),
         };
         padded([at.lr, self.weight_decay, m, keep, take])

@@ -5,7 +5,7 @@ pub mod numpy;
 pub mod philox;
 pub mod torch;
 
-/// Seed of whatever all runs of an experiment share: training sets, initial weights, augmentation.
+/// Seed of whatever all runs of an experiment share: training sets, initial weights, augmentation, dropout masks.
 pub const SEED: u64 = 1_234_567;
 
 /// Seed of whatever one run has of its own, for the run with id 0: validation sets, order of batches.

@@ -12,8 +12,9 @@ pub(super) use parse::parse_items;
 pub use parse::{SyntaxError, parse};
 
 /// A JSON value that borrows from the text it was read from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Json<'a> {
+    #[default]
     Null,
     Bool(bool),
     /// The digits: Python's integers have no largest value.

@@ -28,7 +28,7 @@ use json::Json;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epoch {
     pub epoch: usize,
-    pub learning_rate: f64,
+    pub learning_rate: Json<'static>,
     /// Seconds, training only.
     pub train_epoch_time: f64,
     /// l2 norms over all parameters, accumulated in f32.
@@ -41,7 +41,7 @@ pub struct Epoch {
     /// t of every step of the epoch (methods with an adaptive step).
     pub step_size_list: Option<Vec<f64>>,
     /// Lower bound and its estimate at the end of the epoch (star variants).
-    pub fstar: Option<f64>,
+    pub fstar: Option<Json<'static>>,
     pub h: Option<f64>,
 }
 
@@ -49,7 +49,7 @@ impl Epoch {
     pub fn to_json(&self) -> Json<'static> {
         let mut members = vec![
             ("epoch", Json::Int(self.epoch.to_string().into())),
-            ("learning_rate", Json::Float(self.learning_rate)),
+            ("learning_rate", self.learning_rate.clone()),
             ("train_epoch_time", Json::Float(self.train_epoch_time)),
             ("model_norm", Json::Float(self.model_norm.into())),
             ("grad_norm", Json::Float(self.grad_norm.into())),
@@ -58,7 +58,7 @@ impl Epoch {
             ("val_loss", Json::Float(self.val_loss)),
             ("val_score", Json::Float(self.val_score)),
         ];
-        members.extend(self.fstar.map(|x| ("fstar", Json::Float(x))));
+        members.extend(self.fstar.clone().map(|x| ("fstar", x)));
         members.extend(self.h.map(|x| ("h", Json::Float(x))));
         if let Some(steps) = &self.step_size_list {
             let steps = steps.iter().copied().map(Json::Float).collect();

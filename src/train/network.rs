@@ -11,8 +11,8 @@ use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Tape, Targets, Var
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
 use crate::optim::Method;
+use crate::random::SEED;
 use crate::random::torch::Generator;
-use crate::random::{SEED, run_seed};
 
 /// A run's plans.
 pub struct Plans {
@@ -151,7 +151,7 @@ impl Network {
             eval,
             eval_size,
             clock: Clock {
-                seed: run_seed(config.run_id),
+                seed: SEED,
                 step: 0,
             },
             batches_tracked,

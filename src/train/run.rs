@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::Params;
 use crate::optim::schedule::Schedule;
 use crate::optim::{self, Method, Reports};
+use crate::results::json::Json;
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
 /// Whoever follows a run, and may end it.
@@ -54,6 +55,11 @@ pub fn run(
     let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
     let schedule = Schedule::parse(&schedule)
         .ok_or_else(|| Error::usage(format!("unknown lr_schedule {schedule}")))?;
+    // Python keeps an integer of the config an integer where it computes nothing with it.
+    let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
+        Some(Value::Number(n)) if as_given && !n.is_f64() => Json::Int(n.to_string().into()),
+        _ => Json::Float(x),
+    };
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let mut history = Vec::new();
 
@@ -65,7 +71,7 @@ pub fn run(
         };
         let mut done = Epoch {
             epoch,
-            learning_rate: lr,
+            learning_rate: spelled(lr, "lr", schedule.keeps_initial(epoch as u64)),
             train_epoch_time: clock.elapsed().as_secs_f64(),
             model_norm: trained.model_norm,
             grad_norm: trained.grad_norm,
@@ -83,7 +89,9 @@ pub fn run(
             done.step_size_list = Some(trained.step_sizes.iter().map(|t| six_digits(*t)).collect());
         }
         if reports == Reports::StepSizeAndBound {
-            done.fstar = Some(trained.lower_bound);
+            let bound = trained.lower_bound;
+            let limited = config.opt.get("lb").and_then(Value::as_f64) == Some(bound);
+            done.fstar = Some(spelled(bound, "lb", limited));
             done.h = Some(trained.h);
         }
         train.check()?;

@@ -259,3 +259,39 @@ fn dropout_trains_alike_on_every_number_of_threads() {
     let with = losses(&outputs[0]);
     assert!(value(&with[19]) < 0.5 * value(&with[0]), "{with:?}");
 }
+
+/// The values of a key in an output, as spelled.
+fn spelled<'t>(text: &'t str, key: &str) -> Vec<&'t str> {
+    let values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(key));
+    values.map(|v| v.trim_end_matches(',')).collect()
+}
+
+/// Python leaves an integer of the config an integer where it computes nothing with it; so do the published outputs.
+#[test]
+fn integers_that_stay_integers() {
+    let folder = Folder::new();
+    let mut config = small();
+    config["opt"] = json!([
+        {"name": "sgd", "lr": [1, 0.5], "lr_schedule": ["constant", "linear", "sqrt", "exponential_2_0.5"]},
+        {"name": "momo-star", "lr": 1, "lb": [1000, 2000.0]},
+    ]);
+    config["max_epoch"] = json!(3);
+    config["n_runs"] = json!(1);
+    folder.config("int", &config);
+    folder.run("train int.json --quiet").code(0);
+    let text = folder.read("output/int.json");
+    let rates = spelled(&text, "\"learning_rate\": ");
+    let rates: Vec<&[&str]> = rates.chunks(3).collect();
+    let sqrt = ["1.0", "0.7071067811865476", "0.5773502691896257"];
+    assert_eq!(rates[0], ["1", "1", "1"]);
+    assert_eq!(rates[1], ["1.0", "0.5", "0.3333333333333333"]);
+    assert_eq!(rates[2], sqrt);
+    assert_eq!(rates[3], ["1", "1", "0.5"]);
+    assert_eq!(rates[4], ["0.5", "0.5", "0.5"]);
+    // The lower bound is far above the loss, so it is what it was.
+    let bounds = spelled(&text, "\"fstar\": ");
+    assert_eq!(bounds[..3], ["1000"; 3]);
+    assert_eq!(bounds[3..], ["2000.0"; 3]);
+}

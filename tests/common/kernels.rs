@@ -6,6 +6,7 @@ use stepback_native::data::Pair;
 use stepback_native::device::gpu::{Gpu, Precision};
 use stepback_native::device::{self, Device, Schedule, Target};
 use stepback_native::ops::Example;
+use stepback_native::results::json::Json;
 use stepback_native::results::{Epoch, RunResult};
 use stepback_native::train::run;
 
@@ -70,7 +71,7 @@ fn numbers(e: &Epoch) -> Vec<f64> {
     let mut all = [e.grad_norm, e.model_norm].map(f64::from).to_vec();
     all.extend([e.train_loss, e.train_score, e.val_loss, e.val_score]);
     all.extend(e.step_size_list.iter().flatten());
-    all.extend(e.fstar.iter().chain(&e.h));
+    all.extend(e.fstar.iter().filter_map(Json::number).chain(e.h));
     all
 }
 

@@ -356,19 +356,50 @@ fn adabound_keeps_its_bounds() {
 #[test]
 fn not_a_number_takes_the_full_step() {
     let sgd = move_once(&options("sgd", json!({"lr": 0.5})), 0.0, ORIGIN, SLOPE).0;
-    for name in ["prox-sps", "momo"] {
-        let opt = options(name, json!({"lr": 0.5}));
-        let (moved, t) = move_once(&opt, f32::NAN, ORIGIN, SLOPE);
-        assert!(t.is_nan() && moved == sgd, "{name}: {moved:?}");
-        // 0 / 0: no gradient and no gap.
-        let (moved, t) = move_once(&opt, 0.0, [1.0; 4], ORIGIN);
-        assert!(t.is_nan() && moved == ORIGIN, "{name}: {moved:?}");
-    }
+    let momo = options("momo", json!({"lr": 0.5}));
+    let (moved, t) = move_once(&momo, f32::NAN, ORIGIN, SLOPE);
+    assert!(t.is_nan() && moved == sgd, "{moved:?}");
+    // 0 / 0: no gradient and no gap.
+    let (moved, t) = move_once(&momo, 0.0, [1.0; 4], ORIGIN);
+    assert!(t.is_nan() && moved == ORIGIN, "{moved:?}");
     let star = options("momo-star", json!({"lr": 0.5}));
     let mut state = State::new(&star, 4).unwrap();
     let mut w = ORIGIN;
     state.step(0.5, f32::NAN, &mut w, &SLOPE);
     assert!(w == sgd && state.h().is_nan() && state.lower_bound().is_nan());
+}
+
+/// Its ratio is Python's max(0, ratio), which forgets a NaN; decay remains.
+#[test]
+fn prox_sps_stays_where_the_ratio_is_not_a_number() {
+    let (ones, huge) = ([1.0; 4], [f32::MAX; 4]);
+    for (weight_decay, left) in [(0.0, 1.0), (2.0, 0.5)] {
+        let opt = options("prox-sps", json!({"lr": 0.5, "weight_decay": weight_decay}));
+        for (what, loss, w, g) in [
+            ("a loss that is none", f32::NAN, ones, SLOPE),
+            ("0 / 0", 0.0, ones, ORIGIN),
+            ("infinite / infinite", f32::INFINITY, ones, [1e25; 4]),
+            ("0, or 1, times an infinite <w, g>", 1.0, huge, [1e25; 4]),
+        ] {
+            let mut state = State::new(&opt, 4).unwrap();
+            let mut moved = w;
+            state.step(0.5, loss, &mut moved, &g);
+            assert_eq!(state.step_size().to_bits(), 0f64.to_bits(), "{what}");
+            assert_eq!(moved, w.map(|w| left * w), "{what}");
+        }
+    }
+}
+
+/// PyTorch keeps no buffer then.
+#[test]
+fn nothing_is_dampened_without_momentum() {
+    for dampening in [json!(0.5), json!(-1), json!("momentum")] {
+        let more = json!({"momentum": 0, "dampening": dampening, "weight_decay": 0.1});
+        assert_eq!(
+            path("sgd-m", more),
+            path("sgd", json!({"weight_decay": 0.1}))
+        );
+    }
 }
 
 #[test]
@@ -380,7 +411,7 @@ fn norms_overflow_in_single_precision() {
         assert_eq!((moved, t), (ORIGIN, 0.0), "{name}");
     }
     // An infinite loss over an infinite norm: NaN, the full step.
-    let opt = options("prox-sps", json!({"lr": 0.5}));
+    let opt = options("momo", json!({"lr": 0.5}));
     let (moved, t) = move_once(&opt, f32::INFINITY, ORIGIN, steep);
     assert!(t.is_nan() && moved == steep.map(|g| -0.5 * g));
 }

@@ -16,6 +16,7 @@ use stepback_native::graph::{
 use stepback_native::ops::{Case, Example, ROWS, distance};
 use stepback_native::optim::{Method, Moment, State, Update};
 use stepback_native::random::torch::Generator;
+use stepback_native::train::run;
 
 /// Every case of every op.
 fn every_case_agrees(precision: Precision, tolerance: f32) {
@@ -320,10 +321,14 @@ fn optimizers() -> Vec<Map<String, Value>> {
 }
 
 /// Ten steps of each method by its kernels and by its CPU body, which the suite `optimizers` of `verify` compares with PyTorch.
-fn optimizers_agree(open: &dyn Fn() -> Gpu) {
+fn optimizers_agree(
+    open: &dyn Fn() -> Gpu,
+    opts: Vec<Map<String, Value>>,
+    loss_of: fn(&[f32]) -> f32,
+) {
     const STEPS: usize = 10;
     let n = 5000;
-    for opt in optimizers() {
+    for opt in opts {
         let method = Method::new(&opt).unwrap();
         let mut state = State::new(&opt, n).unwrap();
         let mut draws = Draws::new(31);
@@ -344,7 +349,7 @@ fn optimizers_agree(open: &dyn Fn() -> Gpu) {
             let lr = method.initial_lr / (1 + k / 4) as f64;
             let noise = draws.normal(n);
             let g: Vec<f32> = w.iter().zip(&noise).map(|(w, x)| w + 0.3 * x).collect();
-            let f = 0.5 * w.iter().map(|w| w * w).sum::<f32>();
+            let f = loss_of(&w);
             let at = Moment {
                 k: k as u64 + 1,
                 lr,
@@ -382,8 +387,22 @@ fn optimizers_agree(open: &dyn Fn() -> Gpu) {
 
 #[test]
 fn optimizers_step_as_on_the_cpu() {
+    let half_square = |w: &[f32]| 0.5 * w.iter().map(|w| w * w).sum::<f32>();
+    let cases = |more: &[Value]| -> Vec<Map<String, Value>> {
+        more.iter()
+            .map(|opt| opt.as_object().unwrap().clone())
+            .collect()
+    };
+    let undampened = [json!({"name": "sgd-m", "lr": 0.01, "momentum": 0, "dampening": 0.5})];
+    let prox_sps = [
+        json!({"name": "prox-sps", "lr": 0.5}),
+        json!({"name": "prox-sps", "lr": 0.5, "weight_decay": 0.1}),
+    ];
     for machine in machines(ALL) {
-        optimizers_agree(&|| machine.open());
+        let open = || machine.open();
+        optimizers_agree(&open, optimizers(), half_square);
+        optimizers_agree(&open, cases(&undampened), half_square);
+        optimizers_agree(&open, cases(&prox_sps), |_| f32::NAN);
     }
 }
 
@@ -483,5 +502,34 @@ fn runs_by_kernels_are_those_of_the_cpu() {
         let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
         let data = library.load(&config).unwrap();
         runs_agree(&config, &data, tolerances);
+    }
+}
+
+/// Dropout's masks are one stream for all runs: `run_id` changes the order of the samples and nothing else.
+#[test]
+fn masks_do_not_depend_on_the_run() {
+    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    let mut devices = vec![Device::Cpu];
+    devices.extend(machines(1).iter().map(|machine| machine.device));
+    for device in devices {
+        let norm = |run_id: u64| {
+            let config = json!({
+                "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 2}, "model": "mlp",
+                "model_kwargs": {"output_size": 1, "hidden_sizes": [16], "dropout": true}, "loss_func": "squared",
+                "score_func": "squared", "opt": {"name": "sgd", "lr": 0.1}, "batch_size": 2, "max_epoch": 1,
+                "run_id": run_id,
+            });
+            let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+            let target = Target {
+                device,
+                precision: Some(Precision::Fp32),
+            };
+            let data = library.load(&config).unwrap();
+            let done = run(&config, &data, target, &()).unwrap().unwrap();
+            done.history[0].model_norm.to_bits()
+        };
+        // Two samples have two orders.
+        let norms: HashSet<u32> = (0..8).map(norm).collect();
+        assert_eq!(norms.len(), 2, "{device:?}");
     }
 }

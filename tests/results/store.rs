@@ -25,7 +25,7 @@ fn config(index: usize) -> Map<String, Value> {
 fn run(index: usize) -> RunResult {
     let epochs = (0..5).map(|epoch| Epoch {
         epoch,
-        learning_rate: 0.1,
+        learning_rate: python::Json::Float(0.1),
         train_epoch_time: 0.25,
         model_norm: 0.1,
         grad_norm: if index.is_multiple_of(3) {
