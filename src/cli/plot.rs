@@ -1,6 +1,7 @@
 //! `plot`: figures of an experiment.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::print;
@@ -43,8 +44,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     methods: Vec<String>,
     /// Settings per method in the curves, best first
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    top: usize,
+    #[arg(long, value_name = "K", default_value = "1")]
+    top: NonZeroUsize,
     /// The quantity that tells which settings are best
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     rank_by: String,
@@ -77,7 +78,7 @@ impl Args {
         let record = self.sources.load(&self.id)?;
         let selection = Selection {
             methods: &self.methods,
-            top: self.top,
+            top: self.top.get(),
             rank_by: &self.rank_by,
             log_y: self.logy,
         };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::print::println;
-use super::sources::{Overwrite, Sources};
+use super::sources::{Overwrite, Sources, finite};
 use crate::error::Result;
 use crate::results::file;
 use crate::results::report;
@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     score: String,
     /// Say when each method reaches this score (a fraction) or loss
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite)]
     target: Option<f64>,
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,

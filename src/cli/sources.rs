@@ -46,6 +46,12 @@ impl From<Overwrite> for Existing {
     }
 }
 
+/// A score or a loss to reach.
+pub fn finite(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| x.is_finite());
+    number.ok_or_else(|| "not a finite number".into())
+}
+
 /// Writes a file, or prints on stdout if its name is `-`.
 pub fn write_or_print(path: &Path, text: &str, existing: Existing) -> Result<()> {
     if path.as_os_str() == "-" {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::sources::{Overwrite, Sources, write_or_print};
+use super::sources::{Overwrite, Sources, finite, write_or_print};
 use crate::error::Result;
 use crate::results::table::{Column, Format, Query, Table};
 
@@ -26,7 +26,8 @@ pub struct Args {
     #[arg(long, value_enum, value_delimiter = ',')]
     columns: Vec<Column>,
     /// The score (as a fraction) or loss that `epochs` and `time` wait for
-    #[arg(long, value_name = "X", required_if_eq_any([("columns", "epochs"), ("columns", "time")]))]
+    #[arg(long, value_name = "X", value_parser = finite,
+        required_if_eq_any([("columns", "epochs"), ("columns", "time")]))]
     target: Option<f64>,
     /// The file to write, `-` for stdout
     #[arg(long, value_name = "FILE", default_value = "-")]

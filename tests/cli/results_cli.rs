@@ -219,6 +219,13 @@ fn figures_are_written_in_every_format() {
         .run("plot test --width 1")
         .code(2)
         .says(&["2 and 40"]);
+    for bad in [
+        "plot test --top 0",
+        "report test --target nan",
+        "table test --columns time --target inf",
+    ] {
+        folder.run(bad).code(2).says(&["invalid value"]);
+    }
 }
 
 #[test]
