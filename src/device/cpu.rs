@@ -10,7 +10,7 @@ mod par;
 pub mod pool;
 mod simd;
 
-pub use simd::allow_avx512;
+pub use simd::avx512;
 
 use rayon::prelude::*;
 

@@ -6,6 +6,8 @@ mod cuda;
 mod emulator;
 pub mod gpu;
 pub mod map;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod processor;
 
 pub use arena::{Arena, Slot};
 pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};

@@ -7,6 +7,7 @@ mod config_command;
 mod devices;
 mod images;
 mod interrupted;
+mod processors;
 mod results_cli;
 mod runs;
 mod train;

@@ -1,5 +1,6 @@
 //! Matrix products, by the crate `gemm`.
 
+use super::simd;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -71,13 +72,20 @@ pub fn gemm(
     let (height, width) = block_shape((m, k, n));
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
     let c = SharedMut(c.as_mut_ptr());
+    #[cfg(target_arch = "x86_64")]
+    let product = match simd::avx512_is_there() && !simd::wide() {
+        true => by_avx2,
+        false => gemm::gemm::<f32>,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let product = gemm::gemm::<f32>;
     let block = |index: usize| {
         let c = &c;
         let (i, j) = (index / across * height, index % across * width);
         let (rows, columns) = (height.min(m - i), width.min(n - j));
         // SAFETY: the assertions above; blocks of C are disjoint, so no two threads share an entry.
         unsafe {
-            gemm::gemm(
+            product(
                 rows,
                 columns,
                 k,
@@ -112,3 +120,94 @@ struct SharedMut(*mut f32);
 
 // SAFETY: see `gemm`, the only user.
 unsafe impl Sync for SharedMut {}
+
+/// `gemm::gemm` as it is on a processor without AVX-512. The crate goes by what is there; this names the kernels that it takes
+/// where that is AVX2. How it cuts a product still follows the caches.
+///
+/// # Safety
+/// That of `gemm::gemm`.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn by_avx2(
+    m: usize,
+    n: usize,
+    k: usize,
+    c: *mut f32,
+    c_columns: isize,
+    c_rows: isize,
+    read_c: bool,
+    a: *const f32,
+    a_columns: isize,
+    a_rows: isize,
+    b: *const f32,
+    b_columns: isize,
+    b_rows: isize,
+    beta: f32,
+    alpha: f32,
+    conj_c: bool,
+    conj_a: bool,
+    conj_b: bool,
+    parallelism: Parallelism,
+) {
+    use gemm_common::gemm::gemm_basic_generic;
+    use gemm_common::simd::{MixedSimd, V3};
+    use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
+    const LANES: usize = 8;
+    if c_columns < c_rows {
+        // Its kernels want C by columns.
+        // SAFETY: the transposed product reads and writes the same.
+        return unsafe {
+            by_avx2(
+                n,
+                m,
+                k,
+                c,
+                c_rows,
+                c_columns,
+                read_c,
+                b,
+                b_rows,
+                b_columns,
+                a,
+                a_rows,
+                a_columns,
+                beta,
+                alpha,
+                conj_c,
+                conj_b,
+                conj_a,
+                parallelism,
+            )
+        };
+    }
+    let avx2 = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("AVX-512 comes with AVX2");
+    // SAFETY: the caller's promise.
+    unsafe {
+        gemm_basic_generic::<_, f32, LANES, { MR_DIV_N * LANES }, NR, MR_DIV_N, H_M, H_N>(
+            avx2,
+            m,
+            n,
+            k,
+            c,
+            c_columns,
+            c_rows,
+            read_c,
+            a,
+            a_columns,
+            a_rows,
+            b,
+            b_columns,
+            b_rows,
+            beta,
+            alpha,
+            conj_c,
+            conj_a,
+            conj_b,
+            |a, b, c| a * b + c,
+            &UKR,
+            &H_UKR,
+            false,
+            parallelism,
+        );
+    }
+}

@@ -6,15 +6,45 @@
 //! multiply-adds included, on machines that have them), so they agree bit for bit; convolutions, which leave out some
 //! products with the zeros around images, for finite numbers.
 
+use std::env;
 use std::ops::{Add, Div, Mul, Sub};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
-/// May AVX-512 be used where it is there?
-static ALLOWED: AtomicBool = AtomicBool::new(true);
+use crate::error::{Error, Result};
 
-/// Allows AVX-512 (the default) or forbids it, to compare. Matrix products by the crate `gemm` go by what is there.
-pub fn allow_avx512(yes: bool) {
-    ALLOWED.store(yes, Ordering::Relaxed);
+/// The variable of the environment that chooses the instruction set: `avx2`, or `avx512` where that is there.
+const VARIABLE: &str = "STEPBACK_SIMD";
+
+/// Whether AVX-512 is used, the same for the whole process: where it is there, unless the environment says otherwise.
+///
+/// # Errors
+/// A usage error if the environment wants what this machine does not have.
+pub fn avx512() -> Result<bool> {
+    static CHOSEN: OnceLock<Result<bool>> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let there = avx512_is_there();
+        match env::var_os(VARIABLE) {
+            None => Ok(there),
+            Some(set) if set == "avx2" => Ok(false),
+            Some(set) if set == "avx512" && there => Ok(true),
+            Some(set) => {
+                let sets = if there { "avx2 and avx512" } else { "avx2" };
+                Err(Error::usage(format!(
+                    "{VARIABLE}={}: this machine has {sets} (leave it unset for the best)",
+                    set.to_string_lossy().escape_debug()
+                )))
+            }
+        }
+    });
+    chosen.clone()
+}
+
+/// Whether this machine has AVX-512, used or not.
+pub fn avx512_is_there() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Lanes of a vector.
@@ -240,17 +270,17 @@ mod avx512 {
     use super::{LANES, Simd, Vector};
     use std::arch::x86_64::*;
     use std::ops::{Add, Div, Mul, Sub};
-    use std::sync::atomic::Ordering::Relaxed;
-
     /// Made by [`Avx512::detect`] only.
     #[derive(Clone, Copy)]
     pub struct Avx512(());
 
     impl Avx512 {
+        /// # Panics
+        /// If the environment chooses an instruction set that is not here, which programs ask before.
         #[inline(always)]
         pub fn detect() -> Option<Avx512> {
-            let usable = super::ALLOWED.load(Relaxed) && std::is_x86_feature_detected!("avx512f");
-            usable.then_some(Avx512(()))
+            let used = super::avx512().unwrap_or_else(|e| panic!("{e}"));
+            used.then_some(Avx512(()))
         }
     }
 
