@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::UnknownArgumentValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
@@ -42,6 +43,8 @@ pub struct Train {
     /// Only the runs with this value, such as name=adam or lr=0.1; one key several times: any of them
     #[arg(long, value_name = "KEY=VALUE")]
     only: Vec<String>,
+    #[arg(long = "lr", hide = true, value_parser = UnknownArgumentValueParser::suggest_arg("--only lr=VALUE"))]
+    _lr: Option<String>,
     /// Start from the weights in this safetensors file instead of drawing them
     #[arg(long, value_name = "FILE")]
     init_weights: Option<PathBuf>,

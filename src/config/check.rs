@@ -100,8 +100,12 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Notes what may not be meant, once.
     pub fn warn(&mut self, path: &str, text: impl Display) {
-        self.warnings.push(line(path, text));
+        let line = line(path, text);
+        if !self.warnings.contains(&line) {
+            self.warnings.push(line);
+        }
     }
 
     /// The warnings, or one error of all mistakes.
@@ -297,6 +301,7 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Keys of other optimizers are taken as the reference takes them, which looks only for those that it wants.
     fn opt(&mut self, path: &str, map: &Object, lists: bool) {
         let optimizers = &self.vocabulary.optimizers;
         let common: Vec<&Key> = [&OPT_NAME]
@@ -314,7 +319,18 @@ impl<'a> Checker<'a> {
             if let Some(entry) = optimizers.iter().find(|entry| *name == entry.name) {
                 let keys: Vec<&Key> = entry.keys.iter().chain(common.iter().copied()).collect();
                 let owner = format!(" of optimizer {:?}", entry.name);
-                self.object(path, map, &keys, &owner, lists);
+                let is_known = |name: &str| keys.iter().any(|key| key.name == name);
+                let others = optimizers.iter().flat_map(|other| other.keys);
+                let others: Vec<&Key> = others.filter(|key| !is_known(key.name)).collect();
+                let (idle, rest): (Object, Object) = map
+                    .clone()
+                    .into_iter()
+                    .partition(|(name, _)| others.iter().any(|key| key.name == name));
+                for name in idle.keys() {
+                    let text = format!("has no effect on {}, which does not have it", entry.name);
+                    self.warn(&child(path, name), text);
+                }
+                self.object(path, &rest, &keys, &owner, lists);
                 any = true;
             }
         }

@@ -52,17 +52,53 @@ pub(super) fn printable(text: &str) -> String {
     out
 }
 
-/// The known word that `word` is probably a misspelling of.
+/// What other programs call a key, and its name here.
+const SYNONYMS: [(&str, &str); 10] = [
+    ("learning_rate", "lr"),
+    ("step_size", "lr"),
+    ("epochs", "max_epoch"),
+    ("n_epochs", "max_epoch"),
+    ("num_epochs", "max_epoch"),
+    ("seeds", "n_runs"),
+    ("seeds", "run_id"),
+    ("seed", "run_id"),
+    ("seed", "n_runs"),
+    ("optimizer", "opt"),
+];
+
+/// Changes that make one word of the other. Punctuation and case count for nothing, any order of the same letters for one.
+fn distance(word: &str, other: &str) -> usize {
+    let plain = |text: &str| -> Vec<char> {
+        let letters = text.chars().filter(|c| c.is_alphanumeric());
+        letters.flat_map(char::to_lowercase).collect()
+    };
+    let (mut a, mut b) = (plain(word), plain(other));
+    if a == b && !a.is_empty() {
+        return 0;
+    }
+    let text = |letters: &[char]| letters.iter().collect::<String>();
+    let changes = strsim::osa_distance(&text(&a), &text(&b));
+    a.sort_unstable();
+    b.sort_unstable();
+    if a == b { changes.min(1) } else { changes }
+}
+
+/// The known word that `word` is probably a misspelling of, or another name for.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     // Longer than any name by far, and a comparison takes time in proportion to the length.
     if word.len() > 64 {
         return None;
     }
-    let word = word.to_lowercase();
+    let known: Vec<&str> = known.into_iter().collect();
+    let meant = SYNONYMS.iter().filter(|(name, _)| *name == word);
+    let meant = meant.filter_map(|(_, key)| known.iter().find(|other| *other == key));
+    if let Some(key) = meant.copied().next() {
+        return Some(key);
+    }
     let limit = (word.chars().count() / 3).max(1);
     known
         .into_iter()
-        .map(|other| (strsim::osa_distance(&word, &other.to_lowercase()), other))
+        .map(|other| (distance(word, other), other))
         // With nothing of the word left, any short name would be near.
         .filter(|(distance, other)| *distance <= limit && *distance < other.len())
         .min_by_key(|(distance, _)| *distance)

@@ -30,7 +30,7 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "noise",
-        kind: Kind::NonNegative,
+        kind: Kind::Real,
         default: Some("0"),
         about: "standard deviation of the target's noise; if the loss is logistic, the share of labels flipped",
     },

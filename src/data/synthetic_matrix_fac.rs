@@ -36,9 +36,9 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "noise",
-        kind: Kind::NonNegative,
+        kind: Kind::Real,
         default: Some("0"),
-        about: "relative noise of the training set's map",
+        about: "relative noise of the training set's map, if above 0",
     },
     Key {
         name: "condition_number",

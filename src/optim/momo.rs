@@ -33,7 +33,9 @@ pub(super) const PAPER: &str = "Schaipp et al. 2024, arXiv:2305.07583";
 const KEYS: &[Key] = &[
     Key {
         name: "beta",
-        kind: Kind::Fraction,
+        kind: Kind::Checked("a number in [0, 1]", |v| {
+            v.as_f64().is_some_and(|beta| (0.0..=1.0).contains(&beta))
+        }),
         default: Some("0.9"),
         about: "factor of the running averages",
     },

@@ -340,15 +340,16 @@ impl<'a> Recorder<'a> {
             (Wanted::Classes, Some(classes)) if columns < classes => Some(format!(
                 "{name}: model {model} has {columns} outputs, but data set {dataset} has {classes} classes"
             )),
-            (Wanted::Numbers | Wanted::Signs, None) if rows * columns != target.size() => {
+            (Wanted::Signs, Some(_)) => Some(format!(
+                "{name} needs -1 and 1 as targets, but those of data set {dataset} are class labels"
+            )),
+            // Of class labels it takes the number.
+            (Wanted::Numbers | Wanted::Signs, _) if rows * columns != target.size() => {
                 Some(format!(
                     "{name}: model {model} has {columns} outputs per sample, but data set {dataset} has {} targets",
                     target.size() / rows
                 ))
             }
-            (Wanted::Numbers | Wanted::Signs, Some(_)) => Some(format!(
-                "{name} needs numbers as targets, but those of data set {dataset} are class labels"
-            )),
             _ => None,
         }
     }

@@ -298,3 +298,31 @@ fn runs_of_the_reference_count_as_done() {
     let none = split(files::path("records/reference/outputs"));
     assert!(none.contains("24 of 24 runs"), "{none}");
 }
+
+/// Odd, but the reference takes it.
+#[test]
+fn what_the_reference_takes_is_taken() {
+    let folder = Folder::new();
+    let mut odd = sweep();
+    odd["dataset_kwargs"]["noise"] = json!(-0.1);
+    odd["opt"] = json!([
+        {"name": "sgd-m", "lr": 0.1, "momentum": [1, 1.5], "beta": 0.5},
+        {"name": "sgd-nesterov", "lr": 0.1, "momentum": 1},
+        {"name": "momo", "lr": 0.1, "beta": 1},
+        {"name": "adamw", "lr": 0.1, "dampening": 0.5},
+    ]);
+    folder.config("odd", &odd);
+    let ran = folder.run("train odd.json --only run_id=0").code(0);
+    for idle in [
+        "opt[0].beta: has no effect",
+        "opt[3].dampening: has no effect",
+    ] {
+        assert!(ran.stderr.contains(idle), "{}", ran.stderr);
+    }
+    let text = folder.read("output/odd.json");
+    assert!(text.contains("\"dampening\": 0.5") && text.contains("\"beta\": 0.5"));
+    folder
+        .run("train odd.json --lr 0.1")
+        .code(2)
+        .says(&["--only lr="]);
+}

@@ -82,7 +82,13 @@ fn momentum_keys_accept_what_pytorch_accepts() {
             "{value}"
         );
     }
-    assert!(accepts("sgd-m", "momentum", json!(0)));
-    assert!(!accepts("sgd-nesterov", "momentum", json!(0)));
-    assert!(!accepts("sgd-nesterov", "momentum", json!(1)));
+    for (value, heavy_ball, nesterov) in [
+        (json!(-0.1), false, false),
+        (json!(0), true, false),
+        (json!(1), true, true),
+        (json!(2.5), true, true),
+    ] {
+        assert_eq!(accepts("sgd-m", "momentum", value.clone()), heavy_ball);
+        assert_eq!(accepts("sgd-nesterov", "momentum", value), nesterov);
+    }
 }

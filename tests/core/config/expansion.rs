@@ -249,3 +249,16 @@ fn a_missing_learning_rate_and_a_vanishing_number_are_warned_of() {
     let zeros = zeros.replace(r#""\"1e-400""#, "0e5");
     assert_eq!(parse(&zeros).unwrap().warnings, [""; 0]);
 }
+
+/// The reference looks only for the keys that it wants.
+#[test]
+fn keys_of_other_optimizers_are_taken_with_a_warning() {
+    let text = opt(r#"[{"name": "momo", "lr": 1, "dampening": [0.5, "x"]}]"#);
+    let parsed = parse(&text).unwrap();
+    assert_eq!(
+        parsed.warnings,
+        ["e.json: opt[0].dampening: has no effect on momo, which does not have it"]
+    );
+    let given: Vec<_> = parsed.runs.iter().map(|r| &r.opt["dampening"]).collect();
+    assert!(given.contains(&&json!(0.5)) && given.contains(&&json!("x")));
+}
