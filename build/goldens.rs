@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 /// Folders of JSON files, and what their names begin with in the binary.
 const FOLDERS: [(&str, &str); 3] = [
     ("records/goldens", ""),
-    ("records/goldens/one_thread", "one_thread/"),
+    ("records/goldens/ensemble", "ensemble/"),
     ("records/reference/outputs", ""),
 ];
 

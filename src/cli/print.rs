@@ -1,6 +1,6 @@
 //! Printing on stdout: a reader that has gone ends the program quietly, a full disk does not.
 
-use std::io::{ErrorKind, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use crate::error::{Error, Kind, Result};
 use crate::results::escape;
@@ -25,6 +25,16 @@ pub fn println(text: impl std::fmt::Display) -> Result<()> {
 pub fn note(text: impl std::fmt::Display) {
     let text = escape::printable_lines(&text.to_string());
     let _ = writeln!(stderr().lock(), "{text}");
+}
+
+/// A word in green or red where stdout is a terminal, unless the user wants no colour (https://no-color.org).
+pub fn coloured(word: &str, good: bool) -> String {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if unwanted || !stdout().is_terminal() {
+        return word.to_owned();
+    }
+    let colour = if good { 32 } else { 31 };
+    format!("\x1b[{colour}m{word}\x1b[0m")
 }
 
 /// "1 run", "2 runs".

@@ -49,8 +49,8 @@ impl Verify {
             )));
         }
         let goldens = match self.goldens {
-            None => Goldens::Packed,
-            Some(folder) if folder.is_dir() => Goldens::Folder(folder),
+            None => Goldens::packed(),
+            Some(folder) if folder.is_dir() => Goldens::folder(folder),
             Some(folder) => {
                 return Err(Error::usage(format!(
                     "--goldens: {} is not a folder",
@@ -69,33 +69,103 @@ impl Verify {
             data_dir: self.data_dir,
             target,
         };
-        let mut failed = false;
-        if !self.json {
-            print::println(line([
-                "suite",
-                "check",
-                "cases",
-                "numbers",
-                "worst",
-                "tolerance",
-                "verdict",
-            ]))?;
-        }
+        let mut report = Report::new(self.json)?;
         for suite in SUITES {
-            if !(self.suite.is_empty() || self.suite.iter().any(|name| name == suite.name)) {
-                continue;
-            }
-            for check in (suite.run)(&context)? {
-                failed |= check.verdict() == Verdict::Failed;
-                let text = if self.json {
-                    as_json(suite.name, &check)
-                } else {
-                    as_text(suite.name, &check)
-                };
-                print::println(text)?;
+            if self.suite.is_empty() || self.suite.iter().any(|name| name == suite.name) {
+                for check in (suite.run)(&context)? {
+                    report.add(suite.name, &check)?;
+                }
             }
         }
-        Ok(u8::from(failed))
+        if self.suite.is_empty() {
+            let unread = context.goldens.unread()?;
+            if !unread.is_empty() {
+                let mut check = Check::new("files that no suite reads", 0.0);
+                let names = unread.iter().map(|path| path.display().to_string());
+                check.skipped.extend(names);
+                report.add("-", &check)?;
+            }
+        }
+        report.finish()
+    }
+}
+
+/// What is printed: a line for each check as soon as it is done, remarks and the sum at the end.
+struct Report {
+    json: bool,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    /// What is to be said, and of which suites.
+    remarks: Vec<(String, Vec<&'static str>)>,
+}
+
+impl Report {
+    fn new(json: bool) -> Result<Report> {
+        let columns = [
+            "suite",
+            "check",
+            "cases",
+            "numbers",
+            "worst",
+            "tolerance",
+            "verdict",
+        ];
+        if !json {
+            print::println(line(columns))?;
+        }
+        Ok(Report {
+            json,
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+            remarks: Vec::new(),
+        })
+    }
+
+    fn add(&mut self, suite: &'static str, check: &Check) -> Result<()> {
+        *match check.verdict() {
+            Verdict::Passed => &mut self.passed,
+            Verdict::Failed => &mut self.failed,
+            Verdict::Skipped => &mut self.skipped,
+        } += 1;
+        if self.json {
+            return print::println(as_json(suite, check));
+        }
+        if check.verdict() == Verdict::Failed {
+            self.remark(suite, format!("FAILED {}: {}", check.about, check.at));
+        }
+        for why in &check.skipped {
+            self.remark(suite, format!("skipped: {why}"));
+        }
+        print::println(as_text(suite, check))
+    }
+
+    fn remark(&mut self, suite: &'static str, text: String) {
+        match self.remarks.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, suites)) if suites.contains(&suite) => {}
+            Some((_, suites)) => suites.push(suite),
+            None => self.remarks.push((text, vec![suite])),
+        }
+    }
+
+    /// Returns the exit code.
+    fn finish(self) -> Result<u8> {
+        if !self.json {
+            for (text, suites) in &self.remarks {
+                let text = text.trim_end().replace('\n', "\n    ");
+                print::println(format!("\n{}: {text}", suites.join(", ")))?;
+            }
+            let Report {
+                passed,
+                failed,
+                skipped,
+                ..
+            } = self;
+            let sum = format!("{passed} passed, {failed} failed, {skipped} skipped");
+            print::println(format!("\n{}", print::coloured(&sum, failed == 0)))?;
+        }
+        Ok(u8::from(self.failed > 0))
     }
 }
 
@@ -118,22 +188,19 @@ fn as_text(suite: &str, check: &Check) -> String {
         Verdict::Skipped => "-".to_owned(),
         _ => format!("{x:.1e}"),
     };
-    let mut text = line([
+    let coloured = match verdict {
+        Verdict::Skipped => word(verdict).to_owned(),
+        _ => print::coloured(word(verdict), verdict == Verdict::Passed),
+    };
+    line([
         suite,
         &check.about,
         &check.cases.to_string(),
         &check.numbers.to_string(),
         &error(check.worst),
         &error(check.tolerance),
-        word(verdict),
-    ]);
-    if verdict == Verdict::Failed {
-        text += &format!("\n    worst: {}", check.at);
-    }
-    for why in &check.skipped {
-        text += &format!("\n    skipped: {why}");
-    }
-    text
+        &coloured,
+    ])
 }
 
 fn as_json(suite: &str, check: &Check) -> String {

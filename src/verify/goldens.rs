@@ -1,7 +1,10 @@
 //! The golden files: those in the binary, or others of the same names and format.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 use serde::de::DeserializeOwned;
@@ -14,35 +17,66 @@ mod packed {
     include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
 }
 
-pub enum Goldens {
-    /// Those that travel inside the binary.
-    Packed,
-    /// A folder of files with the same names.
-    Folder(PathBuf),
+pub struct Goldens {
+    /// A folder of files; those that travel inside the binary if there is none.
+    folder: Option<PathBuf>,
+    /// Names of the files that somebody has asked for.
+    asked: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Goldens {
+    /// Those inside the binary.
+    pub fn packed() -> Goldens {
+        Goldens {
+            folder: None,
+            asked: RefCell::default(),
+        }
+    }
+
+    /// Those in a folder.
+    pub fn folder(folder: PathBuf) -> Goldens {
+        Goldens {
+            folder: Some(folder),
+            ..Goldens::packed()
+        }
+    }
+
     /// The text of a golden file; `None` if there is no such file.
     pub fn text(&self, name: &str) -> Result<Option<String>> {
-        match self {
-            Goldens::Packed => {
-                let found = packed::FILES.iter().find(|(file, _)| *file == name);
-                Ok(found.map(|(_, bytes)| {
-                    let mut text = String::new();
-                    let read = GzDecoder::new(*bytes).read_to_string(&mut text);
-                    read.expect("build.rs packed valid text");
-                    text
-                }))
-            }
-            Goldens::Folder(folder) => {
-                let path = folder.join(name);
-                match files::read_to_string(&path) {
-                    Ok(text) => Ok(Some(text)),
-                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                    Err(e) => Err(Error::io("read", &path, &e)),
+        let Some(folder) = &self.folder else {
+            let found = packed::FILES.iter().find(|(file, _)| *file == name);
+            return Ok(found.map(|(_, bytes)| {
+                let mut text = String::new();
+                let read = GzDecoder::new(*bytes).read_to_string(&mut text);
+                read.expect("build.rs packed valid text");
+                text
+            }));
+        };
+        let path = folder.join(name);
+        let text = match files::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path, &e)),
+        };
+        self.asked.borrow_mut().insert(path);
+        text
+    }
+
+    /// The JSON files of the folder, and of folders in it, that nobody has asked for.
+    pub fn unread(&self) -> Result<Vec<PathBuf>> {
+        let mut unread = Vec::new();
+        if let Some(folder) = &self.folder {
+            for path in entries(folder)? {
+                match path.is_dir() {
+                    true => unread.extend(entries(&path)?),
+                    false => unread.push(path),
                 }
             }
         }
+        let asked = self.asked.borrow();
+        unread
+            .retain(|path| path.extension().is_some_and(|e| e == "json") && !asked.contains(path));
+        Ok(unread)
     }
 
     /// A golden file's contents; `None` if there is no such file.
@@ -56,12 +90,24 @@ impl Goldens {
 
     /// The error for a golden file that does not hold what it should.
     pub fn damaged(&self, name: &str, why: &dyn std::fmt::Display) -> Error {
-        let place = match self {
-            Goldens::Packed => name.into(),
-            Goldens::Folder(folder) => folder.join(name).display().to_string(),
+        let place = match &self.folder {
+            None => name.into(),
+            Some(folder) => folder.join(name).display().to_string(),
         };
         Error::corrupt(format!("{place}: not a golden file of this format: {why}"))
     }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || {
+        let entries = fs::read_dir(folder)?;
+        let mut paths = entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    read().map_err(|e: std::io::Error| Error::io("read", folder, &e))
 }
 
 /// A number of a golden file, where those that are not finite are strings.
@@ -69,6 +115,15 @@ pub fn number(value: &Value) -> Option<f64> {
     match value {
         Value::String(text) => text.parse().ok(),
         other => other.as_f64(),
+    }
+}
+
+/// A number as a golden file writes it.
+pub fn written(x: f64) -> Value {
+    if x.is_finite() {
+        x.into()
+    } else {
+        x.to_string().into()
     }
 }
 
@@ -93,6 +148,19 @@ pub struct Digest {
 }
 
 impl Digest {
+    pub fn of(name: &str, shape: &[usize], values: &[f32]) -> Digest {
+        let exact = values.iter().map(|x| f64::from(*x));
+        let shown = |values: &[f32]| values.iter().map(|x| written((*x).into())).collect();
+        Digest {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            sum: written(exact.clone().sum()),
+            l2: written(exact.map(|x| x * x).sum::<f64>().sqrt()),
+            first: shown(&values[..values.len().min(4)]),
+            last: shown(&values[values.len().saturating_sub(2)..]),
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -109,5 +177,20 @@ impl Digest {
         first
             .chain(last)
             .map(|(i, v)| (i, number(v).unwrap_or(f64::NAN)))
+    }
+
+    /// All it says, as values of the size that the tensor's have, and their names.
+    pub fn values(&self) -> Vec<(String, f64)> {
+        let n = self.len() as f64;
+        let real = |value| number(value).unwrap_or(f64::NAN);
+        let means = [
+            ("mean", real(&self.sum) / n),
+            ("rms", real(&self.l2) / n.sqrt()),
+        ];
+        let means = means.map(|(what, x)| (format!("{} {what}", self.name), x));
+        let shown = self
+            .shown()
+            .map(|(i, x)| (format!("{}[{i}]", self.name), x));
+        means.into_iter().chain(shown).collect()
     }
 }

@@ -1,13 +1,13 @@
 //! Suites `networks` and `cifar`: runs of image networks.
 
 use std::fs;
-use std::ops::Range;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::runs::{ALL, compare_nearer, golden_runs};
+use super::histories::judged;
+use super::runs::{losses, said};
 use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::data::fetch::Options;
@@ -15,9 +15,7 @@ use crate::data::{Library, Loader, Pair, Request};
 use crate::device::{Target, cpu};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Clock, Mode, Session};
-use crate::models;
 use crate::optim::State;
-use crate::results::json;
 use crate::train::Plans;
 
 /// Rows and columns of an image.
@@ -90,64 +88,13 @@ impl SmallSet {
     }
 }
 
-/// Three epochs with shuffling, augmentation, batch norm and both evaluations. A network with batch norm
-/// amplifies rounding from step to step, fastest with Adam, whose first steps are as long for gradients of
-/// rounding noise as for others. There PyTorch with other convolutions of its own (oneDNN switched off) is
-/// 1.9e-2 away from itself after one epoch, which sets the tolerance.
+/// Three epochs with shuffling, augmentation, batch norm and both evaluations.
 pub fn networks(context: &Context) -> Result<Vec<Check>> {
-    const FILE: &str = "runs_tiny_cifar.json";
-    let Some(text) = context.goldens.text(FILE)? else {
-        return Ok(vec![Check::skip("runs", format!("no {FILE}"))]);
-    };
-    let damaged = |why: &dyn std::fmt::Display| context.goldens.damaged(FILE, why);
-    let file = json::parse(&text).map_err(|e| damaged(&e))?;
-    let runs = golden_runs(&file).ok_or_else(|| damaged(&"no runs"))?;
-    let one_thread = context.goldens.text("one_thread/runs_tiny_cifar.json")?;
-    let one_thread = one_thread.unwrap_or_else(|| "[]".into());
-    let other = json::parse(&one_thread).map_err(|e| damaged(&e))?;
-    let other = golden_runs(&other).ok_or_else(|| damaged(&"no runs"))?;
     let set = SmallSet::new(0..250, 1000..1060, |i, c, y, x| {
         37 * i + 11 * c * (y + 1) + 7 * x * y + 3 * x
     })?;
-    let library = set.library();
-
-    // Model, method, epochs, tolerance.
-    let rows: [(&str, &str, Range<usize>, f64); 5] = [
-        ("vit", "adam", ALL, 1e-4),
-        ("resnet20", "momo", 0..1, 1e-3),
-        ("resnet20", "momo", 1..2, 1e-2),
-        ("resnet20", "momo", 2..3, 5e-2),
-        ("resnet20", "adam", 0..1, 3e-2),
-    ];
-    let mut checks = Vec::new();
-    for theirs in &runs {
-        let config = &theirs.config;
-        let (model, method) = (config["model"].as_str(), config["opt"]["name"].as_str());
-        let rows = rows
-            .iter()
-            .filter(|row| (Some(row.0), Some(row.1)) == (model, method));
-        let mut ours = None;
-        for (model, method, epochs, tolerance) in rows {
-            let epochs = epochs.clone();
-            let which = match epochs == ALL {
-                true => "all epochs".to_owned(),
-                false => format!("epoch {}", epochs.start),
-            };
-            let mut check = Check::new(format!("{model}, {method}: {which}"), *tolerance);
-            if models::row(model).is_none() {
-                check.skipped.push(format!("no model {model}"));
-            } else {
-                match ours.get_or_insert_with(|| theirs.ours(&library, context.target)) {
-                    Ok((ours, _)) => {
-                        compare_nearer(&mut check, theirs, &other, ours, epochs, |_| true);
-                    }
-                    Err(why) => check.fail(why.clone()),
-                }
-            }
-            checks.push(check);
-        }
-    }
-    Ok(checks)
+    let (by_spread, ran) = judged(context, &set.library(), "runs_tiny_cifar.json")?;
+    Ok(said([by_spread, losses(&ran)]))
 }
 
 #[derive(Deserialize)]
@@ -166,53 +113,30 @@ struct StepsCase {
     param_l2_after: f64,
 }
 
-/// Losses of single steps. Rounding grows faster with Adam's kind of step than with SGD's, see [`networks`]:
-/// PyTorch is up to 1.2e-3 away from itself in the first six steps with oneDNN switched off, 2.0e-3 with
-/// images laid out channels-last, and 6e-4 in double precision.
+/// Losses of single steps. Rounding grows from step to step in a network with batch norm, faster with Adam's kind of
+/// step than with SGD's: its first steps are as long for gradients of rounding noise as for others. PyTorch is up to
+/// 1.2e-3 away from itself in the first six steps with oneDNN switched off, 2.0e-3 with images laid out
+/// channels-last, and 6e-4 in double precision.
 pub fn cifar(context: &Context) -> Result<Vec<Check>> {
     const FILE: &str = "runs_cifar_steps.json";
     let Some(file) = context.goldens.read::<StepsFile>(FILE)? else {
         return Ok(vec![Check::skip("losses", format!("no {FILE}"))]);
     };
+    let library = context.library();
     let mut sgd = Check::new("sgd-m: losses of the first six steps", 1e-3);
     let mut adam = Check::new("Adam's family: losses of the first six steps", 3e-3);
     let mut later = Check::new("losses of later steps", 2e-2);
     let mut norms = Check::new("norms of all weights after the last step", 1e-4);
     for case in &file.cases {
         let name = format!("{} {}", case.model, Value::Object(case.opt.clone()));
-        if models::row(&case.model).is_none() {
-            later.skipped.push(format!("no model {}", case.model));
-            continue;
-        }
-        let config = RunConfig {
-            dataset: "cifar10".into(),
-            dataset_kwargs: Map::new(),
-            model: case.model.clone(),
-            model_kwargs: case.model_kwargs.clone(),
-            loss_func: "cross_entropy".into(),
-            score_func: "cross_entropy_accuracy".into(),
-            opt: case.opt.clone(),
-            batch_size: case.batch_size,
-            max_epoch: 1,
-            run_id: case.run_id,
-        };
-        let data = match context.library().load(&config) {
-            Ok(data) => data,
-            Err(e) if e.kind == Kind::Io => {
-                later.skipped.push(e.message);
-                break;
+        let is_sgd = case.opt.get("name").is_some_and(|name| name == "sgd-m");
+        let first = if is_sgd { &mut sgd } else { &mut adam };
+        let (losses, norm) = match ours(case, &library, context.target) {
+            Ok(ours) => ours,
+            Err(e) => {
+                first.skip_for(e)?;
+                continue;
             }
-            Err(e) => return Err(e),
-        };
-        if !are_the_copies(&data) {
-            let text = "these are not the copies of CIFAR-10 that the reference was run on";
-            later.skipped.push(text.into());
-            break;
-        }
-        let (losses, norm) = steps(&config, &data, case.losses.len(), context.target)?;
-        let first = match case.opt.get("name").and_then(Value::as_str) {
-            Some("sgd-m") => &mut sgd,
-            _ => &mut adam,
         };
         for check in [&mut *first, &mut later, &mut norms] {
             check.cases += 1;
@@ -225,7 +149,29 @@ pub fn cifar(context: &Context) -> Result<Vec<Check>> {
         }
         norms.compare(norm, case.param_l2_after, case.param_l2_after, || name);
     }
-    Ok(vec![sgd, adam, later, norms])
+    Ok(said([sgd, adam, later, norms]))
+}
+
+/// Losses of our first steps of a case, and the norm of the weights after them.
+fn ours(case: &StepsCase, library: &Library, target: Target) -> Result<(Vec<f64>, f64)> {
+    let config = RunConfig {
+        dataset: "cifar10".into(),
+        dataset_kwargs: Map::new(),
+        model: case.model.clone(),
+        model_kwargs: case.model_kwargs.clone(),
+        loss_func: "cross_entropy".into(),
+        score_func: "cross_entropy_accuracy".into(),
+        opt: case.opt.clone(),
+        batch_size: case.batch_size,
+        max_epoch: 1,
+        run_id: case.run_id,
+    };
+    let data = library.load(&config)?;
+    if !are_the_copies(&data) {
+        let text = "these are not the copies of CIFAR-10 that the reference was run on";
+        return Err(Error::usage(text));
+    }
+    steps(&config, &data, case.losses.len(), target)
 }
 
 /// The reference's numbers were made from JPEG copies of the images. Their first hundred validation images

@@ -2,7 +2,9 @@
 
 mod augment;
 mod datasets;
+mod ensemble;
 mod goldens;
+mod histories;
 mod images;
 mod networks;
 mod optimizers;

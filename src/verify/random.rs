@@ -16,9 +16,10 @@ struct RandomFile {
     numpy_randomstate: Map<String, Value>,
 }
 
-/// Normals go through a logarithm, a square root, a sine and a cosine in f32: 2 ulp.
-const NORMAL_F32: f64 = 2.0 * f32::EPSILON as f64;
-/// The same in f64.
+/// Normals go through a logarithm, a square root, a sine and a cosine in f32, which PyTorch computes by other code on
+/// every instruction set: absolute, since a sine near zero has lost digits.
+const NORMAL_F32: f64 = 2e-6;
+/// The same in f64 by numpy, relative.
 const NORMAL_F64: f64 = 4.0 * f64::EPSILON;
 
 pub fn generators(context: &Context) -> Result<Vec<Check>> {
@@ -27,7 +28,7 @@ pub fn generators(context: &Context) -> Result<Vec<Check>> {
         return Ok(vec![Check::skip("draws", format!("no {FILE}"))]);
     };
     let mut exact = Check::new("torch: integers, uniforms, permutations", 0.0);
-    let mut normal = Check::new("torch: normals", NORMAL_F32);
+    let mut normal = Check::new("torch: normals, absolute", NORMAL_F32);
     let mut numpy = Check::new("numpy", NORMAL_F64);
     let seed = |text: &str| {
         let parsed = text.parse::<u64>();
@@ -38,16 +39,15 @@ pub fn generators(context: &Context) -> Result<Vec<Check>> {
         for (name, expected) in cases.as_object().into_iter().flatten() {
             let is_normal = name.contains("randn") || name.starts_with("normal");
             let check = if is_normal { &mut normal } else { &mut exact };
-            match torch_draws(name, expected, generator.clone()) {
-                None => check.skipped.push(format!("draw {name} is not known")),
-                Some(ours) => {
-                    check.cases += 1;
-                    check.compare_all(
-                        &ours,
-                        &numbers(expected),
-                        &format!("seed {seed_text} {name}"),
-                    );
-                }
+            let Some(ours) = torch_draws(name, expected, generator.clone()) else {
+                check.skipped.push(format!("draw {name} is not known"));
+                continue;
+            };
+            check.cases += 1;
+            let (theirs, at) = (numbers(expected), format!("seed {seed_text} {name}"));
+            match is_normal {
+                true => check.compare_all_by(&ours, &theirs, |_| 1.0, &at),
+                false => check.compare_all(&ours, &theirs, &at),
             }
         }
     }

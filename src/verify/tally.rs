@@ -1,7 +1,9 @@
 //! Counting: what was compared, and how far off the worst of it is.
 
+use super::ensemble::{Number, Numbers, sizes};
 use super::goldens::Digest;
 use super::goldens::number;
+use crate::error::{Error, Kind, Result};
 
 /// One line of the report.
 #[derive(Clone, Debug)]
@@ -62,20 +64,67 @@ impl Check {
             (false, error) if error.is_nan() => f64::INFINITY,
             (false, error) => error,
         };
+        self.count(error, || format!("{}: {ours} for {theirs}", at()));
+    }
+
+    /// Counts a number that is so far off.
+    pub fn count(&mut self, error: f64, at: impl FnOnce() -> String) {
         self.numbers += 1;
         if error > self.worst || (self.at.is_empty() && error == self.worst) {
             self.worst = error;
-            self.at = format!("{}: {ours} for {theirs}", at());
+            self.at = at();
+        }
+    }
+
+    /// Compares those numbers that are `wanted`; errors are relative to the size of the tensor they belong to, or to
+    /// `floor` where that is larger.
+    pub fn compare_numbers(
+        &mut self,
+        name: &str,
+        ours: &Numbers,
+        theirs: &Numbers,
+        floor: f64,
+        wanted: impl Fn(&Number) -> bool,
+    ) {
+        self.cases += 1;
+        let sizes = sizes(theirs.values().map(|number| (number, number.value)));
+        for (at, number) in theirs.iter().filter(|(_, number)| wanted(number)) {
+            let found = ours.get(at);
+            let at = || format!("{name} {at}");
+            match found {
+                None => self.fail(format!("{}: missing", at())),
+                Some(ours) => {
+                    let size = sizes[&number.place()].max(floor);
+                    self.compare(ours.value, number.value, size, at);
+                }
+            }
+        }
+        let extra = ours
+            .iter()
+            .find(|(at, number)| wanted(number) && !theirs.contains_key(*at));
+        if let Some((at, _)) = extra {
+            self.fail(format!("{name} {at}: not in the reference"));
         }
     }
 
     /// Compares numbers one by one, errors relative to each number.
     pub fn compare_all(&mut self, ours: &[f64], theirs: &[f64], at: &str) {
+        self.compare_all_by(ours, theirs, f64::abs, at);
+    }
+
+    /// Compares numbers one by one, errors relative to what `scale` makes of each number.
+    pub fn compare_all_by(
+        &mut self,
+        ours: &[f64],
+        theirs: &[f64],
+        scale: impl Fn(f64) -> f64,
+        at: &str,
+    ) {
         if ours.len() != theirs.len() {
             self.fail(format!("{at}: {} numbers for {}", ours.len(), theirs.len()));
         }
         for (i, (o, t)) in ours.iter().zip(theirs).enumerate() {
-            self.compare(*o, *t, t.abs(), || format!("{at}[{i}]"));
+            self.compare(*o, *t, scale(*t), || format!("{at}[{i}]"));
         }
     }
 
@@ -97,6 +146,15 @@ impl Check {
         for (i, value) in theirs.shown() {
             self.compare(f64::from(ours[i]), value, size, || format!("{at}[{i}]"));
         }
+    }
+
+    /// Leaves out a case because of what is not here: data, a model, a method. Other errors end the command.
+    pub fn skip_for(&mut self, error: Error) -> Result<()> {
+        match error.kind {
+            Kind::Io | Kind::Usage => self.skipped.push(error.message),
+            _ => return Err(error),
+        }
+        Ok(())
     }
 
     /// A difference that no number can express.
