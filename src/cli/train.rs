@@ -293,6 +293,9 @@ impl Train {
                 None => print::note(format_args!(
                     "{id}: {done} in {seconds:.1} s, in {path}{rest}"
                 )),
+                Some(_) if results.is_empty() => print::note(format_args!(
+                    "{id}: interrupted before the first of {left} was finished"
+                )),
                 Some(_) => print::note(format_args!(
                     "{id}: interrupted after {done} of {left}; they are in {path}, and the same command goes on from there"
                 )),
@@ -456,11 +459,11 @@ fn results_table(results: &[RunResult]) -> comfy_table::Table {
         .collect();
     let mut keys: Vec<&String> = Vec::new();
     for key in opts.iter().flat_map(|opt| opt.keys()) {
-        let varies = opts.iter().any(|opt| opt.get(key) != opts[0].get(key));
-        if key != "name" && varies && !keys.contains(&key) {
+        if key != "name" && !keys.contains(&key) {
             keys.push(key);
         }
     }
+    keys.retain(|key| opts.iter().any(|opt| opt.get(*key) != opts[0].get(*key)));
     let mut header = vec!["name"];
     header.extend(keys.iter().map(|k| k.as_str()));
     header.extend([

@@ -120,7 +120,7 @@ fn add(
     if len.is_none() {
         let bytes = shape.iter().fold(4.0, |bytes, n| bytes * *n as f64);
         let text = format!(
-            "too large: {name} of shape {shape:?} alone takes {:.1e} GB",
+            "too large: {name} of shape {shape:?} alone takes {:.1} GB",
             bytes / 1e9
         );
         too_large.get_or_insert(text);

@@ -46,9 +46,7 @@ impl Loose {
             Err(e) => return Err(e),
         }
         let path = self.folder.join(hash).with_extension(EXTENSION);
-        let added = file::replace(&path, TEMPORARY, |out| out.write_all(text.as_bytes()));
-        // Fails, as it should, if another run is in it.
-        added.inspect_err(|_| drop(fs::remove_dir(&self.folder)))
+        file::replace(&path, TEMPORARY, |out| out.write_all(text.as_bytes()))
     }
 
     /// All runs that are there.
@@ -90,7 +88,10 @@ impl Loose {
             // One that stays is read as what it is: a run of the output.
             let _ = fs::remove_file(self.folder.join(hash).with_extension(EXTENSION));
         }
-        // Fails, as it should, if something is in it.
+    }
+
+    /// Removes the folder, if no run is in it. For when nobody is adding one.
+    pub fn close(&self) {
         let _ = fs::remove_dir(&self.folder);
     }
 

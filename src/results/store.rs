@@ -142,6 +142,7 @@ impl Store {
             let save = lock.replace(Existing::Replace, |out| write_runs(out, kept.iter()));
             save.map_err(|e| cannot_save(&path, &e))?;
             loose.remove(finished.keys());
+            loose.close();
         }
         if options.overwrite == Some(Overwrite::All) {
             kept.clear();
@@ -235,11 +236,15 @@ impl Store {
     /// Writes the output anew if that is due.
     pub fn finish(&self) -> Result<()> {
         let mut state = self.state();
-        if state.behind {
-            return self.save(&mut state);
+        let outcome = match state.behind {
+            true => self.save(&mut state),
+            false => Ok(()),
+        };
+        if !state.behind {
+            self.loose.remove(&std::mem::take(&mut state.loose));
         }
-        self.loose.remove(&std::mem::take(&mut state.loose));
-        Ok(())
+        self.loose.close();
+        outcome
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

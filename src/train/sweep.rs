@@ -63,9 +63,12 @@ pub fn check(
             })?;
             Ok(())
         };
-        if let Err(error) = library.load(config).and_then(fits)
+        if let Err(mut error) = library.load(config).and_then(fits)
             && problems.iter().all(|p| p.message != error.message)
         {
+            if error.kind == Kind::Device {
+                error.message = format!("{}: {}", config.label(), error.message);
+            }
             problems.push(error);
         }
         if problems.len() == MOST {

@@ -103,6 +103,25 @@ fn an_output_has_one_writer() {
 }
 
 #[test]
+fn a_run_of_any_length_trains_until_it_is_stopped() {
+    let folder = Folder::new();
+    folder.config("sweep", &sweep(2, 1_000_000_000));
+    let mut command = folder.command("train sweep.json -v --threads 1");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("epoch 2: ")));
+    send("TERM", child.id());
+    let told: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let last = told.last().unwrap();
+    assert!(last.contains("interrupted before the first of 2"), "{last}");
+    assert!(
+        !folder.exists("output"),
+        "an interrupted start leaves folders"
+    );
+}
+
+#[test]
 fn an_output_that_somebody_removes_is_noticed() {
     let folder = Folder::new();
     folder.config("sweep", &sweep(20, 1000));

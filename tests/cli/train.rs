@@ -349,7 +349,11 @@ fn memory_that_is_not_there() {
     let ran = folder
         .limited("ulimit -v 4000000", "train big.json --threads 1")
         .code(1);
-    ran.says(&["big: ", "cpu: no memory", " MiB are needed", "batch_size"]);
+    ran.says(&[
+        "big: name=adam:lr=0.01:run_id=0: cpu: no memory",
+        " MiB are needed",
+        "batch_size",
+    ]);
     assert!(!folder.exists("output"));
 }
 

@@ -294,7 +294,7 @@ fn a_full_disk_leaves_the_last_whole_file() {
         "{error}"
     );
     assert!(
-        said.contains("\ntemps [\".x.lock\", \"x.json\"]\n"),
+        said.contains("\ntemps [\".x.lock\", \".x.runs\", \"x.json\"]\n"),
         "{said}"
     );
     let after = fs::read_to_string(dir.path().join("after-error")).unwrap();
