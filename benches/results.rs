@@ -8,14 +8,15 @@ use std::path::PathBuf;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use stepback_native::results::plot::{self, Selection};
-use stepback_native::results::{Record, output, report};
+use stepback_native::results::{Record, output, record, report};
 
 fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
 fn record(id: &str) -> Record {
-    Record::read_csv(&path(&format!("records/{id}.csv"))).expect("a published record")
+    let records = record::read_csv(&path(&format!("records/{id}.csv")));
+    records.expect("a published record").remove(0)
 }
 
 fn reading(criterion: &mut Criterion) {

@@ -5,11 +5,12 @@ use std::path::Path;
 use stepback_native::Result;
 use stepback_native::results::plot::{self, Selection};
 use stepback_native::results::table::{Format, Query, Table};
-use stepback_native::results::{Record, measure};
+use stepback_native::results::{measure, record};
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let record = Record::read_csv(&root.join("records/mnist_mlp.csv"))?;
+    // One record for each problem: here all runs are of one.
+    let records = record::read_csv(&root.join("records/mnist_mlp.csv"))?;
 
     let query = Query {
         score: "val_score",
@@ -17,12 +18,12 @@ fn main() -> Result<()> {
         columns: &[],
         target: None,
     };
-    let table = Table::new(std::slice::from_ref(&record), &query)?;
-    print!("{}", table.render(Format::Markdown));
+    print!("{}", Table::new(&records, &query)?.render(Format::Markdown));
+    let record = &records[0];
 
     let score = record.metric("val_score")?;
     for method in record.methods() {
-        if let Some(decades) = measure::robustness(&record, method, score, None) {
+        if let Some(decades) = measure::robustness(record, method, score, None) {
             println!("{method}: within one point of its best over {decades:.1} decades of lr");
         }
     }
@@ -33,7 +34,7 @@ fn main() -> Result<()> {
         rank_by: "val_score",
         log_y: None,
     };
-    let chart = plot::stability(&record, "val_score", &selection)?;
+    let chart = plot::stability(record, "val_score", &selection)?;
     let path = std::env::temp_dir().join("stability.svg");
     std::fs::write(&path, chart.draw(5.0).svg())
         .map_err(|e| stepback_native::Error::io("write", &path, &e))?;

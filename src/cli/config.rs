@@ -1,17 +1,17 @@
 //! `config`: check configs, print their runs, split them.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::print::{self, count, print, println};
 use super::sources::Overwrite;
 use super::vocabulary;
-use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
+use crate::config::{self, Experiment, Filter, MAX_RUNS};
 use crate::error::{Error, Kind, Result};
 use crate::results::escape;
 use crate::results::file::{self, Existing};
+use crate::results::identity::{Identity, Index};
 use crate::results::output;
 
 /// Check experiment configs, print their runs, split them
@@ -173,7 +173,8 @@ impl Split {
         let all = runs.len();
         if self.only_new {
             let done = self.done(&id)?;
-            runs.retain(|run| !done.contains(&run.identity()));
+            let unknown = Map::new();
+            runs.retain(|run| done.get(&Identity::new(&run.to_json(), &unknown)).is_none());
         }
         let parts = config::split(&id, &runs, self.parts as usize)?;
         let parts: Vec<(PathBuf, String)> = (parts.into_iter())
@@ -200,12 +201,11 @@ impl Split {
     }
 
     /// The runs that the output holds.
-    fn done(&self, id: &str) -> Result<HashSet<String>> {
-        let mut done = HashSet::new();
-        for path in output::files(&self.output_dir, id) {
+    fn done(&self, id: &str) -> Result<Index<()>> {
+        let mut done = Index::default();
+        for path in output::files(&self.output_dir, id)? {
             let runs = output::read(&path)?.into_iter();
-            let configs = runs.filter_map(|run| RunConfig::from_json(&run.config));
-            done.extend(configs.map(|config| config.identity()));
+            runs.for_each(|run| done.insert(run.identity, ()));
         }
         Ok(done)
     }
@@ -218,7 +218,7 @@ impl Split {
         parts: &[(PathBuf, String)],
         existing: Existing,
     ) -> Result<()> {
-        let in_the_way = output::stems(&self.into, "json")
+        let in_the_way = output::stems(&self.into, "json")?
             .into_iter()
             .filter(|stem| {
                 let digits = stem

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::print::{self, print};
 use super::sources::{Overwrite, write_or_print};
+use crate::config::Filter;
 use crate::error::{Error, Result};
-use crate::results::edit::{self, Condition, Filter};
+use crate::results::edit::{self, Choice};
 use crate::results::output;
 use crate::results::table::{Cell, Format, Table, format_small};
 
@@ -31,15 +32,15 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Keep or drop runs by keys of the config or of opt
+    /// Keep or drop runs by keys of the config or of opt, such as lr, opt.lr or dataset_kwargs.p
     Filter {
         file: PathBuf,
         /// Keep runs with this value; of several on one key, any
         #[arg(long, value_name = "KEY=VALUE")]
-        keep: Vec<Condition>,
+        keep: Vec<Filter>,
         /// Drop runs with this value
         #[arg(long, value_name = "KEY=VALUE")]
-        drop: Vec<Condition>,
+        drop: Vec<Filter>,
         /// Drop this key from every epoch
         #[arg(long, value_name = "KEY")]
         drop_history: Vec<String>,
@@ -77,7 +78,7 @@ impl Args {
                 let mut all = Vec::new();
                 for path in files {
                     if path.is_dir() {
-                        let stems = output::stems(&path, "json");
+                        let stems = output::stems(&path, "json")?;
                         if stems.is_empty() {
                             let text = format!("{}: no output files", path.display());
                             return Err(Error::usage(text));
@@ -98,12 +99,12 @@ impl Args {
                 drop_history,
                 target,
             } => {
-                let filter = Filter {
+                let choice = Choice {
                     keep,
                     drop,
                     drop_history,
                 };
-                let (text, stay, gone) = edit::filter(&file, &filter)?;
+                let (text, stay, gone) = edit::filter(&file, &choice)?;
                 target.write(&text)?;
                 print::note(format_args!("{stay} runs kept, {gone} dropped"));
             }
@@ -145,5 +146,6 @@ fn list(file: &Path) -> Result<Table> {
     Ok(Table {
         header: header.map(str::to_owned).into(),
         rows: rows.collect(),
+        notes: Vec::new(),
     })
 }

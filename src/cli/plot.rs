@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::print;
 use super::sources::{Overwrite, Sources};
 use crate::error::{Error, Result};
+use crate::results::Record;
 use crate::results::file;
 use crate::results::plot::{self, Selection, chart::Chart};
 
@@ -75,7 +76,14 @@ fn width(text: &str) -> std::result::Result<f64, String> {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        let record = self.sources.load(&self.id)?;
+        for record in self.sources.load(&self.id)? {
+            self.draw(&record)?;
+        }
+        Ok(0)
+    }
+
+    /// Draws the figures of one problem. Where the experiment has several, each has a folder of its own.
+    fn draw(&self, record: &Record) -> Result<()> {
         let selection = Selection {
             methods: &self.methods,
             top: self.top.get(),
@@ -91,16 +99,16 @@ impl Args {
         let mut charts: Vec<(String, Chart)> = Vec::new();
         for metric in &metrics {
             if wants(Figure::Curves) {
-                let chart = plot::curves(&record, metric, &selection)?;
+                let chart = plot::curves(record, metric, &selection)?;
                 charts.push((format!("curves_{metric}"), chart));
             }
             if wants(Figure::Stability) {
-                let chart = plot::stability(&record, metric, &selection)?;
+                let chart = plot::stability(record, metric, &selection)?;
                 charts.push((format!("stability_{metric}"), chart));
             }
         }
         if wants(Figure::Steps) {
-            match plot::steps(&record, &selection) {
+            match plot::steps(record, &selection) {
                 Ok(chart) => charts.push(("steps".into(), chart)),
                 Err(e) if self.figure == Figure::Steps => return Err(e),
                 Err(Error { message, .. }) => {
@@ -122,7 +130,8 @@ impl Args {
             }
             // A metric's name is part of a file's name.
             let file = format!("{name}.{extension}").replace('/', "_");
-            let path = self.out_dir.join(&record.name).join(file);
+            let problem = record.problem.replace('/', "_");
+            let path = self.out_dir.join(&record.name).join(problem).join(file);
             files.push((path, bytes));
         }
         file::write_all(&files, self.overwrite.into())?;
@@ -137,6 +146,6 @@ impl Args {
                 lacking.join(" ")
             ));
         }
-        Ok(0)
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::print;
 use super::sources::{Overwrite, write_or_print};
 use crate::error::Result;
-use crate::results::Record;
+use crate::results::record::{self, Setting};
 
 /// Average an experiment's runs over their seeds into a CSV file
 #[derive(clap::Args, Debug)]
@@ -24,15 +24,27 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        let record = Record::from_outputs(&self.id, &self.output_dir)?;
+        let records = record::from_outputs(&self.id, &self.output_dir)?;
         let path = self
             .out
             .unwrap_or_else(|| PathBuf::from("records").join(format!("{}.csv", self.id)));
-        write_or_print(&path, &record.to_csv(), self.overwrite.into())?;
-        let (settings, epochs) = (record.settings.len(), record.epochs.len());
+        write_or_print(&path, &record::to_csv(&records), self.overwrite.into())?;
+        let settings = || record::all_settings(&records).map(|(_, setting)| setting);
+        let range = |counts: &dyn Fn(&Setting) -> usize| {
+            let (least, most) = (settings().map(counts).min(), settings().map(counts).max());
+            let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
+            if least == most {
+                most.to_string()
+            } else {
+                format!("{least} to {most}")
+            }
+        };
         print::note(format_args!(
-            "{}: {settings} settings, {epochs} epochs",
-            record.name
+            "{}: {} settings, {} epochs, seeds of each: {}",
+            self.id,
+            settings().count(),
+            range(&|s| s.epochs.len()),
+            range(&|s| s.runs.len()),
         ));
         Ok(0)
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::print::print;
 use crate::error::Result;
-use crate::results::Record;
 use crate::results::file::{self, Existing};
+use crate::results::record::{self, Record};
 
 /// The folders that experiments are looked for in.
 #[derive(clap::Args, Clone, Debug)]
@@ -19,12 +19,17 @@ pub struct Sources {
 }
 
 impl Sources {
-    pub fn load(&self, id: &str) -> Result<Record> {
-        Record::load(id, &self.output_dir, &self.records_dir)
+    /// A record for each problem of an experiment.
+    pub fn load(&self, id: &str) -> Result<Vec<Record>> {
+        record::load(id, &self.output_dir, &self.records_dir)
     }
 
     pub fn load_all(&self, ids: &[String]) -> Result<Vec<Record>> {
-        ids.iter().map(|id| self.load(id)).collect()
+        let mut records = Vec::new();
+        for id in ids {
+            records.extend(self.load(id)?);
+        }
+        Ok(records)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::print;
 use super::sources::{Overwrite, Sources, finite, write_or_print};
 use crate::error::Result;
 use crate::results::table::{Column, Format, Query, Table};
@@ -45,8 +46,9 @@ impl Args {
             columns: &self.columns,
             target: self.target,
         };
-        let text = Table::new(&records, &query)?.render(self.format);
-        write_or_print(&self.out, &text, self.overwrite.into())?;
+        let table = Table::new(&records, &query)?;
+        write_or_print(&self.out, &table.render(self.format), self.overwrite.into())?;
+        table.notes.iter().for_each(print::note);
         Ok(0)
     }
 }

@@ -1,6 +1,6 @@
 //! Choosing some of an experiment's runs: `lr=0.1`, `name=momo`, `run_id=0`, `model_kwargs.rank=4`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::text::{plain, printable, suggestion};
 use super::{Experiment, RunConfig, same};
@@ -36,11 +36,28 @@ impl Filter {
         }
     }
 
-    pub fn matches(&self, run: &RunConfig) -> bool {
+    /// Whether this config of a single run has the value.
+    pub fn matches(&self, run: &Map<String, Value>) -> bool {
         self.find(run).is_some_and(|value| {
-            let parsed = serde_json::from_str(&self.value);
+            // Outputs were filtered by Python's words before.
+            let word = match self.value.as_str() {
+                "True" => "true",
+                "False" => "false",
+                "None" => "null",
+                other => other,
+            };
             value.as_str() == Some(&self.value)
-                || parsed.is_ok_and(|v: Value| same::canonical(&v) == same::canonical(&value))
+                || serde_json::from_str(word)
+                    .is_ok_and(|v: Value| same::canonical(&v) == same::canonical(value))
+        })
+    }
+
+    /// Whether this run is among those that filters choose: those on the same key are alternatives, and a run must
+    /// match one of them for every key.
+    pub fn choose(filters: &[Filter], run: &Map<String, Value>) -> bool {
+        filters.iter().all(|filter| {
+            let mut alternatives = filters.iter().filter(|other| other.key == filter.key);
+            alternatives.any(|other| other.matches(run))
         })
     }
 
@@ -49,87 +66,110 @@ impl Filter {
     }
 
     /// The run's value at this filter's key.
-    fn find(&self, run: &RunConfig) -> Option<Value> {
-        let mut map = run.to_json();
+    fn find<'r>(&self, run: &'r Map<String, Value>) -> Option<&'r Value> {
         match self.key.split_once('.') {
-            Some((object, key)) => map.get_mut(object)?.as_object_mut()?.remove(key),
-            None => map
-                .remove(&self.key)
-                .or_else(|| run.opt.get(&self.key).cloned()),
+            Some((object, key)) => run.get(object)?.get(key),
+            None => run
+                .get(&self.key)
+                .or_else(|| run.get("opt")?.get(&self.key)),
         }
+    }
+
+    /// Whether any of the runs has the key, and if not, what may have been meant.
+    ///
+    /// # Errors
+    /// A usage error.
+    pub fn check_key(&self, runs: &[Map<String, Value>]) -> Result<()> {
+        if runs.iter().any(|run| self.find(run).is_some()) {
+            return Ok(());
+        }
+        let keys = keys(runs);
+        let known: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let (text, hint) = (self.text(), suggestion(&self.key, &known));
+        Err(Error::usage(format!("{text}: no run has this key {hint}")))
+    }
+
+    /// Whether any of the runs matches, and if not, what would.
+    ///
+    /// # Errors
+    /// A usage error.
+    pub fn check(&self, runs: &[Map<String, Value>]) -> Result<()> {
+        self.check_key(runs)?;
+        if runs.iter().any(|run| self.matches(run)) {
+            return Ok(());
+        }
+        let mut values: Vec<String> = Vec::new();
+        for value in runs.iter().filter_map(|run| self.find(run)) {
+            let value = plain(value);
+            if !values.contains(&value) {
+                values.push(value);
+            }
+            if values.len() > MAX_LISTED {
+                values[MAX_LISTED] = "…".into();
+                break;
+            }
+        }
+        let (text, values) = (self.text(), values.join(", "));
+        Err(Error::usage(format!(
+            "{text}: no run has this value (there are: {values})"
+        )))
     }
 }
 
-/// Keeps the runs that the filters choose: those on the same key are alternatives, and a run must
-/// match one of them for every key. `source` names the config in messages.
+impl std::str::FromStr for Filter {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Filter> {
+        Filter::parse(text)
+    }
+}
+
+/// Keeps the runs that the filters choose. `source` names the config in messages.
 ///
 /// # Errors
 /// A usage error, and the experiment as it was, if a filter names a key or a value that no run has, or
 /// if no run is left.
 pub fn select(experiment: &mut Experiment, filters: &[Filter], source: &str) -> Result<()> {
-    let runs = &mut experiment.runs;
-    let idle: Vec<String> = filters
+    let runs: Vec<_> = experiment.runs.iter().map(RunConfig::to_json).collect();
+    let idle = filters
         .iter()
-        .filter(|filter| !runs.iter().any(|run| filter.matches(run)))
-        .map(|filter| format!("{source}: {}", explain(filter, runs)))
-        .collect();
+        .filter_map(|filter| filter.check(&runs).err());
+    let idle: Vec<String> = idle.map(|e| format!("{source}: {e}")).collect();
     if !idle.is_empty() {
         return Err(Error::usage(idle.join("\n")));
     }
-    let chosen = |run: &RunConfig| {
-        filters.iter().all(|filter| {
-            let mut alternatives = filters.iter().filter(|other| other.key == filter.key);
-            alternatives.any(|other| other.matches(run))
-        })
-    };
-    if !runs.iter().any(chosen) {
+    let chosen: Vec<bool> = runs
+        .iter()
+        .map(|run| Filter::choose(filters, run))
+        .collect();
+    if !chosen.contains(&true) {
         let texts: Vec<String> = filters.iter().map(Filter::text).collect();
         return Err(Error::usage(format!(
             "{source}: no run has all of {} together (try fewer filters)",
             texts.join(", ")
         )));
     }
-    runs.retain(chosen);
+    let mut chosen = chosen.into_iter();
+    experiment.runs.retain(|_| chosen.next() == Some(true));
     Ok(())
 }
 
-/// Why no run matches, and what would.
-fn explain(filter: &Filter, runs: &[RunConfig]) -> String {
-    let text = filter.text();
-    let mut values: Vec<String> = Vec::new();
-    for value in runs.iter().filter_map(|run| filter.find(run)) {
-        let value = plain(&value);
-        if !values.contains(&value) {
-            values.push(value);
-        }
-        if values.len() > MAX_LISTED {
-            values[MAX_LISTED] = "…".into();
-            break;
-        }
-    }
-    if values.is_empty() {
-        let keys = keys(runs);
-        let known: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let hint = suggestion(&filter.key, &known);
-        return format!("{text}: no run has this key {hint}");
-    }
-    format!(
-        "{text}: no run has this value (there are: {})",
-        values.join(", ")
-    )
-}
-
 /// The keys that a filter on these runs may name.
-fn keys(runs: &[RunConfig]) -> Vec<String> {
+fn keys(runs: &[Map<String, Value>]) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
     for run in runs {
-        let opt = run.opt.keys().cloned();
-        let whole = run.to_json();
-        let plain = whole.iter().filter(|(_, value)| !value.is_object());
+        let opt = run
+            .get("opt")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        let opt = opt.map(|(key, _)| key.clone());
+        let plain = run.iter().filter(|(_, value)| !value.is_object());
         let kwargs = ["dataset_kwargs", "model_kwargs"]
             .into_iter()
             .flat_map(|object| {
-                let inner = whole[object].as_object().into_iter().flatten();
+                let inner = run.get(object).and_then(Value::as_object);
+                let inner = inner.into_iter().flatten();
                 inner.map(move |(key, _)| format!("{object}.{key}"))
             });
         for key in opt.chain(plain.map(|(key, _)| key.clone())).chain(kwargs) {

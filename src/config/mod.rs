@@ -17,7 +17,7 @@ pub use filter::{Filter, select};
 pub use parts::{list, split};
 pub use same::canonical;
 pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete};
-pub use text::nearest;
+pub use text::{nearest, suggestion};
 
 use std::path::Path;
 

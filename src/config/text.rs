@@ -106,7 +106,7 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
 }
 
 /// What an unknown word may have meant, for the end of a message.
-pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
+pub fn suggestion(word: &str, known: &[&str]) -> String {
     match nearest(word, known.iter().copied()) {
         Some(near) => format!("(did you mean {near:?}?)"),
         None if known.is_empty() => "(there are none)".into(),

@@ -1,140 +1,124 @@
 //! Output files as files: merged, filtered, flattened. Runs pass through unchanged unless said otherwise.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::escape;
+use super::identity::{Identity, Index};
 use super::json::{self, Json};
-use super::output::{self, python_str};
-use crate::error::Result;
-
-/// `key=value`: a key of the config, or of its `opt`; the value as Python prints it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
-    pub key: String,
-    pub value: String,
-}
-
-impl std::str::FromStr for Condition {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Condition, String> {
-        let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-        Ok(Condition {
-            key: key.into(),
-            value: value.into(),
-        })
-    }
-}
-
-impl Condition {
-    /// Numbers are compared as numbers: `lr=1` holds for 1.0. A run without the key does not fulfil it.
-    fn holds(&self, run: &Json) -> bool {
-        let config = run.get("config");
-        let found = config.and_then(|c| c.get(&self.key));
-        let found = found.or_else(|| config?.get("opt")?.get(&self.key));
-        found.is_some_and(|value| {
-            let text = python_str(&value.to_value());
-            let numbers = (text.parse::<f64>(), self.value.parse::<f64>());
-            text == self.value || matches!(numbers, (Ok(a), Ok(b)) if a == b)
-        })
-    }
-}
+use super::output::{self, Run};
+use crate::config::{Filter, suggestion};
+use crate::error::{Error, Result};
 
 /// Which runs stay, and what of them.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct Choice {
     /// A run stays if it fulfils one of the conditions on each key named here.
-    pub keep: Vec<Condition>,
+    pub keep: Vec<Filter>,
     /// A run that fulfils any of these goes.
-    pub drop: Vec<Condition>,
+    pub drop: Vec<Filter>,
     /// Keys that every epoch loses.
     pub drop_history: Vec<String>,
 }
 
-impl Filter {
-    fn passes(&self, run: &Json) -> bool {
-        let mut keys = self.keep.iter().map(|c| &c.key);
-        let kept = keys.all(|key| self.keep.iter().any(|c| c.key == *key && c.holds(run)));
-        kept && !self.drop.iter().any(|c| c.holds(run))
-    }
-}
-
 /// The text of a filtered output file, and how many runs stayed and went.
-pub fn filter(path: &Path, filter: &Filter) -> Result<(String, usize, usize)> {
+///
+/// # Errors
+/// A usage error if no run has a key or a value that is to be kept, a key that is to be dropped, or if none stays.
+pub fn filter(path: &Path, choice: &Choice) -> Result<(String, usize, usize)> {
     let mut runs = Runs::default();
-    let mut gone = 0;
+    let mut configs = Vec::new();
+    let mut names = BTreeSet::new();
     output::for_each_run(path, |text, mut run| {
-        if !filter.passes(&run) {
-            gone += 1;
-            return Ok(());
+        let config = match run.get("config").map(Json::to_value) {
+            Some(Value::Object(config)) => config,
+            _ => return Err("a run without \"config\"".into()),
+        };
+        let stays = Filter::choose(&choice.keep, &config)
+            && !choice.drop.iter().any(|filter| filter.matches(&config));
+        configs.push(config);
+        if !choice.drop_history.is_empty() {
+            drop_history(&mut run, &choice.drop_history, &mut names);
         }
-        if filter.drop_history.is_empty() {
-            runs.push(text);
-        } else {
-            drop_history(&mut run, &filter.drop_history);
-            let mut text = String::new();
-            json::write(&mut text, &run, 1, false);
-            runs.push(&text);
+        match (stays, choice.drop_history.is_empty()) {
+            (false, _) => {}
+            (true, true) => runs.push(text),
+            (true, false) => {
+                let mut text = String::new();
+                json::write(&mut text, &run, 1, false);
+                runs.push(&text);
+            }
         }
         Ok(())
     })?;
+    let of_file = |e: Error| Error::usage(format!("{}: {e}", path.display()));
+    for filter in &choice.keep {
+        filter.check(&configs).map_err(of_file)?;
+    }
+    for filter in &choice.drop {
+        filter.check_key(&configs).map_err(of_file)?;
+    }
+    let mut dropped = choice.drop_history.iter();
+    if let Some(key) = dropped.find(|key| !names.contains(*key)) {
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        let hint = suggestion(key, &known);
+        let what = format!("{}: no epoch has the key {key:?} {hint}", path.display());
+        return Err(Error::usage(what));
+    }
+    let gone = configs.len() - runs.count;
+    if runs.count == 0 && gone > 0 {
+        let what = format!("{}: no run would stay (try fewer filters)", path.display());
+        return Err(Error::usage(what));
+    }
     Ok((runs.text(), runs.count, gone))
 }
 
-fn drop_history(run: &mut Json, keys: &[String]) {
+/// Drops keys of every epoch. All keys that were there go to `names`.
+fn drop_history(run: &mut Json, keys: &[String], names: &mut BTreeSet<String>) {
     let Json::Dict(members) = run else { return };
     let history = members.iter_mut().filter(|m| m.0 == "history");
     for (_, history) in history {
         let Json::List(epochs) = history else { return };
         for epoch in epochs {
             if let Json::Dict(members) = epoch {
+                for (name, _) in members.iter() {
+                    if !names.contains(name.as_ref()) {
+                        names.insert(name.to_string());
+                    }
+                }
                 members.retain(|m| !keys.iter().any(|k| *k == m.0));
             }
         }
     }
 }
 
-/// The text of one file with the runs of all. Runs of different models or data sets are refused, and a run
-/// that two files have is named.
+/// The text of one file with the runs of all. Runs of different problems are refused, and a run that two files
+/// have is named.
 pub fn merge(paths: &[PathBuf]) -> Result<(String, usize)> {
     let mut runs = Runs::default();
-    let mut first: Option<(String, PathBuf)> = None;
-    let mut seen: HashSet<String> = HashSet::new();
+    let mut first: Option<(Identity, PathBuf)> = None;
+    let mut seen = Index::default();
     for path in paths {
         output::for_each_run(path, |text, run| {
-            let config = run.get("config").cloned().unwrap_or(Json::Null);
-            let parts = [
-                "dataset",
-                "dataset_kwargs",
-                "model",
-                "model_kwargs",
-                "loss_func",
-            ];
-            let parts = parts.map(|k| {
-                config
-                    .get(k)
-                    .map_or("none".into(), |v| python_str(&v.to_value()))
-            });
-            let what = parts.join(", ");
-            let (kind, from) = first.get_or_insert_with(|| (what.clone(), path.clone()));
-            if *kind != what {
+            let run = Run::from_json(&run, path)?;
+            let (problem, from) = first.get_or_insert_with(|| (run.identity.clone(), path.clone()));
+            let keys = run.identity.other_problem(problem).join(", ");
+            if !keys.is_empty() {
                 return Err(format!(
-                    "trains ({what}), but {} trains ({kind}): they do not mix",
+                    "of another problem than the runs of {}: {keys}; they do not mix",
                     from.display()
                 ));
             }
-            if !seen.insert(json::dumps(&config, false)) {
-                let opt = config
-                    .get("opt")
-                    .map_or(String::new(), |o| python_str(&o.to_value()));
-                let run_id = config
-                    .get("run_id")
-                    .map_or(String::new(), |o| python_str(&o.to_value()));
+            if seen.get(&run.identity).is_some() {
                 return Err(format!(
-                    "run_id {run_id} of {opt} is there already: drop it from one of the files"
+                    "run_id {} of {} is there already: drop it from one of the files",
+                    run.run_id(),
+                    run.id()
                 ));
             }
+            seen.insert(run.identity, ());
             runs.push(text);
             Ok(())
         })?;

@@ -4,7 +4,7 @@
 //! A config says most of it, its summary the rest: [`BEYOND`]. The config's defaults are filled in and numbers
 //! count by value, so that neither spelling nor order matters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use md5::{Digest, Md5};
 use serde_json::{Map, Value};
@@ -64,10 +64,24 @@ impl Identity {
         self.differing(other, |_| true).is_empty()
     }
 
-    /// The keys by which two runs are of different problems (their results must not be ranked together), as far
-    /// as is known.
+    /// Whether both are seeds of one setting, as far as is known, on whatever device.
+    pub fn same_setting(&self, other: &Identity) -> bool {
+        let of_setting = |key: &str| ![RUN_ID, "device", "precision"].contains(&key);
+        self.differing(other, of_setting).is_empty()
+    }
+
+    /// In which keys two runs are of different problems (their results must not be ranked together), as far as is
+    /// known: `model=mlp instead of linear`.
     pub fn other_problem(&self, other: &Identity) -> Vec<String> {
+        let shown = |run: &Identity, key: &str| run.0.get(key).map_or("nothing".into(), python_str);
+        let text = |key: String| {
+            let (mine, theirs) = (shown(self, &key), shown(other, &key));
+            format!("{key}={mine} instead of {theirs}")
+        };
         self.differing(other, of_problem)
+            .into_iter()
+            .map(text)
+            .collect()
     }
 
     fn differing(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
@@ -80,14 +94,37 @@ impl Identity {
         keys.into_iter().filter(differs).cloned().collect()
     }
 
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key)
+    /// The parts that every run tells.
+    fn known(&self) -> String {
+        self.text(|key| !BEYOND.contains(&key))
     }
 
     fn text(&self, wanted: impl Fn(&str) -> bool) -> String {
         let parts = self.0.iter().filter(|(key, _)| wanted(key));
         let parts = parts.map(|(key, value)| (key.clone(), value.clone()));
         canonical(&Value::Object(parts.collect()))
+    }
+}
+
+/// Values by run: what was put in for a run is found by every identity that agrees with the run's.
+#[derive(Clone, Debug)]
+pub struct Index<T>(HashMap<String, Vec<(Identity, T)>>);
+
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Index(HashMap::new())
+    }
+}
+
+impl<T> Index<T> {
+    pub fn insert(&mut self, run: Identity, value: T) {
+        self.0.entry(run.known()).or_default().push((run, value));
+    }
+
+    pub fn get(&self, run: &Identity) -> Option<&T> {
+        let alike = self.0.get(&run.known())?;
+        let found = alike.iter().find(|(other, _)| other.agrees_with(run));
+        found.map(|(_, value)| value)
     }
 }
 
@@ -124,6 +161,11 @@ impl Varying {
     /// A text that two runs share exactly if they are seeds of one setting.
     pub fn setting(&self, run: &Identity) -> String {
         run.text(|key| self.keys.iter().any(|k| k == key))
+    }
+
+    /// A text that two runs share exactly if they are of one problem.
+    pub fn problem(&self, run: &Identity) -> String {
+        run.text(|key| of_problem(key) && self.keys.iter().any(|k| k == key))
     }
 
     /// The parts, but for those of `opt`, by which a run's setting differs from others: keys and values as Python

@@ -10,14 +10,14 @@ pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64)
         .mean
         .iter()
         .position(|&x| reached(x))?;
-    Some(record.epochs[row])
+    Some(setting.epochs[row])
 }
 
 /// Seconds of training up to and with that epoch, averaged over the seeds. `None` for records read from
 /// CSV files, which hold no times.
 pub fn time_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<f64> {
     let last = epochs_to(record, setting, metric, target)?;
-    let rows = record.epochs.iter().take_while(|&&e| e <= last).count();
+    let rows = setting.epochs.iter().take_while(|&&e| e <= last).count();
     let times = setting.runs.iter().map(|run| {
         let times = run.metric("train_epoch_time")?;
         Some(times[..rows].iter().sum::<f64>())
@@ -28,8 +28,8 @@ pub fn time_to(record: &Record, setting: &Setting, metric: usize, target: f64) -
 
 /// Area under the mean curve by the trapezoid rule, divided by the epochs it spans: the average height of
 /// the curve. `None` for a single epoch.
-pub fn area(record: &Record, setting: &Setting, metric: usize) -> Option<f64> {
-    let (x, y) = (&record.epochs, &setting.curves[metric].mean);
+pub fn area(setting: &Setting, metric: usize) -> Option<f64> {
+    let (x, y) = (&setting.epochs, &setting.curves[metric].mean);
     let steps = x.windows(2).zip(y.windows(2));
     let area: f64 = steps
         .map(|(x, y)| (x[1] - x[0]) as f64 * (y[0] + y[1]) / 2.0)
@@ -50,15 +50,17 @@ pub fn robustness(
     if !record.higher_is_better(&record.metrics[metric]) {
         return None;
     }
-    let mine = record.settings.iter().filter(|s| s.method() == method);
-    let mut scores: Vec<(f64, f64)> = mine
-        .filter_map(|s| Some((s.lr()?, record.last(s, metric, cutoff).mean)))
-        .collect();
-    // Best score of each learning rate first; dedup keeps it. A diverged setting counts as worst.
-    let value = |s: f64| if s.is_nan() { f64::NEG_INFINITY } else { s };
-    scores.sort_by(|a, b| a.0.total_cmp(&b.0).then(value(b.1).total_cmp(&value(a.1))));
+    let value = |setting: &Setting| {
+        let score = record.last(setting, metric, cutoff).mean;
+        let lost = score.is_nan() || record.diverged(setting, cutoff);
+        if lost { f64::NEG_INFINITY } else { score }
+    };
+    let mine = record.ranking(method, metric, cutoff).into_iter();
+    let mut scores: Vec<(f64, f64)> = mine.filter_map(|s| Some((s.lr()?, value(s)))).collect();
+    // The best score of each learning rate comes first (the sort is stable); dedup keeps it. A diverged setting
+    // counts as worst.
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0));
     scores.dedup_by(|a, b| a.0 == b.0);
-    let scores: Vec<(f64, f64)> = scores.iter().map(|&(lr, s)| (lr, value(s))).collect();
     let best = (0..scores.len()).max_by(|&a, &b| scores[a].1.total_cmp(&scores[b].1))?;
     if scores[best].1 == f64::NEG_INFINITY {
         return None;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::file;
+use super::identity::Identity;
 use super::json::{self, Json};
 use super::loose::{self, Loose};
 use crate::error::{Error, Result};
@@ -19,6 +20,9 @@ pub struct Run {
     pub config: Map<String, Value>,
     /// Non-finite numbers read as null here.
     pub summary: Map<String, Value>,
+    /// What it is the result of.
+    pub identity: Identity,
+    /// Ascending.
     pub epochs: Vec<usize>,
     /// Every number of the history in order of first appearance: name and one value per epoch, NaN where
     /// an epoch lacks it.
@@ -71,7 +75,7 @@ impl Run {
         Some(self.epochs[row])
     }
 
-    fn from_json(run: &Json, source: &Path) -> std::result::Result<Run, String> {
+    pub(super) fn from_json(run: &Json, source: &Path) -> std::result::Result<Run, String> {
         let object = |key: &str| match run.get(key).map(Json::to_value) {
             Some(Value::Object(map)) => Ok(map),
             _ => Err(format!("not a run: it has no object {key:?}")),
@@ -84,9 +88,11 @@ impl Run {
         let Some(Json::List(epochs)) = run.get("history") else {
             return Err("not a run: it has no list \"history\"".into());
         };
+        let summary = object("summary").unwrap_or_default();
         let mut read = Run {
+            identity: Identity::new(&config, &summary),
             config,
-            summary: object("summary").unwrap_or_default(),
+            summary,
             epochs: Vec::with_capacity(epochs.len()),
             metrics: Vec::new(),
             step_sizes: Vec::new(),
@@ -132,7 +138,14 @@ impl Run {
                 }
             }
         }
-        self.epochs.push(number.ok_or("no whole number \"epoch\"")?);
+        let number = number.ok_or("no whole number \"epoch\"")?;
+        if self.epochs.last().is_some_and(|&last| last >= number) {
+            return Err(format!(
+                "epoch {number} after epoch {}",
+                self.epochs[row - 1]
+            ));
+        }
+        self.epochs.push(number);
         for (_, values) in &mut self.metrics {
             values.resize(row + 1, f64::NAN);
         }
@@ -219,8 +232,8 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// The output files of an experiment: `ID.json`, then `ID-1.json`, `ID-2.json`, ... that exist.
-pub fn files(dir: &Path, id: &str) -> Vec<PathBuf> {
-    let mut found: Vec<(u64, String)> = stems(dir, "json")
+pub fn files(dir: &Path, id: &str) -> Result<Vec<PathBuf>> {
+    let mut found: Vec<(u64, String)> = stems(dir, "json")?
         .into_iter()
         .filter_map(|stem| {
             let rest = stem.strip_prefix(id)?;
@@ -237,16 +250,28 @@ pub fn files(dir: &Path, id: &str) -> Vec<PathBuf> {
         .collect();
     found.sort();
     let paths = found.into_iter();
-    paths.map(|(_, s)| dir.join(format!("{s}.json"))).collect()
+    Ok(paths.map(|(_, s)| dir.join(format!("{s}.json"))).collect())
 }
 
 /// The stems of the visible files of a folder that end in `.extension`; none if there is no such folder.
-pub fn stems(dir: &Path, extension: &str) -> BTreeSet<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| PathBuf::from(entry.file_name()))
-        .filter(|name| name.extension().is_some_and(|e| e == extension))
-        .filter_map(|name| Some(name.file_stem()?.to_str()?.to_owned()))
-        .filter(|stem| !stem.starts_with('.'))
-        .collect()
+///
+/// # Errors
+/// [`Kind::Io`](crate::error::Kind::Io) if the folder cannot be read to its end.
+pub fn stems(dir: &Path, extension: &str) -> Result<BTreeSet<String>> {
+    let failed = |e: io::Error| Error::io("read the folder", dir, &e);
+    let entries = match fs::read_dir(dir) {
+        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
+            return Ok(BTreeSet::new());
+        }
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let name = PathBuf::from(entry.map_err(failed)?.file_name());
+        let stem = name.file_stem().and_then(|stem| stem.to_str());
+        if name.extension().is_some_and(|e| e == extension) {
+            found.extend(stem.filter(|s| !s.starts_with('.')).map(str::to_owned));
+        }
+    }
+    Ok(found)
 }

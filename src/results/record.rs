@@ -1,42 +1,51 @@
 //! Records: the runs of an experiment averaged over their seeds, as the CSV files of `records/` hold them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::escape;
+use super::identity::{Varying, of_problem};
 use super::json::repr;
 use super::output::{self, Run};
 use crate::error::{Error, Result};
 
-/// An experiment: every setting's curves, averaged over the seeds.
+/// The settings of an experiment that are of one problem, which alone can be ranked: every setting's curves,
+/// averaged over the seeds.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The experiment's id.
     pub name: String,
+    /// Where the experiment has several problems, what sets this one apart: `model=mlp, ...`.
+    pub problem: String,
     /// The averaged quantities, in order of first appearance.
     pub metrics: Vec<String>,
-    /// The optimizers' keys, in order of first appearance, `name` first.
+    /// The settings' keys, in order of first appearance, `name` first, those beside the optimizer's last.
     pub keys: Vec<String>,
-    /// The same for all settings.
-    pub epochs: Vec<usize>,
     /// Sorted by id.
     pub settings: Vec<Setting>,
-    /// Is the score an accuracy (in [0, 1], higher is better)? Records do not say, and are taken so.
+    /// Is the score an accuracy (in [0, 1], higher is better)? Records that do not say are taken so.
     pub accuracy: bool,
 }
 
-/// One method with one choice of hyper-parameters.
+/// One method with one choice of everything but the seed.
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// `name=..:key=value:..`, values as Python prints them.
     pub id: String,
-    /// The id's pairs, `name` first.
-    pub options: Vec<(String, String)>,
-    /// One curve per metric of the record.
+    /// The id's pairs, `name` first: the optimizer's keys, then what else differs in the experiment.
+    pub options: Options,
+    /// What differs between this and other settings, but for the learning rate: `weight_decay=0.1`, or nothing.
+    pub line: String,
+    /// Ascending.
+    pub epochs: Vec<usize>,
+    /// One curve per metric of the record, without points where the method has no such metric.
     pub curves: Vec<Curve>,
     /// The runs behind the averages; none if the record was read from a CSV file.
     pub runs: Vec<Run>,
 }
+
+/// Keys and values.
+pub type Options = Vec<(String, String)>;
 
 /// Mean and standard deviation (ddof 1) over the seeds, per epoch.
 #[derive(Clone, Debug, Default)]
@@ -67,173 +76,282 @@ impl Setting {
         self.option("lr")?.parse().ok()
     }
 
-    /// The id without the name, for labels: `lr=0.1, weight_decay=0`.
+    /// The learning rate and what differs besides: `lr=0.1, weight_decay=0.1`.
     pub fn label(&self) -> String {
-        let rest = self.options.iter().filter(|o| o.0 != "name");
-        let rest: Vec<String> = rest.map(|(k, v)| format!("{k}={v}")).collect();
-        rest.join(", ")
+        let lr = self.option("lr").map(|lr| format!("lr={lr}"));
+        let line = Some(self.line.clone()).filter(|line| !line.is_empty());
+        lr.into_iter().chain(line).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The last epoch.
+    pub fn end(&self) -> usize {
+        self.epochs[self.epochs.len() - 1]
+    }
+
+    pub fn has(&self, metric: usize) -> bool {
+        !self.curves[metric].mean.is_empty()
     }
 }
 
+/// Finds an experiment: a path to a `.json` or `.csv` file, else `ID.json`, `ID-1.json`, ... in the output folder,
+/// else `ID.csv` in the folder of records. Gives a record for each of its problems, nearly always one.
+pub fn load(id: &str, output_dir: &Path, records_dir: &Path) -> Result<Vec<Record>> {
+    let path = Path::new(id);
+    let stem = || path.file_stem().unwrap_or_default().to_string_lossy();
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("csv") => return read_csv(path),
+        Some("json") => return from_runs(&stem(), output::read(path)?),
+        _ => {}
+    }
+    if !output::files(output_dir, id)?.is_empty() {
+        return from_outputs(id, output_dir);
+    }
+    let csv = records_dir.join(format!("{id}.csv"));
+    if csv.try_exists().map_err(|e| Error::io("read", &csv, &e))? {
+        return read_csv(&csv);
+    }
+    Err(Error::usage(format!(
+        "no output and no record of {id:?}: {} has {}; {} has {}",
+        output_dir.display(),
+        listed(output_dir, "json")?,
+        records_dir.display(),
+        listed(records_dir, "csv")?
+    )))
+}
+
+/// What there is of a kind of file.
+fn listed(dir: &Path, extension: &str) -> Result<String> {
+    let stems: Vec<String> = output::stems(dir, extension)?.into_iter().collect();
+    Ok(match stems.is_empty() {
+        true => "nothing".into(),
+        false => stems.join(", "),
+    })
+}
+
+/// Collects `ID.json`, `ID-1.json`, ... of a folder.
+pub fn from_outputs(id: &str, dir: &Path) -> Result<Vec<Record>> {
+    let files = output::files(dir, id)?;
+    if files.is_empty() {
+        return Err(Error::usage(format!(
+            "no {id}.json in {}: there is {}",
+            dir.display(),
+            listed(dir, "json")?
+        )));
+    }
+    let mut runs = Vec::new();
+    for file in &files {
+        runs.extend(output::read(file)?);
+    }
+    from_runs(id, runs)
+}
+
+/// Averages runs that differ in `run_id` only.
+pub fn from_runs(name: &str, runs: Vec<Run>) -> Result<Vec<Record>> {
+    if runs.is_empty() {
+        return Err(Error::corrupt(format!("{name}: no runs")));
+    }
+    let varying = Varying::among(runs.iter().map(|run| &run.identity));
+    let mut problems: Vec<(Options, Vec<Run>)> = Vec::new();
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for run in runs {
+        let at = *index
+            .entry(varying.problem(&run.identity))
+            .or_insert_with(|| {
+                let pairs = varying.beside_opt(&run.identity).into_iter();
+                problems.push((
+                    pairs.filter(|(key, _)| of_problem(key)).collect(),
+                    Vec::new(),
+                ));
+                problems.len() - 1
+            });
+        problems[at].1.push(run);
+    }
+    problems.sort_by(|a, b| a.0.cmp(&b.0));
+    let records = problems.into_iter();
+    records
+        .map(|(problem, runs)| Record::new(name, &problem, runs, &varying))
+        .collect()
+}
+
+/// Reads a record's CSV file.
+pub fn read_csv(path: &Path) -> Result<Vec<Record>> {
+    let text = output::read_text(path)?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    parse_csv(&name, &text).map_err(|what| Error::corrupt(format!("{}: {what}", path.display())))
+}
+
+/// The CSV of an experiment as pandas' `to_csv(index=False)` writes it.
+pub fn to_csv(records: &[Record]) -> String {
+    let (mut metrics, mut keys) = (Vec::new(), Vec::new());
+    for record in records {
+        add_new(&mut metrics, record.metrics.iter());
+        add_new(&mut keys, record.keys.iter());
+    }
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let std = metrics.iter().map(|m| format!("{m}_std"));
+    let header = ["id", "epoch"].map(str::to_owned).into_iter();
+    let header = header.chain(metrics.iter().cloned()).chain(std);
+    let header = header.chain(keys.iter().cloned());
+    out.write_record(header.map(|column| escape::csv(&column)))
+        .expect("writing to memory");
+    let mut settings: Vec<(&Record, &Setting)> = all_settings(records).collect();
+    settings.sort_by(|a, b| a.1.id.cmp(&b.1.id));
+    for (record, setting) in settings {
+        let places = metrics
+            .iter()
+            .map(|m| record.metrics.iter().position(|own| own == m));
+        let curves: Vec<Option<&Curve>> =
+            places.map(|place| Some(&setting.curves[place?])).collect();
+        let cell = |values: Option<&Vec<f64>>, row: usize| {
+            let x = values
+                .and_then(|values| values.get(row))
+                .filter(|x| !x.is_nan());
+            x.map_or(String::new(), |x| repr(*x))
+        };
+        for (row, epoch) in setting.epochs.iter().enumerate() {
+            let means = curves.iter().map(|c| cell(c.map(|c| &c.mean), row));
+            let stds = curves.iter().map(|c| cell(c.map(|c| &c.std), row));
+            let options = keys.iter();
+            let options = options.map(|k| escape::csv(setting.option(k).unwrap_or("none")));
+            let start = [escape::csv(&setting.id), epoch.to_string()].into_iter();
+            out.write_record(start.chain(means).chain(stds).chain(options))
+                .expect("writing to memory");
+        }
+    }
+    let bytes = out.into_inner().expect("writing to memory");
+    String::from_utf8(bytes).expect("written from strings")
+}
+
+/// The settings of several records, each with its record.
+pub fn all_settings(records: &[Record]) -> impl Iterator<Item = (&Record, &Setting)> {
+    let records = records.iter();
+    records.flat_map(|record| record.settings.iter().map(move |setting| (record, setting)))
+}
+
 impl Record {
-    /// Finds an experiment: a path to a `.json` or `.csv` file, else `ID.json`, `ID-1.json`, ... in the
-    /// output folder, else `ID.csv` in the folder of records.
-    pub fn load(id: &str, output_dir: &Path, records_dir: &Path) -> Result<Record> {
-        let path = Path::new(id);
-        let stem = || path.file_stem().unwrap_or_default().to_string_lossy();
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("csv") => return Record::read_csv(path),
-            Some("json") => return Record::from_runs(&stem(), output::read(path)?),
-            _ => {}
-        }
-        if !output::files(output_dir, id).is_empty() {
-            return Record::from_outputs(id, output_dir);
-        }
-        let csv = records_dir.join(format!("{id}.csv"));
-        if csv.exists() {
-            return Record::read_csv(&csv);
-        }
-        let list = |dir: &Path, extension| {
-            let stems: Vec<String> = output::stems(dir, extension).into_iter().collect();
-            let stems = if stems.is_empty() {
-                "nothing".into()
-            } else {
-                stems.join(", ")
-            };
-            format!("{} has {stems}", dir.display())
-        };
-        Err(Error::usage(format!(
-            "no output and no record of {id:?}: {}; {}",
-            list(output_dir, "json"),
-            list(records_dir, "csv")
-        )))
-    }
-
-    /// Collects `ID.json`, `ID-1.json`, ... of a folder.
-    pub fn from_outputs(id: &str, dir: &Path) -> Result<Record> {
-        let files = output::files(dir, id);
-        if files.is_empty() {
-            let there = output::stems(dir, "json").into_iter();
-            let there: Vec<String> = there.collect();
-            return Err(Error::usage(format!(
-                "no {id}.json in {}: there is {}",
-                dir.display(),
-                if there.is_empty() {
-                    "no output at all".into()
-                } else {
-                    there.join(", ")
-                }
-            )));
-        }
-        let mut runs = Vec::new();
-        for file in &files {
-            runs.extend(output::read(file)?);
-        }
-        Record::from_runs(id, runs)
-    }
-
-    /// Averages runs that differ in `run_id` only.
-    pub fn from_runs(name: &str, runs: Vec<Run>) -> Result<Record> {
-        let Some(first) = runs.first() else {
-            return Err(Error::corrupt(format!("{name}: no runs")));
-        };
+    /// Averages runs of one problem.
+    fn new(
+        name: &str,
+        problem: &[(String, String)],
+        runs: Vec<Run>,
+        varying: &Varying,
+    ) -> Result<Record> {
         let describe = |run: &Run| {
             let file = run.source.display();
             format!("{} (run_id {}, {file})", run.id(), run.run_id())
         };
-        if first.epochs.is_empty() {
-            return Err(Error::corrupt(format!("{}: no epochs", describe(first))));
-        }
-        if let Some(other) = runs.iter().find(|run| run.epochs != first.epochs) {
-            return Err(Error::corrupt(format!(
-                "the runs have different numbers of epochs: {} has {}, {} has {}; \
-                 leave one kind out with `output filter`",
-                describe(first),
-                first.epochs.len(),
-                describe(other),
-                other.epochs.len(),
-            )));
-        }
-        let epochs = first.epochs.clone();
-        let score = first.config.get("score_func").and_then(|v| v.as_str());
-        let accuracy = score.is_none_or(|s| s.ends_with("accuracy"));
-
-        let mut metrics: Vec<String> = Vec::new();
-        let mut keys: Vec<String> = Vec::new();
-        let mut groups: Vec<Setting> = Vec::new();
+        let score = runs[0].config.get("score_func").and_then(|v| v.as_str());
+        let mut record = Record {
+            name: name.to_owned(),
+            problem: joined(problem, ", "),
+            metrics: Vec::new(),
+            keys: Vec::new(),
+            settings: Vec::new(),
+            accuracy: score.is_none_or(|s| s.ends_with("accuracy")),
+        };
+        let mut beside = Vec::new();
         let mut index: HashMap<String, usize> = HashMap::new();
         for run in runs {
+            if run.epochs.is_empty() {
+                return Err(Error::corrupt(format!("{}: no epochs", describe(&run))));
+            }
             // How long an epoch took depends on the machine: records leave it out.
             let names = run.metrics.iter().map(|m| &m.0);
-            add_new(&mut metrics, names.filter(|m| *m != "train_epoch_time"));
-            let options = run.options();
-            add_new(&mut keys, options.iter().map(|o| &o.0));
-            let id = run.id();
-            let at = *index.entry(id.clone()).or_insert(groups.len());
-            if at == groups.len() {
-                groups.push(Setting {
-                    id,
-                    options,
-                    curves: Vec::new(),
-                    runs: Vec::new(),
+            add_new(
+                &mut record.metrics,
+                names.filter(|m| *m != "train_epoch_time"),
+            );
+            let mut options = run.options();
+            add_new(&mut record.keys, options.iter().map(|o| &o.0));
+            let more = varying.beside_opt(&run.identity);
+            add_new(&mut beside, more.iter().map(|o| &o.0));
+            options.extend(more);
+            let at = *index
+                .entry(varying.setting(&run.identity))
+                .or_insert_with(|| {
+                    record.settings.push(Setting {
+                        id: joined(&options, ":"),
+                        options,
+                        line: String::new(),
+                        epochs: run.epochs.clone(),
+                        curves: Vec::new(),
+                        runs: Vec::new(),
+                    });
+                    record.settings.len() - 1
                 });
-            }
-            let seeds = &mut groups[at].runs;
-            if let Some(twin) = seeds.iter().find(|r| r.run_id() == run.run_id()) {
+            let setting = &mut record.settings[at];
+            if let Some(twin) = setting.runs.iter().find(|r| r.run_id() == run.run_id()) {
                 return Err(Error::corrupt(format!(
                     "the same run twice: {} and {}; drop one with `output filter` or `output merge`",
                     describe(twin),
                     describe(&run)
                 )));
             }
-            seeds.push(run);
-        }
-        for setting in &mut groups {
-            let curve = |metric: &String| average(&setting.runs, metric, epochs.len());
-            setting.curves = metrics.iter().map(curve).collect();
-        }
-        groups.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(Record {
-            name: name.to_owned(),
-            metrics,
-            keys,
-            epochs,
-            settings: groups,
-            accuracy,
-        })
-    }
-
-    /// Reads a record's CSV file.
-    pub fn read_csv(path: &Path) -> Result<Record> {
-        let text = output::read_text(path)?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        parse_csv(&name, &text)
-            .map_err(|what| Error::corrupt(format!("{}: {what}", path.display())))
-    }
-
-    /// The CSV as pandas' `to_csv(index=False)` writes it.
-    pub fn to_csv(&self) -> String {
-        let mut out = csv::Writer::from_writer(Vec::new());
-        let std = self.metrics.iter().map(|m| format!("{m}_std"));
-        let header = ["id", "epoch"].map(str::to_owned).into_iter();
-        let header = header.chain(self.metrics.iter().cloned()).chain(std);
-        let header = header.chain(self.keys.iter().cloned());
-        out.write_record(header.map(|column| escape::csv(&column)))
-            .expect("writing to memory");
-        let cell = |x: f64| if x.is_nan() { String::new() } else { repr(x) };
-        for setting in &self.settings {
-            for (row, epoch) in self.epochs.iter().enumerate() {
-                let means = setting.curves.iter().map(|c| cell(c.mean[row]));
-                let stds = setting.curves.iter().map(|c| cell(c.std[row]));
-                let options = self.keys.iter();
-                let options = options.map(|k| escape::csv(setting.option(k).unwrap_or("none")));
-                let start = [escape::csv(&setting.id), epoch.to_string()].into_iter();
-                out.write_record(start.chain(means).chain(stds).chain(options))
-                    .expect("writing to memory");
+            if setting.epochs != run.epochs {
+                return Err(Error::corrupt(format!(
+                    "seeds with different numbers of epochs: {} has {}, {} has {}; leave one out with `output filter`",
+                    describe(&setting.runs[0]),
+                    setting.epochs.len(),
+                    describe(&run),
+                    run.epochs.len(),
+                )));
             }
+            setting.runs.push(run);
         }
-        let bytes = out.into_inner().expect("writing to memory");
-        String::from_utf8(bytes).expect("written from strings")
+        for setting in &mut record.settings {
+            let curve = |metric: &String| average(&setting.runs, metric, setting.epochs.len());
+            setting.curves = record.metrics.iter().map(curve).collect();
+        }
+        record.keys.extend(beside);
+        record.finish();
+        Ok(record)
+    }
+
+    /// Sorts and labels the settings.
+    fn finish(&mut self) {
+        self.settings.sort_by(|a, b| a.id.cmp(&b.id));
+        let lines: Vec<String> = self.settings.iter().map(|s| self.line(s)).collect();
+        for (setting, line) in self.settings.iter_mut().zip(lines) {
+            setting.line = line;
+        }
+    }
+
+    /// The keys, without the learning rate, in which the setting differs from others of its method, or from others
+    /// that have the key.
+    fn line(&self, setting: &Setting) -> String {
+        let differs = |(key, value): &&(String, String)| {
+            let differs = self.settings.iter().any(|other| match other.option(key) {
+                Some(theirs) => theirs != value,
+                None => other.method() == setting.method(),
+            });
+            differs && key != "name" && key != "lr"
+        };
+        let differing: Vec<_> = setting.options.iter().filter(differs).cloned().collect();
+        joined(&differing, ", ")
+    }
+
+    /// The experiment and, where it has several, the problem.
+    pub fn title(&self) -> String {
+        match self.problem.is_empty() {
+            true => self.name.clone(),
+            false => format!("{} ({})", self.name, self.problem),
+        }
+    }
+
+    /// How many seeds are behind these settings, `1 to 3 seeds`, where not all of the record have as many.
+    pub fn seeds(&self, settings: &[&Setting]) -> Option<String> {
+        let seeds = |s: &Setting| s.runs.len();
+        let uneven = self
+            .settings
+            .windows(2)
+            .any(|s| seeds(&s[0]) != seeds(&s[1]));
+        let counts = settings.iter().map(|s| seeds(s));
+        let (least, most) = (counts.clone().min()?, counts.max()?);
+        uneven.then(|| match most {
+            _ if least < most => format!("{least} to {most} seeds"),
+            1 => "1 seed".into(),
+            n => format!("{n} seeds"),
+        })
     }
 
     /// The place of a metric among the curves.
@@ -250,18 +368,29 @@ impl Record {
 
     /// The value that a setting ends with: the last epoch's, or the average over the epochs from `cutoff` on.
     pub fn last(&self, setting: &Setting, metric: usize, cutoff: Option<usize>) -> Stat {
-        let last = self.epochs[self.epochs.len() - 1];
-        let cutoff = cutoff.unwrap_or(last).min(last);
-        let rows = self.epochs.iter().take_while(|&&e| e < cutoff).count();
-        let average = |values: &[f64]| {
-            let tail = &values[rows..];
-            tail.iter().sum::<f64>() / tail.len() as f64
+        let cutoff = cutoff.map_or(setting.end(), |c| c.min(setting.end()));
+        let rows = setting.epochs.iter().take_while(|&&e| e < cutoff).count();
+        let average = |values: &[f64]| match values.get(rows..) {
+            Some(tail) => tail.iter().sum::<f64>() / tail.len() as f64,
+            None => f64::NAN,
         };
         let curve = &setting.curves[metric];
         Stat {
             mean: average(&curve.mean),
             std: average(&curve.std),
         }
+    }
+
+    /// Whether a loss is not finite where the setting ends, of any of its seeds.
+    pub fn diverged(&self, setting: &Setting, cutoff: Option<usize>) -> bool {
+        let losses = ["train_loss", "val_loss"].into_iter();
+        let mut losses = losses.filter_map(|loss| self.metric(loss).ok());
+        losses.any(|loss| setting.has(loss) && !self.last(setting, loss, cutoff).mean.is_finite())
+    }
+
+    /// The last epoch of the longest runs. What was trained for less is not ranked beside them.
+    pub fn end(&self) -> usize {
+        self.settings.iter().map(Setting::end).max().unwrap_or(0)
     }
 
     pub fn higher_is_better(&self, metric: &str) -> bool {
@@ -276,21 +405,37 @@ impl Record {
         methods
     }
 
-    /// A method's settings, best first; those that diverged come last.
+    /// A method's settings that have the metric and were trained to the end, best first; those that diverged come last.
     pub fn ranking(&self, method: &str, metric: usize, cutoff: Option<usize>) -> Vec<&Setting> {
         let sign = if self.higher_is_better(&self.metrics[metric]) {
             -1.0
         } else {
             1.0
         };
+        let end = self.end();
         let mine = self.settings.iter().filter(|s| s.method() == method);
-        let mut ranked: Vec<(f64, &Setting)> = mine
-            .map(|s| (sign * self.last(s, metric, cutoff).mean, s))
+        let mine = mine.filter(|s| s.has(metric) && s.end() == end);
+        let mut ranked: Vec<(bool, f64, &Setting)> = mine
+            .map(|s| {
+                let value = sign * self.last(s, metric, cutoff).mean;
+                (value.is_nan() || self.diverged(s, cutoff), value, s)
+            })
             .collect();
         // NaN sorts last whatever its sign bit.
-        ranked.sort_by(|a, b| (a.0.is_nan().cmp(&b.0.is_nan())).then(a.0.total_cmp(&b.0)));
-        ranked.into_iter().map(|(_, s)| s).collect()
+        ranked.sort_by(|a, b| {
+            let nan = |x: &(bool, f64, _)| x.1.is_nan();
+            (a.0.cmp(&b.0))
+                .then(nan(a).cmp(&nan(b)))
+                .then(a.1.total_cmp(&b.1))
+        });
+        ranked.into_iter().map(|(_, _, s)| s).collect()
     }
+}
+
+/// `key=value` of every pair.
+fn joined(pairs: &[(String, String)], separator: &str) -> String {
+    let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    pairs.join(separator)
 }
 
 fn add_new<'a>(list: &mut Vec<String>, items: impl Iterator<Item = &'a String>) {
@@ -302,10 +447,13 @@ fn add_new<'a>(list: &mut Vec<String>, items: impl Iterator<Item = &'a String>) 
 }
 
 /// Mean (NaN if a value is NaN) and standard deviation (of the values that are not NaN), as pandas
-/// computes them: sums in the order of the runs, squares by Welford's recurrence.
+/// computes them: sums in the order of the runs, squares by Welford's recurrence. Empty if no run has the metric.
 fn average(runs: &[Run], metric: &str, epochs: usize) -> Curve {
     let columns: Vec<Option<&[f64]>> = runs.iter().map(|run| run.metric(metric)).collect();
     let mut curve = Curve::default();
+    if columns.iter().all(Option::is_none) {
+        return curve;
+    }
     for row in 0..epochs {
         let values = columns.iter().map(|c| c.map_or(f64::NAN, |c| c[row]));
         curve
@@ -327,7 +475,7 @@ fn average(runs: &[Run], metric: &str, epochs: usize) -> Curve {
     curve
 }
 
-fn parse_csv(name: &str, text: &str) -> std::result::Result<Record, String> {
+fn parse_csv(name: &str, text: &str) -> std::result::Result<Vec<Record>, String> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| e.to_string())?.clone();
     let header: Vec<&str> = header.iter().map(escape::from_csv).collect();
@@ -338,40 +486,32 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Record, String> {
     let columns = 2..names;
     let place = |column: &str| header[columns.clone()].iter().position(|c| *c == column);
     // A metric is a column with a `_std` of its own.
-    let metrics: Vec<(usize, usize)> = (header[columns.clone()].iter().enumerate())
+    let places: Vec<(usize, usize)> = (header[columns.clone()].iter().enumerate())
         .filter_map(|(at, metric)| Some((at + 2, place(&format!("{metric}_std"))? + 2)))
         .collect();
-    let mut record = Record {
-        name: name.to_owned(),
-        metrics: metrics.iter().map(|m| header[m.0].to_owned()).collect(),
-        keys: header[names..].iter().map(|k| (*k).to_owned()).collect(),
-        epochs: Vec::new(),
-        settings: Vec::new(),
-        accuracy: true,
-    };
-    let mut epochs: Vec<Vec<usize>> = Vec::new();
+    let metrics: Vec<String> = places.iter().map(|m| header[m.0].to_owned()).collect();
+    let keys: Vec<String> = header[names..].iter().map(|k| (*k).to_owned()).collect();
+    let mut settings: Vec<(Setting, Vec<Row>)> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
     let mut row = csv::StringRecord::new();
     while reader.read_record(&mut row).map_err(|e| e.to_string())? {
         let line = row.position().map_or(0, csv::Position::line);
-        let at = match index.get(&row[0]) {
-            Some(&at) => at,
-            None => {
-                let options = record.keys.iter().zip(row.iter().skip(names));
-                let options = options.filter(|(_, value)| *value != "none");
-                record.settings.push(Setting {
-                    id: escape::from_csv(&row[0]).to_owned(),
-                    options: options
-                        .map(|(k, v)| (k.clone(), escape::from_csv(v).to_owned()))
-                        .collect(),
-                    curves: vec![Curve::default(); metrics.len()],
-                    runs: Vec::new(),
-                });
-                epochs.push(Vec::new());
-                index.insert(row[0].to_owned(), epochs.len() - 1);
-                epochs.len() - 1
-            }
-        };
+        let at = *index.entry(row[0].to_owned()).or_insert_with(|| {
+            let options = keys.iter().zip(row.iter().skip(names));
+            let options = options.filter(|(_, value)| *value != "none");
+            let setting = Setting {
+                id: escape::from_csv(&row[0]).to_owned(),
+                options: options
+                    .map(|(k, v)| (k.clone(), escape::from_csv(v).to_owned()))
+                    .collect(),
+                line: String::new(),
+                epochs: Vec::new(),
+                curves: vec![Curve::default(); metrics.len()],
+                runs: Vec::new(),
+            };
+            settings.push((setting, Vec::new()));
+            settings.len() - 1
+        });
         let number = |column: usize| match &row[column] {
             "" => Ok(f64::NAN),
             text => text.parse::<f64>().map_err(|_| {
@@ -382,23 +522,59 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Record, String> {
             }),
         };
         let epoch = row[1].parse();
-        epochs[at].push(epoch.map_err(|_| format!("line {line}: epoch {:?}", &row[1]))?);
-        for (curve, &(mean, std)) in record.settings[at].curves.iter_mut().zip(&metrics) {
-            curve.mean.push(number(mean)?);
-            curve.std.push(number(std)?);
+        let epoch = epoch.map_err(|_| format!("line {line}: epoch {:?}", &row[1]))?;
+        let pairs = places
+            .iter()
+            .map(|&(mean, std)| Ok((number(mean)?, number(std)?)));
+        let pairs = pairs.collect::<std::result::Result<_, String>>()?;
+        settings[at].1.push((epoch, pairs));
+    }
+    if settings.is_empty() {
+        return Err("no rows".into());
+    }
+    for (setting, rows) in &mut settings {
+        // Whatever the order of the lines, the last epoch is the largest.
+        rows.sort_by_key(|row| row.0);
+        if let Some(twice) = rows.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(format!("{} has epoch {} twice", setting.id, twice[0].0));
+        }
+        setting.epochs = rows.iter().map(|row| row.0).collect();
+        for (at, curve) in setting.curves.iter_mut().enumerate() {
+            (curve.mean, curve.std) = rows.iter().map(|(_, pairs)| pairs[at]).unzip();
         }
     }
-    let Some(first) = epochs.first() else {
-        return Err("no rows".into());
-    };
-    if let Some(other) = epochs.iter().position(|e| e != first) {
-        let [a, b] =
-            [0, other].map(|i| format!("{} has {}", record.settings[i].id, epochs[i].len()));
-        return Err(format!(
-            "settings with different numbers of epochs: {a}, {b}"
-        ));
+    let mut settings: Vec<Setting> = settings.into_iter().map(|(setting, _)| setting).collect();
+    for (at, metric) in metrics.iter().enumerate() {
+        // What a method has nowhere it does not have at all, but for what all methods have.
+        let shared = metric.ends_with("loss") || metric.ends_with("score");
+        let filled = |s: &&Setting| shared || s.curves[at].mean.iter().any(|x| !x.is_nan());
+        let having = settings.iter().filter(filled).map(Setting::method);
+        let having: BTreeSet<String> = having.map(str::to_owned).collect();
+        let lacking = settings.iter_mut().filter(|s| !having.contains(s.method()));
+        lacking.for_each(|setting| setting.curves[at] = Curve::default());
     }
-    record.epochs.clone_from(first);
-    record.settings.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(record)
+    let mut records: Vec<Record> = Vec::new();
+    for setting in settings {
+        let pairs = setting.options.iter().filter(|(key, _)| of_problem(key));
+        let problem = joined(&pairs.cloned().collect::<Vec<_>>(), ", ");
+        match records.iter_mut().find(|record| record.problem == problem) {
+            Some(record) => record.settings.push(setting),
+            None => records.push(Record {
+                name: name.to_owned(),
+                problem,
+                metrics: metrics.clone(),
+                keys: keys.clone(),
+                accuracy: setting
+                    .option("score_func")
+                    .is_none_or(|s| s.ends_with("accuracy")),
+                settings: vec![setting],
+            }),
+        }
+    }
+    records.iter_mut().for_each(Record::finish);
+    records.sort_by(|a, b| a.problem.cmp(&b.problem));
+    Ok(records)
 }
+
+/// An epoch of a CSV file, with mean and standard deviation of every metric.
+type Row = (usize, Vec<(f64, f64)>);

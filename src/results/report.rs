@@ -36,7 +36,8 @@ pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<Stri
     // No tag can end or begin inside the script element then.
     let data = json!({"experiments": experiments}).to_string();
     let data = data.replace('<', "\\u003c");
-    let names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
+    let mut names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
+    names.dedup();
     let title = escape::xml(&format!("Report: {}", names.join(", ")));
     let mut html = String::new();
     // In one pass: what is put in is not looked through for places.
@@ -74,8 +75,11 @@ fn table(record: &Record, score: &str, target: Option<f64>) -> Result<Table> {
 
 /// All that can be read without scripts, which add the figures.
 fn section(record: &Record, table: &Table) -> String {
-    let mut html = format!("<section>\n<h2>{}</h2>\n", escape::xml(&record.name));
+    let mut html = format!("<section>\n<h2>{}</h2>\n", escape::xml(&record.title()));
     html += &html_table(table);
+    for note in &table.notes {
+        html += &format!("<p>{}</p>\n", escape::xml(note));
+    }
     html += "<p class=\"noscript\">The figures of this page are drawn by scripts, which do not run here; \
              <code>stepback-native plot</code> writes figures that need none.</p>\n<div class=\"live\"></div>\n";
     let (runs, diverged) = runs(record);
@@ -137,10 +141,9 @@ fn experiment(record: &Record, table: &Table) -> Value {
     let mut runs = data(&runs);
     runs["diverged"] = diverged.into();
     json!({
-        "name": record.name,
+        "name": record.title(),
         "accuracy": record.accuracy,
         "config": first_config(record),
-        "epochs": record.epochs,
         "metrics": record.metrics,
         "methods": record.methods().into_iter().map(method).collect::<Vec<_>>(),
         "settings": settings,
@@ -184,15 +187,17 @@ fn setting(record: &Record, setting: &Setting) -> Value {
                 .map(|list| list.iter().map(|x| short(*x)).collect::<Value>());
             (metric.clone(), json!({"mean": mean, "std": std}))
         });
-    let loss = record.metric("train_loss").ok();
     json!({
         "id": setting.id,
+        "epochs": setting.epochs,
         "method": setting.method(),
         "label": setting.label(),
+        "line": setting.line,
+        "whole": setting.end() == record.end(),
         "lr": setting.lr(),
         "curves": curves.collect::<serde_json::Map<_, _>>(),
         "steps": measure::steps(setting).map(|q| q.map(short)),
-        "diverged": loss.is_some_and(|l| !record.last(setting, l, None).mean.is_finite()),
+        "diverged": record.diverged(setting, None),
     })
 }
 
@@ -244,6 +249,7 @@ fn runs(record: &Record) -> (Table, usize) {
     let table = Table {
         header: columns.iter().map(|&c| HEADER[c].to_owned()).collect(),
         rows: rows.iter().map(kept).collect(),
+        notes: Vec::new(),
     };
     (table, diverged)
 }

@@ -59,6 +59,8 @@ pub struct Query<'a> {
 pub struct Table {
     pub header: Vec<String>,
     pub rows: Vec<Vec<Cell>>,
+    /// What the rows leave out.
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -95,11 +97,13 @@ pub fn format_small(x: f64) -> String {
 
 impl Table {
     pub fn new(records: &[Record], query: &Query) -> Result<Table> {
-        if query.columns.is_empty() {
-            Table::wide(records, query)
+        let mut table = if query.columns.is_empty() {
+            Table::wide(records, query)?
         } else {
-            Table::long(records, query)
-        }
+            Table::long(records, query)?
+        };
+        table.notes = records.iter().filter_map(left_out).collect();
+        Ok(table)
     }
 
     fn wide(records: &[Record], query: &Query) -> Result<Table> {
@@ -111,12 +115,12 @@ impl Table {
                 .chain(methods.iter().copied())
                 .map(str::to_owned)
                 .collect(),
-            rows: Vec::new(),
+            ..Table::default()
         };
         for record in records {
             let best = best_settings(record, query)?;
             let mut row = vec![Cell {
-                text: record.name.clone(),
+                text: record.title(),
                 bold: false,
             }];
             row.extend(methods.iter().map(|method| {
@@ -133,7 +137,7 @@ impl Table {
         let header = ["experiment", "method"].into_iter().chain(titles);
         let mut table = Table {
             header: header.map(str::to_owned).collect(),
-            rows: Vec::new(),
+            ..Table::default()
         };
         for record in records {
             let metric = record.metric(query.score)?;
@@ -152,14 +156,14 @@ impl Table {
                     Column::Time => plain(query.target.and_then(|target| {
                         measure::time_to(record, setting, metric, target).map(format_small)
                     })),
-                    Column::Area => plain(measure::area(record, setting, metric).map(format_small)),
+                    Column::Area => plain(measure::area(setting, metric).map(format_small)),
                     Column::Robustness => plain(
                         measure::robustness(record, setting.method(), metric, query.cutoff)
                             .map(|decades| format!("{decades:.1}")),
                     ),
                 };
                 let start = [
-                    plain(Some(record.name.clone())),
+                    plain(Some(record.title())),
                     plain(Some(setting.method().to_owned())),
                 ];
                 table.rows.push(
@@ -256,34 +260,44 @@ impl Table {
 struct Best<'a> {
     setting: &'a Setting,
     stat: Stat,
+    diverged: bool,
     best: bool,
 }
 
 impl Best<'_> {
     fn cell(&self, record: &Record, query: &Query) -> Cell {
-        let accuracy = record.higher_is_better(query.score);
+        let mut text = format_stat(self.stat, record.higher_is_better(query.score));
+        if self.diverged && self.stat.mean.is_finite() {
+            text += " (diverged)";
+        }
+        if let Some(seeds) = record.seeds(&[self.setting]) {
+            text += &format!(" ({seeds})");
+        }
         Cell {
-            text: format_stat(self.stat, accuracy),
+            text,
             bold: self.best,
         }
     }
 }
 
-/// The best setting of every method; `best` marks the best of all, and those that look the same.
+/// The best setting of every method that has the metric; `best` marks the best of all, and those that look the same.
 fn best_settings<'a>(record: &'a Record, query: &Query) -> Result<Vec<Best<'a>>> {
     let metric = record.metric(query.score)?;
     let mut all: Vec<Best> = Vec::new();
     for method in record.methods() {
-        let setting = record.ranking(method, metric, query.cutoff)[0];
-        let stat = record.last(setting, metric, query.cutoff);
+        let Some(&setting) = record.ranking(method, metric, query.cutoff).first() else {
+            continue;
+        };
         all.push(Best {
             setting,
-            stat,
+            stat: record.last(setting, metric, query.cutoff),
+            diverged: record.diverged(setting, query.cutoff),
             best: false,
         });
     }
     let up = record.higher_is_better(query.score);
-    let finite = all.iter().map(|b| b.stat.mean).filter(|m| m.is_finite());
+    let trained = |b: &&mut Best| !b.diverged && b.stat.mean.is_finite();
+    let finite = all.iter_mut().filter(trained).map(|b| b.stat.mean);
     if let Some(best) = finite.reduce(if up { f64::max } else { f64::min }) {
         // What reads the same is as good.
         let shown = |mean| {
@@ -295,9 +309,19 @@ fn best_settings<'a>(record: &'a Record, query: &Query) -> Result<Vec<Best<'a>>>
                 up,
             )
         };
-        for one in &mut all {
+        for one in all.iter_mut().filter(trained) {
             one.best = shown(one.stat.mean) == shown(best);
         }
     }
     Ok(all)
+}
+
+/// What is not ranked: runs that were trained for a look, say, and not to the end.
+fn left_out(record: &Record) -> Option<String> {
+    let end = record.end();
+    let shorter = record.settings.iter().filter(|s| s.end() < end).count();
+    (shorter > 0).then(|| {
+        let (title, all) = (record.title(), record.settings.len());
+        format!("{title}: {shorter} of {all} settings are left out, which end before epoch {end}")
+    })
 }

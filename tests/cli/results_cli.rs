@@ -2,6 +2,7 @@
 
 use crate::common::files;
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use crate::common::program::{Folder, Ran, runs_in};
 use serde_json::json;
@@ -173,6 +174,25 @@ fn comparisons_tell_what_differs() {
         .run("compare mine")
         .code(2)
         .says(&["records/mine.csv"]);
+    // Nothing in common is no agreement.
+    let longer = run("adam", "0.1", 0, &["1.0", "0.9"], &["0.5", "0.5"]);
+    output(&folder, "long", &[longer]);
+    let ran = folder.run("compare long --against theirs --strict").code(2);
+    ran.says(&["long ends with epoch 1, theirs with epoch 0"]);
+    output(
+        &folder,
+        "other",
+        &[run("sgd", "0.1", 0, &["1.0"], &["0.5"])],
+    );
+    let ran = folder
+        .run("compare other --against theirs --strict")
+        .code(1);
+    assert!(
+        ran.stderr.contains("nothing was compared"),
+        "{}",
+        ran.stderr
+    );
+    folder.run("compare other --against theirs").code(0);
     // A record is no output.
     folder
         .run("compare imagenet32_resnet18")
@@ -206,7 +226,7 @@ fn figures_are_written_in_every_format() {
         .run("plot mnist_mlp curves --metric val_loss --methods adabound --top 2 --out-dir p");
     assert_eq!(one.code(0).stdout, "p/mnist_mlp/curves_val_loss.svg\n");
     let svg = folder.read("p/mnist_mlp/curves_val_loss.svg");
-    assert!(svg.contains(">adabound, lr 0.001</text>") && !svg.contains("adabelief"));
+    assert!(svg.contains(">adabound, lr=0.001</text>") && !svg.contains("adabelief"));
     // Records hold no steps: that is an error only where nothing else was asked for.
     let some = folder.run("plot records/mnist_mlp.csv").code(0);
     assert_eq!(some.stdout.lines().count(), 4);
@@ -392,6 +412,11 @@ fn output_files_are_listed_merged_filtered_and_exported() {
     let short = "output filter output/test.json --drop-history step_size_list";
     assert!(!folder.run(short).code(0).stdout.contains("step_size_list"));
     folder
+        .run("output filter output/test.json --keep nme=momo --out none.json")
+        .code(2)
+        .says(&["nme=momo: no run has this key (did you mean \"name\"?)"]);
+    assert!(!folder.exists("none.json"));
+    folder
         .run("output filter output/test.json --keep lr")
         .code(2)
         .says(&["KEY=VALUE"]);
@@ -412,7 +437,7 @@ fn an_id_without_output_is_answered_with_what_is_there() {
         .run("table x")
         .code(2)
         .says(&["output has nothing", "records has nothing"]);
-    empty.run("record x").code(2).says(&["no output at all"]);
+    empty.run("record x").code(2).says(&["there is nothing"]);
     empty
         .run("table x.json")
         .code(2)
@@ -477,7 +502,7 @@ fn runs_that_do_not_fit_together_are_named() {
     let short = run("adam", "0.1", 1, &["1"], &["0.5"]);
     output(&folder, "x", &[long.clone(), short]);
     let named = [
-        "different numbers of epochs",
+        "seeds with different numbers of epochs",
         "(run_id 0, ",
         "has 2",
         "(run_id 1, ",
@@ -495,6 +520,272 @@ fn runs_that_do_not_fit_together_are_named() {
     all_refuse(&folder, "x", 65, &named);
     // One that has more than the rest can be filtered out, as the message says.
     folder.run("output list output/x.json").code(0);
+}
+
+/// A run with these keys of its config in place of others.
+fn run_with(config: &str, seed: usize, losses: &[&str], scores: &[&str]) -> String {
+    let whole = run("adam", "0.1", seed, losses, scores);
+    whole.replacen("{\"config\": {", &format!("{{\"config\": {{{config}, "), 1)
+}
+
+#[test]
+fn what_differs_besides_the_optimizer_is_part_of_the_setting() {
+    let folder = Folder::new();
+    let mut runs = Vec::new();
+    for (size, score) in [("8", "0.9"), ("16", "0.8")] {
+        let config = format!("\"batch_size\": {size}");
+        runs.push(run_with(&config, 0, &["1", "0.5"], &["0.5", score]));
+        runs.push(run_with(&config, 1, &["1", "0.5"], &["0.5", score]));
+    }
+    output(&folder, "x", &runs);
+    let table = folder
+        .run("table x --columns score,setting --format csv")
+        .code(0)
+        .stdout;
+    let header = "experiment,method,score,setting\n";
+    let row = "x,adam,90.00 ± 0.00,\"lr=0.1, batch_size=8\"\n";
+    assert_eq!(table, format!("{header}{row}"));
+    let csv = folder.run("record x --out records/x.csv").code(0);
+    assert!(
+        csv.stderr
+            .contains("2 settings, 2 epochs, seeds of each: 2"),
+        "{}",
+        csv.stderr
+    );
+    let csv = folder.read("records/x.csv");
+    let rows: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        rows[0],
+        "id,epoch,train_loss,val_score,train_loss_std,val_score_std,name,lr,batch_size"
+    );
+    assert_eq!(
+        rows[2],
+        "name=adam:lr=0.1:batch_size=16,1,0.5,0.8,0.0,0.0,adam,0.1,16"
+    );
+    folder.run("plot x").code(0);
+    let svg = folder.read("plots/x/stability_val_score.svg");
+    for label in [">adam, batch_size=8</text>", ">adam, batch_size=16</text>"] {
+        assert!(svg.contains(label), "no {label}");
+    }
+    folder.run("report x").code(0);
+    assert!(
+        folder
+            .read("report.html")
+            .contains("\"line\":\"batch_size=16\"")
+    );
+    let compared = folder.run("compare x --strict").code(0);
+    assert!(
+        compared.stderr.contains("4 of 4 agree"),
+        "{}",
+        compared.stderr
+    );
+    // Another output is compared by all that was chosen, even where nothing differs within it.
+    output(&folder, "y", &runs[2..]);
+    let compared = folder.run("compare x --against output/y.json").code(0);
+    assert!(
+        compared
+            .stderr
+            .contains("1 settings only in the output, 0 only"),
+        "{}",
+        compared.stderr
+    );
+    // What does not differ is no part of a label.
+    let table = folder
+        .run("table y --columns setting --format csv")
+        .code(0)
+        .stdout;
+    assert_eq!(table, "experiment,method,setting\ny,adam,lr=0.1\n");
+}
+
+#[test]
+fn results_of_different_problems_are_ranked_apart() {
+    let folder = Folder::new();
+    let other = |run: String| run.replace("x_accuracy", "squared");
+    let runs = [
+        run("adam", "0.1", 0, &["1", "0.5"], &["0.5", "0.6"]),
+        run("sgd", "0.1", 0, &["1", "0.5"], &["0.5", "0.7"]),
+        other(run("sgd", "0.1", 1, &["1", "0.5"], &["7", "8"])),
+        other(run("adam", "0.1", 1, &["1", "0.5"], &["7", "9"])),
+    ];
+    output(&folder, "x", &runs);
+    let rows = "experiment,adam,sgd\n\
+                x (score_func=squared),9.00,8.00\n\
+                x (score_func=x_accuracy),60.00,70.00\n";
+    assert_eq!(folder.run("table x --format csv").code(0).stdout, rows);
+    let text = folder.run("table x").code(0).stdout;
+    assert!(
+        text.contains("70.00 *") && text.contains("8.00 *"),
+        "{text}"
+    );
+    // A record keeps them apart, too.
+    folder.run("record x --out r.csv").code(0);
+    let again = folder.run("table r.csv --format csv").code(0).stdout;
+    assert_eq!(again.replace("r (", "x ("), rows);
+    folder.run("plot x curves --metric val_score").code(0);
+    for part in ["score_func=squared", "score_func=x_accuracy"] {
+        assert!(
+            folder.exists(&format!("plots/x/{part}/curves_val_score.svg")),
+            "{part}"
+        );
+    }
+    folder.run("report x").code(0);
+    assert!(
+        folder
+            .read("report.html")
+            .contains("x (score_func=squared)")
+    );
+    output(&folder, "y", &runs[2..]);
+    output(&folder, "z", &runs[..2]);
+    let merged = folder
+        .run("output merge output/y.json output/z.json")
+        .code(65);
+    merged.says(&[
+        "z.json",
+        "score_func=x_accuracy instead of squared",
+        "do not mix",
+    ]);
+}
+
+#[test]
+fn a_look_is_not_ranked_beside_whole_runs() {
+    let folder = Folder::new();
+    let runs = [
+        run_with("\"max_epoch\": 1", 0, &["1"], &["0.9"]),
+        run_with("\"max_epoch\": 2", 0, &["1", "0.5"], &["0.9", "0.6"]),
+    ];
+    output(&folder, "x", &runs);
+    let ran = folder.run("table x --format csv").code(0);
+    assert_eq!(ran.stdout, "experiment,adam\nx,60.00\n");
+    let note = "x: 1 of 2 settings are left out, which end before epoch 1\n";
+    assert_eq!(ran.stderr, note);
+    for command in ["record x --out records/x.csv", "plot x", "report x"] {
+        folder.run(command).code(0);
+    }
+    let csv = folder.read("records/x.csv");
+    assert_eq!(csv.lines().count(), 1 + 1 + 2);
+    assert!(csv.contains("name=adam:lr=0.1:max_epoch=1,0,"), "{csv}");
+    assert_eq!(
+        folder
+            .run("table records/x.csv --format csv")
+            .code(0)
+            .stdout,
+        ran.stdout
+    );
+    // A record of the whole runs alone does not say max_epoch.
+    output(&folder, "whole", &runs[1..]);
+    folder.run("record whole").code(0);
+    let ran = folder.run("compare x --against whole --strict").code(0);
+    assert!(ran.stderr.contains("2 of 2 agree"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_diverged_never_wins() {
+    let folder = Folder::new();
+    let runs = [
+        run("sgd", "0.1", 0, &["NaN", "NaN"], &["1.0", "1.0"]),
+        run("sgd", "1", 0, &["1", "0.5"], &["0.5", "0.6"]),
+        run("lost", "1", 0, &["1", "Infinity"], &["0.5", "0.99"]),
+    ];
+    output(&folder, "x", &runs);
+    let text = folder
+        .run("table x --columns score,setting --format markdown")
+        .code(0)
+        .stdout;
+    assert!(text.contains("| **60.00** | lr=1 |"), "{text}");
+    assert!(text.contains("| 99.00 (diverged) | lr=1 |"), "{text}");
+    folder.run("plot x curves --metric val_score").code(0);
+    let svg = folder.read("plots/x/curves_val_score.svg");
+    for label in [">sgd, lr=1</text>", ">lost, lr=1 (diverged)</text>"] {
+        assert!(svg.contains(label), "no {label}");
+    }
+}
+
+#[test]
+fn methods_without_the_metric_are_left_out() {
+    let folder = published();
+    let table = folder
+        .run("table synthetic_small --score fstar --format csv")
+        .code(0)
+        .stdout;
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        rows[0],
+        "experiment,adam,momo,momo-adam,momo-adam-star,momo-star,sgd-m"
+    );
+    let cells: Vec<&str> = rows[1].split(',').collect();
+    assert_eq!([cells[1], cells[2], cells[3], cells[6]], [""; 4], "{table}");
+    assert!(cells[4..6].iter().all(|cell| cell.contains('±')), "{table}");
+    folder.run("record synthetic_small --out s.csv").code(0);
+    let again = folder
+        .run("table s.csv --score fstar --format csv")
+        .code(0)
+        .stdout;
+    assert_eq!(again.replace("s,,", "synthetic_small,,"), table);
+}
+
+#[test]
+fn hidden_choices_and_uneven_seeds_are_shown() {
+    let folder = Folder::new();
+    let with = |schedule: &str, seed: usize, score: &str| {
+        let run = run("adam", "0.1", seed, &["1", "0.5"], &["0.5", score]);
+        run.replace(
+            "\"lr\": 0.1",
+            &format!("\"lr\": 0.1, \"lr_schedule\": \"{schedule}\""),
+        )
+    };
+    let runs = [
+        with("sqrt", 0, "0.6"),
+        with("sqrt", 1, "0.6"),
+        with("constant", 0, "0.7"),
+    ];
+    output(&folder, "x", &runs);
+    folder.run("plot x --metric val_score").code(0);
+    let svg = folder.read("plots/x/stability_val_score.svg");
+    for label in [
+        ">adam, lr_schedule=constant, 1 seed<",
+        ">adam, lr_schedule=sqrt, 2 seeds<",
+    ] {
+        assert!(svg.contains(label), "no {label}: {svg}");
+    }
+    let svg = folder.read("plots/x/curves_val_score.svg");
+    assert!(
+        svg.contains(">adam, lr=0.1, lr_schedule=constant, 1 seed<"),
+        "{svg}"
+    );
+    let table = folder.run("table x --format csv").code(0).stdout;
+    assert_eq!(table, "experiment,adam\nx,70.00 (1 seed)\n");
+}
+
+#[test]
+fn records_may_list_their_epochs_in_any_order() {
+    let folder = Folder::new();
+    let header = "id,epoch,val_score,val_score_std,name,lr";
+    let row = |epoch: usize, score: f64| format!("name=sgd:lr=0.1,{epoch},{score},,sgd,0.1");
+    folder.write(
+        "r.csv",
+        [header, &row(1, 0.326), &row(0, 0.5797)].join("\n"),
+    );
+    let table = folder.run("table r.csv --format csv").code(0).stdout;
+    assert_eq!(table, "experiment,sgd\nr,32.60\n");
+    folder.write(
+        "r.csv",
+        [header, &row(0, 0.326), &row(0, 0.5797)].join("\n"),
+    );
+    let ran = folder.run("table r.csv").code(65);
+    ran.says(&["r.csv", "name=sgd:lr=0.1 has epoch 0 twice"]);
+}
+
+#[test]
+fn folders_that_cannot_be_read_are_errors() {
+    let folder = Folder::new();
+    // A link to itself: permissions would not keep root out.
+    symlink("output", folder.path("output")).unwrap();
+    for command in ["table x", "record x", "compare x", "plot x", "report x"] {
+        folder
+            .run(command)
+            .code(74)
+            .says(&["cannot read the folder output"]);
+    }
 }
 
 #[test]
@@ -533,7 +824,7 @@ fn a_method_that_diverged_throughout_is_shown_as_such() {
     let table = folder.run("table x --format csv").code(0).stdout;
     assert_eq!(
         table,
-        "experiment,adam,guess,lost\nx,65.00 ± 7.07,10.00 ± 0.00,diverged\n"
+        "experiment,adam,guess,lost\nx,65.00 ± 7.07,10.00 ± 0.00 (diverged),diverged\n"
     );
     let ran = folder
         .run("table x --columns score,area,robustness --format csv")
@@ -543,7 +834,7 @@ fn a_method_that_diverged_throughout_is_shown_as_such() {
     folder.run("plot x").code(0);
     let curves = folder.read("plots/x/curves_train_loss.svg");
     assert!(
-        curves.contains(">lost, lr 0.1 (diverged)</text>"),
+        curves.contains(">lost, lr=0.1 (diverged)</text>"),
         "{curves}"
     );
     let stability = folder.read("plots/x/stability_val_score.svg");
@@ -598,14 +889,18 @@ fn one_seed_has_no_spread() {
     );
     let ran = folder.run("compare x --metric val_score --strict").code(0);
     assert!(ran.stdout.contains("+2.50"), "{}", ran.stdout);
-    // Between two single seeds nothing can be said.
+    // Two single seeds have no spread: their relative difference is taken.
     folder.run("record x --out y.csv").code(0);
-    let text = folder.read("y.csv").replace("0.625", "0.7");
-    folder.write("y.csv", text);
-    let ran = folder
-        .run("compare x --against y.csv --metric val_score --strict")
-        .code(0);
-    assert!(ran.stdout.contains("no spread"), "{}", ran.stdout);
+    let whole = folder.read("y.csv");
+    for (score, shown, code) in [("0.63", "-0.79 %", 0), ("0.7", "-10.71 %", 1)] {
+        folder.write("y.csv", whole.replace("0.625", score));
+        let ran = folder
+            .run("compare x --against y.csv --metric val_score --strict")
+            .code(code);
+        assert!(ran.stdout.contains(shown), "{}", ran.stdout);
+        let said = "1 of 1 have one seed on both sides";
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    }
     folder.run("report x").code(0);
 }
 

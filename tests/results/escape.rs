@@ -32,6 +32,7 @@ fn table(names: &[String]) -> Table {
     Table {
         header: names.to_vec(),
         rows: vec![row(false), row(true)],
+        notes: Vec::new(),
     }
 }
 

@@ -72,9 +72,18 @@ fn what_is_not_known_agrees_with_anything_but_other_weights() {
         json!({"loss_func": "squared", "model_kwargs": {"k": 2}, "batch_size": 8}),
         json!({}),
     );
-    assert_eq!(old.other_problem(&loss), ["loss_func", "model_kwargs.k"]);
+    assert_eq!(
+        old.other_problem(&loss),
+        [
+            "loss_func=cross_entropy instead of squared",
+            "model_kwargs.k=nothing instead of 2"
+        ]
+    );
     let data = run(json!({}), json!({"data": "b"}));
-    assert_eq!(new(json!(null)).other_problem(&data), ["data"]);
+    assert_eq!(
+        new(json!(null)).other_problem(&data),
+        ["data=a instead of b"]
+    );
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use crate::common::files;
 use stepback_native::optim;
-use stepback_native::results::Record;
 use stepback_native::results::plot::canvas::{Canvas, Shape};
 use stepback_native::results::plot::{self, Selection};
+use stepback_native::results::{Record, record as records};
 
 const ALL: Selection = Selection {
     methods: &[],
@@ -16,7 +16,8 @@ const ALL: Selection = Selection {
 };
 
 fn published(id: &str) -> Record {
-    Record::read_csv(&files::path(&format!("records/{id}.csv"))).unwrap()
+    let records = records::read_csv(&files::path(&format!("records/{id}.csv")));
+    records.unwrap().remove(0)
 }
 
 #[test]
@@ -27,12 +28,12 @@ fn curves_show_the_best_setting_of_every_method() {
     assert_eq!(
         labels,
         [
-            "adabelief, lr 0.001",
-            "adabound, lr 0.001",
-            "adam, lr 0.001",
-            "momo, lr 1",
-            "momo-adam, lr 0.01",
-            "sgd-m, lr 0.1"
+            "adabelief, lr=0.001",
+            "adabound, lr=0.001",
+            "adam, lr=0.001",
+            "momo, lr=1",
+            "momo-adam, lr=0.01",
+            "sgd-m, lr=0.1"
         ]
     );
     let svg = chart.draw(5.0).svg();
@@ -40,7 +41,7 @@ fn curves_show_the_best_setting_of_every_method() {
         "Validation score",
         "Epoch",
         "#023047",
-        ">momo, lr 1</text>",
+        ">momo, lr=1</text>",
         "width=\"360pt\"",
     ] {
         assert!(svg.contains(part), "no {part} in the figure");
@@ -97,7 +98,9 @@ fn diverged_settings_are_drawn_as_crosses() {
 #[test]
 fn steps_need_outputs_of_adaptive_methods() {
     let outputs = files::path("records/reference/outputs");
-    let record = Record::from_outputs("synthetic_small", &outputs).unwrap();
+    let record = records::from_outputs("synthetic_small", &outputs)
+        .unwrap()
+        .remove(0);
     let chart = plot::steps(&record, &ALL).unwrap();
     let labels: Vec<&str> = chart.series.iter().map(|s| s.label.as_str()).collect();
     assert_eq!(
@@ -166,7 +169,7 @@ fn record(name: &str, losses: &[(&str, Vec<f64>)]) -> Record {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(format!("{name}.csv"));
     std::fs::write(&path, csv).unwrap();
-    Record::read_csv(&path).unwrap()
+    records::read_csv(&path).unwrap().remove(0)
 }
 
 fn curves_of(losses: &[(&str, Vec<f64>)]) -> Canvas {

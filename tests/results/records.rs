@@ -5,16 +5,26 @@ use std::fs;
 use std::path::Path;
 
 use stepback_native::error::Kind;
-use stepback_native::results::compare::compare;
+use stepback_native::results::compare::{Deviation, compare};
 use stepback_native::results::table::{Cell, Format, Query, Table};
-use stepback_native::results::{Record, measure};
+use stepback_native::results::{Record, measure, record};
+
+/// The record of an experiment with one problem.
+fn one(records: stepback_native::Result<Vec<Record>>) -> Record {
+    let mut records = records.unwrap();
+    assert_eq!(records.len(), 1);
+    records.remove(0)
+}
 
 fn published(id: &str) -> Record {
-    Record::read_csv(&files::path(&format!("records/{id}.csv"))).unwrap()
+    one(record::read_csv(&files::path(&format!("records/{id}.csv"))))
 }
 
 fn from_outputs(id: &str) -> Record {
-    Record::from_outputs(id, &files::path("records/reference/outputs")).unwrap()
+    one(record::from_outputs(
+        id,
+        &files::path("records/reference/outputs"),
+    ))
 }
 
 #[test]
@@ -27,7 +37,10 @@ fn published_records_are_rewritten_byte_for_byte() {
     ];
     for id in ids.iter().chain(&["imagenet32_resnet18", "mnist_mlp"]) {
         let text = std::fs::read_to_string(files::path(&format!("records/{id}.csv"))).unwrap();
-        assert!(published(id).to_csv() == text, "{id} changed by rewriting");
+        assert!(
+            record::to_csv(&[published(id)]) == text,
+            "{id} changed by rewriting"
+        );
     }
 }
 
@@ -35,13 +48,13 @@ fn published_records_are_rewritten_byte_for_byte() {
 fn the_record_of_mnist_is_reproduced() {
     let (ours, theirs) = (from_outputs("mnist_mlp-2"), published("mnist_mlp"));
     assert_eq!(ours.metrics, theirs.metrics);
-    assert_eq!(ours.epochs, theirs.epochs);
     assert_eq!(ours.settings.len(), 16);
     let mut compared = 0;
     for setting in &ours.settings {
         let same = theirs.settings.iter().find(|s| s.id == setting.id);
         let same = same.unwrap_or_else(|| panic!("{} is not in the record", setting.id));
         assert_eq!(setting.options, same.options);
+        assert_eq!(setting.epochs, same.epochs);
         for (a, b) in setting.curves.iter().zip(&same.curves) {
             for (a, b) in a.mean.iter().chain(&a.std).zip(b.mean.iter().chain(&b.std)) {
                 assert!(
@@ -85,18 +98,17 @@ fn outputs(files: &[(&str, &[Run])]) -> tempfile::TempDir {
 fn files_are_collected_in_order_and_ids_are_spelled_like_python() {
     let dir = outputs(&[
         ("x-10.json", &[("1", 0, 1)]),
-        ("x-2.json", &[("1.0", 0, 1)]),
+        ("x-2.json", &[("1.0", 1, 1)]),
         ("x.json", &[("1e-5", 0, 1), ("1e-5", 2, 1)]),
         ("x-2b.json", &[("7", 0, 1)]),
         ("xy.json", &[("8", 0, 1)]),
     ]);
-    let record = Record::from_outputs("x", dir.path()).unwrap();
-    // The list in the id holds a comma, so pandas quotes the id too.
+    let records = record::from_outputs("x", dir.path()).unwrap();
+    // The list in the id holds a comma, so pandas quotes the id too. 1 and 1.0 are one number.
     assert_eq!(
-        record.to_csv(),
+        record::to_csv(&records),
         r#"id,epoch,train_loss,val_score,train_loss_std,val_score_std,name,lr,betas,flag
-"name=sgd:lr=1.0:betas=[0.9, 1]:flag=False",0,0.5,,,,sgd,1.0,"[0.9, 1]",False
-"name=sgd:lr=1:betas=[0.9, 1]:flag=False",0,0.5,,,,sgd,1,"[0.9, 1]",False
+"name=sgd:lr=1.0:betas=[0.9, 1]:flag=False",0,1.0,,0.7071067811865476,,sgd,1.0,"[0.9, 1]",False
 "name=sgd:lr=1e-05:betas=[0.9, 1]:flag=False",0,1.5,,1.4142135623730951,,sgd,1e-05,"[0.9, 1]",False
 "#
     );
@@ -104,7 +116,7 @@ fn files_are_collected_in_order_and_ids_are_spelled_like_python() {
 
 #[test]
 fn bad_input_is_named() {
-    let refused = |dir: &Path, id: &str| Record::from_outputs(id, dir).unwrap_err();
+    let refused = |dir: &Path, id: &str| record::from_outputs(id, dir).unwrap_err();
     let dir = outputs(&[
         ("x.json", &[("1", 0, 2), ("1", 1, 3)]),
         ("y.json", &[("1", 4, 1), ("1", 4, 1)]),
@@ -158,14 +170,14 @@ fn bad_input_is_named() {
             "line 2, column a_std: \"?\" is not a number",
         ),
         (
-            "id,epoch,a,a_std,name\nx,0,1,,sgd\ny,0,1,,sgd\ny,1,1,,sgd\n",
-            "x has 1, y has 2",
+            "id,epoch,a,a_std,name\nx,0,1,,sgd\ny,0,1,,sgd\ny,1,1,,sgd\ny,0,2,,sgd\n",
+            "y has epoch 0 twice",
         ),
         ("id,epoch,a,a_std,name\nx,0,1\n", "3 fields"),
     ] {
         let path = dir.path().join("r.csv");
         fs::write(&path, text).unwrap();
-        let error = Record::read_csv(&path).unwrap_err();
+        let error = record::read_csv(&path).unwrap_err();
         assert!(error.message.contains(what), "{error}");
     }
     let error = published("mnist_mlp").metric("val_scare").unwrap_err();
@@ -287,7 +299,7 @@ fn record_of(scores: &[(f64, f64)]) -> Record {
     }
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("x.csv"), csv).unwrap();
-    Record::read_csv(&dir.path().join("x.csv")).unwrap()
+    one(record::read_csv(&dir.path().join("x.csv")))
 }
 
 #[test]
@@ -316,7 +328,7 @@ fn measures_follow_their_formulas() {
     assert_eq!(best[0].lr(), Some(0.1));
     assert_eq!(best[5].lr(), Some(10.0), "the diverged one comes last");
     // 0, 0.225, 0.45, 0.675, 0.9: half of the final value on average.
-    assert!((measure::area(&record, best[0], 0).unwrap() - 0.45).abs() < 1e-12);
+    assert!((measure::area(best[0], 0).unwrap() - 0.45).abs() < 1e-12);
     assert_eq!(measure::epochs_to(&record, best[0], 0, 0.5), Some(3));
     assert_eq!(measure::epochs_to(&record, best[0], 0, 0.95), None);
     assert_eq!(
@@ -344,8 +356,8 @@ fn measures_follow_their_formulas() {
 fn comparisons_count_in_pooled_standard_deviations() {
     let metrics = ["train_loss", "val_score"];
     let all = compare(
-        &from_outputs("mnist_mlp-2"),
-        &published("mnist_mlp"),
+        &[from_outputs("mnist_mlp-2")],
+        &[published("mnist_mlp")],
         &metrics,
     )
     .unwrap();
@@ -353,11 +365,15 @@ fn comparisons_count_in_pooled_standard_deviations() {
         (all.rows.len(), all.only_mine.len(), all.only_theirs.len()),
         (32, 0, 25)
     );
-    assert!(all.rows.iter().all(|r| r.agrees() && r.deviation == 0.0));
+    assert!(
+        all.rows
+            .iter()
+            .all(|r| r.agrees() && r.deviation == Deviation::Pooled(0.0))
+    );
     // Both spreads are 0.01, so a difference of 0.035 is 3.5 of them.
     let mine = record_of(&[(0.1, 0.9), (1.0, 0.5), (10.0, f64::NAN), (7.0, 0.1)]);
     let theirs = record_of(&[(0.1, 0.865), (1.0, 0.52), (10.0, 0.3), (8.0, 0.1)]);
-    let both = compare(&mine, &theirs, &["val_score"]).unwrap();
+    let both = compare(&[mine], &[theirs], &["val_score"]).unwrap();
     let verdicts: Vec<_> = both
         .rows
         .iter()
@@ -371,7 +387,11 @@ fn comparisons_count_in_pooled_standard_deviations() {
             ("name=a:lr=10", "differs")
         ]
     );
-    assert!((both.rows[0].deviation - 3.5).abs() < 1e-9);
-    assert!((both.rows[1].deviation + 2.0).abs() < 1e-9);
+    let pooled = |row: usize| match both.rows[row].deviation {
+        Deviation::Pooled(d) => d,
+        Deviation::Relative(d) => panic!("no spread: {d}"),
+    };
+    assert!((pooled(0) - 3.5).abs() < 1e-9);
+    assert!((pooled(1) + 2.0).abs() < 1e-9);
     assert_eq!((both.only_mine.len(), both.only_theirs.len()), (1, 1));
 }

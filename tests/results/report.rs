@@ -7,16 +7,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use stepback_native::results::{Record, report};
+use stepback_native::results::{Record, record, report};
 
 fn outputs(id: &str) -> Record {
-    Record::from_outputs(id, &files::path("records/reference/outputs")).unwrap()
+    let records = record::from_outputs(id, &files::path("records/reference/outputs"));
+    records.unwrap().remove(0)
 }
 
 #[test]
 fn the_file_is_small_self_contained_and_escaped() {
-    let vit = Record::read_csv(&files::path("records/cifar10_vit.csv")).unwrap();
-    let html = report::html(&[vit], "val_score", None).unwrap();
+    let vit = record::read_csv(&files::path("records/cifar10_vit.csv")).unwrap();
+    let html = report::html(&vit, "val_score", None).unwrap();
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     let mut evil = outputs("mnist_mlp-2");
     evil.name = "</script><script>alert(1)</script>".into();
@@ -82,7 +83,7 @@ fn long(epochs: usize) -> Record {
     }
     let path = dir.path().join("long.csv");
     std::fs::write(&path, csv).unwrap();
-    Record::read_csv(&path).unwrap()
+    record::read_csv(&path).unwrap().remove(0)
 }
 
 /// A chromedriver and its session, ended when dropped.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use stepback_native::error::Kind;
-use stepback_native::results::edit::{Filter, filter};
+use stepback_native::results::edit::{Choice, filter};
 use stepback_native::results::file::{self, Existing};
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
@@ -58,7 +58,7 @@ fn read(dir: &Path) -> String {
 
 /// What a reading command finds: the file's runs and those beside it.
 fn seen(dir: &Path) -> String {
-    filter(&dir.join("x.json"), &Filter::default()).unwrap().0
+    filter(&dir.join("x.json"), &Choice::default()).unwrap().0
 }
 
 /// What Python would print for these runs.

@@ -81,17 +81,16 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
         let best = record.ranking(method, rank, None);
         for (nth, setting) in best.into_iter().take(selection.top.max(1)).enumerate() {
             let curve = &setting.curves[column];
-            let rows = record.epochs.iter().zip(curve.mean.iter().zip(&curve.std));
+            let rows = setting.epochs.iter().zip(curve.mean.iter().zip(&curve.std));
             let points: Vec<[f64; 4]> = rows
                 .map(|(&e, (&m, &s))| [e as f64, m, m - s, m + s])
                 .collect();
-            let finite = points.iter().any(|p| p[1].is_finite());
-            let lr = setting
-                .option("lr")
-                .map_or_else(String::new, |lr| format!(", lr {lr}"));
-            let note = if finite { "" } else { " (diverged)" };
+            let note = match record.diverged(setting, None) {
+                true => " (diverged)",
+                false => "",
+            };
             series.push(Series {
-                label: format!("{method}{lr}{note}"),
+                label: label(record, method, &setting.label(), &[setting]) + note,
                 look: look(method),
                 marked: true,
                 dash: nth,
@@ -101,7 +100,7 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
         }
     }
     Ok(Chart {
-        title: record.name.clone(),
+        title: record.title(),
         x: Axis {
             title: "Epoch".into(),
             scale: Scale::Whole,
@@ -115,25 +114,44 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
     })
 }
 
-/// For every learning rate of a method, its setting with the best final value.
-pub fn best_by_lr<'a>(record: &'a Record, method: &str, rank: usize) -> Vec<(f64, &'a Setting)> {
-    let ranked = record.ranking(method, rank, None).into_iter();
-    let mut best: Vec<(f64, &Setting)> = ranked.filter_map(|s| Some((s.lr()?, s))).collect();
-    best.sort_by(|a, b| a.0.total_cmp(&b.0));
-    best.dedup_by(|a, b| a.0 == b.0);
-    best
+/// A line's name in a legend: the method, and by what else the line differs from others.
+fn label(record: &Record, method: &str, differing: &str, settings: &[&Setting]) -> String {
+    let seeds = record.seeds(settings).unwrap_or_default();
+    let parts = [method, differing, &seeds];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(", ")
 }
 
-/// The final value over the learning rate, one line per method, a band of one standard deviation. A cross
+/// A method's settings as lines over the learning rate, sorted by it: the settings of a line differ in nothing else.
+/// The line with the best setting comes first.
+fn lines<'a>(record: &'a Record, method: &str, rank: usize) -> Vec<Vec<(f64, &'a Setting)>> {
+    let mut lines: Vec<Vec<(f64, &Setting)>> = Vec::new();
+    for setting in record.ranking(method, rank, None) {
+        let Some(lr) = setting.lr() else { continue };
+        match lines.iter_mut().find(|line| line[0].1.line == setting.line) {
+            Some(line) => line.push((lr, setting)),
+            None => lines.push(vec![(lr, setting)]),
+        }
+    }
+    for line in &mut lines {
+        line.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    lines
+}
+
+/// The final value over the learning rate, one line per method and choice of the other keys, a band of one standard
+/// deviation. A cross
 /// marks a learning rate whose training loss diverged: at its final value (an accuracy is that of guessing
 /// then), or on the chart's edge where that is not finite or off the scale of all others.
 pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result<Chart> {
     let column = record.metric(metric)?;
     let up = record.higher_is_better(metric);
-    let loss = record.metric("train_loss").ok();
     // Finite, but so bad that the axis would show nothing else: worse than any first epoch a thousandfold.
-    let first = record.settings.iter().map(|s| s.curves[column].mean[0]);
-    let first = first.filter(|x| x.is_finite());
+    let first = record
+        .settings
+        .iter()
+        .filter_map(|s| s.curves[column].mean.first());
+    let first = first.copied().filter(|x| x.is_finite());
     let mut first: Vec<f64> = first.collect();
     first.sort_by(f64::total_cmp);
     let limit = first
@@ -141,33 +159,35 @@ pub fn stability(record: &Record, metric: &str, selection: &Selection) -> Result
         .map_or(f64::INFINITY, |m| 1e3 * m.abs());
     let mut series = Vec::new();
     for method in methods(record, selection)? {
-        let (mut points, mut diverged) = (Vec::new(), Vec::new());
-        for (lr, setting) in best_by_lr(record, method, column) {
-            let last = record.last(setting, column, None);
-            let shown = last.mean.is_finite() && last.mean.abs() <= limit;
-            let y = if shown { last.mean } else { f64::NAN };
-            points.push([lr, y, y - last.std, y + last.std]);
-            let lost = loss.is_some_and(|l| !record.last(setting, l, None).mean.is_finite());
-            if lost || !shown {
-                diverged.push([lr, y]);
+        for (nth, line) in lines(record, method, column).into_iter().enumerate() {
+            let (mut points, mut diverged) = (Vec::new(), Vec::new());
+            for (lr, setting) in &line {
+                let last = record.last(setting, column, None);
+                let shown = last.mean.is_finite() && last.mean.abs() <= limit;
+                let y = if shown { last.mean } else { f64::NAN };
+                points.push([*lr, y, y - last.std, y + last.std]);
+                if record.diverged(setting, None) || !shown {
+                    diverged.push([*lr, y]);
+                }
             }
+            let note = if diverged.is_empty() {
+                ""
+            } else {
+                " (× diverged)"
+            };
+            let settings: Vec<&Setting> = line.iter().map(|point| point.1).collect();
+            series.push(Series {
+                label: label(record, method, &settings[0].line, &settings) + note,
+                look: look(method),
+                marked: true,
+                dash: nth,
+                points,
+                diverged,
+            });
         }
-        let note = if diverged.is_empty() {
-            ""
-        } else {
-            " (× diverged)"
-        };
-        series.push(Series {
-            label: format!("{method}{note}"),
-            look: look(method),
-            marked: true,
-            dash: 0,
-            points,
-            diverged,
-        });
     }
     Ok(Chart {
-        title: record.name.clone(),
+        title: record.title(),
         x: Axis {
             title: "Learning rate".into(),
             scale: Scale::Log,
@@ -187,21 +207,23 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
     let rank = record.metric(selection.rank_by)?;
     let mut series = Vec::new();
     for method in methods(record, selection)? {
-        let mut points = Vec::new();
-        for (lr, setting) in best_by_lr(record, method, rank) {
-            if let Some([median, low, high]) = measure::steps(setting) {
-                points.push([lr, median, low, high]);
-            }
-        }
-        if !points.is_empty() {
-            series.push(Series {
-                label: method.to_owned(),
-                look: look(method),
-                marked: true,
-                dash: 0,
-                points,
-                diverged: Vec::new(),
+        for (nth, line) in lines(record, method, rank).into_iter().enumerate() {
+            let stored = line.iter().filter_map(|&(lr, setting)| {
+                let [median, low, high] = measure::steps(setting)?;
+                Some([lr, median, low, high])
             });
+            let points: Vec<[f64; 4]> = stored.collect();
+            if !points.is_empty() {
+                let settings: Vec<&Setting> = line.iter().map(|point| point.1).collect();
+                series.push(Series {
+                    label: label(record, method, &settings[0].line, &settings),
+                    look: look(method),
+                    marked: true,
+                    dash: nth,
+                    points,
+                    diverged: Vec::new(),
+                });
+            }
         }
     }
     let rates = series.iter().flat_map(|s| s.points.iter().map(|p| p[0]));
@@ -222,7 +244,7 @@ pub fn steps(record: &Record, selection: &Selection) -> Result<Chart> {
         diverged: Vec::new(),
     });
     Ok(Chart {
-        title: record.name.clone(),
+        title: record.title(),
         x: Axis {
             title: "Learning rate".into(),
             scale: Scale::Log,
