@@ -1,9 +1,11 @@
 //! The kernels for the host, if it has a C++ compiler.
 
 use std::env;
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::kernels::Source;
+use crate::made;
 
 /// Compiles kernels and emulator. False where that cannot be done: then there is no emulator.
 pub fn compile(kernels: &[Source], tests: &[Source]) -> bool {
@@ -27,21 +29,35 @@ pub fn compile(kernels: &[Source], tests: &[Source]) -> bool {
         println!("cargo::warning=no C++ compiler: the binary will not have --device emulator");
         return false;
     }
-    build()
-        .files([
-            "kernels/emulator/runtime.cpp",
-            "kernels/emulator/memory.cpp",
-        ])
-        .compile("emulator_runtime");
+    let mut runtime = build();
+    runtime.files([
+        "kernels/emulator/runtime.cpp",
+        "kernels/emulator/memory.cpp",
+    ]);
+    compile_library(&runtime, "emulator_runtime");
     // Kernels alone are checked: an index that a compiler can see to be wrong, a misaligned vector.
-    build()
+    let mut checked = build();
+    checked
         .flag("-fsanitize=bounds,alignment")
         .flag("-fno-sanitize-recover=all")
         .flag("-xc++")
-        .files(kernels.iter().chain(tests).map(|s| &s.path))
-        .compile("emulated_kernels");
+        .files(kernels.iter().chain(tests).map(|s| &s.path));
+    compile_library(&checked, "emulated_kernels");
     println!("cargo::rustc-cfg=emulator");
     true
+}
+
+fn compile_library(build: &cc::Build, name: &str) {
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let library = Path::new(&out).join(format!("lib{name}.a"));
+    let compiler = build.get_compiler().to_command();
+    if made::by(&compiler, &library) {
+        println!("cargo::rustc-link-lib=static={name}");
+        println!("cargo::rustc-link-search=native={out}");
+    } else {
+        build.compile(name);
+        made::note(&compiler, &library);
+    }
 }
 
 fn build() -> cc::Build {

@@ -1,9 +1,11 @@
 //! Packs the reference's numbers into the binary, and compiles the kernels: for the host, against the
 //! emulation in `kernels/emulator`, and for GPUs where there is an nvcc.
 
+mod commit;
 mod goldens;
 mod host;
 mod kernels;
+mod made;
 mod nvcc;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 fn main() {
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=kernels");
+    commit::tell();
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     goldens::pack(&out);
     let files = kernels::files("kernels");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::kernels::Source;
+use crate::made;
 
 /// Machine code for these (`sm_80` also serves 8.6 and 8.9), and PTX of the last for newer GPUs.
 const ARCHITECTURES: [&str; 3] = ["80", "90a", "100"];
@@ -114,6 +115,9 @@ fn image(nvcc: &Path, targets: &[String], source: &Source, out: &Path) -> (Strin
         .args(verbose.then_some("-Xptxas=-v"))
         .arg("-o")
         .args([&image, &source.path]);
+    if made::by(&command, &image) {
+        return (source.stem.clone(), image);
+    }
     let run = command.output();
     let run = run.unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
     let text = String::from_utf8_lossy(&run.stderr);
@@ -128,5 +132,6 @@ fn image(nvcc: &Path, targets: &[String], source: &Source, out: &Path) -> (Strin
             println!("cargo::warning={}: {}", source.stem, line.trim());
         }
     }
+    made::note(&command, &image);
     (source.stem.clone(), image)
 }

@@ -19,6 +19,7 @@ use crate::data::{Library, fetch};
 use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::results::file::Lock;
+use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
 use crate::train::checkpoint::{self, Checkpoint, Weights};
@@ -117,7 +118,7 @@ impl Train {
         // Every output is taken before anything is trained.
         let mut jobs = Jobs::default();
         for experiment in experiments {
-            jobs.0.push_back(self.open(experiment)?);
+            jobs.0.push_back(self.open(experiment, &sweep::chosen(target, &weights))?);
         }
         let library = Library::new(
             &self.data_dir,
@@ -179,7 +180,8 @@ impl Train {
         Ok(experiments)
     }
 
-    fn open(&self, experiment: Experiment) -> Result<Job> {
+    /// `chosen` is what is chosen beside the configs.
+    fn open(&self, experiment: Experiment, chosen: &Map<String, Value>) -> Result<Job> {
         let overwrite = match self.only.is_empty() {
             true => Overwrite::All,
             false => Overwrite::Selected,
@@ -190,8 +192,10 @@ impl Train {
             ..Options::default()
         };
         let store = Store::open(&self.output_dir, &experiment.id, options)?;
-        let configs: Vec<_> = experiment.runs.iter().map(RunConfig::to_json).collect();
-        let done = store.settle(&configs);
+        let identity = |run: &RunConfig| Identity::new(&run.to_json(), chosen);
+        let identities = |runs: &[RunConfig]| runs.iter().map(identity).collect::<Vec<_>>();
+        let done = store.settle(&identities(&experiment.runs));
+        store.check_problems(&identities(&experiment.all))?;
         let runs = experiment.runs.iter().cloned().enumerate();
         let pending: Vec<_> = runs.filter(|(index, _)| !done[*index]).collect();
         Ok(Job {

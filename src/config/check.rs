@@ -169,7 +169,7 @@ impl<'a> Checker<'a> {
             other => self.wrong("", "an object, or a list of runs", other),
         }
         if self.errors.is_empty() {
-            for (first, second) in same::repeated(value) {
+            for (first, second) in same::repeated(value, self.vocabulary) {
                 let text =
                     format!("the same as {first}, so that two runs are identical (remove one)");
                 self.report(&second, text);

@@ -101,6 +101,8 @@ pub struct Experiment {
     /// The file's stem; result files are named after it.
     pub id: String,
     pub runs: Vec<RunConfig>,
+    /// All runs of the file, also those that [`select`] leaves out.
+    pub all: Vec<RunConfig>,
     /// What is allowed but may not be meant, one line each.
     pub warnings: Vec<String>,
 }
@@ -144,9 +146,11 @@ pub fn parse(
     checker.document(&document.value);
     let mut warnings = document.warnings;
     warnings.extend(checker.finish(source)?);
+    let runs = expand::runs(&document.value);
     Ok(Experiment {
         id: id.to_owned(),
-        runs: expand::runs(&document.value),
+        all: runs.clone(),
+        runs,
         warnings,
     })
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
+use super::schema::{Key, Vocabulary, complete};
 use super::RunConfig;
 use super::expand::{choices, opts};
 use super::text::{child, item};
@@ -59,7 +60,15 @@ fn write_number(number: &Number, out: &mut String) {
 ///
 /// Two runs of a product are the same exactly if some key has the same choice twice, so that
 /// comparing choices finds every case and can say where it is.
-pub(super) fn repeated(config: &Value) -> Vec<(String, String)> {
+pub(super) fn repeated(config: &Value, vocabulary: &Vocabulary) -> Vec<(String, String)> {
+    // What is left out has its default.
+    let completed = |mut opt: Map<String, Value>| {
+        let rows = vocabulary.optimizers.iter();
+        let row = rows.filter(|row| opt.get("name").and_then(Value::as_str) == Some(row.name));
+        let keys: Vec<&Key> = row.flat_map(|row| row.keys).collect();
+        complete(&mut opt, keys.into_iter().chain(vocabulary.optimizer_keys));
+        opt
+    };
     let keyed = |choices: Vec<(String, &Value)>| -> Vec<(String, String)> {
         let choices = choices.into_iter();
         choices
@@ -69,7 +78,8 @@ pub(super) fn repeated(config: &Value) -> Vec<(String, String)> {
     let Value::Object(map) = config else {
         let runs = choices(String::new(), config, true).into_iter();
         let runs = runs.filter_map(|(path, run)| {
-            let run = RunConfig::from_json(run.as_object()?)?;
+            let mut run = RunConfig::from_json(run.as_object()?)?;
+            run.opt = completed(run.opt);
             Some((path, run.identity()))
         });
         return twice(runs.collect());
@@ -88,7 +98,11 @@ pub(super) fn repeated(config: &Value) -> Vec<(String, String)> {
         let expanded = opts(value).into_iter();
         found.extend(twice(
             expanded
-                .map(|(index, opt)| (item("opt", index), canonical(&opt)))
+                .filter_map(|(index, opt)| match opt {
+                    Value::Object(opt) => Some((index, completed(opt))),
+                    _ => None,
+                })
+                .map(|(index, opt)| (item("opt", index), canonical(&opt.into())))
                 .collect(),
         ));
     }

@@ -235,11 +235,7 @@ impl Lock {
 
     /// Writes into the lock who we are.
     fn sign(&mut self) -> io::Result<()> {
-        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host = match host.trim_end() {
-            "" => "an unknown host",
-            host => host,
-        };
+        let host = super::provenance::host();
         let (id, now) = (std::process::id(), timestamp(SystemTime::now()));
         self.file.set_len(0)?;
         self.file.rewind()?;

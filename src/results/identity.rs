@@ -106,6 +106,12 @@ impl Identity {
     }
 }
 
+/// One run of every problem that there is among these.
+pub fn problems<'a>(runs: impl Iterator<Item = &'a Identity>) -> Vec<&'a Identity> {
+    let runs = runs.map(|run| (run.text(of_problem), run));
+    runs.collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
 /// Values by run: what was put in for a run is found by every identity that agrees with the run's.
 #[derive(Clone, Debug)]
 pub struct Index<T>(HashMap<String, Vec<(Identity, T)>>);

@@ -10,6 +10,7 @@ mod loose;
 pub mod measure;
 pub mod output;
 pub mod plot;
+pub mod provenance;
 pub mod record;
 pub mod report;
 pub mod store;

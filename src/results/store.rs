@@ -3,7 +3,7 @@
 //! A finished run goes to a file of its own ([`Loose`]), which takes as long for the last run as for the first. The
 //! output is written anew at the end, and from time to time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
-
 use super::RunResult;
 use super::file::{Existing, Lock};
-use super::identity::Identity;
-use super::json::{self, Json};
+use super::identity::{self, Identity, Index};
+use super::json;
 use super::loose::{self, Loose};
-use crate::config::canonical;
+use super::output::Run;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 
@@ -84,7 +82,7 @@ struct State {
 /// A run as it stands in the file.
 #[derive(Clone, Debug)]
 struct Stored {
-    key: String,
+    identity: Identity,
     text: Arc<str>,
 }
 
@@ -175,23 +173,24 @@ impl Store {
         &self.path
     }
 
-    /// Is there a run with this config? The order of keys is free and 1 equals 1.0, as in Python.
-    pub fn contains(&self, config: &Map<String, Value>) -> bool {
-        let key = config_key(config);
+    /// Is this run there, as far as is known?
+    pub fn contains(&self, run: &Identity) -> bool {
         let state = self.state();
         let mut stored = state.kept.iter().chain(state.runs.values());
-        stored.any(|run| run.key == key)
+        stored.any(|other| other.identity.agrees_with(run))
     }
 
-    /// Gives the runs that are there already their places among `configs`, the whole experiment in its
+    /// Gives the runs that are there already their places among `runs`, the whole experiment in its
     /// order, and says which of them those are; or leaves them out, if they are to be overwritten. Runs without a
     /// place stay at the front of the file.
-    pub fn settle(&self, configs: &[Map<String, Value>]) -> Vec<bool> {
-        let places = configs.iter().enumerate();
-        let places: HashMap<String, usize> = places.map(|(i, c)| (config_key(c), i)).collect();
+    pub fn settle(&self, runs: &[Identity]) -> Vec<bool> {
+        let mut places = Index::default();
+        for (index, run) in runs.iter().enumerate() {
+            places.insert(run.clone(), index);
+        }
         let mut state = self.state();
         for run in std::mem::take(&mut state.kept) {
-            match places.get(&run.key) {
+            match places.get(&run.identity) {
                 Some(_) if self.options.overwrite == Some(Overwrite::Selected) => {}
                 Some(&index) if !state.runs.contains_key(&index) => {
                     state.runs.insert(index, run);
@@ -199,9 +198,32 @@ impl Store {
                 _ => state.kept.push(run),
             }
         }
-        (0..configs.len())
+        (0..runs.len())
             .map(|index| state.runs.contains_key(&index))
             .collect()
+    }
+
+    /// Refuses to add to runs of a problem that is none of the experiment's `runs`: nobody could rank them together.
+    ///
+    /// # Errors
+    /// A usage error that names the keys that differ.
+    pub fn check_problems(&self, runs: &[Identity]) -> Result<()> {
+        let state = self.state();
+        let stored = state.kept.iter().chain(state.runs.values());
+        let wanted = identity::problems(runs.iter());
+        for other in identity::problems(stored.map(|run| &run.identity)) {
+            let differing = wanted.iter().map(|run| run.other_problem(other));
+            let least = differing.min_by_key(Vec::len).unwrap_or_default();
+            if !least.is_empty() {
+                return Err(Error::usage(format!(
+                    "{} holds runs of another problem, and results of both do not mix: {}; use another folder with \
+                     --output-dir, or another name for the config",
+                    self.path.display(),
+                    least.join(", ")
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Adds a finished run, `index` being its place in the experiment. It is on disk when this returns.
@@ -212,10 +234,11 @@ impl Store {
     pub fn add(&self, index: usize, run: &RunResult) -> Result<()> {
         let mut text = String::new();
         json::write(&mut text, &run.to_json(), 1, self.options.strict_json);
-        let hash = Identity::new(&run.config, &run.summary).hash();
+        let identity = Identity::new(&run.config, &run.summary);
+        let hash = identity.hash();
         let text: Arc<str> = text.into();
         let stored = Stored {
-            key: config_key(&run.config),
+            identity,
             text: text.clone(),
         };
         let mut state = self.state();
@@ -349,19 +372,13 @@ fn read_stored(path: &Path, target: Option<&Path>, finished: loose::Texts) -> Re
     };
     let mut runs = Vec::new();
     loose::all(&text, finished, |text, run| {
-        let Some(config @ Json::Dict(_)) = run.get("config") else {
-            return Err("a run without \"config\"".into());
-        };
-        let (key, text) = (canonical(&config.to_value()), text.into());
-        runs.push(Stored { key, text });
+        let identity = Run::from_json(&run, path)?.identity;
+        let text = text.into();
+        runs.push(Stored { identity, text });
         Ok(())
     })
     .map_err(|e| corrupt(e.to_string()))?;
     Ok(runs)
-}
-
-fn config_key(config: &Map<String, Value>) -> String {
-    canonical(&Value::Object(config.clone()))
 }
 
 /// Writes a run's text again, with nulls for numbers that are not finite.

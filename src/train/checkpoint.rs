@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use md5::{Digest, Md5};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 
@@ -139,6 +140,12 @@ impl Checkpoint {
         };
         checkpoint.tensors()?;
         Ok(checkpoint)
+    }
+
+    /// The file's md5, in hexadecimal digits.
+    pub fn hash(&self) -> String {
+        let sum = Md5::digest(&self.bytes);
+        sum.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {

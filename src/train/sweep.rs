@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::checkpoint::{Snapshot, Weights};
+use serde_json::{Map, Value};
+
+use super::checkpoint::{Checkpoint, Snapshot, Weights};
 use super::network::Plans;
 use super::{Watch, optimum, run};
 use crate::config::RunConfig;
@@ -13,7 +15,7 @@ use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Mode, Params};
 use crate::results::store::Store;
-use crate::results::{Epoch, RunResult};
+use crate::results::{Epoch, RunResult, provenance};
 
 /// A training step of fewer floating-point operations than this does not fill several threads: such
 /// runs are trained side by side, each on one thread.
@@ -31,6 +33,16 @@ pub trait Progress: Sync {
 
 /// Optimal values by problem, shared by the runs of a sweep.
 type Optima = Mutex<HashMap<String, Option<f64>>>;
+
+/// What is chosen for all runs of a sweep beside their configs, as their summaries say it.
+pub fn chosen(target: Target, weights: &Weights) -> Map<String, Value> {
+    let hash = weights.init.as_ref().map(Checkpoint::hash);
+    Map::from_iter([
+        ("device".to_owned(), target.device.name().into()),
+        ("precision".to_owned(), target.precision_name().into()),
+        ("init_weights".to_owned(), hash.into()),
+    ])
+}
 
 /// Tries what runs need before the first one is trained: their data, that models, losses, scores and batch sizes fit
 /// them, memory, and that `weights` fit the models. Returns all that is wrong.
@@ -108,6 +120,8 @@ pub fn sweep(
     } else {
         1
     };
+    let mut chosen = chosen(target, weights);
+    chosen.extend(provenance::of_process());
     let optima = Optima::default();
     let next = AtomicUsize::new(0);
     let (failure, end) = (Mutex::new(None), Mutex::new(None));
@@ -127,7 +141,13 @@ pub fn sweep(
             progress.started(turn, config);
             let outcome = library
                 .load(config)
-                .and_then(|data| one(config, &data, target, &optima, &watch));
+                .and_then(|data| one(config, &data, target, &optima, &watch))
+                .map(|result| {
+                    let mut result = result?;
+                    result.summary.extend(chosen.clone());
+                    result.summary.insert("threads".into(), threads.into());
+                    Some(result)
+                });
             match outcome {
                 Ok(None) => {}
                 Ok(Some(result)) => match store.add(*index, &result) {

@@ -5,6 +5,7 @@ mod common;
 
 mod config_command;
 mod devices;
+mod identity;
 mod images;
 mod interrupted;
 mod processors;

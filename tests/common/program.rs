@@ -109,9 +109,15 @@ impl Folder {
     }
 }
 
-/// An output file's text without the lines that hold times.
+/// An output file's text without the lines that hold times, or how it was asked for.
 pub fn without_times(text: &str) -> String {
-    let timed = ["\"train_epoch_time\"", "\"start_time\"", "\"end_time\""];
+    let timed = [
+        "\"train_epoch_time\"",
+        "\"start_time\"",
+        "\"end_time\"",
+        "\"command\"",
+        "\"threads\"",
+    ];
     let lines = text.lines();
     let kept = lines.filter(|line| !timed.iter().any(|key| line.contains(key)));
     kept.collect::<Vec<_>>().join("\n")

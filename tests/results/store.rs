@@ -21,6 +21,15 @@ fn config(index: usize) -> Map<String, Value> {
     config.as_object().unwrap().clone()
 }
 
+fn identity(config: &Map<String, Value>) -> Identity {
+    Identity::new(config, &Map::new())
+}
+
+fn identities(indices: impl IntoIterator<Item = usize>) -> Vec<Identity> {
+    let indices = indices.into_iter();
+    indices.map(|index| identity(&config(index))).collect()
+}
+
 /// A run that its index determines. Every third one diverges.
 fn run(index: usize) -> RunResult {
     let epochs = (0..5).map(|epoch| Epoch {
@@ -113,8 +122,7 @@ fn child() {
     let store = Store::open(&dir, "x", options).unwrap();
     match role.as_str() {
         "fill" => {
-            let configs: Vec<_> = (0..RUNS).map(config).collect();
-            let done = store.settle(&configs);
+            let done = store.settle(&identities(0..RUNS));
             std::thread::scope(|scope| {
                 for thread in 0..3 {
                     let (store, done) = (&store, &done);
@@ -354,15 +362,15 @@ fn finished_runs_are_found_and_take_their_place() {
     }
     drop(store);
     let store = open(dir.path());
-    assert!(store.contains(&config(4)));
-    assert!(!store.contains(&config(0)));
+    assert!(store.contains(&identity(&config(4))));
+    assert!(!store.contains(&identity(&config(0))));
     // 4 and 4.0 are the same to Python, as are keys in another order.
     let respelled = json!({"run_id": 4.0, "opt": {"lr": 0.1, "name": "sgd"}});
-    assert!(store.contains(respelled.as_object().unwrap()));
+    assert!(store.contains(&identity(respelled.as_object().unwrap())));
     let other = json!({"run_id": 4, "opt": {"lr": 0.10000000000000002, "name": "sgd"}});
-    assert!(!store.contains(other.as_object().unwrap()));
-    let configs: Vec<_> = (0..5).map(config).collect();
-    assert_eq!(store.settle(&configs), [false, false, true, false, true]);
+    assert!(!store.contains(&identity(other.as_object().unwrap())));
+    let done = store.settle(&identities(0..5));
+    assert_eq!(done, [false, false, true, false, true]);
     store.add(3, &run(3)).unwrap();
     store.finish().unwrap();
     assert_eq!(read(dir.path()), file_of(&[9, 2, 3, 4]));
@@ -403,7 +411,7 @@ fn only_selected_runs_are_overwritten() {
     let old = file_of(&[0, 1, 2, 3]);
     fs::write(dir.path().join("x.json"), &old).unwrap();
     let store = overwrite(dir.path(), Overwrite::Selected);
-    assert_eq!(store.settle(&[config(1), config(3)]), [false, false]);
+    assert_eq!(store.settle(&identities([1, 3])), [false, false]);
     assert_eq!(read(dir.path()), old);
     let mut again = run(3);
     again.summary.insert("again".into(), true.into());
@@ -469,8 +477,8 @@ fn runs_that_a_killed_process_left_are_found_by_all() {
         };
         let store = Store::open(dir.path(), "x", options).unwrap();
         assert_eq!(seen(dir.path()).matches("run_id").count(), 3);
-        let configs: Vec<_> = (0..4).map(config).collect();
-        assert_eq!(store.settle(&configs)[1], which.is_none());
+        let done = store.settle(&identities(0..4));
+        assert_eq!(done[1], which.is_none());
         store.add(3, &run(3)).unwrap();
         drop(store);
         let backup = dir.path().join("x.json.bak");
@@ -624,7 +632,7 @@ fn strict_files_hold_null() {
         ..Options::default()
     };
     let store = Store::open(dir.path(), "x", options).unwrap();
-    store.settle(&[config(0)]);
+    store.settle(&identities([0]));
     store.add(3, &run(3)).unwrap();
     store.finish().unwrap();
     let runs: Value = serde_json::from_str(&read(dir.path())).unwrap();
