@@ -118,7 +118,8 @@ impl Train {
         // Every output is taken before anything is trained.
         let mut jobs = Jobs::default();
         for experiment in experiments {
-            jobs.0.push_back(self.open(experiment, &sweep::chosen(target, &weights))?);
+            jobs.0
+                .push_back(self.open(experiment, &sweep::chosen(target, &weights))?);
         }
         let library = Library::new(
             &self.data_dir,

@@ -5,9 +5,9 @@ use std::fmt::Write;
 
 use serde_json::{Map, Number, Value};
 
-use super::schema::{Key, Vocabulary, complete};
 use super::RunConfig;
 use super::expand::{choices, opts};
+use super::schema::{Key, Vocabulary, complete};
 use super::text::{child, item};
 
 /// JSON text that two values share exactly if they are equal: keys sorted, `1` and `1.0` alike.

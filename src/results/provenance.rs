@@ -46,5 +46,9 @@ fn processor() -> String {
     let found: [(&str, bool); 0] = [];
     let sets = found.into_iter().filter(|(_, there)| *there);
     let sets: Vec<&str> = sets.map(|(set, _)| set).collect();
-    [std::env::consts::ARCH].into_iter().chain(sets).collect::<Vec<_>>().join(" ")
+    [std::env::consts::ARCH]
+        .into_iter()
+        .chain(sets)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -34,11 +34,17 @@ fn table(folder: &Folder) -> String {
 #[test]
 fn sweeps_over_what_is_not_the_optimizer_have_tables() {
     let folder = Folder::new();
-    folder.config("lin", &with(json!({"batch_size": [4, 8], "max_epoch": [1, 2]})));
+    folder.config(
+        "lin",
+        &with(json!({"batch_size": [4, 8], "max_epoch": [1, 2]})),
+    );
     folder.run("train -q lin.json").code(0);
     assert_eq!(runs(&folder).len(), 4);
     let table = table(&folder);
-    assert!(table.contains("batch_size=") && table.contains("max_epoch=2"), "{table}");
+    assert!(
+        table.contains("batch_size=") && table.contains("max_epoch=2"),
+        "{table}"
+    );
     assert!(!table.contains("weight_decay"), "{table}");
 }
 
@@ -46,25 +52,38 @@ fn sweeps_over_what_is_not_the_optimizer_have_tables() {
 fn initial_weights_and_epochs_make_other_runs() {
     let folder = Folder::new();
     folder.config("lin", &linear());
-    folder.run("train -q lin.json --epochs 1 --save-weights").code(0);
+    folder
+        .run("train -q lin.json --epochs 1 --save-weights")
+        .code(0);
     folder.run("train -q lin.json").code(0);
     let file = "output/weights/lin/name=sgd:lr=0.1:run_id=0.safetensors";
     let from = format!("train -q lin.json --init-weights {file}");
     folder.run(&from).code(0);
     assert_eq!(runs(&folder).len(), 3);
     // Now all of them are there, whatever stands in the config's place of a default.
-    folder.config("lin", &with(json!({"opt": {"lr": 0.1, "weight_decay": 0.0, "name": "sgd"}})));
+    folder.config(
+        "lin",
+        &with(json!({"opt": {"lr": 0.1, "weight_decay": 0.0, "name": "sgd"}})),
+    );
     for command in ["train -q lin.json --epochs 1", "train -q lin.json", &from] {
         folder.run(command).code(0);
         assert_eq!(runs(&folder).len(), 3, "{command}");
     }
     let all = runs(&folder);
-    let hashes: Vec<&Value> = all.iter().map(|run| &run["summary"]["init_weights"]).collect();
+    let hashes: Vec<&Value> = all
+        .iter()
+        .map(|run| &run["summary"]["init_weights"])
+        .collect();
     assert_eq!(hashes.iter().filter(|hash| hash.is_null()).count(), 2);
     let hash = hashes.iter().find_map(|hash| hash.as_str()).unwrap();
     assert_eq!(hash.len(), 32);
-    folder.run("output filter output/lin.json --keep max_epoch=2 --out output/long.json").code(0);
-    let long = folder.run("table long --columns setting --format csv").code(0).stdout;
+    folder
+        .run("output filter output/lin.json --keep max_epoch=2 --out output/long.json")
+        .code(0);
+    let long = folder
+        .run("table long --columns setting --format csv")
+        .code(0)
+        .stdout;
     assert!(long.contains("init_weights="), "{long}");
 }
 
@@ -102,7 +121,10 @@ fn what_is_no_run_is_refused_by_train_as_by_table() {
     all[0].as_object_mut().unwrap().remove("history");
     folder.write("output/lin.json", serde_json::to_string(&all).unwrap());
     for command in ["table lin", "train lin.json"] {
-        folder.run(command).code(65).says(&["lin.json", "no list \"history\""]);
+        folder
+            .run(command)
+            .code(65)
+            .says(&["lin.json", "no list \"history\""]);
     }
 }
 
@@ -111,7 +133,10 @@ fn defaults_do_not_make_a_run_twice() {
     let folder = Folder::new();
     let opts = json!([{"name": "sgd", "lr": 0.1}, {"name": "sgd", "lr": 0.1, "weight_decay": 0}]);
     folder.config("lin", &with(json!({"opt": opts})));
-    folder.run("train lin.json").code(2).says(&["opt[1]: the same as opt[0]"]);
+    folder
+        .run("train lin.json")
+        .code(2)
+        .says(&["opt[1]: the same as opt[0]"]);
 }
 
 #[test]
@@ -123,7 +148,10 @@ fn summaries_say_where_they_are_from() {
     assert_eq!(summary["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(summary["threads"], 2);
     assert_eq!(summary["init_weights"], Value::Null);
-    for (key, part) in [("command", "train -q lin.json --threads 2"), ("processor", std::env::consts::ARCH)] {
+    for (key, part) in [
+        ("command", "train -q lin.json --threads 2"),
+        ("processor", std::env::consts::ARCH),
+    ] {
         assert!(summary[key].as_str().unwrap().contains(part), "{summary}");
     }
     assert!(!summary["host"].as_str().unwrap().is_empty());
@@ -133,7 +161,9 @@ fn summaries_say_where_they_are_from() {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output();
     if let Ok(said) = git.map(|git| String::from_utf8(git.stdout).unwrap())
-        && std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists()
+        && std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(".git")
+            .exists()
         && !said.is_empty()
     {
         assert_eq!(summary["commit"], said.trim());

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use stepback_native::error::Kind;
 use stepback_native::results::edit::{Choice, filter};
 use stepback_native::results::file::{self, Existing};
+use stepback_native::results::identity::Identity;
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
 fn config(index: usize) -> Map<String, Value> {
