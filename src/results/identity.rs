@@ -183,6 +183,11 @@ impl Varying {
     }
 }
 
+/// Whether this part of a setting is no key of the optimizer.
+pub fn beside_opt(key: &str) -> bool {
+    of_problem(key) || BEYOND.contains(&key) || ["batch_size", "max_epoch"].contains(&key)
+}
+
 /// Whether results that differ by this part are answers to different questions.
 pub fn of_problem(key: &str) -> bool {
     let outer = key.split('.').next().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Tables: the best setting of every method, experiments as rows.
 
+use super::identity::beside_opt;
 use super::record::{Record, Setting, Stat};
 use super::{escape, measure};
 use crate::error::Result;
@@ -98,11 +99,13 @@ pub fn format_small(x: f64) -> String {
 impl Table {
     pub fn new(records: &[Record], query: &Query) -> Result<Table> {
         let mut table = if query.columns.is_empty() {
-            Table::wide(records, query)?
+            let mut table = Table::wide(records, query)?;
+            table.notes = records.iter().filter_map(hidden).collect();
+            table
         } else {
             Table::long(records, query)?
         };
-        table.notes = records.iter().filter_map(left_out).collect();
+        table.notes.extend(records.iter().filter_map(left_out));
         Ok(table)
     }
 
@@ -314,6 +317,29 @@ fn best_settings<'a>(record: &'a Record, query: &Query) -> Result<Vec<Best<'a>>>
         }
     }
     Ok(all)
+}
+
+/// What the best settings may differ in beside the optimizer, for a table that does not show them.
+fn hidden(record: &Record) -> Option<String> {
+    let ranked = || record.settings.iter().filter(|s| s.end() == record.end());
+    let differs = |key: &&String| {
+        let mut values = ranked().map(|s| s.option(key));
+        let first = values.next();
+        beside_opt(key) && values.any(|value| Some(value) != first)
+    };
+    let keys: Vec<&str> = record
+        .keys
+        .iter()
+        .filter(differs)
+        .map(String::as_str)
+        .collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "{}: settings also differ in {}; --columns score,setting shows which are the best",
+            record.title(),
+            keys.join(", ")
+        )
+    })
 }
 
 /// What is not ranked: runs that were trained for a look, say, and not to the end.

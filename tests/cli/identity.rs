@@ -85,6 +85,9 @@ fn initial_weights_and_epochs_make_other_runs() {
         .code(0)
         .stdout;
     assert!(long.contains("init_weights="), "{long}");
+    let wide = folder.run("table long").code(0).stderr;
+    let note = "long: settings also differ in init_weights;";
+    assert!(wide.contains(note), "{wide}");
 }
 
 #[test]
