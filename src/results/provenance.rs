@@ -5,6 +5,9 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+#[cfg(target_arch = "x86_64")]
+use crate::device::cpu::avx512;
+
 /// `pid` of another host means nothing here, so the host is named wherever a process is.
 pub fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -34,13 +37,14 @@ pub fn of_process() -> Map<String, Value> {
     ALL.clone()
 }
 
-/// The instruction sets that decide which products are used, and so the last digits.
+/// The instruction sets that are used, which decide over products and so over last digits.
 fn processor() -> String {
     #[cfg(target_arch = "x86_64")]
     let found = [
         ("avx2", is_x86_feature_detected!("avx2")),
         ("fma", is_x86_feature_detected!("fma")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
+        // Unless the environment keeps it out.
+        ("avx512f", avx512().unwrap_or(false)),
     ];
     #[cfg(not(target_arch = "x86_64"))]
     let found: [(&str, bool); 0] = [];
