@@ -1,6 +1,7 @@
 //! The one error type. Its kind decides the exit code, its message is what the user reads.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,6 +68,17 @@ impl Error {
             Kind::Io,
             format!("cannot {what} {}: {cause}", path.display()),
         )
+    }
+
+    /// A file or folder at `path` that cannot be made or written. Where the place is good but full, the writing has
+    /// failed.
+    pub fn cannot_write(path: &Path, cause: &std::io::Error) -> Error {
+        let kind = match cause.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Kind::Io,
+            _ => Kind::CannotCreate,
+        };
+        let path = path.display();
+        Error::new(kind, format!("cannot write to {path}: {cause}"))
     }
 }
 

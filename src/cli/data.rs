@@ -4,10 +4,10 @@ use super::print;
 use crate::data::fetch::{self, Options};
 use crate::data::raw::{Set, State};
 use crate::data::{Origin, ROWS, Row, row};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -16,6 +16,9 @@ pub struct Args {
     /// Folder of the raw files; the shards made from them are in its subfolder `shards`
     #[arg(long, value_name = "DIR", default_value = "data", global = true)]
     data_dir: PathBuf,
+    /// Folder of the shards instead
+    #[arg(long, value_name = "DIR", global = true)]
+    cache_dir: Option<PathBuf>,
     /// Print one JSON object per data set
     #[arg(long, global = true)]
     json: bool,
@@ -38,7 +41,8 @@ enum Action {
     /// Copy a data set's raw files from a folder or an archive, check and convert them
     Import {
         name: String,
-        /// Folder with the raw files or with an archive of them as it was published, or any .tar.gz of them
+        /// Folder with the raw files or with an archive of them as it was published, or any archive of them (.zip, or
+        /// .tar, packed or not)
         #[arg(long, value_name = "PATH")]
         from: PathBuf,
     },
@@ -65,15 +69,14 @@ impl Output {
 
 pub fn run(args: &Args) -> Result<()> {
     let out = Output { json: args.json };
-    let dir = &args.data_dir;
     match &args.action {
-        Action::List => list(dir, &out),
+        Action::List => args.list(&out),
         Action::Fetch {
             name,
             mirrors,
             quiet,
         } => {
-            let set = files(name, dir)?;
+            let set = args.files(name)?;
             let fetched = fetch::missing(&set, &Options::new(mirrors.clone(), *quiet))?;
             let verb = match fetched.is_empty() {
                 true => "was there already",
@@ -82,96 +85,117 @@ pub fn run(args: &Args) -> Result<()> {
             report(&set, verb, &fetched, &out)
         }
         Action::Import { name, from } => {
-            let set = files(name, dir)?;
+            let set = args.files(name)?;
             let copied = set.import(from)?;
             report(&set, "imported", &copied, &out)
         }
-        Action::Check { name: Some(name) } => report(&files(name, dir)?, "ok", &[], &out),
-        Action::Check { name: None } => check_all(dir, &out),
+        Action::Check { name: Some(name) } => report(&args.files(name)?, "ok", &[], &out),
+        Action::Check { name: None } => args.check_all(&out),
     }
 }
 
-/// The set of files called `name`; an error for one that has no files.
-fn files<'a>(name: &str, dir: &'a Path) -> Result<Set<'a>> {
-    let row = row(name)?;
-    set_of(row, dir).ok_or_else(|| {
-        Error::usage(format!(
-            "{name} is computed from a seed: there are no files to fetch, import or check"
-        ))
-    })
-}
-
-fn set_of<'a>(row: &'static Row, dir: &'a Path) -> Option<Set<'a>> {
-    match &row.origin {
-        Origin::Computed(_) => None,
-        Origin::Files(files) => Some(Set::new(row.entry.name, files, dir)),
+impl Args {
+    /// The set of files called `name`; an error for one that has no files.
+    fn files(&self, name: &str) -> Result<Set<'_>> {
+        let row = row(name)?;
+        self.set(row).ok_or_else(|| {
+            Error::usage(format!(
+                "{name} is computed from a seed: there are no files to fetch, import or check"
+            ))
+        })
     }
-}
 
-fn list(dir: &Path, out: &Output) -> Result<()> {
-    for row in ROWS {
-        let name = row.entry.name;
-        let (state, missing) = match set_of(row, dir).map(|set| set.state()) {
-            None => ("computed", Vec::new()),
-            Some(Ok(State::Ready)) => ("ready", Vec::new()),
-            Some(Ok(State::Unconverted)) => ("raw files there, not yet converted", Vec::new()),
-            Some(Ok(State::Missing(names))) => ("missing", names),
-            Some(Err(_)) => ("damaged", Vec::new()),
-        };
-        let missing: Vec<_> = missing.iter().map(|name| dir.join(name)).collect();
-        let mut text = format!("{name:<22}{state}");
-        for path in &missing {
-            text += &format!("\n{:<22}  {}", "", path.display());
+    fn set(&self, row: &'static Row) -> Option<Set<'_>> {
+        match &row.origin {
+            Origin::Computed(_) => None,
+            Origin::Files(files) => Some(Set {
+                cache: self.cache_dir.as_deref(),
+                ..Set::new(row.entry.name, files, &self.data_dir)
+            }),
         }
-        let missing: Vec<_> = missing.iter().map(|p| p.display().to_string()).collect();
-        let object = json!({
-            "name": name, "about": row.entry.about, "state": state, "missing": missing,
-        });
-        out.line(&text, &object)?;
     }
-    Ok(())
+
+    fn list(&self, out: &Output) -> Result<()> {
+        for row in ROWS {
+            let name = row.entry.name;
+            let (state, details) = match self.set(row).map(|set| set.state()) {
+                None => ("computed", Vec::new()),
+                Some(Ok(State::Ready)) => ("ready", Vec::new()),
+                Some(Ok(State::Unconverted)) => ("raw files there, not yet converted", Vec::new()),
+                Some(Ok(State::Missing(names))) => {
+                    let paths = names.iter().map(|name| self.data_dir.join(name));
+                    ("missing", paths.map(|p| p.display().to_string()).collect())
+                }
+                Some(Err(e)) if e.kind == Kind::Corrupt => ("damaged", vec![e.message]),
+                Some(Err(e)) => ("not readable", vec![e.message]),
+            };
+            let mut text = format!("{name:<22}{state}");
+            for detail in &details {
+                text += &format!("\n{:<22}  {detail}", "");
+            }
+            let (missing, error) = match state {
+                "missing" => (details, None),
+                _ => (Vec::new(), details.into_iter().next()),
+            };
+            let object = json!({
+                "name": name, "about": row.entry.about, "state": state, "missing": missing, "error": error,
+            });
+            out.line(&text, &object)?;
+        }
+        Ok(())
+    }
+
+    fn check_all(&self, out: &Output) -> Result<()> {
+        let mut failed = Vec::new();
+        for set in ROWS.iter().filter_map(|row| self.set(row)) {
+            let checked = match set.missing() {
+                Ok(files) if !files.is_empty() => {
+                    let object = json!({"name": set.name, "result": "missing"});
+                    out.line(&format!("{}: not there", set.name), &object)?;
+                    continue;
+                }
+                Ok(_) => report(&set, "ok", &[], out),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = checked {
+                let result = match e.kind {
+                    Kind::Corrupt => "damaged",
+                    _ => "not readable",
+                };
+                let object = json!({"name": set.name, "result": result, "error": e.message});
+                out.line(&format!("{}: {e}", set.name), &object)?;
+                failed.push((set.name, e.kind));
+            }
+        }
+        let Some((_, kind)) = failed.first() else {
+            return Ok(());
+        };
+        let names: Vec<_> = failed.iter().map(|(name, _)| *name).collect();
+        Err(Error::new(
+            *kind,
+            format!("not in order: {}", names.join(", ")),
+        ))
+    }
 }
 
 /// Checks a set in whole and says what it holds.
 fn report(set: &Set, verb: &str, files: &[&str], out: &Output) -> Result<()> {
-    let [train, val] = set.check()?;
-    let published = set.published()?;
-    let (n, m) = (train.header().samples, val.header().samples);
+    let shards = set.check()?;
+    let (train, val) = (shards.train.header(), shards.val.header());
+    let published = set.published(&train.sources)?;
+    let (n, m) = (train.samples, val.samples);
     let mut text = format!("{}: {verb}, {n} and {m} samples", set.name);
     text += match published {
         Some(true) => ", the published files",
         Some(false) => ", not the published files",
         None => "",
     };
+    if let Some(place) = &shards.elsewhere {
+        text += &format!(", shards {place}");
+    }
     let object = json!({
         "name": set.name, "result": verb, "files": files, "train_samples": n, "val_samples": m,
         "published": published,
     });
     out.line(&text, &object)
-}
-
-fn check_all(dir: &Path, out: &Output) -> Result<()> {
-    let mut damaged = Vec::new();
-    for set in ROWS.iter().filter_map(|row| set_of(row, dir)) {
-        if !set.missing().is_empty() {
-            out.line(
-                &format!("{}: not there", set.name),
-                &json!({"name": set.name, "result": "missing"}),
-            )?;
-        } else if let Err(e) = report(&set, "ok", &[], out) {
-            out.line(
-                &format!("{}: {e}", set.name),
-                &json!({"name": set.name, "result": "damaged", "error": e.message}),
-            )?;
-            damaged.push((set.name, e.kind));
-        }
-    }
-    let Some((_, kind)) = damaged.first() else {
-        return Ok(());
-    };
-    let names: Vec<_> = damaged.iter().map(|(name, _)| *name).collect();
-    Err(Error::new(
-        *kind,
-        format!("not in order: {}", names.join(", ")),
-    ))
 }

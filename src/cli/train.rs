@@ -36,6 +36,9 @@ pub struct Train {
     /// Where data sets are
     #[arg(long, value_name = "DIR", default_value = "data")]
     data_dir: PathBuf,
+    /// Where their shards are [default: shards in the data folder]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
     #[command(flatten)]
     device: super::device::Choice,
     /// Train for N epochs, whatever the configs say
@@ -125,7 +128,12 @@ impl Train {
             &self.data_dir,
             self.offline,
             fetch::Options::new(Vec::new(), self.quiet),
-        );
+        )
+        .cached_in(self.cache_dir.clone())
+        .telling(match self.quiet {
+            true => |_| {},
+            false => |text| print::note(text),
+        });
         // What is wrong with any of them is told before anything is trained, too.
         jobs.check(&library, target, &weights)?;
         let mut failure = None;

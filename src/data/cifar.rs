@@ -2,9 +2,10 @@
 //! or from the pickled ones. Of CIFAR-100's labels the fine ones count.
 
 use super::augment::Recipe;
+use super::packed;
 use super::pickle::{Array, Pickle};
 use super::raw::{self, Archive, Files, RawFile};
-use super::shard::{Contents, Features, Shard, Targets, Writer};
+use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::split::normalise;
 use super::{Origin, Part, Row, Split};
 use crate::config::{Entry, Values};
@@ -97,6 +98,8 @@ pub const CIFAR10: Row = Row {
             let mean_and_std = [(0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616)];
             open(shard, part, &mean_and_std, Recipe::FlipThenCrop)
         },
+        form: form(FORMAT10.classes),
+        limit: LIMIT,
         archives: &[
             Archive {
                 file: "cifar-10-binary.tar.gz",
@@ -146,6 +149,8 @@ pub const CIFAR100: Row = Row {
             let mean_and_std = [(0.5071, 0.2673), (0.4866, 0.2564), (0.4409, 0.2762)];
             open(shard, part, &mean_and_std, Recipe::FlipThenCrop)
         },
+        form: form(FORMAT100.classes),
+        limit: LIMIT,
         archives: &[
             Archive {
                 file: "cifar-100-binary.tar.gz",
@@ -169,6 +174,18 @@ pub const SIDE: usize = 32;
 pub const IMAGE: usize = 3 * SIDE * SIDE;
 /// More than any file of these formats holds; keeps a damaged file from filling the disk.
 const MAX_COUNT: usize = 2_000_000;
+/// Bytes that no file of them reaches: the largest one published, of ImageNet, has 0.4 of them.
+pub(super) const LIMIT: u64 = 1 << 30;
+
+/// What the shards of photographs hold.
+pub(super) const fn form(classes: u32) -> Form {
+    Form {
+        features: Features::Bytes,
+        sample: Some(&[SIDE as u32, SIDE as u32, 3]),
+        classes: Some(classes),
+        places: None,
+    }
+}
 
 /// A split of colour photographs; those for training are augmented.
 pub(super) fn open(shard: Shard, part: Part, mean_and_std: &[(f32, f32)], recipe: Recipe) -> Split {
@@ -214,7 +231,7 @@ const FORMAT100: Format = Format {
 
 impl Format {
     fn convert(&self, paths: &[PathBuf], out: &mut Writer) -> Result<()> {
-        let mut half = Half::new(self.classes, out);
+        let mut half = Half::new(0, self.classes, out);
         for path in paths {
             match path.extension().is_some_and(|e| e == "bin") {
                 true => self.read_binary(path, &mut half)?,
@@ -231,10 +248,10 @@ impl Format {
         if !length.is_multiple_of(record) && length.is_multiple_of(self.other_head + IMAGE) {
             return Err(self.of_the_other_set(path));
         }
-        let mut reader = raw::open(path)?;
+        let mut reader = packed::open(path, LIMIT)?;
         let mut bytes = vec![0; record];
         for i in 0.. {
-            match fill(&mut *reader, &mut bytes) {
+            match fill(&mut reader, &mut bytes) {
                 Ok(0) if i > 0 => break,
                 Ok(n) if n == record => {}
                 Ok(n) => {
@@ -243,7 +260,7 @@ impl Format {
                     );
                     return Err(raw::damaged(path, text));
                 }
-                Err(e) => return Err(raw::read_error(path, &e)),
+                Err(e) => return Err(packed::read_error(path, &e)),
             }
             let (labels, planes) = bytes.split_at(self.head);
             let label = i64::from(labels[self.head - 1]);
@@ -273,7 +290,7 @@ impl Format {
 }
 
 /// Fills the buffer as far as there are bytes.
-fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match reader.read(&mut buffer[filled..]) {
@@ -337,6 +354,8 @@ fn place(data: &Array, i: usize, k: usize) -> usize {
 
 /// The images and labels of one half on their way into a shard.
 pub(super) struct Half<'w> {
+    /// The label of the first class.
+    first: i64,
     classes: u32,
     out: &'w mut Writer,
     labels: Vec<u32>,
@@ -344,8 +363,9 @@ pub(super) struct Half<'w> {
 }
 
 impl<'w> Half<'w> {
-    pub fn new(classes: u32, out: &'w mut Writer) -> Half<'w> {
+    pub fn new(first: i64, classes: u32, out: &'w mut Writer) -> Half<'w> {
         Half {
+            first,
             classes,
             out,
             labels: Vec::new(),
@@ -356,12 +376,11 @@ impl<'w> Half<'w> {
     /// The next image, number `i` of the file at `path`; `byte` gives its bytes in channel, row, column
     /// order.
     fn add(&mut self, path: &Path, i: usize, label: i64, byte: impl Fn(usize) -> u8) -> Result<()> {
-        let classes = self.classes;
-        let class = u32::try_from(label).ok().filter(|label| *label < classes);
-        let Some(class) = class else {
-            let text = format!("label {i} is {label}, which is not below {classes}");
+        let (first, last) = (self.first, self.first + i64::from(self.classes) - 1);
+        if !(first..=last).contains(&label) {
+            let text = format!("label {i} is {label}, which is not one of {first} to {last}");
             return Err(raw::damaged(path, text));
-        };
+        }
         if self.labels.len() == MAX_COUNT {
             let text = format!("more than {MAX_COUNT} images");
             return Err(raw::damaged(path, text));
@@ -369,7 +388,7 @@ impl<'w> Half<'w> {
         for (at, pixel) in self.image.iter_mut().enumerate() {
             *pixel = byte(at % 3 * SIDE * SIDE + at / 3);
         }
-        self.labels.push(class);
+        self.labels.push((label - first) as u32);
         self.out.features(&self.image)
     }
 

@@ -1,19 +1,24 @@
 //! Downloads: from one mirror after the other, resumed where they were cut, checked before they count.
 
+use super::packed::{self, open_plain};
 use super::raw::{self, Archive, RawFile, Set};
 use super::shard::sync_folder;
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use ureq::http::{Response, StatusCode, header};
+use std::time::{Duration, Instant};
+use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body, Timeout};
 
 /// No file that we download is larger; a server that sends more is cut off.
 const MAX_BYTES: u64 = 1 << 32;
+
+/// Bytes that a server sends us in the time of [`Patience::read`], or it is given up: so no file takes forever.
+const LEAST: u64 = 1 << 14;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,7 +34,7 @@ pub struct Options {
 pub struct Patience {
     /// For a name to be resolved, and for a connection to be made.
     pub connect: Duration,
-    /// For the next bytes.
+    /// For the next bytes, and for each [`LEAST`] of them.
     pub read: Duration,
     /// Attempts per mirror; every one goes on where the last was cut.
     pub attempts: u32,
@@ -73,7 +78,7 @@ enum Trouble {
 /// Downloads the raw files that are not there; returns their names. Fails within seconds where there is no
 /// network, and says then which files to put where.
 pub fn missing(set: &Set, options: &Options) -> Result<Vec<&'static str>> {
-    let wanted = set.missing();
+    let wanted = set.missing()?;
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -90,7 +95,10 @@ pub fn missing(set: &Set, options: &Options) -> Result<Vec<&'static str>> {
             .collect(),
         archives => from_archives(set, archives, &mirrors, options),
     };
-    fetched.map_err(|e: Error| Error::new(e.kind, format!("{e}\n{}", set.remedy())))
+    fetched.map_err(|e: Error| {
+        let missing = set.missing().unwrap_or(wanted);
+        Error::new(e.kind, format!("{e}\n{}", set.remedy(&missing)))
+    })
 }
 
 fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Result<&'static str> {
@@ -104,8 +112,8 @@ fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Resu
             return Ok(verdict);
         }
         // Packed anew by another program, but with the right content?
-        let packed = File::open(path).map_err(|e| Error::io("read", path, &e))?;
-        let content = raw::md5_of(flate2::read::MultiGzDecoder::new(packed), path);
+        let content = packed::open(path, set.files.limit);
+        let content = content.and_then(|content| raw::md5_of(content, path));
         match content.map(|md5| raw::hex(&md5)) {
             Ok(md5) if file.md5.contains(&md5.as_str()) => Ok(Ok(())),
             _ => Ok(verdict),
@@ -118,8 +126,7 @@ fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Resu
 
 /// Whether the file at `path` has this MD5, or which one it has.
 fn has_sum(path: &Path, md5: &str) -> Result<std::result::Result<(), String>> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
-    let found = raw::hex(&raw::md5_of(file, path)?);
+    let found = raw::hex(&raw::md5_of(open_plain(path)?, path)?);
     Ok(match found == md5 {
         true => Ok(()),
         false => Err(format!("has md5 {found}, not {md5}")),
@@ -134,12 +141,14 @@ fn from_archives(
     options: &Options,
 ) -> Result<Vec<&'static str>> {
     let path = |archive: &Archive| set.dir.join(archive.file);
-    if let Some(archive) = archives.iter().find(|a| path(a).is_file()) {
+    for archive in archives {
         let path = path(archive);
-        return match has_sum(&path, archive.md5)? {
-            Ok(()) => set.unpack(&path),
-            Err(why) => Err(raw::damaged(&path, format_args!("it {why}"))),
-        };
+        if raw::is_there(&path)? {
+            return match has_sum(&path, archive.md5)? {
+                Ok(()) => set.unpack(&path),
+                Err(why) => Err(raw::damaged(&path, format_args!("it {why}"))),
+            };
+        }
     }
     let mut failure = None;
     for archive in archives {
@@ -177,7 +186,7 @@ pub fn download(
     options: &Options,
 ) -> Result<()> {
     let mut partial = Partial::open(target)?;
-    if target.is_file() {
+    if raw::is_there(target)? {
         return partial.discard();
     }
     let mut causes = String::new();
@@ -215,7 +224,7 @@ fn from_mirror(
     let agent = agent(url, &options.patience)?;
     let mut pause = options.patience.pause;
     for attempt in 1.. {
-        let result = transfer(&agent, url, partial, options.quiet);
+        let result = transfer(&agent, url, partial, options);
         match result {
             Ok(()) => break,
             Err(Trouble::Passing(_)) if attempt < options.patience.attempts => {
@@ -258,7 +267,7 @@ fn transfer(
     agent: &Agent,
     url: &str,
     partial: &mut Partial,
-    quiet: bool,
+    options: &Options,
 ) -> std::result::Result<(), Trouble> {
     let mut request = agent.get(url);
     if partial.length > 0 {
@@ -290,7 +299,7 @@ fn transfer(
     let version = version_of(&response);
     partial.note_version(version).map_err(Trouble::Ours)?;
     let expected = response.body().content_length();
-    receive(response.into_body(), expected, partial, quiet)
+    receive(response.into_body(), expected, partial, options)
 }
 
 fn connection_trouble(e: ureq::Error) -> Trouble {
@@ -353,10 +362,11 @@ fn receive(
     body: Body,
     expected: Option<u64>,
     partial: &mut Partial,
-    quiet: bool,
+    options: &Options,
 ) -> std::result::Result<(), Trouble> {
-    let total = expected.map(|n| n + partial.length);
-    let bar = progress(&partial.path, total, quiet);
+    let total = expected.map(|n| n.saturating_add(partial.length));
+    let bar = progress(&partial.path, total, options.quiet);
+    let (mut clock, mut seen) = (Instant::now(), partial.length);
     let mut reader = body.into_reader();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -373,6 +383,15 @@ fn receive(
         partial.append(&buffer[..n]).map_err(Trouble::Ours)?;
         if partial.length > MAX_BYTES {
             return Err(Trouble::Content("has no end".into()));
+        }
+        if partial.length - seen >= LEAST {
+            (clock, seen) = (Instant::now(), partial.length);
+        } else if clock.elapsed() > options.patience.read {
+            let text = format!(
+                "the server sends less than {LEAST} bytes in {:?}",
+                options.patience.read
+            );
+            return Err(Trouble::Mirror(text));
         }
     }
     bar.finish_and_clear();
@@ -407,6 +426,8 @@ struct Partial {
     /// The server's name for the version that the bytes are of, kept beside them.
     version: Option<String>,
     version_path: PathBuf,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
 }
 
 impl Partial {
@@ -419,14 +440,11 @@ impl Partial {
         let path = Partial::path(target);
         let version_path = with_suffix(&path, ".version");
         let folder = target.parent().expect("a raw file lies in a folder");
-        let cannot = |e: std::io::Error| {
-            let folder = folder.display();
-            Error::new(Kind::CannotCreate, format!("cannot write to {folder}: {e}"))
-        };
-        fs::create_dir_all(folder).map_err(cannot)?;
-        let mut how = OpenOptions::new();
-        let how = how.create(true).truncate(false).read(true).write(true);
-        let mut file = how.open(&path).map_err(cannot)?;
+        let cannot = |e: std::io::Error| Error::cannot_write(&path, &e);
+        let missing = folder.ancestors().take_while(|folder| !folder.exists());
+        let made = missing.map(Path::to_owned).collect();
+        fs::create_dir_all(folder).map_err(|e| Error::cannot_write(folder, &e))?;
+        let mut file = files::open_own(&path).map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -437,13 +455,22 @@ impl Partial {
             Err(TryLockError::Error(e)) => return Err(cannot(e)),
         }
         let length = file.seek(SeekFrom::End(0));
-        Ok(Partial {
-            length: length.map_err(|e| Error::io("read", &path, &e))?,
-            version: fs::read_to_string(&version_path).ok(),
+        let length = length.map_err(|e| Error::io("read", &path, &e))?;
+        let note = files::read_to_string(&version_path);
+        let is_none = note.as_ref().is_err_and(files::absent);
+        let mut partial = Partial {
+            length,
+            version: note.ok().filter(|note| HeaderValue::from_str(note).is_ok()),
             file,
             path,
             version_path,
-        })
+            made,
+        };
+        if partial.version.is_none() && !is_none {
+            // A note that cannot be sent to a server is not what we have written: what else is not?
+            partial.restart()?;
+        }
+        Ok(partial)
     }
 
     fn failed(&self, e: std::io::Error) -> Error {
@@ -460,7 +487,10 @@ impl Partial {
     fn note_version(&mut self, version: Option<String>) -> Result<()> {
         let path = &self.version_path;
         let noted = match &version {
-            Some(version) => fs::write(path, version),
+            Some(version) => files::open_own(path).and_then(|mut file| {
+                file.set_len(0)?;
+                file.write_all(version.as_bytes())
+            }),
             None => match fs::remove_file(path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
                 _ => Ok(()),
@@ -492,9 +522,14 @@ impl Partial {
         self.note_version(None)?;
         match fs::remove_file(&self.path) {
             // Another process, which was done before us, has given it its final name.
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(self.failed(e)),
-            _ => Ok(()),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(self.failed(e)),
+            _ => {}
         }
+        // They stay where something else has come into them.
+        self.made.iter().for_each(|folder| {
+            let _ = fs::remove_dir(folder);
+        });
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use super::raw::{self, Files, RawFile};
 use super::shard::Writer;
 use super::{Origin, Row};
 use crate::config::{Entry, Values};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::path::PathBuf;
 
 pub const ROW: Row = Row {
@@ -39,6 +39,8 @@ pub const ROW: Row = Row {
             let mean_and_std = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
             cifar::open(shard, part, &mean_and_std, Recipe::CropThenFlip)
         },
+        form: cifar::form(CLASSES),
+        limit: cifar::LIMIT,
         archives: &[],
         mirrors: &[],
         home: "https://image-net.org/download-images.php (after registration: Imagenet32_train, Imagenet32_val)",
@@ -56,17 +58,24 @@ const fn file(names: &'static [&'static str]) -> RawFile {
 const CLASSES: u32 = 1000;
 
 /// The files count their classes from 1.
+const FIRST: i64 = 1;
+
 fn convert(paths: &[PathBuf], out: &mut Writer) -> Result<()> {
-    let mut half = Half::new(CLASSES, out);
+    let mut half = Half::new(FIRST, CLASSES, out);
     for path in paths {
         cifar::read_pickle(path, &mut half, |pickle| {
             let labels = pickle.get("labels").and_then(|item| item.integers());
             let labels = labels
                 .ok_or_else(|| raw::damaged(path, "it has no list of integers called labels"))?;
-            Ok(labels
-                .into_iter()
-                .map(|label| label.wrapping_sub(1))
-                .collect())
+            if labels.contains(&(FIRST - 1)) {
+                let path = path.display();
+                return Err(Error::corrupt(format!(
+                    "{path}: the labels start at {}, those of imagenet32 at {FIRST}: it was made by another program; \
+                     get the published file, or add one to its labels",
+                    FIRST - 1
+                )));
+            }
+            Ok(labels)
         })?;
     }
     half.finish()

@@ -4,8 +4,9 @@
 //! The format says nothing of what the labels mean: 0/1 become -1/1, -1/1 stay, and of any other two
 //! labels (1/2 in `mushrooms`) the smaller becomes -1. `breast-cancer` alone is the other way round.
 
+use super::packed;
 use super::raw::{self, Files, RawFile};
-use super::shard::{Contents, Features, Shard, Targets, Writer};
+use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::{Origin, Part, Row, Split, TARGET_SEED};
 use crate::config::{Entry, Values};
 use crate::error::Result;
@@ -106,6 +107,13 @@ const fn row(
             raw,
             convert,
             open,
+            form: Form {
+                features: Features::Sparse,
+                sample: None,
+                classes: None,
+                places: None,
+            },
+            limit: LIMIT,
             archives: &[],
             mirrors: &[],
             home: "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html",
@@ -115,6 +123,9 @@ const fn row(
 
 /// More than any set of the collection has; keeps a damaged index from filling the memory.
 const MAX_FEATURES: u32 = 1 << 26;
+
+/// Bytes that no set of the collection of this size has.
+const LIMIT: u64 = 1 << 32;
 
 /// Longest line, in bytes.
 const MAX_LINE: u64 = 1 << 26;
@@ -195,20 +206,21 @@ fn read(path: &Path) -> Result<Table> {
         rows: vec![0],
         pairs: Vec::new(),
     };
-    let mut reader = BufReader::new(raw::open(path)?);
+    let mut reader = BufReader::new(packed::open(path, LIMIT)?);
     let mut line = String::new();
     for number in 1.. {
         line.clear();
         match reader.by_ref().take(MAX_LINE).read_line(&mut line) {
             Ok(0) => break,
-            Ok(n) if n as u64 == MAX_LINE => {
-                return Err(raw::damaged(path, format_args!("line {number} has no end")));
+            Ok(_) if line.ends_with('\n') => {}
+            Ok(_) => {
+                let text = format!("line {number} has no end: the file was cut there");
+                return Err(raw::damaged(path, text));
             }
-            Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::InvalidData && e.raw_os_error().is_none() => {
                 return Err(raw::damaged(path, format_args!("line {number}: {e}")));
             }
-            Err(e) => return Err(raw::read_error(path, &e)),
+            Err(e) => return Err(packed::read_error(path, &e)),
         }
         let content = line.split('#').next().unwrap_or_default();
         let mut words = content.split_ascii_whitespace();
@@ -225,14 +237,16 @@ fn read(path: &Path) -> Result<Table> {
         for word in words {
             let pair = word.split_once(':').and_then(|(index, value)| {
                 let index = index.parse::<u32>().ok().filter(|i| *i <= MAX_FEATURES)?;
-                Some((index, number_in(value)? as f32))
+                Some((index, number_in(value)?))
             });
-            let pair = pair.ok_or_else(|| wrong(word, "of the form INDEX:VALUE"))?;
-            if previous.is_some_and(|p| p >= pair.0) {
+            let (index, value) = pair.ok_or_else(|| wrong(word, "of the form INDEX:VALUE"))?;
+            let value = Some(value as f32).filter(|v| v.is_finite());
+            let value = value.ok_or_else(|| wrong(word, "a number of 32 bits"))?;
+            if previous.is_some_and(|p| p >= index) {
                 return Err(wrong(word, "in ascending order"));
             }
-            previous = Some(pair.0);
-            table.pairs.push(pair);
+            previous = Some(index);
+            table.pairs.push((index, value));
         }
         table.labels.push(label);
         table.rows.push(table.pairs.len() as u64);

@@ -1,7 +1,8 @@
 //! `mnist`: 28 x 28 images of digits, from the IDX files of LeCun, Cortes and Burges.
 
+use super::packed;
 use super::raw::{self, Files, RawFile, Remote};
-use super::shard::{Contents, Features, Shard, Targets, Writer};
+use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::split::normalise;
 use super::{Origin, Part, Row, Split};
 use crate::config::{Entry, Key, Kind, Values};
@@ -33,6 +34,13 @@ pub const ROW: Row = Row {
         raw: RAW,
         convert,
         open,
+        form: Form {
+            features: Features::Bytes,
+            sample: Some(&[SIDE as u32, SIDE as u32, 1]),
+            classes: Some(CLASSES),
+            places: None,
+        },
+        limit: LIMIT,
         archives: &[],
         mirrors: &[
             "https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -47,6 +55,8 @@ const RAW: &[RawFile] = &[
         names: &[
             "MNIST/raw/train-images-idx3-ubyte",
             "MNIST/raw/train-images-idx3-ubyte.gz",
+            "MNIST/raw/train-images.idx3-ubyte",
+            "MNIST/raw/train-images.idx3-ubyte.gz",
         ],
         md5: &["6bbc9ace898e44ae57da46a324031adb"],
         remote: Some(Remote {
@@ -59,6 +69,8 @@ const RAW: &[RawFile] = &[
         names: &[
             "MNIST/raw/train-labels-idx1-ubyte",
             "MNIST/raw/train-labels-idx1-ubyte.gz",
+            "MNIST/raw/train-labels.idx1-ubyte",
+            "MNIST/raw/train-labels.idx1-ubyte.gz",
         ],
         md5: &["a25bea736e30d166cdddb491f175f624"],
         remote: Some(Remote {
@@ -71,6 +83,8 @@ const RAW: &[RawFile] = &[
         names: &[
             "MNIST/raw/t10k-images-idx3-ubyte",
             "MNIST/raw/t10k-images-idx3-ubyte.gz",
+            "MNIST/raw/t10k-images.idx3-ubyte",
+            "MNIST/raw/t10k-images.idx3-ubyte.gz",
         ],
         md5: &["2646ac647ad5339dbf082846283269ea"],
         remote: Some(Remote {
@@ -83,6 +97,8 @@ const RAW: &[RawFile] = &[
         names: &[
             "MNIST/raw/t10k-labels-idx1-ubyte",
             "MNIST/raw/t10k-labels-idx1-ubyte.gz",
+            "MNIST/raw/t10k-labels.idx1-ubyte",
+            "MNIST/raw/t10k-labels.idx1-ubyte.gz",
         ],
         md5: &["27ae3e4e09519cfbb04c329615203637"],
         remote: Some(Remote {
@@ -97,6 +113,8 @@ const SIDE: usize = 28;
 const CLASSES: u32 = 10;
 /// More than any file of this format holds; keeps a damaged count from filling the memory.
 const MAX_COUNT: usize = 1_000_000;
+/// Bytes of a file with so many images.
+const LIMIT: u64 = (16 + MAX_COUNT * SIDE * SIDE) as u64;
 
 fn convert(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
     convert_half(&paths[0], &paths[1], train)?;
@@ -136,11 +154,11 @@ fn convert_half(images_path: &Path, labels_path: &Path, out: &mut Writer) -> Res
 /// rank, then the dimensions, all big-endian; here a count followed by `shape`.
 fn read_idx(path: &Path, shape: &[usize]) -> Result<Vec<u8>> {
     let damaged = |text: String| Err(raw::damaged(path, text));
-    let mut reader = raw::open(path)?;
+    let mut reader = packed::open(path, LIMIT + 1)?;
     let mut head = Vec::new();
     let wanted = 4 + 4 * (1 + shape.len());
     let read = reader.by_ref().take(wanted as u64).read_to_end(&mut head);
-    read.map_err(|e| raw::read_error(path, &e))?;
+    read.map_err(|e| packed::read_error(path, &e))?;
     if head.len() < wanted {
         return damaged(format!("it is cut short, {} bytes long", head.len()));
     }
@@ -165,7 +183,7 @@ fn read_idx(path: &Path, shape: &[usize]) -> Result<Vec<u8>> {
     let length = count * shape.iter().product::<usize>();
     let mut content = Vec::new();
     let read = reader.take(length as u64 + 1).read_to_end(&mut content);
-    read.map_err(|e| raw::read_error(path, &e))?;
+    read.map_err(|e| packed::read_error(path, &e))?;
     if content.len() != length {
         let what = if content.len() < length {
             "is cut short"

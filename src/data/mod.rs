@@ -11,6 +11,7 @@ mod libsvm;
 mod loader;
 mod made_up;
 mod mnist;
+mod packed;
 pub mod pickle;
 pub mod raw;
 mod sensor;
@@ -27,7 +28,7 @@ use crate::config::{Entry, RunConfig};
 use crate::error::{Error, Result};
 use crate::random::{SEED, run_seed};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -122,15 +123,19 @@ pub fn row(name: &str) -> Result<&'static Row> {
     })
 }
 
-/// The data sets of a sweep: every half is loaded once and shared by the runs that have it in common.
+/// The data sets of a sweep: what runs have in common is loaded once and shared.
 pub struct Library {
     dir: PathBuf,
+    cache: Option<PathBuf>,
     offline: bool,
     fetch: fetch::Options,
-    splits: Mutex<HashMap<SplitKey, Arc<Split>>>,
+    tell: fn(&str),
+    told: Mutex<HashSet<String>>,
+    /// Halves by what they are made from. What could not be had is not tried again.
+    splits: Mutex<HashMap<SplitKey, Result<Arc<Split>>>>,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct SplitKey {
     name: String,
     kwargs: String,
@@ -144,52 +149,109 @@ impl Library {
     pub fn new(dir: impl Into<PathBuf>, offline: bool, fetch: fetch::Options) -> Library {
         Library {
             dir: dir.into(),
+            cache: None,
             offline,
             fetch,
+            tell: |_| {},
+            told: Mutex::default(),
             splits: Mutex::default(),
         }
     }
 
+    /// Shards lie in this folder, rather than in that of the raw files.
+    pub fn cached_in(self, cache: Option<PathBuf>) -> Library {
+        Library { cache, ..self }
+    }
+
+    /// What a user should know of data that are loaded goes there, once for each data set.
+    pub fn telling(self, tell: fn(&str)) -> Library {
+        Library { tell, ..self }
+    }
+
     pub fn load<'a>(&self, request: impl Into<Request<'a>>) -> Result<Pair> {
         let request = request.into();
+        let row = row(request.name)?;
+        // The lock is held while loading, so that two runs do not load the same half twice.
+        let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = [Part::Train, Part::Val].map(|part| SplitKey::new(row, &request, part));
+        if !keys.iter().all(|key| splits.contains_key(key)) {
+            match &row.origin {
+                Origin::Computed(create) => {
+                    for key in &keys {
+                        let made = || create(&request, key.part).map(Arc::new);
+                        splits.entry(key.clone()).or_insert_with(made);
+                    }
+                }
+                Origin::Files(files) => match self.open(row, files, &request) {
+                    Ok(halves) => {
+                        let halves = halves.map(|half| Ok(Arc::new(half)));
+                        splits.extend(keys.iter().cloned().zip(halves));
+                    }
+                    Err(e) => splits.extend(keys.iter().map(|key| (key.clone(), Err(e.clone())))),
+                },
+            }
+        }
+        let [train, val] = keys.each_ref().map(|key| splits[key].clone());
         Ok(Pair {
-            train: self.split(&request, Part::Train)?,
-            val: self.split(&request, Part::Val)?,
+            train: train?,
+            val: val?,
         })
     }
 
-    fn split(&self, request: &Request, part: Part) -> Result<Arc<Split>> {
-        let row = row(request.name)?;
-        let seed = match row.origin {
-            Origin::Computed(_) => part.seed(request.run_id),
-            Origin::Files(_) => 0,
+    fn open(
+        &self,
+        row: &'static Row,
+        files: &'static raw::Files,
+        request: &Request,
+    ) -> Result<[Split; 2]> {
+        let name = row.entry.name;
+        let set = raw::Set {
+            cache: self.cache.as_deref(),
+            ..raw::Set::new(name, files, &self.dir)
         };
-        let key = SplitKey {
+        if !self.offline {
+            fetch::missing(&set, &self.fetch)?;
+        }
+        let shards = set.shards()?;
+        if let Some(place) = &shards.elsewhere {
+            let dir = self.dir.display();
+            self.say(format!(
+                "{name}: {dir} may only be read, so the shards are {place}; --cache-dir names another place"
+            ));
+        }
+        let published = set.published(&shards.train.header().sources)?;
+        if published == Some(false) {
+            let dir = self.dir.display();
+            self.say(format!(
+                "warning: the files of {name} in {dir} are not the published ones; results are not those of {name}"
+            ));
+        }
+        let values = crate::config::Values::new(row.entry.keys, request.kwargs);
+        let open = |(shard, part)| (files.open)(shard, part, &values).with_published(published);
+        Ok([(shards.train, Part::Train), (shards.val, Part::Val)].map(open))
+    }
+
+    fn say(&self, text: String) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.contains(&text) {
+            (self.tell)(&text);
+            told.insert(text);
+        }
+    }
+}
+
+impl SplitKey {
+    fn new(row: &Row, request: &Request, part: Part) -> SplitKey {
+        SplitKey {
             name: request.name.to_owned(),
             kwargs: serde_json::to_string(request.kwargs).expect("a map of values"),
             loss_func: request.loss_func.to_owned(),
             part,
-            seed,
-        };
-        // The lock is held while loading, so that two runs do not load the same half twice.
-        let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(split) = splits.get(&key) {
-            return Ok(split.clone());
+            seed: match row.origin {
+                Origin::Computed(_) => part.seed(request.run_id),
+                Origin::Files(_) => 0,
+            },
         }
-        let split = match &row.origin {
-            Origin::Computed(create) => create(request, part)?,
-            Origin::Files(files) => {
-                let set = raw::Set::new(row.entry.name, files, &self.dir);
-                if !self.offline {
-                    fetch::missing(&set, &self.fetch)?;
-                }
-                let values = crate::config::Values::new(row.entry.keys, request.kwargs);
-                (files.open)(set.shard(part)?, part, &values)
-            }
-        };
-        let split = Arc::new(split);
-        splits.insert(key, split.clone());
-        Ok(split)
     }
 }
 

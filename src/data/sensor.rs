@@ -1,11 +1,13 @@
 //! `sensor`: hourly measurements of air-quality sensors, a matrix with gaps (zeros) to be completed.
 
+use super::packed;
 use super::raw::{self, Files, RawFile};
-use super::shard::{Contents, Features, Shard, Targets, Writer};
+use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::{Origin, Part, Row, Split, TARGET_SEED};
 use crate::config::{Entry, Values};
 use crate::error::Result;
 use crate::random::numpy::RandomState;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub const ROW: Row = Row {
@@ -23,6 +25,14 @@ pub const ROW: Row = Row {
         }],
         convert,
         open,
+        form: Form {
+            features: Features::Floats,
+            sample: Some(&[2]),
+            classes: None,
+            // Up to there floats tell whole numbers apart.
+            places: Some(1 << 24),
+        },
+        limit: LIMIT,
         archives: &[],
         mirrors: &[],
         home: "the step-back repository, https://github.com/fabian-sp/step-back (data/sensor)",
@@ -61,14 +71,23 @@ fn convert(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()
     Ok(())
 }
 
+/// Bytes that no table of hourly measurements has.
+const LIMIT: u64 = 1 << 28;
+
 /// The nonzero values with their row and column, row by row. The first line holds the columns' names and
 /// the first column the rows'.
 fn read(path: &Path) -> Result<Vec<([f32; 2], f64)>> {
+    let mut text = Vec::new();
+    let read = packed::open(path, LIMIT)?.read_to_end(&mut text);
+    read.map_err(|e| packed::read_error(path, &e))?;
+    if !text.ends_with(b"\n") {
+        let text = "its last line has no end: the file was cut there";
+        return Err(raw::damaged(path, text));
+    }
     let mut entries = Vec::new();
-    let mut reader = csv::Reader::from_reader(raw::open(path)?);
+    let mut reader = csv::Reader::from_reader(text.as_slice());
     for (row, record) in reader.records().enumerate() {
         let record = record.map_err(|e| match e.into_kind() {
-            csv::ErrorKind::Io(e) => raw::read_error(path, &e),
             csv::ErrorKind::UnequalLengths {
                 expected_len, len, ..
             } => {
@@ -79,12 +98,16 @@ fn read(path: &Path) -> Result<Vec<([f32; 2], f64)>> {
             _ => raw::damaged(path, format_args!("line {} is not UTF-8", row + 2)),
         })?;
         for (column, field) in record.iter().skip(1).enumerate() {
-            let value = field.trim().parse::<f64>().ok().filter(|v| v.is_finite());
-            let value = value.ok_or_else(|| {
-                let (line, field_number) = (row + 2, column + 2);
-                let text = format!("line {line}, field {field_number} is {field:?}, not a number");
+            let wrong = |what: &str| {
+                let (line, number) = (row + 2, column + 2);
+                let text = format!("line {line}, field {number} is {field:?}, not a number{what}");
                 raw::damaged(path, text)
-            })?;
+            };
+            let value = field.trim().parse::<f64>().ok().filter(|v| v.is_finite());
+            let value = value.ok_or_else(|| wrong(""))?;
+            if !(value as f32).is_finite() {
+                return Err(wrong(" of 32 bits"));
+            }
             if value != 0.0 {
                 entries.push(([row as f32, column as f32], value));
             }

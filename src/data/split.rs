@@ -17,13 +17,14 @@ pub struct Split {
     target_shape: Vec<usize>,
     classes: Option<usize>,
     augmentation: Option<Recipe>,
+    published: Option<bool>,
 }
 
 enum Storage {
     /// (samples, features) and (samples, targets).
     Memory { x: Vec<f32>, y: Vec<f32> },
     Shard {
-        shard: Shard,
+        shard: Box<Shard>,
         /// The number that stands for a byte, per channel (shards of bytes only).
         tables: Vec<[f32; 256]>,
     },
@@ -54,6 +55,7 @@ impl Split {
             target_shape,
             classes: None,
             augmentation: None,
+            published: None,
         }
     }
 
@@ -76,7 +78,11 @@ impl Split {
             target_shape: header.target.iter().map(|d| *d as usize).collect(),
             classes: header.classes.map(|c| c as usize),
             augmentation: None,
-            storage: Storage::Shard { shard, tables },
+            published: None,
+            storage: Storage::Shard {
+                shard: Box::new(shard),
+                tables,
+            },
         }
     }
 
@@ -223,13 +229,39 @@ impl Split {
         }
     }
 
+    fn shard(&self) -> Option<&Shard> {
+        match &self.storage {
+            Storage::Memory { .. } => None,
+            Storage::Shard { shard, .. } => Some(shard),
+        }
+    }
+
     /// An error if the file behind the split was damaged since it was opened: what was gathered in
     /// between is not to be trusted. Cheap; call it after every epoch.
     pub fn check(&self) -> Result<()> {
-        match &self.storage {
-            Storage::Memory { .. } => Ok(()),
-            Storage::Shard { shard, .. } => shard.check(),
-        }
+        self.shard().map_or(Ok(()), Shard::check)
+    }
+
+    /// An error if the file behind the split is not, byte for byte, what it was when it was opened. Reads all of it; call
+    /// it before results are kept.
+    pub fn check_all(&self) -> Result<()> {
+        self.shard().map_or(Ok(()), Shard::check_all)
+    }
+
+    /// A checksum of the samples, where they come from files: the same for the same samples, whatever their files are
+    /// called and however they are packed.
+    pub fn checksum(&self) -> Option<u32> {
+        self.shard().map(Shard::sum)
+    }
+
+    /// Whether the raw files are those that their authors published; `None` if no sums are known of them, and for what
+    /// is not made from files.
+    pub fn published(&self) -> Option<bool> {
+        self.published
+    }
+
+    pub(super) fn with_published(self, published: Option<bool>) -> Split {
+        Split { published, ..self }
     }
 }
 

@@ -15,9 +15,15 @@ use crate::graph::{Params, Tensor};
 use crate::results::file::{self, Lock};
 
 /// Beside its running averages PyTorch's batch norm counts the batches that went into them, as a scalar of 64
-/// bits.
+/// bits. Older files lack it: PyTorch takes it for 0 then.
 const AVERAGE: &str = "running_mean";
 const COUNT: &str = "num_batches_tracked";
+
+/// What PyTorch puts before every name of a model that was wrapped, by DataParallel or by `torch.compile`.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Problems of one kind that are listed; hundreds would hide what they have in common.
+const LISTED: usize = 8;
 
 /// Names of a lock and of temporary files in a folder of weights.
 const NAME: &str = "weights";
@@ -151,19 +157,24 @@ impl Checkpoint {
     fn tensors(&self) -> Result<SafeTensors<'_>> {
         SafeTensors::deserialize(&self.bytes).map_err(|e| {
             let path = self.path.display();
-            Error::corrupt(format!("{path} is no whole safetensors file: {e}"))
+            let hint = match self.bytes.starts_with(b"PK") || self.bytes.starts_with(&[0x80]) {
+                true => "; torch.save made it: load it in Python, and save it with safetensors.torch.save_file",
+                false => "",
+            };
+            Error::corrupt(format!("{path} is no whole safetensors file: {e}{hint}"))
         })
     }
 
-    /// Puts the file's values in the place of the model's. Returns the number of batches in its running
-    /// averages.
+    /// Puts the file's values in the place of the model's, widened where the file has numbers of 16 bits. Returns the
+    /// number of batches in its running averages.
     ///
     /// # Errors
-    /// Lists all tensors that are missing in the file, that the model does not have, and those of another
+    /// Tells which tensors are missing in the file, which ones the model does not have, and which are of another
     /// shape or type. The model is unchanged then.
     pub fn load_into(&self, params: &mut Params, model: &str) -> Result<u64> {
         let file = self.tensors()?;
-        let problems = self.misfits(&file, &entries(params));
+        let file = by_names(&file);
+        let problems = misfits(&file, &entries(params));
         if !problems.is_empty() {
             let path = self.path.display();
             let list = problems.join("\n  ");
@@ -171,43 +182,100 @@ impl Checkpoint {
                 "the weights in {path} do not fit model {model}:\n  {list}"
             )));
         }
-        let values = |name: &str| file.tensor(name).expect("compared before").data();
         let copy = |tensors: &[Tensor], vector: &mut [f32]| {
             for tensor in tensors {
                 let range = tensor.range.start..tensor.range.start + tensor.range.len;
-                // The file's data need not be aligned.
-                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut vector[range]);
-                bytes.copy_from_slice(values(&tensor.name));
+                let view = &file[tensor.name.as_str()];
+                widen(view.data(), view.dtype(), &mut vector[range]);
             }
         };
         copy(&params.tensors, &mut params.values);
         copy(&params.buffers, &mut params.buffer_values);
-        let tracked = counts(params).map(|name| {
-            let bytes = values(&name).try_into().expect("8 bytes, compared before");
-            i64::from_le_bytes(bytes).max(0) as u64
+        let tracked = counts(params).filter_map(|name| {
+            let bytes = file.get(name.as_str())?.data().try_into();
+            let count = i64::from_le_bytes(bytes.expect("8 bytes, compared before"));
+            Some(count.max(0) as u64)
         });
         Ok(tracked.max().unwrap_or(0))
     }
+}
 
-    fn misfits(&self, file: &SafeTensors, model: &BTreeMap<String, Entry>) -> Vec<String> {
-        let of_model = model.iter().filter_map(|(name, wanted)| {
-            let Ok(found) = file.tensor(name) else {
-                return Some(format!("{name}: missing in the file"));
-            };
-            let (shape, dtype) = (found.shape(), found.dtype());
-            ((shape, dtype) != (wanted.shape, wanted.dtype)).then(|| {
-                let Entry { shape: s, dtype: d } = wanted;
-                format!("{name}: {shape:?} of {dtype} in the file, {s:?} of {d} in the model")
-            })
-        });
-        let mut extra: Vec<&str> = file.names().into_iter().collect();
-        extra.retain(|name| !model.contains_key(*name));
-        extra.sort_unstable();
-        let extra = extra
-            .into_iter()
-            .map(|name| format!("{name}: not in the model"));
-        of_model.chain(extra).collect()
+/// The file's tensors by the names that they have without what wrapped the model.
+fn by_names<'f>(file: &'f SafeTensors) -> BTreeMap<&'f str, TensorView<'f>> {
+    let mut tensors: BTreeMap<&str, TensorView> = file.iter().collect();
+    while let Some(wrapper) = WRAPPERS
+        .into_iter()
+        .find(|w| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(w)))
+    {
+        let bare = |(name, view): (&'f str, _)| (&name[wrapper.len()..], view);
+        tensors = tensors.into_iter().map(bare).collect();
     }
+    tensors
+}
+
+/// The numbers as floats of 32 bits, which hold all of 16.
+fn widen(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
+    let one: fn([u8; 2]) -> f32 = match dtype {
+        Dtype::F16 => |two| half::f16::from_le_bytes(two).to_f32(),
+        Dtype::BF16 => |two| half::bf16::from_le_bytes(two).to_f32(),
+        // The file's data need not be aligned.
+        _ => return bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
+    };
+    let (halves, _) = bytes.as_chunks();
+    for (out, half) in out.iter_mut().zip(halves) {
+        *out = one(*half);
+    }
+}
+
+/// What keeps the file from being the model's, a line for each tensor, or fewer where many have it in common.
+fn misfits(file: &BTreeMap<&str, TensorView>, model: &BTreeMap<String, Entry>) -> Vec<String> {
+    let known = file
+        .keys()
+        .filter(|name| model.contains_key(**name))
+        .count();
+    if known == 0
+        && let Some(((found, _), (wanted, _))) = file.iter().next().zip(model.iter().next())
+    {
+        return vec![format!(
+            "none of its {} names is one of the model's: the first is {found:?}, the model's is {wanted:?}",
+            file.len()
+        )];
+    }
+    let (mut missing, mut different, mut extra) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, wanted) in model {
+        let Entry { shape, dtype } = wanted;
+        match file.get(name.as_str()) {
+            None if name.ends_with(COUNT) => {}
+            None => missing.push(format!("{name}: missing in the file")),
+            Some(found) => {
+                let widened = [Dtype::F16, Dtype::BF16].contains(&found.dtype());
+                let fits = found.dtype() == *dtype || (*dtype == Dtype::F32 && widened);
+                if found.shape() != *shape || !fits {
+                    let (s, d) = (found.shape(), found.dtype());
+                    different.push(format!(
+                        "{name}: {s:?} of {d} in the file, {shape:?} of {dtype} in the model"
+                    ));
+                }
+            }
+        }
+    }
+    let unknown = file.keys().filter(|name| !model.contains_key(**name));
+    extra.extend(unknown.map(|name| format!("{name}: not in the model")));
+    let kinds = [
+        (missing, "missing in the file"),
+        (different, "of another shape or type"),
+        (extra, "not in the model"),
+    ];
+    let mut lines = Vec::new();
+    for (mut list, what) in kinds {
+        let more = list.len().saturating_sub(LISTED);
+        list.truncate(LISTED);
+        lines.append(&mut list);
+        if more > 0 {
+            lines.push(format!("and {more} more that are {what}"));
+        }
+    }
+    lines
 }
 
 /// The files for the weights of these runs: `FOLDER/name=adam:lr=0.1:run_id=0.safetensors`. Where two runs

@@ -99,6 +99,8 @@ pub fn run(
         watch.epoch(&done);
         history.push(done);
     }
+    train.check_all()?;
+    val.check_all()?;
     worker.finish(watch)?;
     Ok(Some(RunResult {
         config: config.to_json(),

@@ -4,6 +4,7 @@
 mod common;
 
 mod config_command;
+mod data_folders;
 mod devices;
 mod identity;
 mod images;

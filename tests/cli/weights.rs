@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::common::draws::{Draws, build, cifar};
 use crate::common::program::{Folder, without_times};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use stepback_native::error::Kind;
+use stepback_native::graph::Params;
+use stepback_native::train::checkpoint::Checkpoint;
 
 /// Matrix factorisation: layers "0.weight" of (4, 6) and "1.weight" of (10, 4).
 fn config(epochs: usize, rank: usize) -> Value {
@@ -224,4 +228,115 @@ fn damaged_files_of_weights_are_named() {
         .run("train -q small.json --init-weights nowhere")
         .code(74)
         .says(&["nowhere"]);
+}
+
+/// A ResNet's parameters and running averages in a file, as they are named, stored and typed there.
+fn written(
+    folder: &Folder,
+    params: &Params,
+    prefix: &str,
+    dtype: Dtype,
+    counts: bool,
+) -> std::path::PathBuf {
+    let convert = |values: &[f32]| -> Vec<u8> {
+        let bytes = values.iter().map(|v| match dtype {
+            Dtype::F16 => half::f16::from_f32(*v).to_le_bytes().to_vec(),
+            Dtype::BF16 => half::bf16::from_f32(*v).to_le_bytes().to_vec(),
+            _ => v.to_le_bytes().to_vec(),
+        });
+        bytes.flatten().collect()
+    };
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (list, vector) in [
+        (&params.tensors, &params.values),
+        (&params.buffers, &params.buffer_values),
+    ] {
+        for t in list {
+            let bytes = convert(t.of(vector));
+            tensors.push((format!("{prefix}{}", t.name), dtype, t.shape.clone(), bytes));
+            if let Some(layer) = t.name.strip_suffix("running_mean").filter(|_| counts) {
+                let name = format!("{prefix}{layer}num_batches_tracked");
+                tensors.push((name, Dtype::I64, Vec::new(), 7i64.to_le_bytes().to_vec()));
+            }
+        }
+    }
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name.clone(), view)
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    folder.write("w.safetensors", bytes)
+}
+
+#[test]
+fn files_are_taken_as_pytorch_takes_them() {
+    let folder = Folder::new();
+    let fresh = || build("resnet20", &json!({}), &cifar(10)).unwrap().0;
+    let mut params = fresh();
+    let mut draws = Draws::new(3);
+    params.values = draws.normal(params.values.len());
+    params.buffer_values = draws.normal(params.buffer_values.len());
+    let rounded = |dtype, v: f32| match dtype {
+        Dtype::F16 => half::f16::from_f32(v).to_f32(),
+        Dtype::BF16 => half::bf16::from_f32(v).to_f32(),
+        _ => v,
+    };
+    for (prefix, dtype, counts) in [
+        ("", Dtype::F32, true),
+        ("", Dtype::F32, false),
+        ("", Dtype::F16, true),
+        ("module.", Dtype::BF16, false),
+        ("_orig_mod.", Dtype::F32, true),
+        ("module._orig_mod.", Dtype::F16, false),
+    ] {
+        let path = written(&folder, &params, prefix, dtype, counts);
+        let mut loaded = fresh();
+        let tracked = Checkpoint::read(&path)
+            .and_then(|file| file.load_into(&mut loaded, "resnet20"))
+            .unwrap();
+        assert_eq!(tracked, if counts { 7 } else { 0 });
+        let wanted =
+            |vector: &[f32]| -> Vec<f32> { vector.iter().map(|v| rounded(dtype, *v)).collect() };
+        assert_eq!(loaded.values, wanted(&params.values), "{prefix} {dtype}");
+        assert_eq!(loaded.buffer_values, wanted(&params.buffer_values));
+    }
+}
+
+#[test]
+fn what_all_tensors_have_in_common_is_said_once() {
+    let folder = Folder::new();
+    let params = build("resnet20", &json!({}), &cifar(10)).unwrap().0;
+    let problems = |prefix: &str, dtype, other: &str| {
+        let path = written(&folder, &params, prefix, dtype, true);
+        let mut other = build(other, &json!({}), &cifar(10)).unwrap().0;
+        let before = other.values.clone();
+        let file = Checkpoint::read(&path).unwrap();
+        let e = file.load_into(&mut other, "other").unwrap_err();
+        assert!(e.kind == Kind::Usage && other.values == before, "{e}");
+        e.message
+    };
+    let names = problems("net.", Dtype::F32, "resnet20");
+    assert_eq!(names.lines().count(), 2, "{names}");
+    assert!(
+        names.contains("none of its") && names.contains("\"net."),
+        "{names}"
+    );
+    // A deeper model of the same family has more than the file; its own tensors fit.
+    let deeper = problems("", Dtype::F32, "resnet32");
+    assert!(deeper.lines().count() < 12, "{deeper}");
+    assert!(
+        deeper.contains("more that are missing in the file"),
+        "{deeper}"
+    );
+}
+
+#[test]
+fn a_file_of_torch_save_is_told_how_to_become_one() {
+    let folder = Folder::new();
+    folder.config("small", &config(1, 4));
+    folder.write("w.pt", b"PK\x03\x04 and so on");
+    folder
+        .run("train -q small.json --init-weights w.pt")
+        .code(65)
+        .says(&["w.pt", "torch.save made it", "safetensors.torch.save_file"]);
 }

@@ -1,23 +1,11 @@
 //! The subcommand `data`.
 
 use super::mnist::{TRAIN_IMAGES, idx, images, labels, mnist, small_mnist};
-use super::{corrupt, put};
-use clap::Parser;
+use super::{corrupt, data_command as data, put};
 use std::fs;
 use std::path::Path;
-use stepback_native::cli::Cli;
 use stepback_native::error::{Error, Kind, Result};
 use tempfile::TempDir;
-
-fn data(dir: &Path, words: &[&str]) -> Result<()> {
-    let dir = dir.to_str().unwrap();
-    let words = [
-        &["stepback-native", "data", "--json", "--data-dir", dir],
-        words,
-    ]
-    .concat();
-    Cli::parse_from(words).run().map(|code| assert_eq!(code, 0))
-}
 
 fn failure(result: Result<()>) -> Error {
     result.expect_err("an error")

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use stepback_native::data::fetch::{Options, Patience, download, missing};
 use stepback_native::data::raw::{Archive, Files, RawFile, Remote, Set, hex, md5_of};
+use stepback_native::data::shard::{Features, Form};
 use stepback_native::error::{Kind, Result};
 use tempfile::TempDir;
 
@@ -18,6 +19,8 @@ enum Answer {
     Send(Vec<u8>),
     /// Sends this and then nothing for ten seconds, without closing.
     Stall(Vec<u8>),
+    /// Sends a whole answer's head and then its body byte by byte, slowly, for as long as anybody listens.
+    Drip(Vec<u8>),
 }
 
 /// Answers one connection after the other as told; connections beyond the script are closed at once.
@@ -47,6 +50,15 @@ impl Server {
                             thread::sleep(Duration::from_secs(10));
                             drop(stream);
                         });
+                    }
+                    Some(Answer::Drip(bytes)) => {
+                        let head = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+                        let (head, body) = bytes.split_at(head.unwrap() + 4);
+                        let _ = stream.write_all(head);
+                        let mut body = body.iter();
+                        while body.next().is_some_and(|b| stream.write_all(&[*b]).is_ok()) {
+                            thread::sleep(Duration::from_millis(5));
+                        }
                     }
                     None => {}
                 }
@@ -251,8 +263,8 @@ fn a_server_in_trouble_is_asked_again() {
     let e = get(&[&server], &dir, &options()).unwrap_err();
     assert!(e.kind == Kind::Io && e.message.contains("503"), "{e}");
     assert_eq!(server.requests().len(), 3);
-    let left = fs::read_dir(dir.path().join("raw")).unwrap().count();
-    assert_eq!(left, 0, "no empty part is left");
+    let left = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 0, "no empty part and no folder are left");
 }
 
 #[test]
@@ -275,6 +287,51 @@ fn a_stalled_server_is_given_up() {
     assert_eq!(e.kind, Kind::Io);
     // The second attempt wanted to go on where the first one stalled.
     assert!(server.requests()[1].contains("range: bytes="));
+}
+
+#[test]
+fn a_server_that_drips_is_given_up() {
+    let dripping = Server::new(vec![Answer::Drip(whole("v1", &content()))]);
+    let good = Server::new(vec![send(whole("v1", &content()))]);
+    let dir = TempDir::new().unwrap();
+    // Its bytes come in time, one by one, but all of them would take a thousand seconds.
+    let e = get(&[&dripping], &dir, &options()).unwrap_err();
+    assert_eq!(e.kind, Kind::Io);
+    assert!(e.message.contains("sends less than"), "{e}");
+    assert_eq!(dripping.requests().len(), 1, "and is not asked again");
+    get(&[&good], &dir, &options()).unwrap();
+}
+
+#[test]
+fn a_note_that_cannot_be_sent_is_thrown_away_with_its_bytes() {
+    let bad: [&[u8]; 3] = [b"\"a\n", b"\xff", b"\"\0\""];
+    for note in bad {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("raw")).unwrap();
+        fs::write(dir.path().join("raw/file.part"), &content()[..1000]).unwrap();
+        fs::write(dir.path().join("raw/file.part.version"), note).unwrap();
+        let server = Server::new(vec![send(whole("v1", &content()))]);
+        get(&[&server], &dir, &options()).unwrap();
+        assert!(!server.requests()[0].contains("range:"));
+    }
+}
+
+#[test]
+fn what_lies_behind_a_link_is_left_alone() {
+    for name in ["file.part", "file.part.version"] {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("raw")).unwrap();
+        let theirs = dir.path().join("theirs");
+        fs::write(&theirs, "text").unwrap();
+        std::os::unix::fs::symlink("../theirs", dir.path().join("raw").join(name)).unwrap();
+        let server = Server::new(vec![send(whole("v1", &content()))]);
+        let got = get(&[&server], &dir, &options());
+        assert_eq!(got.is_err(), name == "file.part");
+        if let Err(e) = got {
+            assert!(e.message.contains("file.part: it is a link"), "{e}");
+        }
+        assert_eq!(fs::read(&theirs).unwrap(), b"text");
+    }
 }
 
 #[test]
@@ -344,9 +401,18 @@ static FILES: Files = Files {
     ],
     convert: |_, _, _| unreachable!("nothing is converted here"),
     open: |_, _, _| unreachable!("nothing is opened here"),
+    form: FORM,
+    limit: 1 << 30,
     archives: &[],
     mirrors: &[],
     home: "the moon",
+};
+
+const FORM: Form = Form {
+    features: Features::Bytes,
+    sample: None,
+    classes: None,
+    places: None,
 };
 
 #[test]
@@ -382,6 +448,18 @@ fn sums_decide() {
         fetch(&[], &dir).unwrap().is_empty(),
         "nothing is missing any more"
     );
+
+    // Whatever it is packed to.
+    static SHORT: Files = Files { limit: 5, ..FILES };
+    fs::remove_file(dir.path().join("a/one.gz")).unwrap();
+    let good = Server::new(vec![send(whole("v1", &packed(9)))]);
+    let with_mirrors = Options {
+        mirrors: vec![good.url.clone()],
+        ..options()
+    };
+    let e = missing(&Set::new("set", &SHORT, dir.path()), &with_mirrors).unwrap_err();
+    assert_eq!(e.kind, Kind::Corrupt);
+    fs::write(dir.path().join("a/one.gz"), packed(9)).unwrap();
 
     fs::remove_file(dir.path().join("a/two")).unwrap();
     let e = fetch(&[], &dir).unwrap_err();
@@ -451,6 +529,8 @@ fn set_of_archives<'d>(contents: [&[u8]; 2], dir: &'d TempDir) -> Set<'d> {
         raw: Box::leak(Box::new(raw)),
         convert: |_, _, _| unreachable!("nothing is converted here"),
         open: |_, _, _| unreachable!("nothing is opened here"),
+        form: FORM,
+        limit: 1 << 30,
         archives: Box::leak(Box::new(archives)),
         mirrors: &[],
         home: "the moon",
@@ -498,7 +578,12 @@ fn an_archive_is_resumed_and_the_wanted_files_are_taken_out() {
     assert_eq!(names, ["set/one.bin", "set/two.bin"]);
     assert!(server.requests()[0].starts_with("get /files/set.tar.gz "));
     assert!(server.requests()[1].contains(&format!("range: bytes={begun}-")));
-    assert_eq!(files_in(dir.path()), names, "no archive, no other member");
+    let expected = ["set/one.bin", "set/two.bin", "shards/.lock"];
+    assert_eq!(
+        files_in(dir.path()),
+        expected,
+        "no archive, no other member"
+    );
     assert_eq!(fs::read(dir.path().join("set/one.bin")).unwrap(), b"first");
     assert_eq!(fs::read(dir.path().join("set/two.bin")).unwrap(), second);
     assert!(!dir.path().parent().unwrap().join("outside").exists());
@@ -520,7 +605,7 @@ fn an_archive_that_is_there_is_not_downloaded_but_checked() {
     fs::write(dir.path().join("other.tar.gz"), &packed).unwrap();
     from(&[], &set).unwrap();
     // It is the user's, and stays.
-    let expected = ["other.tar.gz", "set/one.bin", "set/two.bin"];
+    let expected = ["other.tar.gz", "set/one.bin", "set/two.bin", "shards/.lock"];
     assert_eq!(files_in(dir.path()), expected);
 }
 
@@ -533,7 +618,8 @@ fn only_what_is_missing_is_unpacked() {
     fs::write(dir.path().join("other/one"), "mine").unwrap();
     let server = Server::new(vec![send(whole("v1", &packed))]);
     assert_eq!(from(&[&server], &set).unwrap(), ["set/two.bin"]);
-    assert_eq!(files_in(dir.path()), ["other/one", "set/two.bin"]);
+    let expected = ["other/one", "set/two.bin", "shards/.lock"];
+    assert_eq!(files_in(dir.path()), expected);
 }
 
 #[test]
@@ -545,7 +631,8 @@ fn the_second_archive_stands_in_for_the_first() {
     let server = Server::new(vec![gone(), send(whole("v1", &packed))]);
     from(&[&server], &set).unwrap();
     assert!(server.requests()[1].starts_with("get /files/other.tar.gz "));
-    assert_eq!(files_in(dir.path()), ["set/one.bin", "set/two.bin"]);
+    let expected = ["set/one.bin", "set/two.bin", "shards/.lock"];
+    assert_eq!(files_in(dir.path()), expected);
 }
 
 #[test]
@@ -578,7 +665,7 @@ fn hostile_and_damaged_archives_leave_nothing_behind() {
             "{e}"
         );
         let left = files_in(dir.path());
-        let good = ["set.tar.gz", "set/one.bin", "set/two.bin"];
+        let good = ["set.tar.gz", "set/one.bin", "set/two.bin", "shards/.lock"];
         assert!(
             left.iter().all(|name| good.contains(&name.as_str())),
             "{left:?}"

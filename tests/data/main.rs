@@ -1,6 +1,7 @@
 //! Data sets: the order of batches and the computed sets against the reference's numbers, the sets made of
 //! files on small files made here.
 
+mod archives;
 mod augment;
 mod cifar;
 mod command;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stepback_native::data::fetch::Options;
 use stepback_native::data::{Library, Loader, Origin, Pair, ROWS, Request, Split};
-use stepback_native::error::{Kind, Result};
+use stepback_native::error::{Error, Kind, Result};
 
 fn load(
     library: &Library,
@@ -65,6 +66,25 @@ fn put(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, bytes).unwrap();
     path
+}
+
+/// Runs the program's `data` subcommand.
+fn data_command(dir: &Path, words: &[&str]) -> Result<()> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepback-native"));
+    let command = command.args(["data", "--json", "--data-dir"]).arg(dir);
+    let output = command.args(words).output().unwrap();
+    let kinds = [Kind::Usage, Kind::Corrupt, Kind::CannotCreate, Kind::Io];
+    let code = output.status.code().unwrap();
+    match kinds
+        .into_iter()
+        .find(|kind| i32::from(kind.exit_code()) == code)
+    {
+        Some(kind) => Err(Error::new(kind, String::from_utf8(output.stderr).unwrap())),
+        None => {
+            assert_eq!(code, 0);
+            Ok(())
+        }
+    }
 }
 
 // The order of batches.

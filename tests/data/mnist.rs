@@ -5,7 +5,9 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Mutex;
 use stepback_native::data::Pair;
+use stepback_native::data::shard::{Contents, Features, Targets, Writer, header_of};
 use stepback_native::error::{Kind, Result};
 use tempfile::TempDir;
 
@@ -208,11 +210,7 @@ fn a_shard_cut_while_it_is_read_is_an_error_after_the_epoch() {
     let pair = mnist(dir.path()).unwrap();
     pair.train.check().unwrap();
     let path = dir.path().join("shards/mnist-train.shard");
-    let mut permissions = fs::metadata(&path).unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
-    fs::set_permissions(&path, permissions).unwrap();
-    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.set_len(8192).unwrap();
+    writable(&path).set_len(8192).unwrap();
     let (_, y) = all(&pair.train);
     assert_eq!(y[39], 0.0, "what is gone reads as zero");
     corrupt(
@@ -223,6 +221,155 @@ fn a_shard_cut_while_it_is_read_is_an_error_after_the_epoch() {
         mnist(dir.path()),
         &["mnist-train.shard", "8192 bytes", "delete it"],
     );
+}
+
+/// Makes a shard writable, for tests that do what nobody should.
+fn writable(path: &Path) -> fs::File {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(path, mode).unwrap();
+    fs::OpenOptions::new().write(true).open(path).unwrap()
+}
+
+#[test]
+fn a_shard_changed_while_it_is_read_is_an_error_after_the_run() {
+    use std::os::unix::fs::FileExt;
+    let dir = small_mnist();
+    let path = dir.path().join("shards/mnist-train.shard");
+    mnist(dir.path()).unwrap();
+    let before = fs::read(&path).unwrap();
+    let with_other_labels = |label: u8| {
+        put(dir.path(), TRAIN_LABELS, &idx(1, &[40], &[label; 40]));
+        mnist(dir.path()).unwrap();
+        fs::read(&path).unwrap()
+    };
+    // Another shard of the same length, whole as it is.
+    let other = with_other_labels(9);
+    assert_eq!(before.len(), other.len());
+    let pair = mnist(dir.path()).unwrap();
+    pair.train.check_all().unwrap();
+    let file = writable(&path);
+    for (at, bytes) in [(4096 + 5, &before[..1]), (0, &before[..])] {
+        let kept = fs::read(&path).unwrap();
+        file.write_all_at(bytes, at).unwrap();
+        file.write_all_at(&[bytes[0] ^ 1], at).unwrap();
+        pair.train.check().unwrap();
+        corrupt(
+            pair.train.check_all(),
+            &[
+                "mnist-train.shard changed while it was being read",
+                "delete it",
+            ],
+        );
+        file.write_all_at(&kept, 0).unwrap();
+        pair.train.check_all().unwrap();
+    }
+    // Sound in itself.
+    file.write_all_at(&before, 0).unwrap();
+    corrupt(pair.train.check_all(), &["changed while it was being read"]);
+    pair.val.check_all().unwrap();
+}
+
+#[test]
+fn shards_of_another_form_are_refused() {
+    let dir = small_mnist();
+    mnist(dir.path()).unwrap();
+    let path = dir.path().join("shards/mnist-train.shard");
+    let sources = header_of(&path).unwrap().unwrap().sources;
+    let write = |features, sample: &[usize], classes| {
+        let mut writer = Writer::create(&path).unwrap();
+        let width = if features == Features::Floats { 4 } else { 1 };
+        let length = 2 * width * sample.iter().product::<usize>();
+        writer.features(&vec![0; length]).unwrap();
+        let (labels, floats) = ([0, 1], [0.0; 2]);
+        let contents = Contents {
+            features,
+            sample,
+            target: &[1],
+            targets: match classes {
+                0 => Targets::Floats(&floats),
+                classes => Targets::Classes {
+                    labels: &labels,
+                    classes,
+                },
+            },
+            rows: &[],
+        };
+        writer.finish(&contents).unwrap();
+        writer.commit(sources.clone()).unwrap();
+    };
+    write(Features::Bytes, &[28, 28, 1], 10);
+    assert_eq!(
+        mnist(dir.path()).unwrap().train.len(),
+        2,
+        "the form is right"
+    );
+    for (features, sample, classes) in [
+        (Features::Bytes, &[14, 28, 1][..], 10),
+        (Features::Bytes, &[28, 28], 10),
+        (Features::Bytes, &[28, 28, 1], 11),
+        (Features::Bytes, &[28, 28, 1], 0),
+        (Features::Floats, &[28, 28, 1], 10),
+    ] {
+        write(features, sample, classes);
+        corrupt(
+            mnist(dir.path()),
+            &["mnist-train.shard is no shard of mnist", "delete it"],
+        );
+    }
+}
+
+#[test]
+fn the_published_files_are_known() {
+    let dir = small_mnist();
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let library = offline(dir.path()).telling(|text| TOLD.lock().unwrap().push(text.to_owned()));
+    for normalize in [true, false] {
+        let kwargs = json!({"normalize": normalize});
+        let pair = load(&library, "mnist", kwargs, "cross_entropy", 0).unwrap();
+        assert_eq!(pair.train.published(), Some(false));
+    }
+    let told = TOLD.lock().unwrap();
+    assert!(
+        told.len() == 1 && told[0].contains("not the published ones"),
+        "{told:?}"
+    );
+    let sum = mnist(dir.path()).unwrap().train.checksum().unwrap();
+    // The same samples in other files.
+    fs::remove_file(dir.path().join(TRAIN_IMAGES)).unwrap();
+    put(
+        dir.path(),
+        "MNIST/raw/train-images.idx3-ubyte.gz",
+        &gz(&images(40)),
+    );
+    let pair = mnist(dir.path()).unwrap();
+    assert_eq!(pair.train.checksum(), Some(sum));
+    assert_ne!(pair.val.checksum(), Some(sum));
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let fifo = |path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    };
+    let dir = small_mnist();
+    mnist(dir.path()).unwrap();
+    for name in ["shards/mnist-val.shard", TRAIN_IMAGES, "shards/.lock"] {
+        let path = dir.path().join(name);
+        fs::remove_file(&path).unwrap();
+        fifo(&path);
+        if name == "shards/.lock" {
+            // Nothing is made as long as nothing has changed.
+            mnist(dir.path()).unwrap();
+            put(dir.path(), TRAIN_LABELS, &idx(1, &[40], &[3; 40]));
+        }
+        let e = mnist(dir.path()).err().unwrap();
+        assert!(matches!(e.kind, Kind::Io | Kind::CannotCreate), "{e}");
+        assert!(e.message.contains("regular file"), "{e}");
+        fs::remove_file(&path).unwrap();
+        put(dir.path(), TRAIN_IMAGES, &images(40));
+        mnist(dir.path()).unwrap();
+    }
 }
 
 #[test]

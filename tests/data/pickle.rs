@@ -152,6 +152,51 @@ fn what_python2_wrote_is_read() {
     }
 }
 
+/// Bytes as Python 3 writes them in protocol 0: as text, most of which is a byte in the file and two in UTF-8.
+#[test]
+fn bytes_of_protocol_0_may_be_the_whole_file() {
+    let content: Vec<u8> = (0..5000u32).map(|i| 128 + (i * 37 % 128) as u8).collect();
+    let array = b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR(I1\n(I5000\ntcnumpy\ndtype\n(Vu1\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI0\ntbI00\n";
+    let pickle = [
+        b"(dVdata\n",
+        &array[..],
+        b"c_codecs\nencode\n(V",
+        &content,
+        b"\nVlatin1\ntRtbs.",
+    ];
+    let pickle = pickle.concat();
+    let pickle = Pickle::parse(&pickle).unwrap();
+    assert_eq!(pickle.get("data").unwrap().array().unwrap().bytes, content);
+}
+
+#[test]
+fn numbers_of_numpy_are_integers() {
+    // {"labels": [numpy.int64(7), numpy.uint8(200), numpy.int16(-2), 5], "mean": [numpy.float32(1)]} in protocol 2 of
+    // Python 2, spelled by hand.
+    let scalar = |kind: &str, bytes: &[u8]| {
+        let length = [bytes.len() as u8];
+        let head = format!(
+            "cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02{kind}K\x00K\x01tR(K\x03U\x01<NNNJ"
+        );
+        let rest = b"\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbU";
+        [head.as_bytes(), rest, &length, bytes, b"tR"].concat()
+    };
+    let pickle = [
+        b"\x80\x02}(U\x06labels(".to_vec(),
+        scalar("i8", &7i64.to_le_bytes()),
+        scalar("u1", &[200]),
+        scalar("i2", &(-2i16).to_le_bytes()),
+        b"K\x05lU\x04mean(".to_vec(),
+        scalar("f4", &1f32.to_le_bytes()),
+        b"lu.".to_vec(),
+    ];
+    let pickle = pickle.concat();
+    let pickle = Pickle::parse(&pickle).unwrap();
+    let integers = |key: &str| pickle.get(key).unwrap().integers();
+    assert_eq!(integers("labels"), Some(vec![7, 200, -2, 5]));
+    assert_eq!(integers("mean"), None);
+}
+
 fn refused(bytes: &[u8]) -> String {
     let begin = Instant::now();
     let error = Pickle::parse(bytes).map(|_| ()).expect_err("refused");
@@ -171,8 +216,8 @@ fn what_would_be_a_call_is_refused_by_its_name() {
         (b"(S'echo'\nios\nsystem\n.", "os.system"),
         (b"c__builtin__\ngetattr\n.", "__builtin__.getattr"),
         (
-            b"cnumpy.core.multiarray\nscalar\n.",
-            "numpy.core.multiarray.scalar",
+            b"cnumpy.core.multiarray\nfromstring\n.",
+            "numpy.core.multiarray.fromstring",
         ),
         (b"c_codecs\ndecode\n.", "_codecs.decode"),
         (b"c\x1b[2J\nx\\\xff\n.", "\\x1b[2J.x\\\\\\xff"),
@@ -198,6 +243,8 @@ fn what_would_be_a_call_is_refused_by_its_name() {
         &b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR."[..],
         b"cnumpy\nndarray\n)R.",
         b"cnumpy\ndtype\n)R.",
+        b"cnumpy.core.multiarray\nscalar\n)R.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i8'\ntRS'1234567'\ntR.",
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\ntR.",
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\ntR(I1\n(I1\ntcnumpy\ndtype\n(S'O'\ntRI00\nS'12345678'\ntb.",
         b"N)R.",

@@ -47,6 +47,8 @@ fn sensor_splits_and_standardises() {
         (",a\n1,2\n3,\n", "line 3, field 2"),
         (",a\n1,2\n3,NaN\n", "line 3, field 2"),
         (",a\n1,2\n3,4,5\n", "line 3 has 3 fields"),
+        (",a\n1,2\n3,1e39\n", "\"1e39\", not a number of 32 bits"),
+        (",a\n1,2\n3,4", "the file was cut"),
         (",a\n1,0\n", "fewer than two"),
         (",a,b\n1,3,3\n2,3,3\n", "all the same"),
     ] {
@@ -149,6 +151,11 @@ fn bad_libsvm_lines_are_named() {
         ("1 1:2\n-1 4000000000:1\n", "line 2"),
         ("1 1:2\n-1 2:1 2:1\n", "ascending"),
         ("1 1:nan\n-1 2:1\n", "line 1"),
+        (
+            "1 1:2\n-1 1:1e39\n",
+            "line 2: \"1:1e39\" is not a number of 32 bits",
+        ),
+        ("1 1:2\n-1 1:0.2", "line 2 has no end: the file was cut"),
         ("1 1:2\n1 1:2\n", "1 different labels"),
         ("1 1:2\n2 1:2\n3 1:2\n", "3 different labels"),
         ("", "0 different labels"),

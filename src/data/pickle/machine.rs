@@ -8,7 +8,7 @@ use std::collections::HashMap;
 /// tables stay below 300 MB whatever the file says.
 const MAX_OPERATIONS: usize = 1 << 22;
 
-const GLOBALS: [(&str, &str, Global); 7] = [
+const GLOBALS: [(&str, &str, Global); 9] = [
     ("numpy", "ndarray", Global::Ndarray),
     ("numpy", "dtype", Global::Dtype),
     ("numpy.core.multiarray", "_reconstruct", Global::Reconstruct),
@@ -17,6 +17,8 @@ const GLOBALS: [(&str, &str, Global); 7] = [
         "_reconstruct",
         Global::Reconstruct,
     ),
+    ("numpy.core.multiarray", "scalar", Global::Scalar),
+    ("numpy._core.multiarray", "scalar", Global::Scalar),
     ("numpy.core.numeric", "_frombuffer", Global::FromBuffer),
     ("numpy._core.numeric", "_frombuffer", Global::FromBuffer),
     ("_codecs", "encode", Global::Encode),
@@ -366,14 +368,24 @@ impl<'a> Machine<'a> {
             (Global::Encode, [Node::Bytes(content), Node::Bytes(codec)])
                 if [&b"latin1"[..], b"latin-1"].contains(&&**codec) =>
             {
-                // Each text is written once, so that all of them are no longer than the file.
-                let encoded = self.encoded + content.len();
-                if encoded > self.bytes.len() {
+                let content = latin1(content)?;
+                // Each text is written once, at least a byte for each of its characters, so that all of them are no
+                // longer than the file.
+                self.encoded += content.len();
+                if self.encoded > self.bytes.len() {
                     return Err("the same text turned into bytes again and again".into());
                 }
-                let content = latin1(content)?;
-                self.encoded = encoded;
                 Node::Bytes(content.into())
+            }
+            (Global::Scalar, [Node::Dtype { name, big_endian }, Node::Bytes(bytes)]) => {
+                let layout = Layout {
+                    shape: Vec::new(),
+                    dtype: name.clone(),
+                    big_endian: *big_endian,
+                    fortran: false,
+                    bytes: arguments[1].0,
+                };
+                Node::Array(Some(layout.check(bytes.len())?))
             }
             (
                 Global::FromBuffer,

@@ -57,6 +57,8 @@ enum Global {
     Reconstruct,
     /// `numpy.dtype(name, align, copy)`.
     Dtype,
+    /// `numpy.core.multiarray.scalar(dtype, bytes)`: a number, an array without dimensions here.
+    Scalar,
     /// `numpy.core.numeric._frombuffer(bytes, dtype, shape, order)`, protocol 5.
     FromBuffer,
     /// `_codecs.encode(text, "latin1")`: how Python 3 writes bytes in protocols 0 to 2.
@@ -144,7 +146,10 @@ impl<'p, 'a> Item<'p, 'a> {
                 let items = items.iter().map(|id| Item { id: *id, ..self });
                 items.map(Item::integer).collect()
             }
-            _ => self.array()?.integers(),
+            _ => self
+                .array()
+                .filter(|array| array.shape.len() == 1)?
+                .integers(),
         }
     }
 
@@ -152,16 +157,18 @@ impl<'p, 'a> Item<'p, 'a> {
         match self.node() {
             Node::Int(value) => Some(*value),
             Node::Bool(value) => Some(i64::from(*value)),
-            _ => None,
+            // A number of numpy's.
+            _ => self
+                .array()
+                .filter(|array| array.shape.is_empty())?
+                .integers()?
+                .pop(),
         }
     }
 }
 
 impl Array<'_> {
     fn integers(&self) -> Option<Vec<i64>> {
-        if self.shape.len() != 1 {
-            return None;
-        }
         let signed = match self.dtype[..] {
             [b'i', _] => true,
             [b'u', _] => false,

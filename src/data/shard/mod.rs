@@ -3,13 +3,13 @@
 
 mod write;
 
-pub use write::{Contents, Targets, Writer, remove_leftovers, restamp, sync_folder};
+pub use write::{Contents, TEMPORARY, Targets, Writer, remove_leftovers, restamp, sync_folder};
 
 use crate::device::map::MappedFile;
 use crate::error::{Error, Result};
+use crate::files;
 use rayon::prelude::*;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,18 @@ pub struct Header {
     /// Pairs in all samples together (sparse features only, else 0).
     pub pairs: u64,
     pub sources: Vec<Source>,
+}
+
+/// What the shards of a data set hold, which a well-formed shard may not: another program made it, or it is of
+/// another data set.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub features: Features,
+    /// Shape of a stored sample; `None` if it is one dimension of any length. A target is one number.
+    pub sample: Option<&'static [u32]>,
+    pub classes: Option<u32>,
+    /// The features are whole numbers below this one, where they are places.
+    pub places: Option<u32>,
 }
 
 /// Where the sections of a shard lie; a function of the header alone.
@@ -297,13 +309,13 @@ fn damaged(path: &Path, cause: &Error) -> Error {
 /// The header of the shard at `path`, without a look at the rest; `None` if there is no file.
 pub fn header_of(path: &Path) -> Result<Option<Header>> {
     let mut start = Vec::with_capacity(HEADER);
-    let read = File::open(path).and_then(|f| f.take(HEADER as u64).read_to_end(&mut start));
+    let read = files::open(path).and_then(|f| f.take(HEADER as u64).read_to_end(&mut start));
     match read {
         Ok(_) => match parse_header(&start) {
             Ok((header, _)) => Ok(Some(header)),
             Err(e) => Err(damaged(path, &e)),
         },
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) if files::absent(&e) => Ok(None),
         Err(e) => Err(Error::io("read", path, &e)),
     }
 }
@@ -314,6 +326,8 @@ pub struct Shard {
     header: Header,
     layout: Layout,
     path: PathBuf,
+    /// The checksum of the table, and so of all but the header.
+    sum: u32,
 }
 
 impl Shard {
@@ -322,6 +336,7 @@ impl Shard {
         let map = MappedFile::open(path)?;
         let (header, layout) = parse(&map).map_err(|e| damaged(path, &e))?;
         let shard = Shard {
+            sum: u32_at(&map, layout.table.end - 4),
             map,
             header,
             layout,
@@ -331,16 +346,68 @@ impl Shard {
         Ok(shard)
     }
 
-    /// An error if the file was cut, or could not be read, since it was opened.
-    pub fn check(&self) -> Result<()> {
-        if !self.map.damaged() {
+    /// An error if the shard is not one of the data set called `name`.
+    pub fn check_form(&self, form: &Form, name: &str) -> Result<()> {
+        let Header {
+            features,
+            classes,
+            sample,
+            target,
+            ..
+        } = &self.header;
+        let shape = form
+            .sample
+            .map_or(sample.len() == 1, |shape| shape == sample);
+        let kind = (*features, *classes, target.as_slice()) == (form.features, form.classes, &[1]);
+        let place =
+            |limit: u32, value: &f32| value.fract() == 0.0 && (0.0..limit as f32).contains(value);
+        let in_places = |limit: u32| self.float_features().iter().all(|v| place(limit, v));
+        // The order matters: features are read as what they are.
+        if shape && kind && form.places.is_none_or(in_places) {
             return Ok(());
         }
         Err(Error::corrupt(format!(
-            "{} was cut while it was being read, so what was computed since is worthless; \
-             delete it, and it is made anew from the raw files",
+            "{} is no shard of {name} (it holds {features:?} of shape {sample:?}); delete it, and it is made anew from \
+             the raw files",
             self.path.display()
         )))
+    }
+
+    /// An error if the file was cut, or could not be read, since it was opened. Cheap.
+    pub fn check(&self) -> Result<()> {
+        match self.map.damaged() {
+            false => Ok(()),
+            true => Err(self.changed("was cut")),
+        }
+    }
+
+    /// An error if any byte is not what it was when the file was opened. Reads the whole file.
+    pub fn check_all(&self) -> Result<()> {
+        let table = self.layout.table.end - 4;
+        let same = u32_at(&self.map, table) == self.sum;
+        let same = same && check_blocks(&self.map, &self.layout).is_ok();
+        self.check()?;
+        match same {
+            true => Ok(()),
+            false => Err(self.changed("changed")),
+        }
+    }
+
+    fn changed(&self, how: &str) -> Error {
+        Error::corrupt(format!(
+            "{} {how} while it was being read, so what was computed since is worthless; \
+             delete it, and it is made anew from the raw files",
+            self.path.display()
+        ))
+    }
+
+    /// The checksum of everything but the header, which names the sources.
+    pub fn sum(&self) -> u32 {
+        self.sum
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn header(&self) -> &Header {

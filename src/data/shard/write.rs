@@ -1,14 +1,14 @@
 //! Writing shards: into a temporary file beside the final one, which then takes its name in one step.
 
 use super::{BLOCK, Features, HEADER, Header, MAGIC, Shard, Source, VERSION};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// Prefix of temporary files; what a killed process left of them is deleted by the next one.
+/// Prefix of temporary files and folders; what a killed process left of them is deleted by the next one.
 pub const TEMPORARY: &str = ".tmp-";
 
 /// A shard in the making: first all features in one or more pieces, then the rest.
@@ -194,13 +194,7 @@ fn temporary(path: &Path) -> Result<NamedTempFile> {
         .prefix(TEMPORARY)
         .permissions(Permissions::from_mode(0o444))
         .tempfile_in(folder);
-    file.map_err(|e| {
-        let folder = folder.display();
-        Error::new(
-            Kind::CannotCreate,
-            format!("cannot create a file in {folder}: {e}"),
-        )
-    })
+    file.map_err(|e| Error::cannot_write(folder, &e))
 }
 
 /// Puts a finished temporary file in place so that after a crash there is the old file or the new one.
@@ -224,7 +218,10 @@ pub fn remove_leftovers(folder: &Path) {
     for entry in entries {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             // Failing to tidy up is no reason to stop; the next process tries again.
-            let _ = fs::remove_file(entry.path());
+            let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
         }
     }
 }
