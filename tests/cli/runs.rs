@@ -295,3 +295,24 @@ fn integers_that_stay_integers() {
     assert_eq!(bounds[..3], ["1000"; 3]);
     assert_eq!(bounds[3..], ["2000.0"; 3]);
 }
+
+/// Class labels are numbers to the squared loss, as in the reference: 0 to 9, whose mean square is 28.5.
+#[test]
+fn the_squared_loss_takes_labels() {
+    let folder = Folder::new();
+    write_digits(&folder, "train", 30);
+    write_digits(&folder, "t10k", 10);
+    for outputs in [1, 10] {
+        let mut config = digits(json!({"output_size": outputs, "hidden_sizes": [40]}), 30);
+        config["loss_func"] = json!("squared");
+        config["score_func"] = json!("squared");
+        folder.config(&format!("to{outputs}"), &config);
+    }
+    folder.run("train -q --offline to1.json").code(0);
+    let runs: Value = serde_json::from_str(&folder.read("output/to1.json")).unwrap();
+    let loss = |epoch: usize| runs[0]["history"][epoch]["train_loss"].as_f64().unwrap();
+    assert!((loss(0) / 28.5 - 1.0).abs() < 0.5, "{}", loss(0));
+    assert!(loss(19) < 0.7 * loss(0), "{} after {}", loss(19), loss(0));
+    let ran = folder.run("train -q --offline to10.json").code(2);
+    ran.says(&["10 outputs per sample", "1 targets"]);
+}
