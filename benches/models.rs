@@ -3,11 +3,12 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
-use stepback_native::device::Device;
-use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
+use stepback_native::device::gpu::kernels::Step;
+use stepback_native::device::{Device, Target};
+use stepback_native::graph::{Mode, Params, Plan, Session, Targets};
 use stepback_native::models::{self, Data};
 use stepback_native::nn::loss;
-use stepback_native::optim::State;
+use stepback_native::optim::Stepper;
 use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
 
@@ -115,24 +116,24 @@ fn steps(c: &mut Criterion) {
             })
         };
         let mut run = |plan: Plan, name: &str, train: bool| {
-            let mut memory = Memory::new(&params, &[&plan]);
             // Small integers: valid as features, classes and indices alike.
-            for slot in &plan.inputs {
-                let values = memory.get_mut(*slot).iter_mut().enumerate();
-                values.for_each(|(i, v)| *v = (i % 7) as f32);
-            }
+            let integers = |n: usize| (0..n).map(|i| (i % 7) as f32).collect::<Vec<f32>>();
+            let inputs: Vec<Vec<f32>> = plan.inputs.iter().map(|s| integers(s.len)).collect();
+            let inputs: Vec<&[f32]> = inputs.iter().map(|x| &x[..]).collect();
+            let session = Session::new(&params, vec![plan], Target::CPU);
+            let mut session = session.expect("memory");
+            session
+                .run(0, &inputs, Step::default())
+                .expect("the CPU does not fail");
             let opt = json!({"name": "sgd-m", "lr": 1e-3, "dampening": 0.9});
             let opt = opt.as_object().expect("an object");
-            let mut optimizer = State::new(opt, params.values.len()).expect("an optimizer");
-            if train {
-                memory.get_mut(plan.seed).fill(1.0);
-            }
+            let n = params.values.len();
+            let optimizer = Stepper::new(opt, n, Target::CPU).expect("an optimizer");
+            let (mut machine, update) = optimizer.into_parts();
             let mut iterate = || {
-                plan.run(&mut memory, Clock::default());
+                session.rerun(0).expect("the CPU does not fail");
                 if train {
-                    let f = memory.get(plan.outputs[0])[0];
-                    let (w, g) = memory.update();
-                    optimizer.step(1e-3, f, w, g);
+                    machine.run(update).expect("the CPU does not fail");
                 }
             };
             let mut group = c.benchmark_group(model);

@@ -5,7 +5,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
-use stepback_native::optim::{ROWS, State};
+use stepback_native::device::Target;
+use stepback_native::optim::{Optimizer, ROWS, Stepper};
 
 const N: usize = 1_000_000;
 
@@ -14,14 +15,20 @@ fn updates(criterion: &mut Criterion) {
     let g: Vec<f32> = (0..N).map(|i| 1e-3 * (i as f32).sin()).collect();
     for row in ROWS {
         let opt = json!({"name": row.entry.name, "weight_decay": 1e-4});
-        let mut state = State::new(opt.as_object().expect("an object"), N).expect("a known name");
+        let opt = opt.as_object().expect("an object");
+        let vectors = Optimizer::new(opt).expect("a known name").memory().vectors;
+        let vectors = 3 + 2 * vectors.len();
+        let mut stepper = Stepper::new(opt, N, Target::CPU).expect("memory");
         let mut w: Vec<f32> = (0..N).map(|i| (i as f32).cos()).collect();
-        let vectors = 3 + 2 * row.state.len();
+        stepper
+            .step(1e-3, 1.0, &mut w, &g)
+            .expect("the CPU does not fail");
+        let (mut machine, step) = stepper.into_parts();
         group.throughput(Throughput::BytesDecimal(
             (vectors * N * size_of::<f32>()) as u64,
         ));
         group.bench_function(BenchmarkId::from_parameter(row.entry.name), |bencher| {
-            bencher.iter(|| state.step(1e-3, 1.0, &mut w, &g));
+            bencher.iter(|| machine.run(step));
         });
     }
 }

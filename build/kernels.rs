@@ -12,6 +12,32 @@ pub struct Source {
     kernels: Vec<Kernel>,
 }
 
+/// A structure that kernels take, which is written once, in C++: here is its twin.
+struct Struct {
+    name: String,
+    /// Where it is declared.
+    file: PathBuf,
+    fields: Vec<Field>,
+}
+
+struct Field {
+    name: String,
+    rust: &'static str,
+    size: u32,
+    comment: String,
+}
+
+impl Struct {
+    /// Is it declared in this file, or in a header?
+    fn is_seen_by(&self, path: &Path) -> bool {
+        self.file == path || self.file.extension().is_some_and(|e| e == "cuh")
+    }
+
+    fn size(&self) -> u32 {
+        self.fields.iter().map(|f| f.size).sum()
+    }
+}
+
 struct Kernel {
     name: String,
     threads: u32,
@@ -20,7 +46,7 @@ struct Kernel {
 
 struct Parameter {
     name: String,
-    rust: &'static str,
+    rust: String,
     size: u32,
     kind: Kind,
 }
@@ -42,9 +68,6 @@ const TYPES: &[(&str, &str, u32, char)] = &[
     ("long long", "i64", 8, 'i'),
     ("unsigned long long", "u64", 8, 'u'),
     ("unsigned char", "u8", 1, 'u'),
-    ("Step", "gpu::Step", 96, 's'),
-    ("Scalars", "gpu::DeviceScalars", 40, 's'),
-    ("Conv", "gpu::Conv", 104, 's'),
 ];
 
 /// The `.cu` files of a folder, by name.
@@ -53,10 +76,65 @@ pub fn files(folder: &str) -> Vec<Source> {
     let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "cu"));
     paths.sort();
-    paths.into_iter().map(read).collect()
+    let structs = structs();
+    paths.into_iter().map(|path| read(path, &structs)).collect()
 }
 
-fn read(path: PathBuf) -> Source {
+/// All structures of plain numbers in the kernels' files: `struct Name {` alone on a line, then lines of fields,
+/// `double lr, eps;  // a comment`, then `};`. Others, with methods or templates, are not for Rust.
+fn structs() -> Vec<Struct> {
+    let entries = fs::read_dir("kernels").expect("the folder of the kernels");
+    let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    paths.sort();
+    let mut structs: Vec<Struct> = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).expect("a readable kernel file");
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let name = line
+                .strip_prefix("struct ")
+                .and_then(|l| l.strip_suffix(" {"));
+            let Some(name) = name.filter(|n| !n.contains(' ')) else {
+                continue;
+            };
+            let body = lines[at + 1..].iter().take_while(|l| **l != "};");
+            let fields: Option<Vec<Vec<Field>>> = body.map(|line| fields(line)).collect();
+            if let Some(fields) = fields {
+                structs.push(Struct {
+                    name: name.to_owned(),
+                    file: path.clone(),
+                    fields: fields.into_iter().flatten().collect(),
+                });
+            }
+        }
+    }
+    structs
+}
+
+/// The fields that a line declares; none if it is more than a declaration of numbers.
+fn fields(line: &str) -> Option<Vec<Field>> {
+    let (code, comment) = line.split_once("//").unwrap_or((line, ""));
+    let code = code.trim();
+    if code.is_empty() {
+        return Some(Vec::new());
+    }
+    let (head, names) = code.strip_suffix(';').map(|declaration| {
+        let first = declaration.split(',').next().unwrap_or_default();
+        let end = first.rfind(' ').unwrap_or(0);
+        (&declaration[..end], &declaration[end..])
+    })?;
+    let (_, rust, size, _) = TYPES.iter().find(|(cpp, ..)| *cpp == head)?;
+    let field = |name: &str| Field {
+        name: name.trim().to_owned(),
+        rust,
+        size: *size,
+        comment: comment.trim().to_owned(),
+    };
+    Some(names.split(',').map(field).collect())
+}
+
+fn read(path: PathBuf, structs: &[Struct]) -> Source {
     let text = fs::read_to_string(&path).expect("a readable kernel file");
     let code: Vec<&str> = text
         .lines()
@@ -74,13 +152,13 @@ fn read(path: PathBuf) -> Source {
         kernels: code
             .split("\nKERNEL(")
             .skip(1)
-            .map(|rest| kernel(rest, &path))
+            .map(|rest| kernel(rest, &path, structs))
             .collect(),
         path,
     }
 }
 
-fn kernel(rest: &str, path: &Path) -> Kernel {
+fn kernel(rest: &str, path: &Path, structs: &[Struct]) -> Kernel {
     let (declaration, _) = rest
         .split_once(") {")
         .unwrap_or_else(|| panic!("{}: a KERNEL( without \") {{\"", path.display()));
@@ -88,7 +166,9 @@ fn kernel(rest: &str, path: &Path) -> Kernel {
     let name = items.next().unwrap_or_default().to_owned();
     let threads = items.next().and_then(|t| t.parse().ok());
     let threads = threads.unwrap_or_else(|| panic!("{name}: its number of threads is no number"));
-    let parameters = items.map(|item| parameter(item, &name)).collect();
+    let parameters = items
+        .map(|item| parameter(item, &name, path, structs))
+        .collect();
     Kernel {
         name,
         threads,
@@ -97,26 +177,57 @@ fn kernel(rest: &str, path: &Path) -> Kernel {
 }
 
 /// `const float* __restrict__ x`. What it does not know stops the build.
-fn parameter(item: &str, kernel: &str) -> Parameter {
+fn parameter(item: &str, kernel: &str, path: &Path, structs: &[Struct]) -> Parameter {
     let text = item.replace("__restrict__", " ").replace('*', " * ");
     let mut words: Vec<&str> = text.split_whitespace().collect();
     let name = words.pop().unwrap_or_default().to_lowercase();
     let (pointer, constant) = (words.contains(&"*"), words.contains(&"const"));
     words.retain(|w| !matches!(*w, "*" | "const" | "volatile"));
     let cpp = words.join(" ");
-    let Some((_, rust, size, code)) = TYPES.iter().find(|(c, ..)| *c == cpp) else {
+    let number = TYPES.iter().find(|(c, ..)| *c == cpp);
+    let number = number.map(|(_, rust, size, code)| ((*rust).to_owned(), *size, *code));
+    let structure = structs.iter().find(|s| s.name == cpp && s.is_seen_by(path));
+    let structure = || structure.map(|s| (s.name.clone(), s.size(), 's'));
+    let Some((rust, size, code)) = number.or_else(structure) else {
         panic!("{kernel}: build/kernels.rs does not know the type {cpp:?} of {name}");
     };
     let kind = match (pointer, constant) {
         (true, true) => Kind::Read,
         (true, false) => Kind::Write,
-        (false, _) => Kind::Value(*code),
+        (false, _) => Kind::Value(code),
     };
     Parameter {
         name,
         rust,
-        size: *size,
+        size,
         kind,
+    }
+}
+
+/// Writes the Rust twins of the structures that kernels take.
+fn write_structs(sources: &[Source], text: &mut String) {
+    let taken = |s: &Struct| {
+        let seen = sources.iter().filter(|source| s.is_seen_by(&source.path));
+        let kernels = seen.flat_map(|source| &source.kernels);
+        kernels
+            .flat_map(|k| &k.parameters)
+            .any(|p| p.rust == s.name)
+    };
+    for Struct { name, file, fields } in structs().into_iter().filter(taken) {
+        let file = file.display();
+        let mut list = String::new();
+        for field in fields {
+            if !field.comment.is_empty() {
+                writeln!(list, "    /// {}", field.comment).expect("a string grows");
+            }
+            writeln!(list, "    pub {}: {},", field.name, field.rust).expect("a string grows");
+        }
+        // `Pod` makes sure that there is no padding, so that both compilers lay it out alike.
+        writeln!(
+            text,
+            "/// `{name}` in `{file}`.\n#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]\n#[repr(C)]\npub struct {name} {{\n{list}}}\n"
+        )
+        .expect("a string grows");
     }
 }
 
@@ -158,14 +269,14 @@ pub fn write_launchers(
             )
             .expect("a string grows");
             let (wanted, given) = match kind {
-                Kind::Value(_) => ((*rust).to_owned(), format!("gpu::Argument::value({name})")),
+                Kind::Value(_) => (rust.clone(), format!("gpu::Argument::value({name})")),
                 Kind::Read => (
-                    format!("impl Into<gpu::View<{rust}>>"),
-                    format!("gpu::Argument::Read({name}.into().bytes())"),
+                    format!("impl Into<View<{rust}>>"),
+                    format!("gpu::Argument::Read({name}.into().into())"),
                 ),
                 Kind::Write => (
-                    format!("impl Into<gpu::View<{rust}>>"),
-                    format!("gpu::Argument::Write({name}.into().bytes())"),
+                    format!("impl Into<View<{rust}>>"),
+                    format!("gpu::Argument::Write({name}.into().into())"),
                 ),
             };
             write!(signature, ", {name}: {wanted}").expect("a string grows");
@@ -183,12 +294,17 @@ pub fn write_launchers(
         .expect("a string grows");
         writeln!(
             functions,
-            "/// Queues the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(queue: &mut gpu::Queue, grid: impl Into<gpu::Grid>{signature}) {{\n    queue.push(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
+            "/// Launches the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
             source.stem
         )
         .expect("a string grows");
     }
-    let mut text = String::from("// Written by build/kernels.rs.\nuse crate::device::gpu;\n\n");
+    let mut text = String::from(
+        "// Written by build/kernels.rs.\nuse crate::device::{Program, View, gpu};\n\n",
+    );
+    if images.is_some() {
+        write_structs(sources, &mut text);
+    }
     if emulated {
         text.push_str("unsafe extern \"C\" {\n");
         for (_, kernel) in all {

@@ -39,14 +39,13 @@
 #define DEVICE static __device__ __forceinline__
 #define METHOD __device__ __forceinline__  // of a structure
 
-// What changes from step to step, written on the host once per epoch, one per step. Must equal `Step` in
-// src/device/gpu.rs.
+// Where training is: written on the host once per epoch, one per step. The build writes the Rust twin of this and of
+// every other structure of plain numbers that a kernel takes.
 struct Step {
-  unsigned long long seed;   // of the run
-  unsigned long long clock;  // training steps done before this one
-  long long first;           // of this batch's samples in the table of indices
-  long long slot;            // of this step in the tables of losses and step sizes
-  double c[8];               // the optimizer's coefficients
+  unsigned long long seed;  // of dropout's masks
+  unsigned long long done;  // training steps before this one
+  long long first;          // place of this batch's first sample in the table of indices
+  long long slot;           // place of this step in the epoch's tables: coefficients, step sizes
 };
 
 // ---- asynchronous copies from global to shared memory ----

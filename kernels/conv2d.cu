@@ -16,7 +16,7 @@
 //   *_TMxTN  3x3 kernels; *_any: all others, tiles of 64x32
 #include "common.cuh"
 
-// Must equal `Conv` in src/device/gpu.rs. Tensors have fewer than 2^31 elements.
+// A convolution, or one half of its gradient. Tensors have fewer than 2^31 elements.
 struct Conv {
   int images;
   int in_h, in_w, in_c;     // what is read: x, or dy on the way to dx

@@ -1,13 +1,19 @@
 // Lion; formula and coefficients in src/optim/lion.rs.
 #include "optim.cuh"
 
-KERNEL(lion, 256, const Step* __restrict__ now, float* __restrict__ w, const float* __restrict__ g,
-       float* __restrict__ d, long long n) {
-  const double beta1 = now->c[0], beta2 = now->c[1];
-  const float lr = (float)now->c[2], shrink = (float)now->c[3];
+struct LionStep {
+  double beta1, beta2;
+  double lr;
+  double shrink;  // factor of the weights
+};
+
+KERNEL(lion, 256, const Step* __restrict__ now, const LionStep* __restrict__ steps, float* __restrict__ w,
+       const float* __restrict__ g, float* __restrict__ d, long long n) {
+  const LionStep c = steps[now->slot];
+  const float lr = (float)c.lr, shrink = (float)c.shrink;
   for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    const float x = average(beta1, d[i], g[i]);
+    const float x = average(c.beta1, d[i], g[i]);
     w[i] = shrink * w[i] - lr * (float)((x > 0.0f) - (x < 0.0f));
-    d[i] = average(beta2, d[i], g[i]);
+    d[i] = average(c.beta2, d[i], g[i]);
   }
 }

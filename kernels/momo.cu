@@ -2,9 +2,17 @@
 // in one block, the update in another pass.
 #include "optim.cuh"
 
-KERNEL(momo_sums, 256, const Step* __restrict__ now, const float* __restrict__ w, const float* __restrict__ g,
-       float* __restrict__ d, double* __restrict__ partial, long long n) {
-  const double beta = now->c[0];
+struct MomoStep {
+  double beta;
+  double rho;          // the average of ones
+  double c;            // 1 + lr wd
+  double lr;
+  double lower_bound;  // the initial one
+};
+
+KERNEL(momo_sums, 256, const Step* __restrict__ now, const MomoStep* __restrict__ steps, const float* __restrict__ w,
+       const float* __restrict__ g, float* __restrict__ d, double* __restrict__ partial, long long n) {
+  const double beta = steps[now->slot].beta;
   double sums[3] = {};
   for (long long i = grid_thread(); i < n; i += grid_threads()) {
     const float x = average(beta, d[i], g[i]);
@@ -16,18 +24,18 @@ KERNEL(momo_sums, 256, const Step* __restrict__ now, const float* __restrict__ w
   store_sums(sums, partial);
 }
 
-KERNEL(momo_step_size, 256, const Step* __restrict__ now, const float* __restrict__ loss,
-       const double* __restrict__ partial, int blocks, int star, Scalars* __restrict__ scalars,
-       double* __restrict__ step_sizes) {
+KERNEL(momo_step_size, 256, const Step* __restrict__ now, const MomoStep* __restrict__ steps,
+       const float* __restrict__ loss, const double* __restrict__ partial, int blocks, int star,
+       ModelScalars* __restrict__ scalars, double* __restrict__ step_sizes) {
   double sums[3];
   load_sums(sums, partial, blocks);
   if (threadIdx.x != 0) return;
-  model_step(*scalars, sums, loss[0], now->c[0], now->c[1], now->c[2], now->c[3], now->c[4], star);
-  step_sizes[now->slot] = scalars->step_size;
+  const MomoStep c = steps[now->slot];
+  step_sizes[now->slot] = model_step(*scalars, sums, loss[0], c.beta, c.rho, c.c, c.lr, c.lower_bound, star);
 }
 
-KERNEL(momo_update, 256, const Step* __restrict__ now, const Scalars* __restrict__ scalars,
-       const float* __restrict__ d, float* __restrict__ w, long long n) {
-  const float tau = (float)scalars->tau, c = (float)now->c[2];
+KERNEL(momo_update, 256, const Step* __restrict__ now, const MomoStep* __restrict__ steps,
+       const ModelScalars* __restrict__ scalars, const float* __restrict__ d, float* __restrict__ w, long long n) {
+  const float tau = (float)scalars->tau, c = (float)steps[now->slot].c;
   for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] = fmaf(-tau, d[i], w[i]) / c;
 }

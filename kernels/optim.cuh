@@ -1,12 +1,14 @@
-// What the optimizers' kernels share. Coefficients c[0], c[1], ... of a step come from the host in double, as
-// `coefficients` in the method's Rust file lists them, and become single where they meet a vector.
+// What the optimizers' kernels share. A method's coefficients, one structure per step of an epoch, come from the host in
+// double and become single where they meet a vector.
 #pragma once
 #include "common.cuh"
 
-// An adaptive method's scalars. Must equal `DeviceScalars` in src/device/gpu.rs.
-struct Scalars {
-  float loss_average, inner_average;
-  double lower_bound, h, step_size, tau;
+// What the methods of MoMo's family keep beside vectors.
+struct ModelScalars {
+  float loss_average, inner_average;  // running averages of f and <w, g>
+  double lower_bound;                 // in force: fixed except in the star variants
+  double h;                           // F + D - G, from which a star variant draws its lower bound
+  double tau;                         // the step size
 };
 
 // beta old + (1 - beta) x, and with x^2, rounded as PyTorch rounds them.
@@ -40,8 +42,9 @@ DEVICE void load_sums(double (&sums)[N], const double* partial, int blocks) {
 }
 
 // The averages F and G, the lower bound and the step size of the model; formula and names in src/optim/momo.rs.
-DEVICE void model_step(Scalars& s, const double (&sums)[3], float loss, double beta, double rho, double c, double lr,
-                       double initial_bound, bool star) {
+// Returns the adaptive step size, before the learning rate limits it.
+DEVICE double model_step(ModelScalars& s, const double (&sums)[3], float loss, double beta, double rho, double c,
+                         double lr, double initial_bound, bool star) {
   const float slope = (float)sums[0], inner = (float)sums[1], norm = (float)sums[2];
   s.loss_average = average(beta, s.loss_average, loss);
   s.inner_average = average(beta, s.inner_average, slope);
@@ -51,11 +54,12 @@ DEVICE void model_step(Scalars& s, const double (&sums)[3], float loss, double b
     if (cap < c * rho * s.lower_bound) s.lower_bound = at_least(cap / (2.0 * c * rho), initial_bound);
   }
   const float model = cf * (F - (float)(rho * s.lower_bound)) + inner - cf * G;
-  s.step_size = (float)at_least(model, 0.0) / norm;
-  s.tau = at_most(s.step_size, lr / rho);
+  const double step_size = (float)at_least(model, 0.0) / norm;
+  s.tau = at_most(step_size, lr / rho);
   if (star) {
     const float h = F + inner - G;
     s.lower_bound = at_least((h - (float)(0.5 * s.tau) * norm) / (float)rho, initial_bound);
     s.h = h;
   }
+  return step_size;
 }

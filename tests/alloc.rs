@@ -5,7 +5,8 @@ use std::alloc::System;
 use rayon::ThreadPoolBuilder;
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use stepback_native::optim::{ROWS, State};
+use stepback_native::device::Target;
+use stepback_native::optim::{ROWS, Stepper};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -17,15 +18,15 @@ fn later_steps_allocate_nothing() {
     let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     for row in ROWS {
         let opt = json!({"name": row.entry.name, "weight_decay": 0.01});
-        let mut state = State::new(opt.as_object().unwrap(), n).unwrap();
+        let mut stepper = Stepper::new(opt.as_object().unwrap(), n, Target::CPU).unwrap();
         let mut w = vec![0.5; n];
         pool.install(|| {
-            state.step(1e-3, 1.0, &mut w, &g);
+            stepper.step(1e-3, 1.0, &mut w, &g).unwrap();
             // The smallest of several counts: threads that start beside this one allocate, once.
             let counts: [usize; 5] = std::array::from_fn(|_| {
                 let region = Region::new(ALLOCATOR);
                 for _ in 0..5 {
-                    state.step(1e-3, 1.0, &mut w, &g);
+                    stepper.step(1e-3, 1.0, &mut w, &g).unwrap();
                 }
                 region.change().allocations
             });

@@ -128,7 +128,7 @@ fn one(target: Target, experiment: &Experiment) -> Result<StepTime> {
     let samples = [steps * batch, batch];
     let data = made_up(&config, &experiment.sample, experiment.classes, samples)?;
     let measured = match pace(&config, &data, target, epochs) {
-        Ok(pace) => Ok((pace.kernels, pace.seconds)),
+        Ok(pace) => Ok((pace.calls, pace.seconds)),
         // A shape that the kernels cannot take.
         Err(error) if error.kind == Kind::Usage => Err(error.message),
         Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 //! What the machine itself can do, and its clock.
 
 use super::Measured;
-use crate::device::gpu::{Gpu, Precision, Program, Queue, View, kernels};
-use crate::device::{Device, Slot};
+use crate::device::gpu::{Precision, kernels};
+use crate::device::{Device, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::Result;
 use crate::ops::distance;
 
@@ -23,7 +23,7 @@ pub(super) fn peak_name(precision: Precision) -> &'static str {
 }
 
 /// The median of what a clock says.
-pub(super) fn median(mut clock: impl FnMut() -> Result<f64>) -> Result<f64> {
+fn median(mut clock: impl FnMut() -> Result<f64>) -> Result<f64> {
     for _ in 0..WARM_UP {
         clock()?;
     }
@@ -32,16 +32,35 @@ pub(super) fn median(mut clock: impl FnMut() -> Result<f64>) -> Result<f64> {
     Ok(times[RUNS / 2])
 }
 
+/// Median times of programs: none on the emulator, where they say nothing.
+pub(super) fn seconds<const N: usize>(
+    machine: &mut Machine,
+    device: Device,
+    programs: [Prepared; N],
+) -> Result<[Option<f64>; N]> {
+    match device {
+        Device::Emulator => Ok([None; N]),
+        Device::Cuda(_) => Ok(times(machine, programs)?.map(Some)),
+        Device::Cpu => {
+            let mut seconds = [None; N];
+            for (seconds, program) in seconds.iter_mut().zip(programs) {
+                *seconds = Some(median(|| machine.time(program))?);
+            }
+            Ok(seconds)
+        }
+    }
+}
+
 /// Median times of programs on a GPU, each run behind a copy of other data: it empties the cache, and the GPU is at work
 /// while the host starts what is timed.
-pub(super) fn times<const N: usize>(gpu: &mut Gpu, programs: [Program; N]) -> Result<[f64; N]> {
+fn times<const N: usize>(gpu: &mut Machine, programs: [Prepared; N]) -> Result<[f64; N]> {
     times_behind(gpu, FLUSH, programs)
 }
 
 fn times_behind<const N: usize>(
-    gpu: &mut Gpu,
+    gpu: &mut Machine,
     floats: usize,
-    programs: [Program; N],
+    programs: [Prepared; N],
 ) -> Result<[f64; N]> {
     let other: View<f32> = gpu.alloc("other data", floats)?;
     let half = floats / 2;
@@ -53,25 +72,25 @@ fn times_behind<const N: usize>(
     Ok(times)
 }
 
-fn time_behind(gpu: &mut Gpu, first: Program, program: Program) -> Result<f64> {
+fn time_behind(gpu: &mut Machine, first: Prepared, program: Prepared) -> Result<f64> {
     median(|| {
         gpu.run(first)?;
         gpu.time(program)
     })
 }
 
-fn copy(gpu: &mut Gpu, [from, to]: [View<f32>; 2]) -> Result<Program> {
-    let mut queue = Queue::default();
+fn copy(gpu: &mut Machine, [from, to]: [View<f32>; 2]) -> Result<Prepared> {
+    let mut program = Program::new(KERNELS);
     // Four vectors of four per thread.
     let blocks = from.len.div_ceil(16 * THREADS);
-    kernels::peak_copy(&mut queue, blocks, from, to, from.len as i64);
-    gpu.prepare(queue)
+    kernels::peak_copy(&mut program, blocks, from, to, from.len as i64);
+    gpu.prepare(program)
 }
 
 /// Copies, and multiply-adds alone; on the emulator a few of them.
 pub(super) fn peaks(device: Device) -> Result<Vec<Measured>> {
     let small = device == Device::Emulator;
-    let timed = |gpu: &mut Gpu, program| match small {
+    let timed = |gpu: &mut Machine, program| match small {
         true => Ok(None),
         false => time_behind(gpu, program, program).map(Some),
     };
@@ -86,7 +105,7 @@ pub(super) fn peaks(device: Device) -> Result<Vec<Measured>> {
         seconds: None,
         error: 0.0,
     };
-    let mut gpu = Gpu::open(device)?;
+    let mut gpu = Machine::open(device)?;
     let n = if small { 3001 } else { FLUSH };
     let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
     let from = gpu.alloc_with("numbers", &x)?;
@@ -103,27 +122,27 @@ pub(super) fn peaks(device: Device) -> Result<Vec<Measured>> {
     // More blocks than any GPU runs at a time, so that the last of them weigh little.
     let blocks = if small { 1 } else { 1 << 15 };
     for precision in [Precision::Fp32, Precision::Tf32] {
-        let mut gpu = Gpu::open(device)?;
+        let mut gpu = Machine::open(device)?;
         let n = blocks * THREADS;
         gpu.alloc_with("sums", &vec![f32::NAN; n])?;
         let out = Slot { start: 0, len: n };
-        let mut queue = Queue::default();
+        let mut program = Program::new(KERNELS);
         // Flops of a thread in a round, and its sum after all rounds.
         let (rounds, flops, sum) = match precision {
             Precision::Fp32 => {
                 let rounds = if small { 3 } else { 256 };
-                kernels::peak_fp32(&mut queue, blocks, out, 0.5, 1.0, rounds);
+                kernels::peak_fp32(&mut program, blocks, out, 0.5, 1.0, rounds);
                 let left = 0.5f64.powi(rounds);
                 (rounds, 2 * 16, 120.0 * left + 32.0 * (1.0 - left))
             }
             Precision::Tf32 => {
                 let rounds = if small { 3 } else { 64 };
-                kernels::peak_tf32(&mut queue, blocks, out, rounds);
+                kernels::peak_tf32(&mut program, blocks, out, rounds);
                 let product = 2 * 16 * 8 * 8 / 32;
                 (rounds, 8 * product, f64::from(32 * rounds))
             }
         };
-        let program = gpu.prepare(queue)?;
+        let program = gpu.prepare(program)?;
         gpu.run(program)?;
         let sums: Vec<f32> = gpu.download(out)?;
         let about = format!("{blocks} blocks, {rounds} rounds");
@@ -139,6 +158,12 @@ pub(super) fn peaks(device: Device) -> Result<Vec<Measured>> {
     Ok(peaks)
 }
 
+/// These programs are of kernels, whichever machine runs them.
+const KERNELS: Target = Target {
+    device: Device::Cuda(0),
+    precision: None,
+};
+
 /// Of a block of the kernels in `kernels/peak.cu`.
 const THREADS: usize = 256;
 
@@ -148,7 +173,7 @@ mod tests {
 
     #[test]
     fn every_program_has_a_time() {
-        let mut gpu = Gpu::open(Device::Emulator).unwrap();
+        let mut gpu = Machine::open(Device::Emulator).unwrap();
         let x = gpu.alloc_with("x", &[1f32, 2.0]).unwrap();
         let [y, z] = [(); 2].map(|()| gpu.alloc_with("y", &[0f32; 2]).unwrap());
         let programs = [y, z].map(|y| copy(&mut gpu, [x, y]).unwrap());

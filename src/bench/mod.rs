@@ -10,15 +10,14 @@ mod shapes;
 
 use serde_json::{Map, Value, json};
 
-use crate::device::gpu::{Gpu, Precision, Queue, Step};
-use crate::device::{self, Device, Slot, Target};
+use crate::device::gpu::Precision;
+use crate::device::{self, Device, Machine, Program, Target};
 use crate::error::{Error, Result};
-use crate::graph::Memory;
 use crate::ops::{Case, ROWS, distance};
-use crate::optim::{self, Method, Moment, State, Update};
+use crate::optim::{self, Optimizer, Stepper};
 use crate::random::torch::Generator;
 pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, StepTime};
-use machine::{median, times};
+use machine::seconds;
 use shapes::AT_SIZE;
 
 /// Everything that was measured.
@@ -134,10 +133,7 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     // Stable: the cases of an op stay in order.
     cases.sort_by_key(|(name, _)| *name);
     for (name, case) in cases {
-        let lines = match target.device {
-            Device::Cpu => Ok(op_on_cpu(name, case)),
-            _ => op(target, name, case),
-        };
+        let lines = op(target, name, case);
         let lines = lines.map_err(|e| of(&format!("{name} ({})", case.about), e))?;
         report.rows.extend(lines);
     }
@@ -169,10 +165,10 @@ fn of(what: &str, mut error: Error) -> Error {
 
 /// In which precision an op's products are computed.
 fn precision(target: Target, name: &str) -> Precision {
-    let queue = Queue::new(target.precision);
+    let program = Program::new(target);
     match name {
-        "conv2d" => queue.conv_precision(),
-        _ => queue.linear_precision(),
+        "conv2d" if !program.on_host() => program.conv_precision(),
+        _ => program.linear_precision(),
     }
 }
 
@@ -183,15 +179,12 @@ const PARTS: [&str; 2] = ["forward", "backward"];
 fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
     let mut example = case.example(SEED, target.device);
     let flops = example.plan.flops_of_halves();
-    let mut gpu = Gpu::open(target.device)?;
-    let loaded = example.load(&mut gpu, target.precision)?;
-    let ours = example.run(&mut gpu, &loaded)?;
+    let mut machine = Machine::open(target.device)?;
+    let loaded = example.load(&mut machine, target)?;
+    let ours = example.run(&mut machine, &loaded)?;
     let programs = loaded.0.each_ref().map(|half| half.program);
-    let seconds = match at_size(target.device) {
-        true => times(&mut gpu, programs)?.map(Some),
-        false => [None; 2],
-    };
-    drop(gpu);
+    let seconds = seconds(&mut machine, target.device, programs)?;
+    drop(machine);
     example.plan = case.plan(&example.params, Device::Cpu);
     let expected = example.on_cpu(&example.params.values);
     let errors = [
@@ -199,12 +192,12 @@ fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
         distance(&ours.1, &expected.1),
     ];
     let halves = loaded.0.iter().enumerate();
-    let halves = halves.filter(|(_, half)| half.launches > 0);
+    let halves = halves.filter(|(_, half)| half.calls > 0);
     let measured = halves.map(|(i, half)| Measured {
         name: name.to_owned(),
         about: case.about.to_owned(),
         part: PARTS[i],
-        launches: half.launches,
+        launches: half.calls,
         bytes: half.bytes,
         flops: flops[i],
         precision: Some(precision(target, name)),
@@ -214,100 +207,35 @@ fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
     Ok(measured.collect())
 }
 
-/// Both halves at once, the CPU's body being what errors are measured from.
-fn op_on_cpu(name: &str, case: &Case) -> Vec<Measured> {
-    let example = case.example(SEED, Device::Cpu);
-    let mut memory = Memory::new(&example.params, &[&example.plan]);
-    for slot in &example.plan.inputs {
-        memory.get_mut(*slot).copy_from_slice(&example.data);
-    }
-    let seed = example.plan.seed;
-    memory.get_mut(seed).copy_from_slice(&example.upstream);
-    let seconds = median(|| {
-        let start = std::time::Instant::now();
-        example.plan.run(&mut memory, Default::default());
-        Ok(start.elapsed().as_secs_f64())
-    });
-    let [x, y] = [example.params.values.len(), example.upstream.len()];
-    vec![Measured {
-        name: name.to_owned(),
-        about: case.about.to_owned(),
-        part: "both",
-        launches: 0,
-        // Operands, results and the gradients of both.
-        bytes: 2 * (x + y) * size_of::<f32>(),
-        flops: example.plan.flops(),
-        precision: Some(Precision::Fp32),
-        seconds: seconds.ok(),
-        error: 0.0,
-    }]
-}
-
 /// One update of `n` parameters by a method with its default keys.
 fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let opt = json!({"name": name, "lr": 0.01});
     let opt = opt.as_object().expect("an object");
-    let method = Method::new(opt)?;
-    let mut state = State::new(opt, n)?;
+    let vectors = Optimizer::new(opt)?.memory().vectors.len();
     let (mut w, mut g) = (vec![0.0; n], vec![0.0; n]);
     let mut generator = Generator::new(4);
     generator.normal(&mut w, 0.0, 1.0);
     generator.normal(&mut g, 0.0, 1.0);
-    let mut measured = Measured {
+    let mut expected = w.clone();
+    Stepper::new(opt, n, Target::CPU)?.step(0.01, 1.0, &mut expected, &g)?;
+    let mut stepper = Stepper::new(opt, n, target)?;
+    stepper.step(0.01, 1.0, &mut w, &g)?;
+    let error = distance(&w, &expected);
+    let calls = stepper.calls();
+    let (mut machine, program) = stepper.into_parts();
+    let [seconds] = seconds(&mut machine, target.device, [program])?;
+    Ok(Measured {
         name: name.to_owned(),
         about: format!("{n} parameters"),
         part: "update",
-        launches: 0,
+        launches: calls,
         // Weights and state are read and written, the gradient is read.
-        bytes: (3 + 2 * method.vectors) * n * size_of::<f32>(),
+        bytes: (3 + 2 * vectors) * n * size_of::<f32>(),
         flops: 0,
         precision: None,
-        seconds: None,
-        error: 0.0,
-    };
-    if target.device == Device::Cpu {
-        let seconds = median(|| {
-            let start = std::time::Instant::now();
-            state.step(0.01, 1.0, &mut w, &g);
-            Ok(start.elapsed().as_secs_f64())
-        })?;
-        return Ok(Measured {
-            seconds: Some(seconds),
-            ..measured
-        });
-    }
-    let mut gpu = Gpu::open(target.device)?;
-    gpu.alloc::<f32>("arena", 2 * n + 1)?;
-    let slot = |start, len| Slot { start, len };
-    let (dw, dg, loss) = (slot(0, n), slot(n, n), slot(2 * n, 1));
-    let at = Moment {
-        k: 1,
-        lr: 0.01,
-        initial_lr: 0.01,
-    };
-    let now = gpu.alloc_with(
-        "step",
-        &[Step {
-            c: method.optimizer.coefficients(at),
-            ..Step::default()
-        }],
-    )?;
-    let update = Update::new(&mut gpu, &method, [dw, dg, loss], now, 1)?;
-    let mut queue = Queue::default();
-    method.optimizer.queue(&update, &mut queue);
-    measured.launches = queue.launches().len();
-    let program = gpu.prepare(queue)?;
-    gpu.upload(dw, &w)?;
-    gpu.upload(dg, &g)?;
-    gpu.upload(loss, &[1.0])?;
-    gpu.run(program)?;
-    let ours: Vec<f32> = gpu.download(dw)?;
-    state.step(0.01, 1.0, &mut w, &g);
-    measured.error = distance(&ours, &w);
-    if at_size(target.device) {
-        measured.seconds = times(&mut gpu, [program])?.first().copied();
-    }
-    Ok(measured)
+        seconds,
+        error,
+    })
 }
 
 #[cfg(all(test, emulator))]

@@ -2,6 +2,8 @@
 //! flip with probability 1/2, and a crop of the image's own size out of the image with a border of
 //! [`PADDING`] black pixels.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::random::torch::Generator;
 
 /// Width of the border, in pixels.
@@ -14,19 +16,28 @@ pub enum Recipe {
     CropThenFlip,
 }
 
-/// Where a crop starts in the padded image, which may have been flipped before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    pub flip: bool,
-    /// 0 to 2 [`PADDING`]; at [`PADDING`] the crop is the image itself.
-    pub top: u8,
-    pub left: u8,
-}
+/// Where a crop starts in the padded image, which may have been flipped before: flipped where bit 0 is set, the
+/// crop's first row in bits 8 to 15 and its first column in the next 8, both 0 to 2 [`PADDING`]; at [`PADDING`] the
+/// crop is the image itself. `gather_images` in `kernels/train.cu` reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Placement(u32);
 
 impl Placement {
-    /// As `gather_images` in `kernels/train.cu` reads it.
-    pub fn bits(self) -> u32 {
-        u32::from(self.flip) | u32::from(self.top) << 8 | u32::from(self.left) << 16
+    pub fn new(flip: bool, top: u8, left: u8) -> Placement {
+        Placement(u32::from(flip) | u32::from(top) << 8 | u32::from(left) << 16)
+    }
+
+    pub fn flip(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    pub fn top(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    pub fn left(self) -> u8 {
+        (self.0 >> 16) as u8
     }
 }
 
@@ -44,17 +55,13 @@ impl Recipe {
             Recipe::FlipThenCrop => {
                 let flip = flips(generator);
                 let (top, left) = corner(generator);
-                Placement { flip, top, left }
+                Placement::new(flip, top, left)
             }
             Recipe::CropThenFlip => {
                 let (top, left) = corner(generator);
                 let flip = flips(generator);
                 let mirrored = PLACES as u8 - 1 - left;
-                Placement {
-                    flip,
-                    top,
-                    left: if flip { mirrored } else { left },
-                }
+                Placement::new(flip, top, if flip { mirrored } else { left })
             }
         }
     }
@@ -70,7 +77,7 @@ pub(super) fn place<const C: usize>(
     out: &mut [[f32; C]],
 ) {
     let black: [f32; C] = std::array::from_fn(|channel| tables[channel][0]);
-    let (top, left) = (usize::from(placement.top), usize::from(placement.left));
+    let (top, left) = (usize::from(placement.top()), usize::from(placement.left()));
     // Columns of a row of the crop that lie on the image, and the first of the image's columns that they show.
     let inside = PADDING.saturating_sub(left)..side.min(side + PADDING - left);
     let first = left.saturating_sub(PADDING);
@@ -85,7 +92,7 @@ pub(super) fn place<const C: usize>(
         row[inside.end..].fill(black);
         let row = &mut row[inside.clone()];
         let columns = first..first + row.len();
-        match placement.flip {
+        match placement.flip() {
             false => look_up(source[columns].iter(), tables, row),
             true => look_up(source[..side - first].iter().rev(), tables, row),
         }

@@ -131,19 +131,11 @@ impl Split {
         self.augmentation
     }
 
-    /// Draws what becomes of the next `n` samples visited, into a buffer that is kept from batch to batch.
-    /// Nothing is drawn, and the result is empty, for data that are not augmented.
-    pub fn place<'b>(
-        &self,
-        n: usize,
-        generator: &mut Generator,
-        buffer: &'b mut Vec<Placement>,
-    ) -> &'b [Placement] {
-        buffer.clear();
-        if let Some(recipe) = self.augmentation {
-            buffer.extend((0..n).map(|_| recipe.draw(generator)));
-        }
-        buffer
+    /// Draws what becomes of the next `n` samples visited. Nothing is drawn, and the result is empty, for data that are
+    /// not augmented.
+    pub fn draw_placements(&self, n: usize, generator: &mut Generator) -> Vec<Placement> {
+        let draw = |recipe: Recipe| (0..n).map(|_| recipe.draw(generator)).collect();
+        self.augmentation.map(draw).unwrap_or_default()
     }
 
     /// Writes the samples at `indices` into `x` and their targets into `y`, row by row: x is

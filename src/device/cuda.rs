@@ -11,7 +11,9 @@ use cudarc::driver::DriverError;
 use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::sys;
 
-use super::gpu::{Argument, Launch, Machine, kernels};
+use super::gpu::{Argument, Launch, kernels};
+use super::machine::Backend;
+use super::program::Call;
 use crate::error::{Error, Kind, Result};
 
 /// GPUs whose primary context is kept.
@@ -293,7 +295,7 @@ impl Cuda {
     }
 }
 
-impl Machine for Cuda {
+impl Backend for Cuda {
     fn name(&self) -> String {
         format!("cuda: GPU {}", self.index)
     }
@@ -337,8 +339,9 @@ impl Machine for Cuda {
         self.wait()
     }
 
-    fn prepare(&mut self, launches: Vec<Launch>, addresses: &[u64]) -> Result<usize> {
+    fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
         self.enter()?;
+        let launches: Vec<Launch> = calls.into_iter().map(Call::into_launch).collect();
         let capturing = |e| failed("capture of a graph", e);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: our own stream, graph and executable graph.

@@ -6,7 +6,8 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::gpu::{Launch, Machine};
+use super::machine::Backend;
+use super::program::Call;
 use crate::error::{Error, Result};
 
 /// In which order the threads of a block run until they wait.
@@ -96,7 +97,7 @@ pub(super) use without::Emulator;
 
 #[cfg(not(emulator))]
 mod without {
-    use super::{Error, Launch, Machine, Result, Schedule, usable};
+    use super::{Backend, Call, Error, Result, Schedule, usable};
 
     /// Cannot be made.
     pub enum Emulator {}
@@ -107,7 +108,7 @@ mod without {
         }
     }
 
-    impl Machine for Emulator {
+    impl Backend for Emulator {
         fn name(&self) -> String {
             match *self {}
         }
@@ -123,7 +124,7 @@ mod without {
         fn download(&mut self, _: u64, _: &mut [u8]) -> Result<()> {
             match *self {}
         }
-        fn prepare(&mut self, _: Vec<Launch>, _: &[u64]) -> Result<usize> {
+        fn prepare(&mut self, _: Vec<Call>, _: &[u64]) -> Result<usize> {
             match *self {}
         }
         fn run(&mut self, _: usize) -> Result<()> {
@@ -141,8 +142,9 @@ mod machine {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, AtomicU64};
 
-    use super::super::gpu::{Argument, Kernel, Place};
-    use super::{Launch, Machine, Record, Schedule};
+    use super::super::gpu::{Argument, Kernel, Launch};
+    use super::super::program::ByteRange;
+    use super::{Backend, Call, Record, Schedule};
     use crate::error::{Error, Kind, Result};
 
     #[repr(C)]
@@ -244,7 +246,7 @@ mod machine {
         }
     }
 
-    impl Machine for Emulator {
+    impl Backend for Emulator {
         fn name(&self) -> String {
             "emulator".to_owned()
         }
@@ -270,7 +272,7 @@ mod machine {
             Ok(())
         }
 
-        fn prepare(&mut self, launches: Vec<Launch>, addresses: &[u64]) -> Result<usize> {
+        fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
             let ready = |launch: Launch| Ready {
                 addresses: launch
                     .arguments
@@ -282,8 +284,13 @@ mod machine {
                     .collect(),
                 launch,
             };
-            self.programs
-                .push(launches.into_iter().map(ready).collect());
+            self.programs.push(
+                calls
+                    .into_iter()
+                    .map(Call::into_launch)
+                    .map(ready)
+                    .collect(),
+            );
             Ok(self.programs.len() - 1)
         }
 
@@ -303,7 +310,7 @@ mod machine {
 
     /// A range of device memory and the copy that a kernel works on.
     struct Copied {
-        place: Place,
+        place: ByteRange,
         original: u64,
         written: bool,
         copy: Guarded,

@@ -5,13 +5,18 @@ pub mod cpu;
 mod cuda;
 mod emulator;
 pub mod gpu;
+mod host;
+pub(crate) mod machine;
 pub mod map;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod processor;
+pub mod program;
 
 pub use arena::{Arena, Slot};
 pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
 pub use emulator::{Order, Schedule, usable as emulator_usable};
+pub use machine::{Machine, Prepared};
+pub use program::{Program, View};
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,16 +1,16 @@
 //! Record once, run many: a model's forward pass records a [`Tape`] of ops with known shapes, and
-//! [`Plan::record`] turns it into steps over fixed slots of one arena, some ops taking others over on the way.
+//! [`Plan::record`] turns it into tasks over fixed slots of one arena, some ops taking others over on the way.
 
 mod fuse;
-mod memory;
+mod layout;
 mod op;
 mod params;
 mod plan;
 mod session;
 mod tape;
 
-pub use memory::{Layout, Memory};
-pub use op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
+pub use layout::Layout;
+pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
 pub use params::{Params, Range, Tensor};
 pub use plan::{Plan, Targets};
 pub use session::Session;

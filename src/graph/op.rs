@@ -1,18 +1,10 @@
 //! What an op is.
 
-use crate::device::Slot;
-use crate::device::gpu::{Queue, Step, View};
+use crate::device::gpu::kernels::Step;
+use crate::device::{Program, Slot, View};
 use crate::error::{Error, Result};
 
 pub const MAX_INPUTS: usize = 6;
-
-/// The position in a run, for ops that draw random numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Clock {
-    pub seed: u64,
-    /// Training steps done before this one.
-    pub step: u64,
-}
 
 /// An op that the one before it may do at the end of its own work, element by element of its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,19 +101,19 @@ pub trait Op: Send + Sync {
         false
     }
 
-    /// Queues the kernels of forward.
+    /// Adds the kernels of forward.
     ///
     /// # Errors
     /// If there are none, or the shapes do not fit the device.
-    fn cuda_fwd(&self, _io: FwdSlots, _queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, _io: FwdSlots, _program: &mut Program) -> Result<()> {
         Err(no_kernel(self.name()))
     }
 
-    /// Queues the kernels of backward.
+    /// Adds the kernels of backward.
     ///
     /// # Errors
     /// As forward.
-    fn cuda_bwd(&self, _io: BwdSlots, _queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, _io: BwdSlots, _program: &mut Program) -> Result<()> {
         Err(no_kernel(self.name()))
     }
 }
@@ -168,7 +160,8 @@ pub struct Fwd<'a> {
     pub work: &'a mut [f32],
     /// The buffers that the op was recorded with (running averages).
     pub state: &'a mut [f32],
-    pub clock: Clock,
+    /// Where training is, for ops that draw random numbers.
+    pub now: Step,
 }
 
 /// What a backward body sees.
@@ -181,5 +174,6 @@ pub struct Bwd<'a> {
     /// Add to `dx[0]` instead of overwriting it.
     pub add: bool,
     pub work: &'a mut [f32],
-    pub clock: Clock,
+    /// Where training is, for ops that draw random numbers.
+    pub now: Step,
 }

@@ -56,6 +56,16 @@ impl Params {
         self.too_large.clone().map_or(Ok(()), Err)
     }
 
+    /// All of `n` parameters as one tensor, where nothing is known of a model.
+    pub fn vector(n: usize) -> Tensor {
+        Tensor {
+            name: "w".into(),
+            shape: vec![n],
+            range: Range { start: 0, len: n },
+            normal: false,
+        }
+    }
+
     /// A new parameter, filled with `value`.
     pub fn constant(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
         let (all, values) = (&mut self.tensors, &mut self.values);

@@ -1,17 +1,22 @@
-//! The plan: a tape frozen into steps over fixed slots.
+//! The plan: a tape frozen into tasks over fixed slots.
+
+use std::sync::Arc;
 
 use super::fuse::fuse;
-use super::memory::{Layout, Memory, part};
-use super::op::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, MAX_INPUTS, Op};
+use super::layout::{Layout, part};
+use super::op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op};
 use super::params::Params;
 use super::tape::{Mode, Node, Source, Tape, Var};
-use crate::device::Device;
 use crate::device::arena::{Slot, round_up};
 use crate::device::cpu::pool;
-use crate::device::gpu::{self, Queue, View, kernels};
+use crate::device::gpu::kernels::Step;
+use crate::device::gpu::{elementwise, kernels};
+use crate::device::program::{floats, floats_mut, one};
+use crate::device::{Device, Program, View};
 use crate::error::Result;
 
-/// What one step does.
+/// What one task does.
+#[derive(Clone, Copy)]
 enum Action {
     Forward,
     Backward,
@@ -19,7 +24,7 @@ enum Action {
     Accumulate,
 }
 
-struct Step {
+struct Task {
     action: Action,
     /// Index into the plan's ops.
     op: usize,
@@ -41,10 +46,10 @@ pub struct Targets<'t> {
     pub backward: Option<Var<'t>>,
 }
 
-/// Steps over fixed slots. Inputs and outputs are in the order of recording.
+/// Tasks over fixed slots. Inputs and outputs are in the order of recording.
 pub struct Plan {
-    ops: Vec<Box<dyn Op>>,
-    steps: Vec<Step>,
+    ops: Vec<Arc<dyn Op>>,
+    tasks: Vec<Task>,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Slot>,
     /// The gradient with respect to the tensor that backward starts from; written by the caller
@@ -53,14 +58,14 @@ pub struct Plan {
     end: usize,
 }
 
-/// A buffer before it has a place: alive from step `born` to step `dies`.
+/// A buffer before it has a place: alive from task `born` to task `dies`.
 struct Buffer {
     len: usize,
     born: usize,
     dies: usize,
 }
 
-/// Where a step's operand will be found.
+/// Where a task's operand will be found.
 #[derive(Clone, Copy)]
 enum Place {
     None,
@@ -68,7 +73,7 @@ enum Place {
     Buffer(usize),
 }
 
-/// A step whose operands have no slots yet.
+/// A task whose operands have no slots yet.
 struct Draft {
     action: Action,
     op: usize,
@@ -112,8 +117,8 @@ impl Draft {
         self.x.into_iter().chain(self.dx).chain(single)
     }
 
-    fn settle(self, slot: impl Fn(Place) -> Slot) -> Step {
-        Step {
+    fn settle(self, slot: impl Fn(Place) -> Slot) -> Task {
+        Task {
             action: self.action,
             op: self.op,
             x: self.x.map(&slot),
@@ -131,12 +136,12 @@ impl Draft {
 
 /// Collects drafts and the buffers they need.
 #[derive(Default)]
-struct Draftsman {
+struct Builder {
     drafts: Vec<Draft>,
     buffers: Vec<Buffer>,
 }
 
-impl Draftsman {
+impl Builder {
     /// A new buffer; where it is used decides how long it lives.
     fn buffer(&mut self, len: usize) -> Place {
         if len == 0 {
@@ -204,8 +209,8 @@ impl Plan {
         let targets: Vec<usize> = outputs.iter().copied().chain(backward).collect();
         fuse(&mut nodes, &targets);
         let needed = needed(&nodes, &targets);
-        let mut ops: Vec<Box<dyn Op>> = Vec::new();
-        let mut men = Draftsman::default();
+        let mut ops: Vec<Arc<dyn Op>> = Vec::new();
+        let mut builder = Builder::default();
         let mut places = vec![Place::None; nodes.len()];
         let mut forward: Vec<Option<Draft>> = Vec::new();
         let mut wants_grad = vec![false; nodes.len()];
@@ -218,8 +223,8 @@ impl Plan {
             let len = node.shape.iter().product();
             match &mut node.source {
                 Source::Input => {
-                    places[id] = men.buffer(len);
-                    men.keep(places[id]);
+                    places[id] = builder.buffer(len);
+                    builder.keep(places[id]);
                     inputs.push(places[id]);
                 }
                 Source::Param(range) => {
@@ -229,7 +234,7 @@ impl Plan {
                 Source::Op { .. } if !needed[id] => {}
                 Source::Op { op, inputs, state } => {
                     wants_grad[id] = inputs.iter().any(|&i| wants_grad[i]);
-                    places[id] = men.buffer(len);
+                    places[id] = builder.buffer(len);
                     let new_draft = |action: Action| {
                         let mut draft = Draft::new(action, ops.len());
                         for (x, &i) in draft.x.iter_mut().zip(inputs.iter()) {
@@ -241,18 +246,18 @@ impl Plan {
                     let mut draft = new_draft(Action::Forward);
                     let mut back = new_draft(Action::Backward);
                     let needs = needs(op.as_ref(), device);
-                    draft.saved = men.buffer(needs.saved);
+                    draft.saved = builder.buffer(needs.saved);
                     back.saved = draft.saved;
-                    draft.work = men.buffer(needs.fwd_work);
+                    draft.work = builder.buffer(needs.fwd_work);
                     if let Some(range) = state {
                         draft.state = Place::Fixed(part(layout.buffers, *range));
                     }
                     if let (true, Some(before)) = (op.reads_counts(), numbers[inputs[0]]) {
                         let before: usize = before;
-                        draft.counts = men.counts(before, counts(ops[before].as_ref(), device));
+                        draft.counts = builder.counts(before, counts(ops[before].as_ref(), device));
                     }
                     numbers[id] = Some(ops.len());
-                    men.push(draft);
+                    builder.push(draft);
                     if !op.bwd_reads_inputs() {
                         back.x = [Place::None; MAX_INPUTS];
                     }
@@ -260,19 +265,19 @@ impl Plan {
                         back.y = Place::None;
                     }
                     forward[id] = Some(back);
-                    ops.push(std::mem::replace(op, Box::new(Moved)));
+                    ops.push(std::mem::replace(op, Box::new(Moved)).into());
                 }
             }
         }
         for &id in outputs {
-            men.keep(places[id]);
+            builder.keep(places[id]);
         }
 
         let mut grads = vec![Place::None; nodes.len()];
         let mut seed = Place::None;
         if let Some(id) = backward {
-            seed = men.buffer(nodes[id].shape.iter().product());
-            men.keep(seed);
+            seed = builder.buffer(nodes[id].shape.iter().product());
+            builder.keep(seed);
             grads[id] = seed;
         }
         for id in (0..nodes.len()).rev() {
@@ -285,7 +290,7 @@ impl Plan {
                 continue;
             }
             draft.dy = grads[id];
-            draft.work = men.buffer(needs(ops[draft.op].as_ref(), device).bwd_work);
+            draft.work = builder.buffer(needs(ops[draft.op].as_ref(), device).bwd_work);
             let mut further = Vec::new();
             for (place, &i) in inputs.iter().enumerate() {
                 if !wants_grad[i] {
@@ -299,7 +304,7 @@ impl Plan {
                 }
                 draft.dx[place] = match nodes[i].source {
                     Source::Param(range) if first => Place::Fixed(part(layout.grads, range)),
-                    _ => men.buffer(nodes[i].shape.iter().product()),
+                    _ => builder.buffer(nodes[i].shape.iter().product()),
                 };
                 if first {
                     grads[i] = draft.dx[place];
@@ -308,16 +313,16 @@ impl Plan {
                 }
             }
             let op = draft.op;
-            men.push(draft);
+            builder.push(draft);
             for (sum, term) in further {
                 let mut draft = Draft::new(Action::Accumulate, op);
                 draft.dx[0] = sum;
                 draft.dy = term;
-                men.push(draft);
+                builder.push(draft);
             }
         }
 
-        let (slots, end) = place(&men.buffers, layout.end());
+        let (slots, end) = place(&builder.buffers, layout.end());
         let slot = |place| match place {
             Place::None => Slot::default(),
             Place::Fixed(slot) => slot,
@@ -327,7 +332,7 @@ impl Plan {
             inputs: inputs.into_iter().map(slot).collect(),
             outputs: outputs.iter().map(|&id| slot(places[id])).collect(),
             seed: slot(seed),
-            steps: men.drafts.into_iter().map(|d| d.settle(slot)).collect(),
+            tasks: builder.drafts.into_iter().map(|d| d.settle(slot)).collect(),
             ops,
             end,
         }
@@ -346,133 +351,137 @@ impl Plan {
     /// Those of forward, and of what follows it.
     pub fn flops_of_halves(&self) -> [usize; 2] {
         let mut halves = [0; 2];
-        for step in &self.steps {
-            let flops = self.ops[step.op].flops();
-            match step.action {
+        for task in &self.tasks {
+            let flops = self.ops[task.op].flops();
+            match task.action {
                 Action::Forward => halves[0] += flops,
                 // A product for each operand; the first may be data, which need no gradient.
-                Action::Backward => halves[1] += (1 + usize::from(step.dx[0].len > 0)) * flops,
+                Action::Backward => halves[1] += (1 + usize::from(task.dx[0].len > 0)) * flops,
                 Action::Accumulate => {}
             }
         }
         halves
     }
 
-    /// Runs the steps on the CPU. Allocates nothing.
-    pub fn run(&self, memory: &mut Memory, clock: Clock) {
-        for step in &self.steps {
-            self.cpu_step(step, memory, clock);
-        }
-    }
-
-    /// Queues the kernels of all steps. The arena is the machine's first buffer.
+    /// Adds the calls of all tasks to a program. The arena is the machine's first buffer.
     ///
     /// # Errors
     /// If an op has no kernel.
-    pub fn queue(&self, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
-        let mut steps = self.steps.iter();
-        steps.try_for_each(|step| self.queue_step(step, now, queue))
+    pub fn emit(&self, now: View<Step>, program: &mut Program) -> Result<()> {
+        let mut tasks = self.tasks.iter();
+        tasks.try_for_each(|task| self.emit_task(task, task.state, now, program))
     }
 
-    /// As [`Plan::queue`], but forward and what follows it in queues of their own.
-    pub fn queue_halves(
+    /// As [`Plan::emit`], for a second gradient: running averages stay as they are.
+    pub fn emit_again(&self, now: View<Step>, program: &mut Program) -> Result<()> {
+        let mut tasks = self.tasks.iter();
+        tasks.try_for_each(|task| self.emit_task(task, Slot::default(), now, program))
+    }
+
+    /// As [`Plan::emit`], but forward and what follows it in programs of their own.
+    pub fn emit_halves(
         &self,
-        now: View<gpu::Step>,
-        [forward, backward]: [&mut Queue; 2],
+        now: View<Step>,
+        [forward, backward]: [&mut Program; 2],
     ) -> Result<()> {
-        let mut steps = self.steps.iter();
-        steps.try_for_each(|step| match step.action {
-            Action::Forward => self.queue_step(step, now, forward),
-            Action::Backward | Action::Accumulate => self.queue_step(step, now, backward),
+        let mut tasks = self.tasks.iter();
+        tasks.try_for_each(|task| match task.action {
+            Action::Forward => self.emit_task(task, task.state, now, forward),
+            Action::Backward | Action::Accumulate => {
+                self.emit_task(task, task.state, now, backward)
+            }
         })
     }
 
-    fn queue_step(&self, step: &Step, now: View<gpu::Step>, queue: &mut Queue) -> Result<()> {
-        let &Step {
-            x,
-            y,
-            saved,
-            dy,
-            dx,
-            add,
-            work,
-            state,
-            counts,
-            ..
-        } = step;
-        let op = &self.ops[step.op];
-        match step.action {
-            Action::Forward => op.cuda_fwd(
+    fn emit_task(
+        &self,
+        task: &Task,
+        state: Slot,
+        now: View<Step>,
+        program: &mut Program,
+    ) -> Result<()> {
+        let op = &self.ops[task.op];
+        match (task.action, program.on_host()) {
+            (Action::Forward, true) => host_fwd(op.clone(), task, state, now, program),
+            (Action::Backward, true) => host_bwd(op.clone(), task, now, program),
+            (Action::Accumulate, true) => {
+                let (term, sum) = (task.dy.into(), task.dx[0].into());
+                program.host("accumulate", [term], [sum], |[term], [sum]| {
+                    pool::add_to(floats(term), floats_mut(sum));
+                });
+            }
+            (Action::Forward, false) => op.cuda_fwd(
                 FwdSlots {
-                    x,
-                    y,
-                    saved,
-                    work,
+                    x: task.x,
+                    y: task.y,
+                    saved: task.saved,
+                    work: task.work,
                     state,
-                    counts,
+                    counts: task.counts,
                     now,
                 },
-                queue,
+                program,
             )?,
-            Action::Backward => op.cuda_bwd(
+            (Action::Backward, false) => op.cuda_bwd(
                 BwdSlots {
-                    x,
-                    y,
-                    saved,
-                    dy,
-                    dx,
-                    add,
-                    work,
+                    x: task.x,
+                    y: task.y,
+                    saved: task.saved,
+                    dy: task.dy,
+                    dx: task.dx,
+                    add: task.add,
+                    work: task.work,
                     now,
                 },
-                queue,
+                program,
             )?,
-            Action::Accumulate => {
-                let n = dy.len;
-                kernels::add_to(queue, gpu::elementwise(n), dy, dx[0], n as i64);
+            (Action::Accumulate, false) => {
+                let n = task.dy.len;
+                kernels::add_to(program, elementwise(n), task.dy, task.dx[0], n as i64);
             }
         }
         Ok(())
     }
+}
 
-    fn cpu_step(&self, step: &Step, memory: &mut Memory, clock: Clock) {
-        let op = &self.ops[step.op];
-        match step.action {
-            Action::Forward => {
-                let writes = [step.y, step.saved, step.work, step.state];
-                let (x, [y, saved, work, state]) = memory.arena.views(step.x, writes);
-                op.cpu_fwd(Fwd {
-                    x,
-                    y,
-                    saved,
-                    work,
-                    state,
-                    clock,
-                });
-            }
-            Action::Backward => {
-                let [x0, x1, x2, x3, x4, x5] = step.x;
-                let [d0, d1, d2, d3, d4, d5] = step.dx;
-                let reads = [x0, x1, x2, x3, x4, x5, step.y, step.saved, step.dy];
-                let writes = [d0, d1, d2, d3, d4, d5, step.work];
-                let ([x @ .., y, saved, dy], [dx @ .., work]) = memory.arena.views(reads, writes);
-                op.cpu_bwd(Bwd {
-                    x,
-                    y,
-                    saved,
-                    dy,
-                    dx,
-                    add: step.add,
-                    work,
-                    clock,
-                });
-            }
-            Action::Accumulate => {
-                let ([term], [sum]) = memory.arena.views([step.dy], [step.dx[0]]);
-                pool::add_to(term, sum);
-            }
-        }
-    }
+fn host_fwd(op: Arc<dyn Op>, task: &Task, state: Slot, now: View<Step>, program: &mut Program) {
+    let [x0, x1, x2, x3, x4, x5] = task.x.map(Into::into);
+    let reads = [x0, x1, x2, x3, x4, x5, now.into()];
+    let writes = [task.y, task.saved, task.work, state].map(Into::into);
+    program.host(op.name(), reads, writes, move |[x @ .., now], writes| {
+        let [y, saved, work, state] = writes.map(floats_mut);
+        op.cpu_fwd(Fwd {
+            x: x.map(floats),
+            y,
+            saved,
+            work,
+            state,
+            now: *one(now),
+        });
+    });
+}
+
+fn host_bwd(op: Arc<dyn Op>, task: &Task, now: View<Step>, program: &mut Program) {
+    let [x0, x1, x2, x3, x4, x5] = task.x.map(Into::into);
+    let [d0, d1, d2, d3, d4, d5] = task.dx.map(Into::into);
+    let [y, saved, dy] = [task.y, task.saved, task.dy].map(Into::into);
+    let reads = [x0, x1, x2, x3, x4, x5, y, saved, dy, now.into()];
+    let writes = [d0, d1, d2, d3, d4, d5, task.work.into()];
+    let add = task.add;
+    program.host(op.name(), reads, writes, move |reads, writes| {
+        let [x @ .., y, saved, dy, now] = reads;
+        let [dx @ .., work] = writes;
+        op.cpu_bwd(Bwd {
+            x: x.map(floats),
+            y: floats(y),
+            saved: floats(saved),
+            dy: floats(dy),
+            dx: dx.map(floats_mut),
+            add,
+            work: floats_mut(work),
+            now: *one(now),
+        });
+    });
 }
 
 /// Floats that an op needs beside its operands.

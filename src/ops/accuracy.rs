@@ -1,7 +1,8 @@
 //! Scores: the share of right answers in each batch of so many rows; the last one has what is left. They have no
 //! gradient.
 
-use crate::device::gpu::{Queue, kernels};
+use crate::device::Program;
+use crate::device::gpu::kernels;
 use crate::error::Result;
 use crate::graph::{Bwd, Fwd, FwdSlots, Op, Var};
 
@@ -79,10 +80,10 @@ impl Op for ClassAccuracy {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, target, ..], y) = (io.x, io.y);
         let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
-        kernels::class_accuracy(queue, y.len, x, target, y, rows, classes, batch);
+        kernels::class_accuracy(program, y.len, x, target, y, rows, classes, batch);
         Ok(())
     }
 
@@ -112,10 +113,10 @@ impl Op for SignAccuracy {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, target, ..], y) = (io.x, io.y);
         let (n, batch) = (self.n as i64, self.batch as i64);
-        kernels::sign_accuracy(queue, y.len, x, target, y, n, batch);
+        kernels::sign_accuracy(program, y.len, x, target, y, n, batch);
         Ok(())
     }
 

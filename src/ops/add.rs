@@ -2,8 +2,9 @@
 //!
 //! Gradient: da = db = dy.
 
+use crate::device::Program;
 use crate::device::cpu::pool;
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
@@ -41,16 +42,16 @@ impl Op for Add {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let n = io.y.len;
-        kernels::add_fwd(queue, elementwise(n), io.x[0], io.x[1], io.y, n as i64);
+        kernels::add_fwd(program, elementwise(n), io.x[0], io.x[1], io.y, n as i64);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let n = io.dy.len;
         for dx in io.dx.into_iter().filter(|dx| dx.len > 0) {
-            kernels::add_bwd(queue, elementwise(n), io.dy, dx, n as i64);
+            kernels::add_bwd(program, elementwise(n), io.dy, dx, n as i64);
         }
         Ok(())
     }

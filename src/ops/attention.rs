@@ -9,9 +9,11 @@ use rayon::prelude::*;
 use super::dropout::Mask;
 use crate::device::Slot;
 use crate::device::cpu::attention;
-use crate::device::gpu::{Grid, MOST_SHARED, Precision, Queue, View, aligned, kernels};
+use crate::device::gpu::kernels::Step;
+use crate::device::gpu::{Grid, MOST_SHARED, Precision, aligned, kernels};
+use crate::device::{Program, View};
 use crate::error::{Error, Result};
-use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::column_sums::Columns;
 use crate::ops::{Case, Row};
 
@@ -58,10 +60,10 @@ impl<'t> Var<'t> {
 
 impl Attention {
     /// Dropout's factors of the `i`-th T x T probabilities.
-    fn keep(&self, clock: Clock) -> Option<impl Fn(usize, &mut [f32]) + Sync> {
+    fn keep(&self, now: Step) -> Option<impl Fn(usize, &mut [f32]) + Sync> {
         let mask = self.mask?;
         Some(move |i: usize, to: &mut [f32]| {
-            mask.factors(clock, i * to.len().div_ceil(Mask::BLOCK), to);
+            mask.factors(now, i * to.len().div_ceil(Mask::BLOCK), to);
         })
     }
 }
@@ -146,16 +148,22 @@ impl Attention {
         self.biases * self.shape.heads * self.shape.tokens * self.shape.tokens
     }
 
-    fn queue_bias_gradient(&self, ds: View<f32>, partial: View<f32>, to: Slot, queue: &mut Queue) {
+    fn emit_bias_gradient(
+        &self,
+        ds: View<f32>,
+        partial: View<f32>,
+        to: Slot,
+        program: &mut Program,
+    ) {
         let (square, heads) = (self.shape.tokens * self.shape.tokens, self.shape.heads);
         let over_sequences = Columns::of(self.shape.sequences / self.biases, partial.len);
-        over_sequences.queue_sums(ds, partial, queue);
+        over_sequences.emit_sums(ds, partial, program);
         let over_heads = Columns {
             parts: self.biases,
             part: heads * square,
             ..Columns::of(heads, square)
         };
-        over_heads.queue_sums(partial, to, queue);
+        over_heads.emit_sums(partial, to, program);
     }
 }
 
@@ -184,7 +192,7 @@ impl Op for Attention {
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [qkv, bias, ..] = io.x;
         let bias = (self.biases > 0).then_some(bias);
-        let keep = self.keep(io.clock);
+        let keep = self.keep(io.now);
         let keep = keep.as_ref().map(|keep| keep as attention::Keep);
         self.shape.forward(qkv, bias, keep, io.saved, io.y, io.work);
     }
@@ -193,7 +201,7 @@ impl Op for Attention {
         let [qkv, ..] = io.x;
         let [dqkv, dbias, ..] = io.dx;
         let (ds, work) = io.work.split_at_mut(self.shape.probabilities_len());
-        let keep = self.keep(io.clock);
+        let keep = self.keep(io.now);
         let keep = keep.as_ref().map(|keep| keep as attention::Keep);
         self.shape
             .backward(qkv, keep, io.saved, io.dy, ds, dqkv, work);
@@ -225,7 +233,7 @@ impl Op for Attention {
         self.scores_gradient() + self.bias_partial() + self.pairs() * self.shape.tokens
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, bias, ..], y, stats, now) = (io.x, io.y, io.saved, io.now);
         let Sizes {
             dropout,
@@ -240,25 +248,25 @@ impl Op for Attention {
         let Some(grid) = self.grid(3, 1, &[x, y]) else {
             let (grid, rows) = (self.any_grid(1)?, (stats.len / 2) as i64);
             kernels::attention_fwd(
-                queue, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream,
+                program, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream,
                 rows, tokens, heads, dim,
             );
             return Ok(());
         };
-        let launch = match (self.shape.tokens <= WARP_TOKENS, queue.linear_precision()) {
+        let launch = match (self.shape.tokens <= WARP_TOKENS, program.linear_precision()) {
             (true, Precision::Fp32) => kernels::attention_fwd_warp_fp32,
             (true, Precision::Tf32) => kernels::attention_fwd_warp_tf32,
             (false, Precision::Fp32) => kernels::attention_fwd_block_fp32,
             (false, Precision::Tf32) => kernels::attention_fwd_block_tf32,
         };
         launch(
-            queue, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream, tokens,
-            heads, dim,
+            program, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream,
+            tokens, heads, dim,
         );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([x, bias, ..], stats, now) = (io.x, io.saved, io.now);
         let (dy, [dx, dbias, ..]) = (io.dy, io.dx);
         let work = View::from(io.work);
@@ -276,29 +284,29 @@ impl Op for Attention {
         } = self.sizes();
         let (biases, wants_ds) = (self.biases as i32, i32::from(dbias.len > 0));
         if let Some(grid) = self.grid(4, 2, &[x, dy, dx]) {
-            let launch = match (self.shape.tokens <= WARP_TOKENS, queue.linear_precision()) {
+            let launch = match (self.shape.tokens <= WARP_TOKENS, program.linear_precision()) {
                 (true, Precision::Fp32) => kernels::attention_bwd_warp_fp32,
                 (true, Precision::Tf32) => kernels::attention_bwd_warp_tf32,
                 (false, Precision::Fp32) => kernels::attention_bwd_block_fp32,
                 (false, Precision::Tf32) => kernels::attention_bwd_block_tf32,
             };
             launch(
-                queue, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, now, dropout, threshold,
-                keep, stream, tokens, heads, dim,
+                program, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, now, dropout,
+                threshold, keep, stream, tokens, heads, dim,
             );
         } else {
             let (grid, rows) = (self.any_grid(2)?, (stats.len / 2) as i64);
             kernels::attention_bwd_q(
-                queue, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, dots, now, dropout,
+                program, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, dots, now, dropout,
                 threshold, keep, stream, rows, tokens, heads, dim,
             );
             kernels::attention_bwd_kv(
-                queue, grid, x, bias, biases, stats, dy, dx, dots, now, dropout, threshold, keep,
+                program, grid, x, bias, biases, stats, dy, dx, dots, now, dropout, threshold, keep,
                 stream, rows, tokens, heads, dim,
             );
         }
         if dbias.len > 0 {
-            self.queue_bias_gradient(ds, partial, dbias, queue);
+            self.emit_bias_gradient(ds, partial, dbias, program);
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 //!
 //! Gradient: dx = dy / P at each of the P pixels.
 
+use crate::device::Program;
 use crate::device::cpu::pool::Images;
-use crate::device::gpu::{Queue, elementwise, kernels, packs};
+use crate::device::gpu::{elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -45,7 +46,7 @@ impl Op for AveragePool {
         self.0.average_backward(io.dy, dx);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let Images {
             images,
             channels,
@@ -55,16 +56,16 @@ impl Op for AveragePool {
         let (pack, packs) = packs(channels, channels, &[io.x[0], io.y]);
         let grid = (images, packs.div_ceil(256));
         let (pixels, channels) = (pixels as i32, channels as i32);
-        kernels::average_pool_fwd(queue, grid, io.x[0], io.y, pack, pixels, channels);
+        kernels::average_pool_fwd(program, grid, io.x[0], io.y, pack, pixels, channels);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let (dy, dx) = (io.dy, io.dx[0]);
         let (pack, n) = packs(self.0.channels, dx.len, &[dy, dx]);
         let (pixels, channels) = (self.0.width as i32, self.0.channels as i32);
         let (grid, n) = (elementwise(n), n as i64);
-        kernels::average_pool_bwd_x(queue, grid, dy, dx, pack, n, pixels, channels);
+        kernels::average_pool_bwd_x(program, grid, dy, dx, pack, n, pixels, channels);
         Ok(())
     }
 }

@@ -5,9 +5,11 @@
 //! unbiased variance); in evaluation they are the running averages. The gradient, of training only, is in
 //! `device::cpu::batch_norm`.
 
+use crate::device::Program;
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{self, Affine, Saved, Then};
-use crate::device::gpu::{PROCESSORS, Queue, doubles, elementwise, kernels, packs};
+use crate::device::gpu::{PROCESSORS, elementwise, kernels, packs};
+use crate::device::program::doubles;
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
@@ -135,7 +137,7 @@ impl Op for BatchNorm {
         self.training
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, gamma, beta, residual, ..], y) = (io.x, io.y);
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
         let (pack, columns) = self.packs(&[x, residual, y]);
@@ -144,13 +146,13 @@ impl Op for BatchNorm {
             if partial.len == 0 {
                 partial = doubles(io.work);
                 let grid = (self.sum_blocks(), columns);
-                kernels::batch_norm_sums(queue, grid, x, partial, pack, pixels, channels);
+                kernels::batch_norm_sums(program, grid, x, partial, pack, pixels, channels);
             }
             let blocks = (partial.len / (2 * self.norm.channels)) as i32;
             let grid = self.norm.channels.div_ceil(4);
             let (saved, averages) = (io.saved, io.state);
             kernels::batch_norm_finish(
-                queue, grid, partial, saved, averages, blocks, pixels, channels,
+                program, grid, partial, saved, averages, blocks, pixels, channels,
             );
         }
         let launch = match self.training {
@@ -161,13 +163,13 @@ impl Op for BatchNorm {
         let (residuals, relu) = (i32::from(self.residual), i32::from(self.relu));
         let grid = (self.blocks(), columns);
         launch(
-            queue, grid, x, gamma, beta, statistics, residual, y, residuals, relu, pack, pixels,
+            program, grid, x, gamma, beta, statistics, residual, y, residuals, relu, pack, pixels,
             channels,
         );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([x, gamma, beta, ..], dy, saved) = (io.x, io.dy, io.saved);
         let [dx, dgamma, dbeta, d_residual, ..] = io.dx;
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
@@ -185,7 +187,7 @@ impl Op for BatchNorm {
                 );
                 let y = io.y;
                 kernels::batch_norm_bwd_residual(
-                    queue, grid, x, dy, gamma, beta, saved, y, d_residual, partial, pack, pixels,
+                    program, grid, x, dy, gamma, beta, saved, y, d_residual, partial, pack, pixels,
                     channels,
                 );
                 (d_residual, 0)
@@ -193,11 +195,11 @@ impl Op for BatchNorm {
             (residual, relu) => {
                 if residual {
                     let n = dy.len;
-                    kernels::add_bwd(queue, elementwise(n), dy, d_residual, n as i64);
+                    kernels::add_bwd(program, elementwise(n), dy, d_residual, n as i64);
                 }
                 let relu = i32::from(relu);
                 kernels::batch_norm_bwd_sums(
-                    queue, grid, x, dy, gamma, beta, saved, partial, relu, pack, pixels, channels,
+                    program, grid, x, dy, gamma, beta, saved, partial, relu, pack, pixels, channels,
                 );
                 (dy, relu)
             }
@@ -205,11 +207,11 @@ impl Op for BatchNorm {
         let blocks = self.sum_blocks() as i32;
         let grid = self.norm.channels.div_ceil(4);
         kernels::batch_norm_bwd_finish(
-            queue, grid, partial, gamma, saved, dgamma, dbeta, terms, blocks, pixels, channels,
+            program, grid, partial, gamma, saved, dgamma, dbeta, terms, blocks, pixels, channels,
         );
         let grid = (self.blocks(), columns);
         kernels::batch_norm_bwd(
-            queue, grid, x, dz, gamma, beta, saved, terms, dx, mask, pack, pixels, channels,
+            program, grid, x, dz, gamma, beta, saved, terms, dx, mask, pack, pixels, channels,
         );
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What an op is tested and measured on.
 
-use crate::device::Device;
-use crate::device::gpu::{Gpu, Precision, Program, Queue, Step};
-use crate::error::Result;
-use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Targets, Var};
+use crate::device::gpu::kernels::Step;
+use crate::device::program::Call;
+use crate::device::{Device, Machine, Prepared, Program, Target};
+use crate::error::{Error, Result};
+use crate::graph::{Layout, Mode, Params, Plan, Targets, Var};
 use crate::random::torch::Generator;
 
 /// Shapes and values on which an op is tested.
@@ -82,16 +83,21 @@ pub struct Example {
 /// An example on a device: forward and backward.
 pub struct Loaded(pub [LoadedHalf; 2]);
 
-/// The kernels of one half, ready to run.
+/// The calls of one half, ready to run.
 pub struct LoadedHalf {
-    pub program: Program,
-    pub launches: usize,
-    /// That the launches read and write.
+    pub program: Prepared,
+    pub calls: usize,
+    /// That the calls read and write.
     pub bytes: usize,
 }
 
 /// Where in a run examples stand: dropout draws by it.
-const CLOCK: Clock = Clock { seed: 3, step: 5 };
+const NOW: Step = Step {
+    seed: 3,
+    done: 5,
+    first: 0,
+    slot: 0,
+};
 
 impl Case {
     /// The case with values that depend on the seed alone.
@@ -159,61 +165,56 @@ fn normal(draws: &mut Generator, n: usize) -> Vec<f32> {
 
 impl Example {
     /// Output and gradient by the CPU bodies, at these values of the parameters.
+    ///
+    /// # Panics
+    /// If there is no memory.
     pub fn on_cpu(&self, values: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let mut memory = Memory::new(&self.params, &[&self.plan]);
-        memory.update().0.copy_from_slice(values);
-        for slot in &self.plan.inputs {
-            memory.get_mut(*slot).copy_from_slice(&self.data);
-        }
-        memory
-            .get_mut(self.plan.seed)
-            .copy_from_slice(&self.upstream);
-        self.plan.run(&mut memory, CLOCK);
-        let y = memory.get(self.plan.outputs[0]).to_vec();
-        (y, memory.grads().to_vec())
+        let on_cpu = || {
+            let mut cpu = Machine::open(Device::Cpu)?;
+            let loaded = self.load(&mut cpu, Target::CPU)?;
+            cpu.upload(Layout::new(&self.params).values, values)?;
+            self.run(&mut cpu, &loaded)
+        };
+        on_cpu().unwrap_or_else(|e: Error| panic!("{e}"))
     }
 
-    /// Puts the example on a device that holds nothing yet. What its kernels do not write stays a NaN.
+    /// Puts the example on a machine that holds nothing yet. What its calls do not write stays a NaN.
     ///
     /// # Errors
     /// If an op has no kernels for its shapes, or the device fails.
-    pub fn load(&self, gpu: &mut Gpu, precision: Option<Precision>) -> Result<Loaded> {
+    pub fn load(&self, machine: &mut Machine, target: Target) -> Result<Loaded> {
         let layout = Layout::new(&self.params);
         let floats = self.plan.end().max(layout.end());
-        gpu.alloc_with("arena", &vec![f32::NAN; floats])?;
-        let now = Step {
-            seed: CLOCK.seed,
-            clock: CLOCK.step,
-            ..Step::default()
-        };
-        let now = gpu.alloc_with("step", &[now])?;
-        let mut halves = [(); 2].map(|()| Queue::new(precision));
+        machine.alloc_with("arena", &vec![f32::NAN; floats])?;
+        let now = machine.alloc_with("step", &[NOW])?;
+        let mut halves = [(); 2].map(|()| Program::new(target));
         let [forward, backward] = &mut halves;
-        self.plan.queue_halves(now, [forward, backward])?;
-        gpu.upload(layout.values, &self.params.values)?;
+        self.plan.emit_halves(now, [forward, backward])?;
+        machine.upload(layout.values, &self.params.values)?;
+        machine.upload(layout.buffers, &self.params.buffer_values)?;
         for slot in &self.plan.inputs {
-            gpu.upload(*slot, &self.data)?;
+            machine.upload(*slot, &self.data)?;
         }
-        let mut half = |queue: Queue| {
+        let mut half = |program: Program| {
             Ok(LoadedHalf {
-                launches: queue.launches().len(),
-                bytes: queue.launches().iter().map(|l| l.bytes()).sum(),
-                program: gpu.prepare(queue)?,
+                calls: program.calls().len(),
+                bytes: program.calls().iter().map(Call::bytes).sum(),
+                program: machine.prepare(program)?,
             })
         };
         let [forward, backward] = halves;
         Ok(Loaded([half(forward)?, half(backward)?]))
     }
 
-    /// Output and gradient by the kernels of a loaded example.
-    pub fn run(&self, gpu: &mut Gpu, loaded: &Loaded) -> Result<(Vec<f32>, Vec<f32>)> {
-        gpu.upload(self.plan.seed, &self.upstream)?;
+    /// Output and gradient of a loaded example.
+    pub fn run(&self, machine: &mut Machine, loaded: &Loaded) -> Result<(Vec<f32>, Vec<f32>)> {
+        machine.upload(self.plan.seed, &self.upstream)?;
         for half in &loaded.0 {
-            gpu.run(half.program)?;
+            machine.run(half.program)?;
         }
-        let y = gpu.download(self.plan.outputs[0])?;
+        let y = machine.download(self.plan.outputs[0])?;
         let layout = Layout::new(&self.params);
-        Ok((y, gpu.download(layout.grads)?))
+        Ok((y, machine.download(layout.grads)?))
     }
 }
 

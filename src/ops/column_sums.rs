@@ -1,6 +1,7 @@
 //! Sums of columns by kernels, for gradients that several rows contribute to.
 
-use crate::device::gpu::{Queue, View, kernels};
+use crate::device::gpu::kernels;
+use crate::device::{Program, View};
 
 /// Columns to be summed over `rows` rows, `pitch` floats apart, in each of `parts` parts, `part` floats apart.
 #[derive(Clone, Copy)]
@@ -24,8 +25,8 @@ impl Columns {
         }
     }
 
-    /// Queues `to` (parts, columns) = the sums.
-    pub fn queue_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Queue) {
+    /// Adds the launches of `to` (parts, columns) = the sums.
+    pub fn emit_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Program) {
         let grid = (self.columns.div_ceil(32), self.parts);
         let [rows, columns] = [self.rows, self.columns].map(|n| n as i32);
         let (pitch, part) = (self.pitch as i64, self.part as i64);

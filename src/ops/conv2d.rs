@@ -6,11 +6,13 @@
 
 mod tiling;
 
+use crate::device::Program;
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{Affine, BatchNorm};
 use crate::device::cpu::conv::{self, Epilogue, Shape};
 use crate::device::cpu::{pool, sum_rows};
-use crate::device::gpu::{self, Precision, Queue, doubles, elementwise, kernels};
+use crate::device::gpu::{Precision, elementwise, kernels};
+use crate::device::program::doubles;
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::column_sums::Columns;
@@ -183,7 +185,7 @@ impl Op for Conv2d {
         dz + parts(Precision::Fp32).max(parts(Precision::Tf32)) + db
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let shape = *self.conv.shape();
         let gather = Gather::forward(shape);
         let (x, w) = (io.x[0], io.x[1]);
@@ -198,7 +200,7 @@ impl Op for Conv2d {
         let gamma = operand(self.norm, 2 + usize::from(self.bias));
         let beta = operand(self.norm, 3 + usize::from(self.bias));
         let residual = operand(self.residual, self.residual_place());
-        let geometry = gpu::Conv {
+        let geometry = kernels::Conv {
             aligned_in: aligned(x, shape.channels_in),
             aligned_w: aligned(w, shape.channels_in * shape.kernel * shape.kernel),
             biased: self.bias.into(),
@@ -208,7 +210,7 @@ impl Op for Conv2d {
             counted: (io.counts.len > 0).into(),
             ..gather.geometry
         };
-        let launch = match (queue.conv_precision(), gather.form) {
+        let launch = match (program.conv_precision(), gather.form) {
             (Precision::Tf32, Form::N16) => kernels::conv2d_fwd_tf32_128x16,
             (Precision::Tf32, Form::N32) => kernels::conv2d_fwd_tf32_128x32,
             (Precision::Tf32, Form::N64) => kernels::conv2d_fwd_tf32_128x64,
@@ -221,7 +223,7 @@ impl Op for Conv2d {
             (Precision::Fp32, Form::Any) => kernels::conv2d_fwd_fp32_any,
         };
         launch(
-            queue,
+            program,
             gather.grid,
             x,
             w,
@@ -237,28 +239,28 @@ impl Op for Conv2d {
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let shape = *self.conv.shape();
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let mut work = io.work;
         let mut dz = io.dy;
         if self.relu {
             dz = work.take(shape.output_len());
-            kernels::relu_bwd(queue, elementwise(dz.len), io.y, io.dy, dz, dz.len as i64);
+            kernels::relu_bwd(program, elementwise(dz.len), io.y, io.dy, dz, dz.len as i64);
         }
         if self.residual && io.dx[self.residual_place()].len > 0 {
             let d_residual = io.dx[self.residual_place()];
-            kernels::add_bwd(queue, elementwise(dz.len), dz, d_residual, dz.len as i64);
+            kernels::add_bwd(program, elementwise(dz.len), dz, d_residual, dz.len as i64);
         }
         if dx.len > 0 {
             let gather = Gather::back(shape);
-            let geometry = gpu::Conv {
+            let geometry = kernels::Conv {
                 aligned_in: aligned(dz, shape.channels_out),
                 aligned_w: aligned(w, shape.channels_in * shape.kernel * shape.kernel),
                 adds: io.add.into(),
                 ..gather.geometry
             };
-            let launch = match (queue.conv_precision(), gather.form) {
+            let launch = match (program.conv_precision(), gather.form) {
                 (Precision::Tf32, Form::N16) => kernels::conv2d_bwd_x_tf32_128x16,
                 (Precision::Tf32, Form::N32) => kernels::conv2d_bwd_x_tf32_128x32,
                 (Precision::Tf32, Form::N64) => kernels::conv2d_bwd_x_tf32_128x64,
@@ -270,20 +272,20 @@ impl Op for Conv2d {
                 (Precision::Fp32, Form::Few) => kernels::conv2d_bwd_x_fp32_64x32,
                 (Precision::Fp32, Form::Any) => kernels::conv2d_bwd_x_fp32_any,
             };
-            launch(queue, gather.grid, dz, w, dx, geometry);
+            launch(program, gather.grid, dz, w, dx, geometry);
         }
         if dw.len > 0 {
-            let weights = Weights::new(shape, queue.conv_precision());
+            let weights = Weights::new(shape, program.conv_precision());
             let parts = match weights.parts {
                 1 => dw,
                 _ => work.take(weights.parts_len(shape)),
             };
-            let geometry = gpu::Conv {
+            let geometry = kernels::Conv {
                 aligned_in: aligned(x, shape.channels_in),
                 aligned_w: aligned(dz, shape.channels_out),
                 ..weights.geometry
             };
-            let launch = match (queue.conv_precision(), weights.form) {
+            let launch = match (program.conv_precision(), weights.form) {
                 (Precision::Tf32, WeightForm::Small) => kernels::conv2d_bwd_w_tf32_16x16,
                 (Precision::Tf32, WeightForm::Square) => kernels::conv2d_bwd_w_tf32_32x32,
                 (Precision::Tf32, WeightForm::Tall) => kernels::conv2d_bwd_w_tf32_64x32,
@@ -295,7 +297,7 @@ impl Op for Conv2d {
                 (Precision::Fp32, WeightForm::Any) => kernels::conv2d_bwd_w_fp32_any,
             };
             launch(
-                queue,
+                program,
                 weights.grid,
                 x,
                 dz,
@@ -304,7 +306,7 @@ impl Op for Conv2d {
                 weights.tiles as i32,
             );
             if weights.parts > 1 {
-                Columns::of(weights.parts, dw.len).queue_sums(parts, dw, queue);
+                Columns::of(weights.parts, dw.len).emit_sums(parts, dw, program);
             }
         }
         if self.bias && db.len > 0 {
@@ -316,8 +318,8 @@ impl Op for Conv2d {
                 part: dz.len / images,
                 ..Columns::of(dz.len / images / channels, channels)
             };
-            of_image.queue_sums(dz, sums, queue);
-            Columns::of(images, channels).queue_sums(sums, db, queue);
+            of_image.emit_sums(dz, sums, program);
+            Columns::of(images, channels).emit_sums(sums, db, program);
         }
         Ok(())
     }

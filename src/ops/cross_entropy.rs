@@ -3,9 +3,10 @@
 //!
 //! Gradient, of one batch: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
 
+use crate::device::Program;
 use crate::device::Slot;
 use crate::device::cpu::{self, math};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
@@ -79,28 +80,28 @@ impl Op for CrossEntropy {
         cpu::map(dx, gradient, |dx| dx * io.dy[0]);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let [x, target, ..] = io.x;
         let (gradient, losses) = self.split(io.saved);
         let (rows, classes) = (self.rows as i32, self.classes as i32);
         let (batches, batch) = (io.y.len, self.batch as i32);
         if self.batch <= ONE_BLOCK {
             kernels::cross_entropy_block(
-                queue, batches, x, target, gradient, io.y, rows, classes, batch,
+                program, batches, x, target, gradient, io.y, rows, classes, batch,
             );
         } else {
             let grid = elementwise(32 * self.rows);
-            kernels::cross_entropy_rows(queue, grid, x, target, gradient, losses, rows, classes);
-            kernels::means_of(queue, batches, losses, io.y, rows, batch);
+            kernels::cross_entropy_rows(program, grid, x, target, gradient, losses, rows, classes);
+            kernels::means_of(program, batches, losses, io.y, rows, batch);
         }
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         assert_eq!(io.dy.len, 1, "the gradient is of one batch");
         let (gradient, _) = self.split(io.saved);
         let n = gradient.len;
-        kernels::cross_entropy_bwd(queue, elementwise(n), gradient, io.dy, io.dx[0], n as i64);
+        kernels::cross_entropy_bwd(program, elementwise(n), gradient, io.dy, io.dx[0], n as i64);
         Ok(())
     }
 }

@@ -8,9 +8,11 @@ use rayon::prelude::*;
 
 use crate::device::Slot;
 use crate::device::cpu::CHUNK;
-use crate::device::gpu::{Queue, Step, View, elementwise, kernels};
+use crate::device::gpu::kernels::Step;
+use crate::device::gpu::{elementwise, kernels};
+use crate::device::{Program, View};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Clock, Fwd, FwdSlots, Mode, Op, Tape, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Tape, Var};
 use crate::ops::{Case, Row};
 use crate::random::philox;
 
@@ -41,30 +43,40 @@ impl Mask {
     }
 
     /// m / (1 - p) of the elements from `block * BLOCK` on.
-    pub fn factors(&self, clock: Clock, block: usize, to: &mut [f32]) {
+    pub fn factors(&self, now: Step, block: usize, to: &mut [f32]) {
         let (threshold, scale) = self.threshold_and_scale();
         let first = u64::from(self.stream) << 32 | block as u64;
-        philox::fill(clock.seed, clock.step, first, to, |draw| {
+        philox::fill(now.seed, now.done, first, to, |draw| {
             if draw < threshold { 0.0 } else { scale }
         });
     }
 
     /// to = from m / (1 - p).
-    fn apply(&self, to: &mut [f32], from: &[f32], clock: Clock) {
+    fn apply(&self, to: &mut [f32], from: &[f32], now: Step) {
         to.par_chunks_mut(CHUNK)
             .zip(from.par_chunks(CHUNK))
             .enumerate()
             .for_each(|(chunk, (to, from))| {
-                self.factors(clock, chunk * (CHUNK / Mask::BLOCK), to);
+                self.factors(now, chunk * (CHUNK / Mask::BLOCK), to);
                 to.iter_mut().zip(from).for_each(|(to, from)| *to *= from);
             });
     }
 
-    /// Queues to = from m / (1 - p).
-    fn queue(&self, from: Slot, to: Slot, now: View<Step>, queue: &mut Queue) {
+    /// Adds the launches of to = from m / (1 - p).
+    fn emit(&self, from: Slot, to: Slot, now: View<Step>, program: &mut Program) {
         let (n, grid) = (from.len as i64, elementwise(from.len.div_ceil(Mask::BLOCK)));
         let (threshold, scale) = self.threshold_and_scale();
-        kernels::dropout(queue, grid, from, to, now, threshold, scale, self.stream, n);
+        kernels::dropout(
+            program,
+            grid,
+            from,
+            to,
+            now,
+            threshold,
+            scale,
+            self.stream,
+            n,
+        );
     }
 }
 
@@ -91,21 +103,21 @@ impl Op for Dropout {
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
-        self.0.apply(io.y, io.x[0], io.clock);
+        self.0.apply(io.y, io.x[0], io.now);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let [dx, ..] = io.dx;
-        self.0.apply(dx, io.dy, io.clock);
+        self.0.apply(dx, io.dy, io.now);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
-        self.0.queue(io.x[0], io.y, io.now, queue);
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
+        self.0.emit(io.x[0], io.y, io.now, program);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
-        self.0.queue(io.dy, io.dx[0], io.now, queue);
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
+        self.0.emit(io.dy, io.dx[0], io.now, program);
         Ok(())
     }
 }

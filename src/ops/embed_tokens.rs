@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::device::gpu::{Queue, kernels};
+use crate::device::Program;
+use crate::device::gpu::kernels;
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::column_sums::Columns;
@@ -87,18 +88,20 @@ impl Op for EmbedTokens {
         dclass.copy_from_slice(&dposition[..self.dim]);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, class, position, ..], [sequence, dim]) = (io.x, self.sizes());
         let n = io.y.len / self.sequence;
-        kernels::embed_tokens_fwd(queue, n, x, class, position, io.y, n as i32, sequence, dim);
+        kernels::embed_tokens_fwd(
+            program, n, x, class, position, io.y, n as i32, sequence, dim,
+        );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([dx, dclass, dposition, ..], [sequence, dim]) = (io.dx, self.sizes());
         let n = io.dy.len / self.sequence;
         if dx.len > 0 {
-            kernels::embed_tokens_bwd_x(queue, n, io.dy, dx, n as i32, sequence, dim);
+            kernels::embed_tokens_bwd_x(program, n, io.dy, dx, n as i32, sequence, dim);
         }
         for sum in [dclass, dposition].into_iter().filter(|sum| sum.len > 0) {
             let columns = Columns {
@@ -108,7 +111,7 @@ impl Op for EmbedTokens {
                 parts: 1,
                 part: 0,
             };
-            columns.queue_sums(io.dy, sum, queue);
+            columns.emit_sums(io.dy, sum, program);
         }
         Ok(())
     }

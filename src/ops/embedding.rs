@@ -2,8 +2,9 @@
 //!
 //! Gradient: dw[r, j] = sum of dy[b, r] over the b with i[b, column] = j, in the order of b.
 
+use crate::device::Program;
 use crate::device::Slot;
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
@@ -73,18 +74,20 @@ impl Op for Embedding {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([w, table, ..], [n, rank, count, columns, column]) = (io.x, self.sizes(io.y));
         let grid = elementwise(io.y.len);
-        kernels::embedding_fwd(queue, grid, w, table, io.y, n, rank, count, columns, column);
+        kernels::embedding_fwd(
+            program, grid, w, table, io.y, n, rank, count, columns, column,
+        );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([_, table, ..], [n, rank, count, columns, column]) = (io.x, self.sizes(io.dy));
         let (grid, dw) = (elementwise(self.rank * self.count), io.dx[0]);
         kernels::embedding_bwd(
-            queue, grid, table, io.dy, dw, n, rank, count, columns, column,
+            program, grid, table, io.dy, dw, n, rank, count, columns, column,
         );
         Ok(())
     }

@@ -3,9 +3,10 @@
 //!
 //! Gradient: dx = dy (Phi(x) + x Phi'(x)).
 
+use crate::device::Program;
 use crate::device::Slot;
 use crate::device::cpu::math;
-use crate::device::gpu::{Queue, aligned, elementwise, kernels};
+use crate::device::gpu::{aligned, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -40,17 +41,17 @@ impl Op for Gelu {
         math::gelu_backward(io.x[0], io.dy, dx);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (x, y, n) = (io.x[0], io.y, io.y.len);
         let (grid, vectors) = (elementwise(n.div_ceil(4)), vectors(&[x, y]));
-        kernels::gelu_fwd(queue, grid, x, y, vectors, n as i64);
+        kernels::gelu_fwd(program, grid, x, y, vectors, n as i64);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let (x, dy, dx, n) = (io.x[0], io.dy, io.dx[0], io.dy.len);
         let (grid, vectors) = (elementwise(n.div_ceil(4)), vectors(&[x, dy, dx]));
-        kernels::gelu_bwd(queue, grid, x, dy, dx, vectors, n as i64);
+        kernels::gelu_bwd(program, grid, x, dy, dx, vectors, n as i64);
         Ok(())
     }
 }

@@ -7,7 +7,8 @@
 use crate::device::Slot;
 use crate::device::cpu::batch_norm::{Affine, Saved};
 use crate::device::cpu::layer_norm;
-use crate::device::gpu::{PROCESSORS, Queue, View, aligned, kernels};
+use crate::device::gpu::{PROCESSORS, aligned, kernels};
+use crate::device::{Program, View};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::column_sums::Columns;
@@ -52,15 +53,15 @@ impl LayerNorm {
         self.0.rows.div_ceil(ROWS_AT_ONCE).min(2 * PROCESSORS)
     }
 
-    /// Queues the gradients of weight and bias from their shares.
-    fn queue_sums(&self, partial: Slot, to: [Slot; 2], queue: &mut Queue) {
+    /// Adds the launches of the gradients of weight and bias from their shares.
+    fn emit_sums(&self, partial: Slot, to: [Slot; 2], program: &mut Program) {
         let columns = Columns {
             pitch: 2 * self.0.width,
             ..Columns::of(self.shares(), self.0.width)
         };
         for (i, to) in to.into_iter().enumerate().filter(|(_, to)| to.len > 0) {
             let (from, skip) = (View::from(partial), i * self.0.width);
-            columns.queue_sums(from.part(skip, from.len - skip), to, queue);
+            columns.emit_sums(from.part(skip, from.len - skip), to, program);
         }
     }
 }
@@ -101,7 +102,7 @@ impl Op for LayerNorm {
         self.shares() * 2 * self.0.width
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, w, b, ..], y, stats) = (io.x, io.y, io.saved);
         let [rows, width] = [self.0.rows, self.0.width].map(|n| n as i32);
         let grid = self.0.rows.div_ceil(ROWS_AT_ONCE).min(1 << 20);
@@ -111,15 +112,15 @@ impl Op for LayerNorm {
             Kernels::UpTo512 => kernels::layer_norm_fwd_512,
             Kernels::UpTo1024 => kernels::layer_norm_fwd_1024,
             Kernels::Any => {
-                kernels::layer_norm_fwd(queue, grid, x, w, b, y, stats, rows, width);
+                kernels::layer_norm_fwd(program, grid, x, w, b, y, stats, rows, width);
                 return Ok(());
             }
         };
-        launch(queue, grid, x, w, b, vectors, y, stats, rows, width);
+        launch(program, grid, x, w, b, vectors, y, stats, rows, width);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let (stats, dy, partial) = (io.saved, io.dy, io.work);
         let [rows, width] = [self.0.rows, self.0.width].map(|n| n as i32);
@@ -132,18 +133,18 @@ impl Op for LayerNorm {
             Kernels::Any => {
                 let grid = self.0.rows.div_ceil(ROWS_AT_ONCE).min(1 << 20);
                 if dx.len > 0 {
-                    kernels::layer_norm_bwd_x(queue, grid, x, w, stats, dy, dx, rows, width);
+                    kernels::layer_norm_bwd_x(program, grid, x, w, stats, dy, dx, rows, width);
                 }
                 let grid = (self.0.width.div_ceil(32), shares);
-                kernels::layer_norm_bwd_w(queue, grid, x, stats, dy, partial, rows, width);
-                self.queue_sums(partial, [dw, db], queue);
+                kernels::layer_norm_bwd_w(program, grid, x, stats, dy, partial, rows, width);
+                self.emit_sums(partial, [dw, db], program);
                 return Ok(());
             }
         };
         launch(
-            queue, shares, x, w, vectors, stats, dy, dx, wants_dx, partial, rows, width,
+            program, shares, x, w, vectors, stats, dy, dx, wants_dx, partial, rows, width,
         );
-        self.queue_sums(partial, [dw, db], queue);
+        self.emit_sums(partial, [dw, db], program);
         Ok(())
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Gradient, with dz = dy where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows.
 
+use crate::device::Program;
 use crate::device::cpu::gemm::{Matrix, gemm};
 use crate::device::cpu::{fill_rows, pool, sum_rows};
-use crate::device::gpu::{Grid, PROCESSORS, Precision, Queue, elementwise, kernels};
+use crate::device::gpu::{Grid, PROCESSORS, Precision, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
@@ -114,7 +115,7 @@ impl Linear {
     }
 
     /// The launch that does all of backward.
-    fn small_bwd(&self, io: BwdSlots, tf32: i32, queue: &mut Queue) {
+    fn small_bwd(&self, io: BwdSlots, tf32: i32, program: &mut Program) {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let [rows, inputs, outputs] = self.sizes();
         let of_dx = |size| match dx.len {
@@ -139,14 +140,14 @@ impl Linear {
         let grid = grid(size, of_dx + of_dw + of_db, 1);
         let (of_dx, of_dw, relu) = (of_dx as i32, of_dw as i32, i32::from(self.relu));
         launch(
-            queue, grid, io.dy, io.y, relu, x, w, dx, dw, db, rows, inputs, outputs, of_dx, of_dw,
-            tf32,
+            program, grid, io.dy, io.y, relu, x, w, dx, dw, db, rows, inputs, outputs, of_dx,
+            of_dw, tf32,
         );
     }
 }
 
-fn is_tf32(queue: &Queue) -> i32 {
-    i32::from(queue.linear_precision() == Precision::Tf32)
+fn is_tf32(program: &Program) -> i32 {
+    i32::from(program.linear_precision() == Precision::Tf32)
 }
 
 impl Op for Linear {
@@ -223,7 +224,7 @@ impl Op for Linear {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, w, b, ..], [rows, inputs, outputs]) = (io.x, self.sizes());
         let count = |size| tiles(size, self.rows, self.outputs);
         let size = self.tile(count);
@@ -234,26 +235,26 @@ impl Op for Linear {
             _ => kernels::linear_fwd_16,
         };
         let grid = grid(size, count(size), 1);
-        let (bias, relu, tf32) = (i32::from(self.bias), i32::from(self.relu), is_tf32(queue));
+        let (bias, relu, tf32) = (i32::from(self.bias), i32::from(self.relu), is_tf32(program));
         launch(
-            queue, grid, x, w, b, bias, io.y, rows, inputs, outputs, relu, tf32,
+            program, grid, x, w, b, bias, io.y, rows, inputs, outputs, relu, tf32,
         );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let [rows, inputs, outputs] = self.sizes();
-        let tf32 = is_tf32(queue);
+        let tf32 = is_tf32(program);
         if self.is_small() || dw.len == 0 {
-            self.small_bwd(io, tf32, queue);
+            self.small_bwd(io, tf32, program);
             return Ok(());
         }
         let mut work = io.work;
         let [dz, dws, dbs] = self.work().map(|len| work.take(len));
         let dz = if self.relu {
             let n = dz.len;
-            kernels::relu_bwd(queue, elementwise(n), io.y, io.dy, dz, n as i64);
+            kernels::relu_bwd(program, elementwise(n), io.y, io.dy, dz, n as i64);
             dz
         } else {
             io.dy
@@ -266,7 +267,7 @@ impl Op for Linear {
                 _ => kernels::linear_bwd_x_64,
             };
             let grid = grid(size, count(size), 1);
-            launch(queue, grid, dz, w, dx, rows, inputs, outputs, tf32);
+            launch(program, grid, dz, w, dx, rows, inputs, outputs, tf32);
         }
         let (size, part, parts) = self.parts();
         let launch = match size {
@@ -277,12 +278,12 @@ impl Op for Linear {
         let (to_w, to_b) = if parts > 1 { (dws, dbs) } else { (dw, db) };
         let (bias, part) = (i32::from(db.len > 0), part as i32);
         launch(
-            queue, grid, dz, x, to_w, to_b, bias, rows, inputs, outputs, part, tf32,
+            program, grid, dz, x, to_w, to_b, bias, rows, inputs, outputs, part, tf32,
         );
         if parts > 1 {
             let grid = elementwise(dw.len + db.len);
             let (parts, weights, biases) = (parts as i32, dw.len as i32, db.len as i32);
-            kernels::linear_bwd_sum(queue, grid, dws, dbs, dw, db, parts, weights, biases);
+            kernels::linear_bwd_sum(program, grid, dws, dbs, dw, db, parts, weights, biases);
         }
         Ok(())
     }
@@ -320,8 +321,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::device::gpu::Gpu;
-    use crate::device::{Device, Schedule};
+    use crate::device::{Device, Machine, Schedule, Target};
     use crate::graph::{Mode, Params, Plan, Targets};
     use crate::ops::{Example, distance};
     use crate::random::torch::Generator;
@@ -393,8 +393,12 @@ mod tests {
                 assert!(!relu || y.contains(&0.0) || y.len() == 1);
                 let emulated = example(Device::Emulator);
                 for (precision, tolerance) in [(Precision::Fp32, 2e-6), (Precision::Tf32, 2e-3)] {
-                    let mut gpu = Gpu::emulator(schedule).unwrap();
-                    let loaded = emulated.load(&mut gpu, Some(precision)).unwrap();
+                    let mut gpu = Machine::emulator(schedule).unwrap();
+                    let target = Target {
+                        device: Device::Emulator,
+                        precision: Some(precision),
+                    };
+                    let loaded = emulated.load(&mut gpu, target).unwrap();
                     let (ours, our_gradient) = emulated.run(&mut gpu, &loaded).unwrap();
                     let start = usize::from(odd);
                     let errors = [
@@ -405,10 +409,10 @@ mod tests {
                         errors.iter().all(|e| *e <= tolerance),
                         "{sizes:?} for {processors}, ReLU {relu}, {precision:?}, {schedule:?}: {errors:?}"
                     );
-                    let mut queue = Queue::new(Some(precision));
+                    let mut program = Program::new(target);
                     let now = gpu.alloc("step", 1).unwrap();
-                    emulated.plan.queue(now, &mut queue).unwrap();
-                    seen.extend(queue.launches().iter().map(|l| l.kernel.name));
+                    emulated.plan.emit(now, &mut program).unwrap();
+                    seen.extend(program.calls().iter().map(|call| call.name()));
                 }
             }
         }

@@ -3,8 +3,9 @@
 //! Gradient, of one batch: dx = -y z / (1 + z) df / n with z = exp(-y x). As in PyTorch's soft margin loss, z is
 //! not kept from overflowing: beyond a margin of -88 the loss is Infinity and the gradient NaN.
 
+use crate::device::Program;
 use crate::device::cpu;
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
@@ -55,17 +56,25 @@ impl Op for Logistic {
         });
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, target, ..], y) = (io.x, io.y);
         let (n, batch) = (self.n as i64, self.batch as i64);
-        kernels::logistic_fwd(queue, y.len, x, target, y, n, batch);
+        kernels::logistic_fwd(program, y.len, x, target, y, n, batch);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         assert_eq!(io.dy.len, 1, "the gradient is of one batch");
         let ([x, target, ..], n) = (io.x, self.n);
-        kernels::logistic_bwd(queue, elementwise(n), x, target, io.dy, io.dx[0], n as i64);
+        kernels::logistic_bwd(
+            program,
+            elementwise(n),
+            x,
+            target,
+            io.dy,
+            io.dx[0],
+            n as i64,
+        );
         Ok(())
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Gradient: dx = dy at the largest of the four (the first of equals), 0 elsewhere.
 
+use crate::device::Program;
 use crate::device::cpu::pool::Images;
-use crate::device::gpu::{Queue, elementwise, kernels, packs};
+use crate::device::gpu::{elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -53,22 +54,24 @@ impl Op for MaxPool {
         self.0.max_pool_backward(io.x[0], io.dy, dx);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (pack, n) = packs(self.0.channels, io.y.len, &[io.x[0], io.y]);
         let [height, width, channels] = self.sizes();
         let (grid, n) = (elementwise(n), n as i64);
-        kernels::max_pool_fwd(queue, grid, io.x[0], io.y, pack, n, height, width, channels);
+        kernels::max_pool_fwd(
+            program, grid, io.x[0], io.y, pack, n, height, width, channels,
+        );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let (x, dy, dx) = (io.x[0], io.dy, io.dx[0]);
         let windows = self.0.height.div_ceil(2) * self.0.width.div_ceil(2);
         let len = self.0.images * windows * self.0.channels;
         let (pack, n) = packs(self.0.channels, len, &[x, dy, dx]);
         let [height, width, channels] = self.sizes();
         let (grid, n) = (elementwise(n), n as i64);
-        kernels::max_pool_bwd_x(queue, grid, x, dy, dx, pack, n, height, width, channels);
+        kernels::max_pool_bwd_x(program, grid, x, dy, dx, pack, n, height, width, channels);
         Ok(())
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Gradient: dx = dy where y > 0, else 0.
 
+use crate::device::Program;
 use crate::device::cpu::pool;
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Row};
@@ -42,15 +43,15 @@ impl Op for Relu {
         pool::relu_backward(io.y, io.dy, dx);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let n = io.y.len;
-        kernels::relu_fwd(queue, elementwise(n), io.x[0], io.y, n as i64);
+        kernels::relu_fwd(program, elementwise(n), io.x[0], io.y, n as i64);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let n = io.dy.len;
-        kernels::relu_bwd(queue, elementwise(n), io.y, io.dy, io.dx[0], n as i64);
+        kernels::relu_bwd(program, elementwise(n), io.y, io.dy, io.dx[0], n as i64);
         Ok(())
     }
 }

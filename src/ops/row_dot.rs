@@ -2,7 +2,8 @@
 //!
 //! Gradient: da = dy b, db = dy a, row by row.
 
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -46,18 +47,26 @@ impl Op for RowDot {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (rows, columns) = (io.y.len, self.columns as i32);
         let grid = elementwise(rows);
-        kernels::row_dot_fwd(queue, grid, io.x[0], io.x[1], io.y, rows as i32, columns);
+        kernels::row_dot_fwd(program, grid, io.x[0], io.x[1], io.y, rows as i32, columns);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([a, b, ..], [da, db, ..]) = (io.x, io.dx);
         let (rows, columns) = (io.dy.len as i32, self.columns as i32);
         for (dx, other) in [(da, b), (db, a)].into_iter().filter(|(dx, _)| dx.len > 0) {
-            kernels::row_dot_bwd(queue, elementwise(dx.len), other, io.dy, dx, rows, columns);
+            kernels::row_dot_bwd(
+                program,
+                elementwise(dx.len),
+                other,
+                io.dy,
+                dx,
+                rows,
+                columns,
+            );
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! Gradient: dx[b, t] = dy[b], and 0 for the other tokens.
 
-use crate::device::gpu::{Queue, kernels};
+use crate::device::Program;
+use crate::device::gpu::kernels;
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -62,15 +63,15 @@ impl Op for SelectToken {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (grid, [n, sequence, start, dim]) = self.sizes(io.y.len);
-        kernels::select_token_fwd(queue, grid, io.x[0], io.y, n, sequence, start, dim);
+        kernels::select_token_fwd(program, grid, io.x[0], io.y, n, sequence, start, dim);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let (grid, [n, sequence, start, dim]) = self.sizes(io.dy.len);
-        kernels::select_token_bwd(queue, grid, io.dy, io.dx[0], n, sequence, start, dim);
+        kernels::select_token_bwd(program, grid, io.dy, io.dx[0], n, sequence, start, dim);
         Ok(())
     }
 }

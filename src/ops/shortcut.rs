@@ -3,9 +3,10 @@
 //!
 //! Gradient: dx = dy at those pixels and channels, 0 elsewhere.
 
+use crate::device::Program;
 use crate::device::Slot;
 use crate::device::cpu::pool;
-use crate::device::gpu::{Queue, elementwise, kernels, packs};
+use crate::device::gpu::{elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -69,23 +70,23 @@ impl Op for Shortcut {
         self.images.shortcut_backward(self.pad, io.dy, io.add, dx);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (pack, n) = self.packs(io.y.len, [io.x[0], io.y]);
         let [height, width, channels, pad] = self.sizes();
         let (grid, n) = (elementwise(n), n as i64);
         kernels::shortcut_fwd(
-            queue, grid, io.x[0], io.y, pack, n, height, width, channels, pad,
+            program, grid, io.x[0], io.y, pack, n, height, width, channels, pad,
         );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let (dy, dx, add) = (io.dy, io.dx[0], i32::from(io.add));
         let (pack, n) = self.packs(dx.len, [dy, dx]);
         let [height, width, channels, pad] = self.sizes();
         let (grid, n) = (elementwise(n), n as i64);
         kernels::shortcut_bwd_x(
-            queue, grid, dy, dx, add, pack, n, height, width, channels, pad,
+            program, grid, dy, dx, add, pack, n, height, width, channels, pad,
         );
         Ok(())
     }

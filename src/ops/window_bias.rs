@@ -4,7 +4,8 @@
 //!
 //! Gradient: that of an entry of w is the sum of dy over its places, in their order.
 
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -106,23 +107,23 @@ impl Op for WindowBias {
         }
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let sizes = [self.size, self.shift, usize::from(self.relative)];
         let [size, shift, relative] = sizes.map(|n| n as i32);
         let [down, across] = self.windows.map(|n| n as i32);
         let grid = elementwise(io.y.len);
         kernels::window_bias_fwd(
-            queue, grid, io.x[0], io.y, size, shift, relative, down, across,
+            program, grid, io.x[0], io.y, size, shift, relative, down, across,
         );
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let windows = self.windows[0] * self.windows[1];
         let sizes = [self.size, usize::from(self.relative), windows];
         let [size, relative, windows] = sizes.map(|n| n as i32);
         let (dw, grid) = (io.dx[0], io.dx[0].len.div_ceil(8));
-        kernels::window_bias_bwd(queue, grid, io.dy, dw, size, relative, windows);
+        kernels::window_bias_bwd(program, grid, io.dy, dw, size, relative, windows);
         Ok(())
     }
 }

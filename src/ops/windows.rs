@@ -6,8 +6,9 @@
 
 use rayon::prelude::*;
 
+use crate::device::Program;
 use crate::device::Slot;
-use crate::device::gpu::{Queue, kernels};
+use crate::device::gpu::kernels;
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Row};
@@ -145,7 +146,7 @@ impl Windows {
 }
 
 impl Windows {
-    fn queue(&self, from: Slot, to: Slot, back: bool, queue: &mut Queue) {
+    fn emit(&self, from: Slot, to: Slot, back: bool, program: &mut Program) {
         let image = self.height * self.width * self.channels;
         let n = from.len / image;
         let grid = (image.div_ceil(256), n.min(MOST_IMAGES));
@@ -154,7 +155,7 @@ impl Windows {
         let shift = self.shift as i32;
         let by_channel = i32::from(self.order == Order::Channels);
         kernels::windows(
-            queue,
+            program,
             grid,
             from,
             to,
@@ -188,13 +189,13 @@ impl Op for Windows {
         self.apply(io.dy, dx, !self.back);
     }
 
-    fn cuda_fwd(&self, io: FwdSlots, queue: &mut Queue) -> Result<()> {
-        self.queue(io.x[0], io.y, self.back, queue);
+    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
+        self.emit(io.x[0], io.y, self.back, program);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, queue: &mut Queue) -> Result<()> {
-        self.queue(io.dy, io.dx[0], !self.back, queue);
+    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
+        self.emit(io.dy, io.dx[0], !self.back, program);
         Ok(())
     }
 }

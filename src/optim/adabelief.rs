@@ -16,14 +16,16 @@
 //! r^2 = (1 - beta2^k) (N - 4) / (M - 4) (N - 2) / N M / (M - 2)
 //! ```
 
-use std::sync::Arc;
-
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, Look, Marker, Moment, Optimizer, Reports, Row, Shape,
-    Update, Vectors, average, average_square, padded,
+    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, average,
+    average_square,
 };
 use crate::config::{Entry, Key};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, AdaBeliefStep},
+};
 
 pub(super) const ADABELIEF: Row = Row {
     entry: Entry {
@@ -39,14 +41,13 @@ pub(super) const ADABELIEF: Row = Row {
             },
         ],
     },
-    state: &["exp_avg", "exp_avg_var"],
     look: Look {
         colour: 0xffbf46,
         marker: Marker::Filled(Shape::Left),
     },
-    reports: Reports::Nothing,
+    reports: Reports::NOTHING,
     build: |values| {
-        Arc::new(AdaBelief {
+        Box::new(AdaBelief {
             betas: values.pair("betas"),
             eps: values.real("eps"),
             weight_decay: values.real("weight_decay"),
@@ -73,45 +74,55 @@ impl AdaBelief {
     }
 }
 
-impl Optimizer for AdaBelief {
-    fn coefficients(&self, at: Moment) -> Coefficients {
+impl Method for AdaBelief {
+    type Coefficients = AdaBeliefStep;
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["exp_avg", "exp_avg_var"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, at: At) -> AdaBeliefStep {
         let (beta1, beta2) = self.betas;
         let k = at.k as f64;
-        let shrink = 1.0 - at.lr * self.weight_decay;
         let rectification = self.rectification(k);
-        let lr = at.lr * rectification.unwrap_or(1.0) / (1.0 - beta1.powf(k));
-        let adaptive = f64::from(u8::from(rectification.is_some()));
-        padded([beta1, beta2, self.eps, shrink, lr, adaptive])
+        AdaBeliefStep {
+            beta1,
+            beta2,
+            eps: self.eps,
+            shrink: 1.0 - at.lr * self.weight_decay,
+            lr: at.lr * rectification.unwrap_or(1.0) / (1.0 - beta1.powf(k)),
+            adaptive: f64::from(u8::from(rectification.is_some())),
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now,
-            w,
-            g,
-            state: [d, v],
-            ..
-        } = update;
-        kernels::adabelief(queue, elementwise(w.len), now, w, g, d, v, update.n());
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (grid, [d, v]) = (elementwise(u.w.len), u.vectors());
+        kernels::adabelief(program, grid, u.now, u.coefficients, u.w, u.g, d, v, u.n());
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (beta1, beta2) = self.betas;
-        let [_, _, eps, shrink, lr, adaptive, ..] = self.coefficients(step.at).map(|c| c as f32);
-        let adaptive = adaptive != 0.0;
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [d, v],
-                  }| {
-                for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
-                    *d = average(beta1, *d, g);
-                    *v = average_square(beta2, *v, g - *d) + eps;
-                    let denominator = if adaptive { v.sqrt() + eps } else { 1.0 };
-                    *w = shrink * *w - lr * *d / denominator;
-                }
-            },
-        );
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "adabelief", |mut step| {
+            let c = *step.coefficients;
+            let [eps, shrink, lr] = [c.eps, c.shrink, c.lr].map(|c| c as f32);
+            let adaptive = c.adaptive != 0.0;
+            step.vectors().for_pieces(
+                move |Vectors {
+                          w,
+                          g,
+                          state: [d, v],
+                      }| {
+                    for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
+                        *d = average(c.beta1, *d, g);
+                        *v = average_square(c.beta2, *v, g - *d) + eps;
+                        let denominator = if adaptive { v.sqrt() + eps } else { 1.0 };
+                        *w = shrink * *w - lr * *d / denominator;
+                    }
+                },
+            );
+        });
     }
 }

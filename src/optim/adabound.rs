@@ -13,14 +13,16 @@
 //! w = w - clamp(s / (sqrt(v) + eps), F (1 - 1 / (gamma k + 1)), F (1 + 1 / (gamma k))) d - wd w
 //! ```
 
-use std::sync::Arc;
-
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, Look, Marker, Moment, Optimizer, Reports, Row, Shape,
-    Update, Vectors, average, average_square, padded,
+    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, average,
+    average_square,
 };
 use crate::config::{Entry, Key, Kind};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, AdaBoundStep},
+};
 
 /// How fast the bounds close in.
 const GAMMA: f64 = 1e-3;
@@ -41,14 +43,13 @@ pub(super) const ADABOUND: Row = Row {
             },
         ],
     },
-    state: &["exp_avg", "exp_avg_sq"],
     look: Look {
         colour: 0x4f9d69,
         marker: Marker::Filled(Shape::Right),
     },
-    reports: Reports::Nothing,
+    reports: Reports::NOTHING,
     build: |values| {
-        Arc::new(AdaBound {
+        Box::new(AdaBound {
             betas: values.pair("betas"),
             eps: values.real("eps"),
             final_lr: values.real("final_lr"),
@@ -64,48 +65,60 @@ struct AdaBound {
     weight_decay: f64,
 }
 
-impl Optimizer for AdaBound {
-    fn coefficients(&self, at: Moment) -> Coefficients {
+impl Method for AdaBound {
+    type Coefficients = AdaBoundStep;
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["exp_avg", "exp_avg_sq"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, at: At) -> AdaBoundStep {
         let (beta1, beta2) = self.betas;
         let k = at.k as f64;
-        let s = at.lr * (1.0 - beta2.powf(k)).sqrt() / (1.0 - beta1.powf(k));
         let final_lr = match at.initial_lr {
             0.0 => self.final_lr,
             initial => self.final_lr * at.lr / initial,
         };
-        let lower = final_lr * (1.0 - 1.0 / (GAMMA * k + 1.0));
-        let upper = final_lr * (1.0 + 1.0 / (GAMMA * k));
-        padded([beta1, beta2, s, lower, upper, self.eps, self.weight_decay])
+        AdaBoundStep {
+            beta1,
+            beta2,
+            size: at.lr * (1.0 - beta2.powf(k)).sqrt() / (1.0 - beta1.powf(k)),
+            lower: final_lr * (1.0 - 1.0 / (GAMMA * k + 1.0)),
+            upper: final_lr * (1.0 + 1.0 / (GAMMA * k)),
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now,
-            w,
-            g,
-            state: [d, v],
-            ..
-        } = update;
-        kernels::adabound(queue, elementwise(w.len), now, w, g, d, v, update.n());
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (grid, [d, v]) = (elementwise(u.w.len), u.vectors());
+        kernels::adabound(program, grid, u.now, u.coefficients, u.w, u.g, d, v, u.n());
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (beta1, beta2) = self.betas;
-        let [_, _, s, lower, upper, eps, wd, _] = self.coefficients(step.at).map(|c| c as f32);
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [d, v],
-                  }| {
-                for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
-                    *d = average(beta1, *d, g);
-                    *v = average_square(beta2, *v, g);
-                    let size = clamp(s / (v.sqrt() + eps), lower, upper);
-                    *w = *w - size * *d - decay(wd, *w);
-                }
-            },
-        );
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "adabound", |mut step| {
+            let c = *step.coefficients;
+            let [s, lower, upper] = [c.size, c.lower, c.upper].map(|c| c as f32);
+            let (eps, wd) = (c.eps as f32, c.weight_decay as f32);
+            step.vectors().for_pieces(
+                move |Vectors {
+                          w,
+                          g,
+                          state: [d, v],
+                      }| {
+                    for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
+                        *d = average(c.beta1, *d, g);
+                        *v = average_square(c.beta2, *v, g);
+                        let size = clamp(s / (v.sqrt() + eps), lower, upper);
+                        *w = *w - size * *d - decay(wd, *w);
+                    }
+                },
+            );
+        });
     }
 }
 

@@ -13,15 +13,17 @@
 //! w = w - lr / (1 - beta1^k) d / (sqrt(v) / sqrt(1 - beta2^k) + eps)
 //! ```
 
-use std::sync::Arc;
-
 use super::sgd::decayed;
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, Look, Marker, Moment, Optimizer, Reports, Row, Shape,
-    Update, Vectors, average_square, padded,
+    AnyMethod, At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors,
+    average_square,
 };
 use crate::config::{Entry, Values};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, AdamStep},
+};
 
 pub(super) const ADAM: Row = Row {
     entry: Entry {
@@ -30,12 +32,11 @@ pub(super) const ADAM: Row = Row {
         paper: "Kingma and Ba 2015, arXiv:1412.6980",
         keys: &[BETAS, EPS],
     },
-    state: &["exp_avg", "exp_avg_sq"],
     look: Look {
         colour: 0xf34213,
         marker: Marker::Filled(Shape::Up),
     },
-    reports: Reports::Nothing,
+    reports: Reports::NOTHING,
     build: |values| Adam::build(values, false),
 };
 
@@ -46,12 +47,11 @@ pub(super) const ADAMW: Row = Row {
         paper: "Loshchilov and Hutter 2019, arXiv:1711.05101",
         keys: &[BETAS, EPS],
     },
-    state: &["exp_avg", "exp_avg_sq"],
     look: Look {
         colour: 0xf34213,
         marker: Marker::Filled(Shape::Down),
     },
-    reports: Reports::Nothing,
+    reports: Reports::NOTHING,
     build: |values| Adam::build(values, true),
 };
 
@@ -63,8 +63,8 @@ struct Adam {
 }
 
 impl Adam {
-    fn build(values: &Values, decoupled: bool) -> Arc<dyn Optimizer> {
-        Arc::new(Adam {
+    fn build(values: &Values, decoupled: bool) -> Box<dyn AnyMethod> {
+        Box::new(Adam {
             betas: values.pair("betas"),
             eps: values.real("eps"),
             weight_decay: values.real("weight_decay"),
@@ -73,49 +73,62 @@ impl Adam {
     }
 }
 
-impl Optimizer for Adam {
-    fn coefficients(&self, at: Moment) -> Coefficients {
+impl Method for Adam {
+    type Coefficients = AdamStep;
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["exp_avg", "exp_avg_sq"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, at: At) -> AdamStep {
         let (beta1, beta2) = self.betas;
         let k = at.k as f64;
-        let (wd, shrink) = match self.decoupled {
+        let (weight_decay, shrink) = match self.decoupled {
             true => (0.0, 1.0 - at.lr * self.weight_decay),
             false => (self.weight_decay, 1.0),
         };
-        let lr = at.lr / (1.0 - beta1.powf(k));
-        let root = (1.0 - beta2.powf(k)).sqrt();
-        padded([lr, root, self.eps, wd, shrink, beta1, beta2])
+        AdamStep {
+            lr: at.lr / (1.0 - beta1.powf(k)),
+            root: (1.0 - beta2.powf(k)).sqrt(),
+            eps: self.eps,
+            weight_decay,
+            shrink,
+            beta1,
+            beta2,
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now,
-            w,
-            g,
-            state: [d, v],
-            ..
-        } = update;
-        kernels::adam(queue, elementwise(w.len), now, w, g, d, v, update.n());
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (grid, [d, v]) = (elementwise(u.w.len), u.vectors());
+        kernels::adam(program, grid, u.now, u.coefficients, u.w, u.g, d, v, u.n());
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (beta1, beta2) = self.betas;
-        let [lr, root, eps, wd, shrink, ..] = self.coefficients(step.at).map(|c| c as f32);
-        let weight = (1.0 - beta1) as f32;
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [d, v],
-                  }| {
-                for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
-                    let g = decayed(g, wd, *w);
-                    *d = lerp(*d, g, weight);
-                    *v = average_square(beta2, *v, g);
-                    let denominator = v.sqrt() / root + eps;
-                    *w = shrink * *w - lr * *d / denominator;
-                }
-            },
-        );
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "adam", |mut step| {
+            let c = *step.coefficients;
+            let [lr, root, eps] = [c.lr, c.root, c.eps].map(|c| c as f32);
+            let [wd, shrink] = [c.weight_decay, c.shrink].map(|c| c as f32);
+            let weight = (1.0 - c.beta1) as f32;
+            step.vectors().for_pieces(
+                move |Vectors {
+                          w,
+                          g,
+                          state: [d, v],
+                      }| {
+                    for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
+                        let g = decayed(g, wd, *w);
+                        *d = lerp(*d, g, weight);
+                        *v = average_square(c.beta2, *v, g);
+                        let denominator = v.sqrt() / root + eps;
+                        *w = shrink * *w - lr * *d / denominator;
+                    }
+                },
+            );
+        });
     }
 }
 

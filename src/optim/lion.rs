@@ -11,14 +11,15 @@
 //! d = beta2 d + (1 - beta2) g
 //! ```
 
-use std::sync::Arc;
-
 use super::{
-    BETAS, Coefficients, CpuStep, Look, Marker, Moment, Optimizer, Reports, Row, Shape, Update,
-    Vectors, average, padded,
+    At, BETAS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, average,
 };
 use crate::config::{Entry, Key};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, LionStep},
+};
 
 pub(super) const LION: Row = Row {
     entry: Entry {
@@ -31,14 +32,13 @@ pub(super) const LION: Row = Row {
             ..BETAS
         }],
     },
-    state: &["exp_avg"],
     look: Look {
         colour: 0xdbabab,
         marker: Marker::Filled(Shape::Cross),
     },
-    reports: Reports::Nothing,
+    reports: Reports::NOTHING,
     build: |values| {
-        Arc::new(Lion {
+        Box::new(Lion {
             betas: values.pair("betas"),
             weight_decay: values.real("weight_decay"),
         })
@@ -50,34 +50,44 @@ struct Lion {
     weight_decay: f64,
 }
 
-impl Optimizer for Lion {
-    fn coefficients(&self, at: Moment) -> Coefficients {
-        let (beta1, beta2) = self.betas;
-        padded([beta1, beta2, at.lr, 1.0 - at.lr * self.weight_decay])
+impl Method for Lion {
+    type Coefficients = LionStep;
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["exp_avg"],
+            ..Memory::default()
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now, w, g, state, ..
-        } = update;
-        kernels::lion(queue, elementwise(w.len), now, w, g, state[0], update.n());
+    fn coefficients(&mut self, at: At) -> LionStep {
+        let (beta1, beta2) = self.betas;
+        LionStep {
+            beta1,
+            beta2,
+            lr: at.lr,
+            shrink: 1.0 - at.lr * self.weight_decay,
+        }
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let (beta1, beta2) = self.betas;
-        let [_, _, lr, shrink, ..] = self.coefficients(step.at).map(|c| c as f32);
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [d, _],
-                  }| {
-                for ((w, &g), d) in w.iter_mut().zip(g).zip(d) {
-                    *w = shrink * *w - lr * sign(average(beta1, *d, g));
-                    *d = average(beta2, *d, g);
-                }
-            },
-        );
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (grid, [d]) = (elementwise(u.w.len), u.vectors());
+        kernels::lion(program, grid, u.now, u.coefficients, u.w, u.g, d, u.n());
+    }
+
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "lion", |mut step| {
+            let c = *step.coefficients;
+            let (lr, shrink) = (c.lr as f32, c.shrink as f32);
+            step.vectors()
+                .for_pieces(move |Vectors { w, g, state: [d] }| {
+                    for ((w, &g), d) in w.iter_mut().zip(g).zip(d) {
+                        *w = shrink * *w - lr * sign(average(c.beta1, *d, g));
+                        *d = average(c.beta2, *d, g);
+                    }
+                });
+        });
     }
 }
 

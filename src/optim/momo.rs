@@ -18,15 +18,17 @@
 //! ```
 //! The history keeps t.
 
-use std::sync::Arc;
-
 use super::{
-    Coefficients, CpuStep, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row, Scalars,
-    Shape, Update, Vectors, at_least, at_most, average, padded,
+    AnyMethod, At, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors,
+    at_least, at_most, average,
 };
 use crate::config::{Entry, Key, Kind, Values};
+use crate::device::Program;
 use crate::device::cpu::dot;
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, ModelScalars, MomoStep},
+};
 
 pub(super) const PAPER: &str = "Schaipp et al. 2024, arXiv:2305.07583";
 
@@ -55,12 +57,11 @@ pub(super) const MOMO: Row = Row {
         paper: PAPER,
         keys: KEYS,
     },
-    state: &["grad_avg"],
     look: Look {
         colour: 0x023047,
         marker: Marker::Filled(Shape::Circle),
     },
-    reports: Reports::StepSize,
+    reports: Reports::STEP_SIZE,
     build: |values| Momo::build(values, false),
 };
 
@@ -71,12 +72,11 @@ pub(super) const MOMO_STAR: Row = Row {
         paper: PAPER,
         keys: KEYS,
     },
-    state: &["grad_avg"],
     look: Look {
         colour: 0x87b37a,
         marker: Marker::Filled(Shape::Star),
     },
-    reports: Reports::StepSizeAndBound,
+    reports: Reports::STEP_SIZE_AND_BOUND,
     build: |values| Momo::build(values, true),
 };
 
@@ -88,8 +88,8 @@ struct Momo {
 }
 
 impl Momo {
-    fn build(values: &Values, star: bool) -> Arc<dyn Optimizer> {
-        Arc::new(Momo {
+    fn build(values: &Values, star: bool) -> Box<dyn AnyMethod> {
+        Box::new(Momo {
             beta: values.real("beta"),
             bias_correction: values.flag("bias_correction"),
             weight_decay: values.real("weight_decay"),
@@ -98,68 +98,75 @@ impl Momo {
     }
 }
 
-impl Optimizer for Momo {
-    fn initial_scalars(&self) -> Scalars {
-        self.bound.initial_scalars()
+impl Method for Momo {
+    type Coefficients = MomoStep;
+    type Scalars = ModelScalars;
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["grad_avg"],
+            ..Memory::default()
+        }
     }
 
-    fn coefficients(&self, at: Moment) -> Coefficients {
+    fn scalars(&self) -> ModelScalars {
+        self.bound.scalars()
+    }
+
+    fn coefficients(&mut self, at: At) -> MomoStep {
         let (beta, rho) = match (self.bias_correction, at.k) {
             (true, k) => (self.beta, 1.0 - self.beta.powf(k as f64)),
             // Averages that start at the first value: take it whole.
             (false, 1) => (0.0, 1.0),
             (false, _) => (self.beta, 1.0),
         };
-        let c = 1.0 + at.lr * self.weight_decay;
-        padded([beta, rho, c, at.lr, self.bound.initial])
+        MomoStep {
+            beta,
+            rho,
+            c: 1.0 + at.lr * self.weight_decay,
+            lr: at.lr,
+            lower_bound: self.bound.initial,
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now,
-            w,
-            g,
-            state: [d, _],
-            loss,
-            scalars,
-            partial,
-            step_sizes,
-        } = update;
-        let (blocks, n) = (update.sum_blocks(), update.n());
-        kernels::momo_sums(queue, blocks, now, w, g, d, partial, n);
-        let (count, star) = (blocks as i32, i32::from(self.bound.star));
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (now, steps, [d]) = (u.now, u.coefficients, u.vectors());
+        let (blocks, grid) = (u.sum_blocks(), elementwise(u.w.len));
+        let (count, star, sizes) = (blocks as i32, i32::from(self.bound.star), u.series(0));
+        kernels::momo_sums(program, blocks, now, steps, u.w, u.g, d, u.partial, u.n());
         kernels::momo_step_size(
-            queue, 1, now, loss, partial, count, star, scalars, step_sizes,
+            program, 1, now, steps, u.loss, u.partial, count, star, u.scalars, sizes,
         );
-        kernels::momo_update(queue, elementwise(w.len), now, scalars, d, w, n);
+        kernels::momo_update(program, grid, now, steps, u.scalars, d, u.w, u.n());
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let [beta, rho, c, lr, ..] = self.coefficients(step.at);
-        let sums = step.vectors.sum_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [d, _],
-                  }| {
-                for (d, &g) in d.iter_mut().zip(g) {
-                    *d = average(beta, *d, g);
-                }
-                [dot(w, g), dot(w, d), dot(d, d)]
-            },
-        );
-        let sums = Sums::new(step.scalars, beta, step.loss, sums);
-        let tau = self.bound.step_size(step.scalars, &sums, lr, c, rho) as f32;
-        let c = c as f32;
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w, state: [d, _], ..
-                  }| {
-                for (w, &mut d) in w.iter_mut().zip(d) {
-                    *w = (-tau).mul_add(d, *w) / c;
-                }
-            },
-        );
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        let bound = self.bound;
+        u.host(program, "momo", move |mut step| {
+            let (c, loss) = (*step.coefficients, step.loss);
+            let sums = step
+                .vectors()
+                .sum_pieces(move |Vectors { w, g, state: [d] }| {
+                    for (d, &g) in d.iter_mut().zip(g) {
+                        *d = average(c.beta, *d, g);
+                    }
+                    [dot(w, g), dot(w, d), dot(d, d)]
+                });
+            let sums = Sums::new(step.scalars, c.beta, loss, sums);
+            let t = bound.step_size(step.scalars, &sums, c.lr, c.c, c.rho);
+            step.report(0, t);
+            let (tau, c) = (step.scalars.tau as f32, c.c as f32);
+            step.vectors()
+                .for_pieces(move |Vectors { w, state: [d], .. }| {
+                    for (w, &mut d) in w.iter_mut().zip(d) {
+                        *w = (-tau).mul_add(d, *w) / c;
+                    }
+                });
+        });
+    }
+
+    fn epoch_reports(&self, scalars: &ModelScalars) -> Vec<f64> {
+        vec![scalars.lower_bound, scalars.h]
     }
 }
 
@@ -171,7 +178,7 @@ pub(super) struct Sums {
 
 impl Sums {
     /// From <w, g>, <w, d> and N; moves the averages F and G on.
-    pub fn new(scalars: &mut Scalars, beta: f64, loss: f32, sums: [f64; 3]) -> Sums {
+    pub fn new(scalars: &mut ModelScalars, beta: f64, loss: f32, sums: [f64; 3]) -> Sums {
         let [slope, inner, norm] = sums.map(|sum| sum as f32);
         scalars.loss_average = average(beta, scalars.loss_average, loss);
         scalars.inner_average = average(beta, scalars.inner_average, slope);
@@ -180,6 +187,7 @@ impl Sums {
 }
 
 /// The lower bound of the model and the step size that follows from it.
+#[derive(Clone, Copy)]
 pub(super) struct Bound {
     pub initial: f64,
     pub star: bool,
@@ -193,15 +201,22 @@ impl Bound {
         }
     }
 
-    pub fn initial_scalars(&self) -> Scalars {
-        Scalars {
+    pub fn scalars(&self) -> ModelScalars {
+        ModelScalars {
             lower_bound: self.initial,
-            ..Scalars::default()
+            ..ModelScalars::default()
         }
     }
 
-    /// tau; leaves t, lb and h in the scalars.
-    pub fn step_size(&self, scalars: &mut Scalars, sums: &Sums, lr: f64, c: f64, rho: f64) -> f64 {
+    /// t; leaves tau, lb and h in the scalars.
+    pub fn step_size(
+        &self,
+        scalars: &mut ModelScalars,
+        sums: &Sums,
+        lr: f64,
+        c: f64,
+        rho: f64,
+    ) -> f64 {
         let &Sums { inner, norm } = sums;
         let (loss, slope) = (scalars.loss_average, scalars.inner_average);
         let lb = &mut scalars.lower_bound;
@@ -220,7 +235,7 @@ impl Bound {
             *lb = at_least(estimate.into(), self.initial);
             scalars.h = h.into();
         }
-        scalars.step_size = t;
-        tau
+        scalars.tau = tau;
+        t
     }
 }

@@ -16,16 +16,18 @@
 //! ```
 //! The history keeps t.
 
-use std::sync::Arc;
-
 use super::momo::{Bound, PAPER, Sums};
 use super::{
-    BETAS, Coefficients, CpuStep, EPS, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row,
-    Scalars, Shape, Update, Vectors, average, average_square,
+    AnyMethod, At, BETAS, EPS, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape,
+    Update, Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind, Values};
+use crate::device::Program;
 use crate::device::cpu::{dot, sum_of};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, ModelScalars, MomoAdamStep},
+};
 
 const KEYS: &[Key] = &[
     BETAS,
@@ -46,12 +48,11 @@ pub(super) const MOMO_ADAM: Row = Row {
         paper: PAPER,
         keys: KEYS,
     },
-    state: &["grad_avg", "grad_avg_sq"],
     look: Look {
         colour: 0x3f88c5,
         marker: Marker::Hollow(Shape::Circle),
     },
-    reports: Reports::StepSize,
+    reports: Reports::STEP_SIZE,
     build: |values| MomoAdam::build(values, false),
 };
 
@@ -62,12 +63,11 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
         paper: PAPER,
         keys: KEYS,
     },
-    state: &["grad_avg", "grad_avg_sq"],
     look: Look {
         colour: 0x648381,
         marker: Marker::Hollow(Shape::Star),
     },
-    reports: Reports::StepSizeAndBound,
+    reports: Reports::STEP_SIZE_AND_BOUND,
     build: |values| MomoAdam::build(values, true),
 };
 
@@ -80,8 +80,8 @@ struct MomoAdam {
 }
 
 impl MomoAdam {
-    fn build(values: &Values, star: bool) -> Arc<dyn Optimizer> {
-        Arc::new(MomoAdam {
+    fn build(values: &Values, star: bool) -> Box<dyn AnyMethod> {
+        Box::new(MomoAdam {
             betas: values.pair("betas"),
             eps: values.real("eps"),
             weight_decay: values.real("weight_decay"),
@@ -91,75 +91,111 @@ impl MomoAdam {
     }
 }
 
-impl Optimizer for MomoAdam {
-    fn initial_scalars(&self) -> Scalars {
-        self.bound.initial_scalars()
+impl Method for MomoAdam {
+    type Coefficients = MomoAdamStep;
+    type Scalars = ModelScalars;
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["grad_avg", "grad_avg_sq"],
+            ..Memory::default()
+        }
     }
 
-    fn coefficients(&self, at: Moment) -> Coefficients {
+    fn scalars(&self) -> ModelScalars {
+        self.bound.scalars()
+    }
+
+    fn coefficients(&mut self, at: At) -> MomoAdamStep {
         let (beta1, beta2) = self.betas;
         let k = at.k as f64;
-        let (rho, correction) = (1.0 - beta1.powf(k), 1.0 - beta2.powf(k));
-        let decay = at.lr * self.weight_decay;
-        let bound = self.bound.initial;
-        [beta1, beta2, correction, self.eps, rho, at.lr, decay, bound]
+        MomoAdamStep {
+            beta1,
+            beta2,
+            correction: 1.0 - beta2.powf(k),
+            eps: self.eps,
+            rho: 1.0 - beta1.powf(k),
+            lr: at.lr,
+            decay: at.lr * self.weight_decay,
+            lower_bound: self.bound.initial,
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (now, steps, [d, v]) = (u.now, u.coefficients, u.vectors());
+        let (blocks, grid) = (u.sum_blocks(), elementwise(u.w.len));
+        let (count, star, sizes) = (blocks as i32, i32::from(self.bound.star), u.series(0));
+        kernels::momo_adam_sums(
+            program,
+            blocks,
             now,
-            w,
-            g,
-            state: [d, v],
-            loss,
-            scalars,
-            partial,
-            step_sizes,
-        } = update;
-        let (blocks, n) = (update.sum_blocks(), update.n());
-        kernels::momo_adam_sums(queue, blocks, now, w, g, d, v, partial, n);
-        let (count, star) = (blocks as i32, i32::from(self.bound.star));
-        kernels::momo_adam_step_size(
-            queue, 1, now, loss, partial, count, star, scalars, step_sizes,
+            steps,
+            u.w,
+            u.g,
+            d,
+            v,
+            u.partial,
+            u.n(),
         );
-        let (grid, divide) = (elementwise(w.len), i32::from(self.divide));
-        kernels::momo_adam_update(queue, grid, now, scalars, d, v, w, divide, n);
+        kernels::momo_adam_step_size(
+            program, 1, now, steps, u.loss, u.partial, count, star, u.scalars, sizes,
+        );
+        let divide = i32::from(self.divide);
+        kernels::momo_adam_update(
+            program,
+            grid,
+            now,
+            steps,
+            u.scalars,
+            d,
+            v,
+            u.w,
+            divide,
+            u.n(),
+        );
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let [beta1, beta2, correction, eps, rho, lr, decay, _] = self.coefficients(step.at);
-        let (correction, eps) = (correction as f32, eps as f32);
-        let scale = move |v: f32| (v / correction).sqrt() + eps;
-        let sums = step.vectors.sum_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [d, v],
-                  }| {
-                for ((&g, d), v) in g.iter().zip(&mut *d).zip(&mut *v) {
-                    *d = average(beta1, *d, g);
-                    *v = average_square(beta2, *v, g);
-                }
-                let norm = sum_of(d, v, |d, v| d * (d / scale(v)));
-                [dot(w, g), dot(w, d), norm]
-            },
-        );
-        let sums = Sums::new(step.scalars, beta1, step.loss, sums);
-        let tau = self
-            .bound
-            .step_size(step.scalars, &sums, lr, 1.0 + decay, rho) as f32;
-        let (shrink, c) = match self.divide {
-            true => (1.0, (1.0 + decay) as f32),
-            false => ((1.0 - decay) as f32, 1.0),
-        };
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w, state: [d, v], ..
-                  }| {
-                for ((w, &mut d), &mut v) in w.iter_mut().zip(d).zip(v) {
-                    *w = (shrink * *w - tau * d / scale(v)) / c;
-                }
-            },
-        );
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        let (bound, divide) = (self.bound, self.divide);
+        u.host(program, "momo-adam", move |mut step| {
+            let (c, loss) = (*step.coefficients, step.loss);
+            let (correction, eps) = (c.correction as f32, c.eps as f32);
+            let scale = move |v: f32| (v / correction).sqrt() + eps;
+            let sums = step.vectors().sum_pieces(
+                move |Vectors {
+                          w,
+                          g,
+                          state: [d, v],
+                      }| {
+                    for ((&g, d), v) in g.iter().zip(&mut *d).zip(&mut *v) {
+                        *d = average(c.beta1, *d, g);
+                        *v = average_square(c.beta2, *v, g);
+                    }
+                    let norm = sum_of(d, v, |d, v| d * (d / scale(v)));
+                    [dot(w, g), dot(w, d), norm]
+                },
+            );
+            let sums = Sums::new(step.scalars, c.beta1, loss, sums);
+            let t = bound.step_size(step.scalars, &sums, c.lr, 1.0 + c.decay, c.rho);
+            step.report(0, t);
+            let tau = step.scalars.tau as f32;
+            let (shrink, c) = match divide {
+                true => (1.0, (1.0 + c.decay) as f32),
+                false => ((1.0 - c.decay) as f32, 1.0),
+            };
+            step.vectors().for_pieces(
+                move |Vectors {
+                          w, state: [d, v], ..
+                      }| {
+                    for ((w, &mut d), &mut v) in w.iter_mut().zip(d).zip(v) {
+                        *w = (shrink * *w - tau * d / scale(v)) / c;
+                    }
+                },
+            );
+        });
+    }
+
+    fn epoch_reports(&self, scalars: &ModelScalars) -> Vec<f64> {
+        vec![scalars.lower_bound, scalars.h]
     }
 }

@@ -12,15 +12,16 @@
 //! ```
 //! The history keeps t.
 
-use std::sync::Arc;
-
 use super::{
-    Coefficients, CpuStep, LOWER_BOUND, Look, Marker, Moment, Optimizer, Reports, Row, Scalars,
-    Shape, Update, Vectors, at_most, padded,
+    At, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, at_most,
 };
 use crate::config::Entry;
+use crate::device::Program;
 use crate::device::cpu::dot;
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, ProxSpsStep},
+};
 
 pub(super) const PROX_SPS: Row = Row {
     entry: Entry {
@@ -29,14 +30,13 @@ pub(super) const PROX_SPS: Row = Row {
         paper: "Schaipp, Gower and Ulbrich 2023, arXiv:2301.04935",
         keys: &[LOWER_BOUND],
     },
-    state: &[],
     look: Look {
         colour: 0x97bf88,
         marker: Marker::Hollow(Shape::Square),
     },
-    reports: Reports::StepSize,
+    reports: Reports::STEP_SIZE,
     build: |values| {
-        Arc::new(ProxSps {
+        Box::new(ProxSps {
             lower_bound: values.real("lb"),
             weight_decay: values.real("weight_decay"),
         })
@@ -48,53 +48,54 @@ struct ProxSps {
     weight_decay: f64,
 }
 
-impl Optimizer for ProxSps {
-    fn initial_scalars(&self) -> Scalars {
-        Scalars {
+impl Method for ProxSps {
+    type Coefficients = ProxSpsStep;
+    /// tau
+    type Scalars = f64;
+
+    fn memory(&self) -> Memory {
+        Memory::default()
+    }
+
+    fn coefficients(&mut self, at: At) -> ProxSpsStep {
+        ProxSpsStep {
+            decay: at.lr * self.weight_decay,
+            lr: at.lr,
             lower_bound: self.lower_bound,
-            ..Scalars::default()
         }
     }
 
-    fn coefficients(&self, at: Moment) -> Coefficients {
-        padded([at.lr * self.weight_decay, at.lr, self.lower_bound])
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (now, steps) = (u.now, u.coefficients);
+        let (blocks, grid) = (u.sum_blocks(), elementwise(u.w.len));
+        let (count, sizes) = (blocks as i32, u.series(0));
+        kernels::prox_sps_sums(program, blocks, u.w, u.g, u.partial, u.n());
+        kernels::prox_sps_step_size(
+            program, 1, now, steps, u.loss, u.partial, count, u.scalars, sizes,
+        );
+        kernels::prox_sps_update(program, grid, now, steps, u.scalars, u.w, u.g, u.n());
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now,
-            w,
-            g,
-            loss,
-            scalars,
-            partial,
-            step_sizes,
-            ..
-        } = update;
-        let (blocks, n) = (update.sum_blocks(), update.n());
-        kernels::prox_sps_sums(queue, blocks, w, g, partial, n);
-        let count = blocks as i32;
-        kernels::prox_sps_step_size(queue, 1, now, loss, partial, count, scalars, step_sizes);
-        kernels::prox_sps_update(queue, elementwise(w.len), now, scalars, w, g, n);
-    }
-
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let [decay, lr, ..] = self.coefficients(step.at);
-        let c = (1.0 + decay) as f32;
-        let [inner, norm] = step
-            .vectors
-            .sum_pieces(move |Vectors { w, g, .. }| [dot(w, g), dot(g, g)])
-            .map(|sum| sum as f32);
-        let numerator = c * (step.loss - self.lower_bound as f32) - decay as f32 * inner;
-        let ratio = f64::from(numerator / norm);
-        // Python's max(0, ratio): 0 where the ratio is NaN.
-        let t = if ratio > 0.0 { ratio } else { 0.0 };
-        step.scalars.step_size = t;
-        let tau = at_most(t, lr) as f32;
-        step.vectors.for_pieces(move |Vectors { w, g, .. }| {
-            for (w, &g) in w.iter_mut().zip(g) {
-                *w = (-tau).mul_add(g, *w) / c;
-            }
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "prox-sps", |mut step| {
+            let (coefficients, loss) = (*step.coefficients, step.loss);
+            let c = (1.0 + coefficients.decay) as f32;
+            let sums = (step.vectors())
+                .sum_pieces(move |Vectors { w, g, state: [] }| [dot(w, g), dot(g, g)]);
+            let [inner, norm] = sums.map(|sum| sum as f32);
+            let gap = c * (loss - coefficients.lower_bound as f32);
+            let ratio = f64::from((gap - coefficients.decay as f32 * inner) / norm);
+            // Python's max(0, ratio): 0 where the ratio is NaN.
+            let t = if ratio > 0.0 { ratio } else { 0.0 };
+            step.report(0, t);
+            *step.scalars = at_most(t, coefficients.lr);
+            let tau = *step.scalars as f32;
+            step.vectors()
+                .for_pieces(move |Vectors { w, g, state: [] }| {
+                    for (w, &g) in w.iter_mut().zip(g) {
+                        *w = (-tau).mul_add(g, *w) / c;
+                    }
+                });
         });
     }
 }

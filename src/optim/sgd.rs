@@ -15,16 +15,15 @@
 //! w = w - lr (g + m b)         sgd-nesterov
 //! ```
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
-use super::{
-    Coefficients, CpuStep, Look, Marker, Moment, Optimizer, Reports, Row, Shape, Update, Vectors,
-    padded,
-};
+use super::{At, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors};
 use crate::config::{Entry, Key, Kind, Values};
-use crate::device::gpu::{Queue, elementwise, kernels};
+use crate::device::Program;
+use crate::device::gpu::{
+    elementwise,
+    kernels::{self, MomentumStep, SgdStep},
+};
 
 const MOMENTUM: Key = Key {
     name: "momentum",
@@ -63,14 +62,13 @@ pub(super) const SGD: Row = Row {
         paper: "Robbins and Monro 1951",
         keys: &[],
     },
-    state: &[],
     look: Look {
         colour: 0x7fb285,
         marker: Marker::Filled(Shape::Diamond),
     },
-    reports: Reports::Nothing,
+    reports: Reports::NOTHING,
     build: |values| {
-        Arc::new(Sgd {
+        Box::new(Sgd {
             weight_decay: values.real("weight_decay"),
         })
     },
@@ -83,13 +81,12 @@ pub(super) const HEAVY_BALL: Row = Row {
         paper: "Polyak 1964; Sutskever et al. 2013",
         keys: &[MOMENTUM, DAMPENING],
     },
-    state: &["momentum_buffer"],
     look: Look {
         colour: 0xde9151,
         marker: Marker::Filled(Shape::Square),
     },
-    reports: Reports::Nothing,
-    build: |values| Arc::new(Momentum::<false>::new(values)),
+    reports: Reports::NOTHING,
+    build: |values| Box::new(Momentum::<false>::new(values)),
 };
 
 pub(super) const NESTEROV: Row = Row {
@@ -99,13 +96,12 @@ pub(super) const NESTEROV: Row = Row {
         paper: "Nesterov 1983; Sutskever et al. 2013",
         keys: &[NESTEROV_MOMENTUM, NESTEROV_DAMPENING],
     },
-    state: &["momentum_buffer"],
     look: Look {
         colour: 0x8d5a97,
         marker: Marker::Filled(Shape::Spark),
     },
-    reports: Reports::Nothing,
-    build: |values| Arc::new(Momentum::<true>::new(values)),
+    reports: Reports::NOTHING,
+    build: |values| Box::new(Momentum::<true>::new(values)),
 };
 
 /// g + wd w, untouched where there is no decay: 0 times an infinite weight would make a NaN.
@@ -121,22 +117,43 @@ struct Sgd {
     weight_decay: f64,
 }
 
-impl Optimizer for Sgd {
-    fn coefficients(&self, at: Moment) -> Coefficients {
-        padded([at.lr, self.weight_decay])
+impl Method for Sgd {
+    type Coefficients = SgdStep;
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory::default()
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update { now, w, g, .. } = update;
-        kernels::sgd(queue, elementwise(w.len), now, w, g, update.n());
+    fn coefficients(&mut self, at: At) -> SgdStep {
+        SgdStep {
+            lr: at.lr,
+            weight_decay: self.weight_decay,
+        }
     }
 
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let [lr, wd, ..] = self.coefficients(step.at).map(|c| c as f32);
-        step.vectors.for_pieces(move |Vectors { w, g, .. }| {
-            for (w, &g) in w.iter_mut().zip(g) {
-                *w = (-lr).mul_add(decayed(g, wd, *w), *w);
-            }
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        kernels::sgd(
+            program,
+            elementwise(u.w.len),
+            u.now,
+            u.coefficients,
+            u.w,
+            u.g,
+            u.n(),
+        );
+    }
+
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "sgd", |mut step| {
+            let c = *step.coefficients;
+            let (lr, wd) = (c.lr as f32, c.weight_decay as f32);
+            step.vectors()
+                .for_pieces(move |Vectors { w, g, state: [] }| {
+                    for (w, &g) in w.iter_mut().zip(g) {
+                        *w = (-lr).mul_add(decayed(g, wd, *w), *w);
+                    }
+                });
         });
     }
 }
@@ -162,41 +179,62 @@ impl<const NESTEROV: bool> Momentum<NESTEROV> {
     }
 }
 
-impl<const NESTEROV: bool> Optimizer for Momentum<NESTEROV> {
-    fn coefficients(&self, at: Moment) -> Coefficients {
-        let m = self.momentum;
+impl<const NESTEROV: bool> Method for Momentum<NESTEROV> {
+    type Coefficients = MomentumStep;
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["momentum_buffer"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, at: At) -> MomentumStep {
         // Without momentum PyTorch keeps no buffer, and there is nothing to dampen.
         let (keep, take) = match at.k {
             1 => (0.0, 1.0),
-            _ if m == 0.0 => (0.0, 1.0),
-            _ => (m, 1.0 - self.dampening),
+            _ if self.momentum == 0.0 => (0.0, 1.0),
+            _ => (self.momentum, 1.0 - self.dampening),
         };
-        padded([at.lr, self.weight_decay, m, keep, take])
+        MomentumStep {
+            lr: at.lr,
+            weight_decay: self.weight_decay,
+            momentum: self.momentum,
+            keep,
+            take,
+        }
     }
 
-    fn queue(&self, update: &Update, queue: &mut Queue) {
-        let &Update {
-            now, w, g, state, ..
-        } = update;
-        let (grid, nesterov) = (elementwise(w.len), i32::from(NESTEROV));
-        kernels::sgd_momentum(queue, grid, now, w, g, state[0], nesterov, update.n());
-    }
-
-    fn cpu_step(&self, mut step: CpuStep<'_>) {
-        let [lr, wd, m, keep, take, ..] = self.coefficients(step.at).map(|c| c as f32);
-        step.vectors.for_pieces(
-            move |Vectors {
-                      w,
-                      g,
-                      state: [b, _],
-                  }| {
-                for ((w, &g), b) in w.iter_mut().zip(g).zip(b) {
-                    let g = decayed(g, wd, *w);
-                    *b = take.mul_add(g, keep * *b);
-                    let direction = if NESTEROV { m.mul_add(*b, g) } else { *b };
-                    *w = (-lr).mul_add(direction, *w);
-                }
-            },
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (grid, [b], nesterov) = (elementwise(u.w.len), u.vectors(), i32::from(NESTEROV));
+        kernels::sgd_momentum(
+            program,
+            grid,
+            u.now,
+            u.coefficients,
+            u.w,
+            u.g,
+            b,
+            nesterov,
+            u.n(),
         );
+    }
+
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "sgd-m", |mut step| {
+            let c = *step.coefficients;
+            let [lr, wd, m] = [c.lr, c.weight_decay, c.momentum].map(|c| c as f32);
+            let (keep, take) = (c.keep as f32, c.take as f32);
+            step.vectors()
+                .for_pieces(move |Vectors { w, g, state: [b] }| {
+                    for ((w, &g), b) in w.iter_mut().zip(g).zip(b) {
+                        let g = decayed(g, wd, *w);
+                        *b = take.mul_add(g, keep * *b);
+                        let direction = if NESTEROV { m.mul_add(*b, g) } else { *b };
+                        *w = (-lr).mul_add(direction, *w);
+                    }
+                });
+        });
     }
 }

@@ -39,11 +39,10 @@ pub struct Epoch {
     pub train_score: f64,
     pub val_loss: f64,
     pub val_score: f64,
-    /// t of every step of the epoch (methods with an adaptive step).
-    pub step_size_list: Option<Vec<f64>>,
-    /// Lower bound and its estimate at the end of the epoch (star variants).
-    pub fstar: Option<Json<'static>>,
-    pub h: Option<f64>,
+    /// What the optimizer reports of every step, by name (`step_size_list`).
+    pub series: Vec<(&'static str, Vec<f64>)>,
+    /// What it reports of the epoch (`fstar`, `h`).
+    pub values: Vec<(&'static str, Json<'static>)>,
 }
 
 impl Epoch {
@@ -59,12 +58,11 @@ impl Epoch {
             ("val_loss", Json::Float(self.val_loss)),
             ("val_score", Json::Float(self.val_score)),
         ];
-        members.extend(self.fstar.clone().map(|x| ("fstar", x)));
-        members.extend(self.h.map(|x| ("h", Json::Float(x))));
-        if let Some(steps) = &self.step_size_list {
-            let steps = steps.iter().copied().map(Json::Float).collect();
-            members.push(("step_size_list", Json::List(steps)));
-        }
+        members.extend(self.values.iter().cloned());
+        members.extend(self.series.iter().map(|(name, list)| {
+            let list = list.iter().copied().map(Json::Float).collect();
+            (*name, Json::List(list))
+        }));
         Json::Dict(members.into_iter().map(|(k, v)| (k.into(), v)).collect())
     }
 }

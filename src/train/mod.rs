@@ -1,13 +1,13 @@
 //! Training: one run, and a sweep of runs.
 
 pub mod checkpoint;
+mod data;
 mod network;
 mod optimum;
 mod pace;
-mod resident;
 mod run;
 pub mod sweep;
-mod worker;
+mod trainer;
 
 pub use network::Plans;
 pub use optimum::optimum;

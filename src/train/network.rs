@@ -1,16 +1,13 @@
-//! A model with its loss and score, recorded and ready to run: the plans of a run and their memory.
+//! A model with its loss and score, recorded: the plans of a run.
 
-use super::Watch;
-use super::checkpoint::Snapshot;
 use crate::config::RunConfig;
 use crate::data::Split;
-use crate::data::augment::Placement;
 use crate::device::{Device, cpu};
 use crate::error::{Error, Result};
-use crate::graph::{Clock, Layout, Memory, Mode, Params, Plan, Tape, Targets, Var};
+use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
-use crate::optim::Method;
+use crate::optim::Optimizer;
 use crate::random::SEED;
 use crate::random::torch::Generator;
 
@@ -22,22 +19,6 @@ pub struct Plans {
     pub eval: Vec<(usize, Plan)>,
     /// Samples that are evaluated at once: some batches.
     pub eval_size: usize,
-}
-
-pub(super) struct Network {
-    pub params: Params,
-    pub memory: Memory,
-    train: Plan,
-    eval: Vec<(usize, Plan)>,
-    eval_size: usize,
-    clock: Clock,
-    /// Batches in the running averages before the first step.
-    batches_tracked: u64,
-    batch_size: usize,
-    /// 0, 1, 2, ...: the order in which data sets are evaluated.
-    in_order: Vec<u32>,
-    /// Those of the current batch.
-    placements: Vec<Placement>,
 }
 
 impl Plans {
@@ -111,106 +92,14 @@ impl Plans {
 
     /// An error if the CPU has no memory for a run by these plans.
     pub fn check_memory(&self, config: &RunConfig) -> Result<()> {
-        let states = Method::new(&config.opt)?.vectors;
-        cpu::room_for(self.floats() + states * self.params.values.len())
+        let vectors = Optimizer::new(&config.opt)?.memory().vectors.len();
+        cpu::room_for(self.floats() + vectors * self.params.values.len())
     }
 
     /// The evaluation plan for so many samples.
     pub fn eval(&self, samples: usize) -> &Plan {
-        find(&self.eval, samples)
-    }
-}
-
-/// The plan for so many samples.
-fn find(plans: &[(usize, Plan)], samples: usize) -> &Plan {
-    let fits = plans.iter().find(|(size, _)| *size == samples);
-    &fits.expect("a plan for every number of samples").1
-}
-
-impl Network {
-    /// From plans whose parameters hold their initial values; `longest` is the number of samples of the larger half.
-    pub(super) fn new(
-        plans: Plans,
-        config: &RunConfig,
-        longest: usize,
-        batches_tracked: u64,
-    ) -> Network {
-        let Plans {
-            params,
-            train,
-            eval,
-            eval_size,
-        } = plans;
-        let plans: Vec<&Plan> = eval.iter().map(|(_, p)| p).chain([&train]).collect();
-        let batch_size = config.batch_size;
-        let memory = Memory::new(&params, &plans);
-        Network {
-            params,
-            memory,
-            train,
-            eval,
-            eval_size,
-            clock: Clock {
-                seed: SEED,
-                step: 0,
-            },
-            batches_tracked,
-            batch_size,
-            in_order: (0..longest as u32).collect(),
-            placements: Vec::with_capacity(batch_size.max(eval_size)),
-        }
-    }
-
-    /// All weights and buffers as they are now.
-    pub fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot {
-            params: &self.params,
-            values: self.memory.values(),
-            buffers: self.memory.buffers(),
-            batches_tracked: self.batches_tracked + self.clock.step,
-        }
-    }
-
-    /// Loss and gradient of a batch, augmented by the generator's next draws.
-    pub fn train_step(&mut self, data: &Split, indices: &[u32]) -> f32 {
-        let (x, y) = self
-            .memory
-            .pair_mut(self.train.inputs[0], self.train.inputs[1]);
-        let generator = &mut self.params.generator;
-        let placements = data.place(indices.len(), generator, &mut self.placements);
-        data.gather(indices, placements, x, y);
-        self.memory.get_mut(self.train.seed)[0] = 1.0;
-        self.train.run(&mut self.memory, self.clock);
-        self.clock.step += 1;
-        self.memory.get(self.train.outputs[0])[0]
-    }
-
-    /// Mean loss and score over a data set, in batches of `batch_size`, the last one as it comes: each
-    /// batch's mean in f32, weighted by its size and summed in f64. Training data are augmented here, too.
-    /// `None` if the watch ended it.
-    pub fn evaluate(&mut self, data: &Split, watch: &dyn Watch) -> Option<(f64, f64)> {
-        // The seed that the reference's loader draws for worker processes, of which it has none.
-        self.params.generator.random64();
-        let mut sums = [0.0; 2];
-        for indices in self.in_order[..data.len()].chunks(self.eval_size) {
-            let plan = find(&self.eval, indices.len());
-            let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
-            let generator = &mut self.params.generator;
-            let placements = data.place(indices.len(), generator, &mut self.placements);
-            data.gather(indices, placements, x, y);
-            plan.run(&mut self.memory, self.clock);
-            for (sum, output) in sums.iter_mut().zip(&plan.outputs) {
-                let batches = indices.chunks(self.batch_size);
-                for (batch, mean) in batches.zip(self.memory.get(*output)) {
-                    *sum += f64::from(*mean) * batch.len() as f64;
-                }
-            }
-            if watch.stop() {
-                return None;
-            }
-        }
-        let n = data.len() as f64;
-        Some((sums[0] / n, sums[1] / n))
+        let fits = self.eval.iter().find(|(size, _)| *size == samples);
+        &fits.expect("a plan for every number of samples").1
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::time::Instant;
 
-use super::worker::worker;
+use super::network::Plans;
+use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::{Loader, Pair};
 use crate::device::Target;
 use crate::error::Result;
+use crate::graph::Mode;
 
 pub struct Pace {
-    /// Kernels of a training step; none on the CPU.
-    pub kernels: usize,
+    /// Calls of a training step: launches of kernels, or functions on the CPU.
+    pub calls: usize,
     /// Of a step: the median of the epochs, each with its tables' upload and the reading of its reports.
     pub seconds: Option<f64>,
 }
@@ -21,7 +23,8 @@ pub struct Pace {
 /// As a run.
 pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> Result<Pace> {
     const LR: f64 = 1e-3;
-    let mut worker = worker(config, data, target, &())?;
+    let plans = Plans::new(config, &data.train, &data.val, target.device, Mode::Train)?;
+    let mut trainer = Trainer::new(plans, config, data, target, 0)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
     let mut seconds = Vec::with_capacity(epochs);
@@ -29,14 +32,14 @@ pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> R
     for epoch in 0..trained {
         let order = loader.next_epoch();
         let clock = Instant::now();
-        worker.epoch(LR, order, &())?;
+        trainer.epoch(LR, order, &())?;
         if epoch > 0 {
             seconds.push(clock.elapsed().as_secs_f64() / steps as f64);
         }
     }
     seconds.sort_by(f64::total_cmp);
     Ok(Pace {
-        kernels: worker.kernels(),
+        calls: trainer.calls(),
         seconds: seconds.get(epochs / 2).copied(),
     })
 }

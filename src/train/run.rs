@@ -5,14 +5,15 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::Snapshot;
-use super::worker::worker;
+use super::network::Plans;
+use super::trainer::Trainer;
 use crate::config::{RunConfig, Values};
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
 use crate::error::{Error, Result};
-use crate::graph::Params;
+use crate::graph::{Mode, Params};
+use crate::optim;
 use crate::optim::schedule::Schedule;
-use crate::optim::{self, Method, Reports};
 use crate::results::json::Json;
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
@@ -49,8 +50,9 @@ pub fn run(
 ) -> Result<Option<RunResult>> {
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
-    let reports = Method::new(&config.opt)?.reports;
-    let mut worker = worker(config, data, target, watch)?;
+    let mut plans = Plans::new(config, train, val, target.device, Mode::Train)?;
+    let batches_tracked = watch.built(&mut plans.params)?;
+    let mut trainer = Trainer::new(plans, config, data, target, batches_tracked)?;
     let keys = Values::new(optim::COMMON_KEYS, &config.opt);
     let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
     let schedule = Schedule::parse(&schedule)
@@ -66,7 +68,7 @@ pub fn run(
     for epoch in 0..config.max_epoch {
         let clock = Instant::now();
         let lr = schedule.lr(initial_lr, epoch as u64);
-        let Some(trained) = worker.epoch(lr, loader.next_epoch(), watch)? else {
+        let Some(trained) = trainer.epoch(lr, loader.next_epoch(), watch)? else {
             return Ok(None);
         };
         let mut done = Epoch {
@@ -77,31 +79,36 @@ pub fn run(
             grad_norm: trained.grad_norm,
             ..Epoch::default()
         };
-        let Some(on_train) = worker.evaluate(Part::Train, watch)? else {
+        trainer.enter_evaluation()?;
+        let Some(on_train) = trainer.evaluate(Part::Train, watch)? else {
             return Ok(None);
         };
-        let Some(on_val) = worker.evaluate(Part::Val, watch)? else {
+        let Some(on_val) = trainer.evaluate(Part::Val, watch)? else {
             return Ok(None);
         };
         (done.train_loss, done.train_score) = on_train;
         (done.val_loss, done.val_score) = on_val;
-        if reports != Reports::Nothing {
-            done.step_size_list = Some(trained.step_sizes.iter().map(|t| six_digits(*t)).collect());
+        for (name, values) in trained.series {
+            done.series
+                .push((name, values.into_iter().map(six_digits).collect()));
         }
-        if reports == Reports::StepSizeAndBound {
-            let bound = trained.lower_bound;
-            let limited = config.opt.get("lb").and_then(Value::as_f64) == Some(bound);
-            done.fstar = Some(spelled(bound, "lb", limited));
-            done.h = Some(trained.h);
+        for (report, value) in trained.values {
+            let limit = report.limited_by.unwrap_or_default();
+            let limited = config.opt.get(limit).and_then(Value::as_f64) == Some(value);
+            done.values
+                .push((report.name, spelled(value, limit, limited)));
         }
         train.check()?;
         val.check()?;
         watch.epoch(&done);
         history.push(done);
+        if epoch + 1 < config.max_epoch {
+            trainer.leave_evaluation()?;
+        }
     }
     train.check_all()?;
     val.check_all()?;
-    worker.finish(watch)?;
+    trainer.finish(watch)?;
     Ok(Some(RunResult {
         config: config.to_json(),
         summary: summary(data, target, start_time, &history),

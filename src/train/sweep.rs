@@ -276,7 +276,7 @@ mod tests {
 
     use super::*;
     use crate::data::fetch;
-    use crate::device::gpu::failing;
+    use crate::device::machine::failing;
     use crate::results::store::Options;
 
     #[derive(Default)]

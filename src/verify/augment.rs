@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::goldens::Digest;
 use super::images::{SIDE, SmallSet};
 use super::{Check, Context};
-use crate::data::augment::{Placement, Recipe};
+use crate::data::augment::Recipe;
 use crate::error::Result;
 use crate::random::torch::Generator;
 
@@ -33,7 +33,8 @@ pub fn augment(context: &Context) -> Result<Vec<Check>> {
         let mut generator = Generator::new(case.seed);
         draws.cases += 1;
         for (i, theirs) in case.flip_top_left.iter().enumerate() {
-            let Placement { flip, top, left } = Recipe::FlipThenCrop.draw(&mut generator);
+            let placement = Recipe::FlipThenCrop.draw(&mut generator);
+            let (flip, top, left) = (placement.flip(), placement.top(), placement.left());
             for (ours, theirs) in [u8::from(flip), top, left].into_iter().zip(theirs) {
                 draws.compare(ours.into(), f64::from(*theirs), 1.0, || {
                     format!("image {i}")
@@ -48,11 +49,10 @@ pub fn augment(context: &Context) -> Result<Vec<Check>> {
     })?;
     let image = set.library().load(set.request())?.train;
     let mut generator = Generator::new(file.seed);
-    let mut placements = Vec::new();
     let mut next = || {
         let (mut pixels, mut class) = (vec![0.0; 3 * SIDE * SIDE], [0.0]);
-        let placements = image.place(1, &mut generator, &mut placements);
-        image.gather(&[0], placements, &mut pixels, &mut class);
+        let placements = image.draw_placements(1, &mut generator);
+        image.gather(&[0], &placements, &mut pixels, &mut class);
         // Into PyTorch's order.
         let plane = |c: usize| pixels.iter().skip(c).step_by(3).copied();
         (0..3).flat_map(plane).collect::<Vec<f32>>()

@@ -12,10 +12,11 @@ use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::data::fetch::Options;
 use crate::data::{Library, Loader, Pair, Request};
+use crate::device::gpu::kernels::Step;
 use crate::device::{Target, cpu};
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Clock, Mode, Session};
-use crate::optim::State;
+use crate::graph::{Mode, Session};
+use crate::optim::Stepper;
 use crate::train::Plans;
 
 /// Rows and columns of an image.
@@ -198,18 +199,17 @@ fn steps(config: &RunConfig, data: &Pair, n: usize, target: Target) -> Result<(V
     let [mut x, mut y] = [0, 1].map(|i| vec![0.0; plan.inputs[i].len]);
     let mut session = Session::new(&params, vec![plan], target)?;
     let mut w = params.values.clone();
-    let mut optimizer = State::new(&config.opt, w.len())?;
+    let mut optimizer = Stepper::new(&config.opt, w.len(), Target::CPU)?;
     let lr = config.opt.get("lr").and_then(Value::as_f64);
     let lr = lr.ok_or_else(|| Error::usage("a golden run without lr"))?;
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let batches = loader.next_epoch().chunks_exact(config.batch_size);
     let mut losses = Vec::with_capacity(n);
     for indices in batches.take(n) {
-        let placements = &mut Vec::new();
-        let placements = train.place(indices.len(), &mut params.generator, placements);
-        train.gather(indices, placements, &mut x, &mut y);
-        let loss = session.run(0, &[&x, &y], Clock::default())?[0][0];
-        optimizer.step(lr, loss, &mut w, &session.grads()?);
+        let placements = train.draw_placements(indices.len(), &mut params.generator);
+        train.gather(indices, &placements, &mut x, &mut y);
+        let loss = session.run(0, &[&x, &y], Step::default())?[0][0];
+        optimizer.step(lr, loss, &mut w, &session.grads()?)?;
         session.set_values(&w)?;
         losses.push(f64::from(loss));
     }

@@ -8,10 +8,11 @@ use super::goldens::{Digest, number, numbers, written};
 use super::runs::said;
 use super::{Check, Context, Goldens};
 use crate::device::Target;
+use crate::device::gpu::kernels::Step;
 use crate::error::Result;
-use crate::graph::{Clock, Mode, Params, Plan, Session, Tape, Targets, Tensor, Var};
+use crate::graph::{Mode, Params, Plan, Session, Tape, Targets, Tensor, Var};
 use crate::models::{self, Model};
-use crate::optim::State;
+use crate::optim::Stepper;
 use crate::random::SEED;
 use crate::random::torch::Generator;
 
@@ -378,7 +379,7 @@ fn print(setting: &Setting, params: &Params, model: &dyn Model, target: Target) 
         shown.map(|x| written((*x).into())).collect::<Value>()
     };
 
-    let train_logits = shown(&session.run(train, &operands, Clock::default())?[1]);
+    let train_logits = shown(&session.run(train, &operands, Step::default())?[1]);
     let (grads, averages) = (session.grads()?, session.buffers()?);
     let gradients = params.tensors.iter().map(|tensor| Norm {
         name: tensor.name.clone(),
@@ -390,16 +391,20 @@ fn print(setting: &Setting, params: &Params, model: &dyn Model, target: Target) 
         .iter()
         .filter(|t| t.name.contains(".running_"));
     let buffers = buffers.map(|t| Digest::of(&t.name, &t.shape, t.of(&averages)));
-    let eval_logits = shown(&session.run(eval, &operands, Clock::default())?[1]);
+    let eval_logits = shown(&session.run(eval, &operands, Step::default())?[1]);
 
     let opt = serde_json::json!({"name": "sgd-m", "lr": 0.01, "momentum": 0.9});
-    let mut optimizer = State::new(opt.as_object().expect("an object"), params.values.len())?;
+    let mut optimizer = Stepper::new(
+        opt.as_object().expect("an object"),
+        params.values.len(),
+        Target::CPU,
+    )?;
     let mut w = params.values.clone();
     let mut losses = Vec::new();
     for _ in 0..4 {
-        let loss = session.run(train, &operands, Clock::default())?[0][0];
+        let loss = session.run(train, &operands, Step::default())?[0][0];
         losses.push(written(loss.into()));
-        optimizer.step(0.01, loss, &mut w, &session.grads()?);
+        optimizer.step(0.01, loss, &mut w, &session.grads()?)?;
         session.set_values(&w)?;
     }
     Ok(Printed {

@@ -6,9 +6,10 @@ use serde_json::{Map, Value};
 use super::goldens::numbers;
 use super::{Check, Context};
 use crate::config::Values;
+use crate::device::Target;
 use crate::error::Result;
 use crate::optim::schedule::Schedule;
-use crate::optim::{COMMON_KEYS, State};
+use crate::optim::{COMMON_KEYS, Stepper};
 
 #[derive(Deserialize)]
 struct PathsFile {
@@ -81,7 +82,7 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
     for case in &file.cases {
         let name = Value::Object(case.opt.clone());
         let mut field = Field::new();
-        let mut optimizer = match State::new(&case.opt, field.w.len()) {
+        let mut optimizer = match Stepper::new(&case.opt, field.w.len(), Target::CPU) {
             Ok(optimizer) => optimizer,
             Err(e) => {
                 check.skip_for(e)?;
@@ -95,8 +96,8 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
         let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
         for (k, step) in case.trajectory.iter().enumerate() {
             let loss = field.evaluate(k);
-            optimizer.step(lr, loss, &mut field.w, &field.g);
-            step_sizes.push(optimizer.step_size());
+            optimizer.step(lr, loss, &mut field.w, &field.g)?;
+            step_sizes.extend(optimizer.report("step_size_list")?);
             let at = || format!("{name} step {k}");
             let theirs = [numbers(&step.p1), numbers(&step.p2)].concat();
             scale = theirs.iter().fold(scale, |m, x| m.max(x.abs()));
@@ -108,8 +109,8 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
                 check.compare(f64::from(loss), theirs, largest_loss, || at() + " loss");
             }
         }
-        let bound = [optimizer.lower_bound()];
-        let h = [optimizer.h()];
+        let bound = Vec::from_iter(optimizer.report("fstar")?);
+        let h = Vec::from_iter(optimizer.report("h")?);
         let compared = [
             ("step size", &case.step_size_list, &step_sizes[..]),
             ("fstar", &case.fstar, &bound),

@@ -3,35 +3,41 @@
 
 use stepback_native::config::RunConfig;
 use stepback_native::data::Pair;
-use stepback_native::device::gpu::{Gpu, Precision};
-use stepback_native::device::{self, Device, Schedule, Target};
+use stepback_native::device::gpu::Precision;
+use stepback_native::device::{self, Device, Machine, Schedule, Target};
 use stepback_native::ops::Example;
-use stepback_native::results::json::Json;
 use stepback_native::results::{Epoch, RunResult};
 use stepback_native::train::run;
 
 /// What runs kernels.
-pub struct Machine {
+pub struct Candidate {
     pub device: Device,
-    open: Box<dyn Fn() -> Gpu>,
+    open: Box<dyn Fn() -> Machine>,
 }
 
-impl Machine {
+impl Candidate {
     /// With nothing on it.
-    pub fn open(&self) -> Gpu {
+    pub fn open(&self) -> Machine {
         (self.open)()
+    }
+
+    pub fn target(&self, precision: Precision) -> Target {
+        Target {
+            device: self.device,
+            precision: Some(precision),
+        }
     }
 }
 
 /// The emulator under its first schedules, as many as `schedules`, and the GPU if there is one: `REQUIRE_GPU=1` makes its
 /// absence a failure.
-pub fn machines(schedules: usize) -> Vec<Machine> {
+pub fn machines(schedules: usize) -> Vec<Candidate> {
     let mut machines = Vec::new();
     match device::emulator_usable() {
         Err(why) => eprintln!("skipped on the emulator: {}", why.message),
         Ok(()) => machines.extend(Schedule::all().into_iter().take(schedules).map(|schedule| {
-            let open = move || Gpu::emulator(schedule).unwrap();
-            Machine {
+            let open = move || Machine::emulator(schedule).unwrap();
+            Candidate {
                 device: Device::Emulator,
                 open: Box::new(open),
             }
@@ -43,9 +49,9 @@ pub fn machines(schedules: usize) -> Vec<Machine> {
             assert!(!required, "REQUIRE_GPU is set, but {}", why.message);
             eprintln!("skipped on a GPU: {}", why.message);
         }
-        Ok(_) => machines.push(Machine {
+        Ok(_) => machines.push(Candidate {
             device: Device::Cuda(0),
-            open: Box::new(|| Gpu::open(Device::Cuda(0)).unwrap()),
+            open: Box::new(|| Machine::open(Device::Cuda(0)).unwrap()),
         }),
     }
     machines
@@ -60,18 +66,23 @@ pub fn on_cpu(example: &Example) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// Output and gradient by the kernels, twice: the second run finds what the first left.
-pub fn on(example: &Example, gpu: &mut Gpu, precision: Precision) -> [(Vec<f32>, Vec<f32>); 2] {
-    let loaded = example.load(gpu, Some(precision)).unwrap();
-    assert!(loaded.0.iter().any(|half| half.launches > 0));
-    [(); 2].map(|()| example.run(gpu, &loaded).unwrap())
+pub fn on(
+    example: &Example,
+    machine: &Candidate,
+    precision: Precision,
+) -> [(Vec<f32>, Vec<f32>); 2] {
+    let mut gpu = machine.open();
+    let loaded = example.load(&mut gpu, machine.target(precision)).unwrap();
+    assert!(loaded.0.iter().any(|half| half.calls > 0));
+    [(); 2].map(|()| example.run(&mut gpu, &loaded).unwrap())
 }
 
 /// What a run of an epoch tells, the gradient's norm first.
 fn numbers(e: &Epoch) -> Vec<f64> {
     let mut all = [e.grad_norm, e.model_norm].map(f64::from).to_vec();
     all.extend([e.train_loss, e.train_score, e.val_loss, e.val_score]);
-    all.extend(e.step_size_list.iter().flatten());
-    all.extend(e.fstar.iter().filter_map(Json::number).chain(e.h));
+    all.extend(e.series.iter().flat_map(|(_, list)| list));
+    all.extend(e.values.iter().filter_map(|(_, x)| x.number()));
     all
 }
 
@@ -92,7 +103,7 @@ pub fn runs_agree(config: &RunConfig, data: &Pair, tolerances: Tolerances) {
         run(config, data, target, &()).unwrap().unwrap()
     };
     let cpu = trained(Device::Cpu);
-    for Machine { device, .. } in machines(1) {
+    for Candidate { device, .. } in machines(1) {
         let (ours, again) = (trained(device), trained(device));
         assert_eq!(ours.summary["device"], device.name());
         same_runs(config, &cpu, &ours, &again, tolerances);

@@ -2,8 +2,9 @@
 //! them apart.
 
 use crate::common::draws::Draws;
-use stepback_native::device::Device;
-use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Range, Targets, Var};
+use stepback_native::device::gpu::kernels::Step;
+use stepback_native::device::{Device, Target};
+use stepback_native::graph::{Mode, Params, Plan, Range, Session, Targets, Var};
 use stepback_native::random::torch::Generator;
 
 /// A residual block of the kind of the models: parameters, and the tensors of its forward pass in order.
@@ -80,14 +81,12 @@ impl Block {
             }
         });
         let mut draws = Draws::new(2);
-        let mut memory = Memory::new(&self.params, &[&plan]);
         let x = draws.normal(plan.inputs[0].len);
-        memory.get_mut(plan.inputs[0]).copy_from_slice(&x);
         let upstream = draws.normal(plan.seed.len);
-        memory.get_mut(plan.seed).copy_from_slice(&upstream);
-        plan.run(&mut memory, Clock::default());
-        let y = memory.get(plan.outputs[0]).to_vec();
-        [y, memory.grads().to_vec(), memory.buffers().to_vec()]
+        let mut session = Session::new(&self.params, vec![plan], Target::CPU).unwrap();
+        let outputs = session.run_from(0, &[&x], &upstream, Step::default());
+        let y = outputs.unwrap().swap_remove(0);
+        [y, session.grads().unwrap(), session.buffers().unwrap()]
     }
 }
 
@@ -138,17 +137,10 @@ fn linear_layers_take_relu() {
             }
         });
         let mut draws = Draws::new(2);
-        let mut memory = Memory::new(&params, &[&plan]);
-        for slot in [plan.inputs[0], plan.seed] {
-            memory
-                .get_mut(slot)
-                .copy_from_slice(&draws.normal(slot.len));
-        }
-        plan.run(&mut memory, Clock::default());
-        (
-            memory.get(plan.outputs[0]).to_vec(),
-            memory.grads().to_vec(),
-        )
+        let [x, upstream] = [plan.inputs[0], plan.seed].map(|slot| draws.normal(slot.len));
+        let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
+        let outputs = session.run_from(0, &[&x], &upstream, Step::default());
+        (outputs.unwrap().swap_remove(0), session.grads().unwrap())
     };
     let (y, gradient) = run(false);
     assert!(y.contains(&0.0) && gradient.iter().any(|g| *g != 0.0));

@@ -2,16 +2,18 @@
 
 use crate::common::draws::{build, cifar};
 use serde_json::{Value, json};
-use stepback_native::device::Device;
-use stepback_native::graph::{Clock, Memory, Mode, Plan, Targets};
+use stepback_native::device::gpu::kernels::Step;
+use stepback_native::device::{Device, Target};
+use stepback_native::graph::{Mode, Plan, Session, Targets};
 use stepback_native::models::Data;
-use stepback_native::optim::State;
+use stepback_native::optim::Stepper;
 
 /// A model with its training and evaluation plans on a batch of images.
 struct Bench {
-    train: Plan,
-    eval: Plan,
-    memory: Memory,
+    /// The training plan and the one of evaluation.
+    session: Session,
+    w: Vec<f32>,
+    batch: usize,
     classes: usize,
 }
 
@@ -29,43 +31,36 @@ impl Bench {
                 }
             })
         };
-        let (train, eval) = (record(Mode::TrainWithoutDropout), record(Mode::Eval));
-        let memory = Memory::new(&params, &[&train, &eval]);
+        let plans = vec![record(Mode::TrainWithoutDropout), record(Mode::Eval)];
         Bench {
-            train,
-            eval,
-            memory,
+            w: params.values.clone(),
+            session: Session::new(&params, plans, Target::CPU).unwrap(),
+            batch,
             classes,
         }
     }
 
     /// The loss of the images sin(k^2 / 1000) with classes 0, 3, 6, ...
     fn run(&mut self, training: bool) -> f32 {
-        let plan = if training { &self.train } else { &self.eval };
-        let (x, y) = self.memory.pair_mut(plan.inputs[0], plan.inputs[1]);
-        for (k, x) in x.iter_mut().enumerate() {
-            *x = (1e-3 * (k * k) as f64).sin() as f32;
-        }
-        for (i, y) in y.iter_mut().enumerate() {
-            *y = (3 * i % self.classes) as f32;
-        }
-        if training {
-            self.memory.get_mut(plan.seed).fill(1.0);
-        }
-        plan.run(&mut self.memory, Clock::default());
-        self.memory.get(plan.outputs[0])[0]
+        let x = (0..self.batch * 32 * 32 * 3).map(|k| (1e-3 * (k * k) as f64).sin() as f32);
+        let y = (0..self.batch).map(|i| (3 * i % self.classes) as f32);
+        let (x, y): (Vec<f32>, Vec<f32>) = (x.collect(), y.collect());
+        let plan = usize::from(!training);
+        let outputs = self.session.run(plan, &[&x, &y], Step::default());
+        outputs.unwrap()[0][0]
     }
 
     /// Trains with Adam until `enough` says so of the losses so far, 100 steps at most; the losses.
     fn fit(&mut self, lr: f64, enough: impl Fn(&[f32]) -> bool) -> Vec<f32> {
         let opt = json!({"name": "adam", "lr": lr});
-        let n = self.memory.values().len();
-        let mut optimizer = State::new(opt.as_object().unwrap(), n).unwrap();
+        let n = self.w.len();
+        let mut optimizer = Stepper::new(opt.as_object().unwrap(), n, Target::CPU).unwrap();
         let mut losses = Vec::new();
         while losses.len() < 100 && !enough(&losses) {
             losses.push(self.run(true));
-            let (w, g) = self.memory.update();
-            optimizer.step(lr, losses[losses.len() - 1], w, g);
+            let (loss, g) = (losses[losses.len() - 1], self.session.grads().unwrap());
+            optimizer.step(lr, loss, &mut self.w, &g).unwrap();
+            self.session.set_values(&self.w).unwrap();
         }
         losses
     }
@@ -132,7 +127,7 @@ fn threads_do_not_matter() {
             pool.build().unwrap().install(|| {
                 let mut bench = Bench::new(name, &kwargs, 2);
                 let losses = bench.fit(lr, |losses| losses.len() == 2);
-                (losses, bench.memory.values().to_vec(), bench.run(false))
+                (losses, bench.w.clone(), bench.run(false))
             })
         });
         assert!(results[0] == results[1], "{name} {kwargs}");

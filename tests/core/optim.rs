@@ -1,8 +1,9 @@
 //! Schedules' names and the table of optimizers. Their numbers are in the suites of `verify`, see verify.rs.
 
 use serde_json::{Value, json};
+use stepback_native::device::Target;
 use stepback_native::optim::schedule::{ENTRIES, Schedule};
-use stepback_native::optim::{COMMON_KEYS, MAX_STATE, ROWS, State, row};
+use stepback_native::optim::{COMMON_KEYS, ROWS, Stepper, row};
 
 #[test]
 fn schedules_that_are_none() {
@@ -30,7 +31,6 @@ fn schedules_that_are_none() {
 fn table_is_consistent() {
     assert_eq!(ROWS.len(), 13);
     for row in ROWS {
-        assert!(row.state.len() <= MAX_STATE);
         let known: Vec<_> = row.entry.keys.iter().chain(COMMON_KEYS).collect();
         for (i, key) in known.iter().enumerate() {
             assert!(
@@ -47,7 +47,7 @@ fn table_is_consistent() {
             );
         }
     }
-    let error = State::new(json!({"name": "sdg"}).as_object().unwrap(), 1)
+    let error = Stepper::new(json!({"name": "sdg"}).as_object().unwrap(), 1, Target::CPU)
         .err()
         .unwrap();
     assert!(error.message.contains("\"sdg\"") && error.message.contains("sgd-m"));

@@ -3,10 +3,11 @@
 
 use crate::common::draws::{Draws, build, cifar};
 use serde_json::{Value, json};
-use stepback_native::device::Device;
-use stepback_native::graph::{Clock, Memory, Mode, Params, Plan, Targets};
+use stepback_native::device::gpu::kernels::Step;
+use stepback_native::device::{Device, Target};
+use stepback_native::graph::{Mode, Params, Plan, Session, Targets};
 use stepback_native::models::{Data, Model};
-use stepback_native::optim::State;
+use stepback_native::optim::Stepper;
 use stepback_native::random::torch::Generator;
 
 const CLASSES: usize = 10;
@@ -34,45 +35,62 @@ fn small() -> [(&'static str, Value); 5] {
     ]
 }
 
-/// A training step's plan and memory, holding one random batch.
-fn training(params: &Params, model: &dyn Model) -> (Plan, Memory) {
-    let plan = Plan::record(params, Mode::Train, Device::Cpu, |tape| {
-        let x = tape.input(&[BATCH, 32, 32, 3]);
-        let target = tape.input(&[BATCH, 1]);
-        let loss = model.forward(x).cross_entropy(target);
-        Targets {
-            outputs: vec![loss],
-            backward: Some(loss),
+/// A training step's plan, and one random batch.
+struct Training {
+    session: Session,
+    x: Vec<f32>,
+    classes: Vec<f32>,
+}
+
+impl Training {
+    fn new(params: &Params, model: &dyn Model) -> Training {
+        let plan = Plan::record(params, Mode::Train, Device::Cpu, |tape| {
+            let x = tape.input(&[BATCH, 32, 32, 3]);
+            let target = tape.input(&[BATCH, 1]);
+            let loss = model.forward(x).cross_entropy(target);
+            Targets {
+                outputs: vec![loss],
+                backward: Some(loss),
+            }
+        });
+        Training {
+            x: Draws::new(1).normal(plan.inputs[0].len),
+            classes: (0..BATCH).map(|i| (3 * i % CLASSES) as f32).collect(),
+            session: Session::new(params, vec![plan], Target::CPU).unwrap(),
         }
-    });
-    let mut memory = Memory::new(params, &[&plan]);
-    let images = Draws::new(1).normal(plan.inputs[0].len);
-    memory.get_mut(plan.inputs[0]).copy_from_slice(&images);
-    let classes = memory.get_mut(plan.inputs[1]).iter_mut();
-    classes
-        .enumerate()
-        .for_each(|(i, c)| *c = (3 * i % CLASSES) as f32);
-    memory.get_mut(plan.seed).fill(1.0);
-    (plan, memory)
+    }
+
+    /// The loss after so many steps.
+    fn run(&mut self, seed: u64, done: u64) -> f32 {
+        let inputs = [&self.x[..], &self.classes];
+        self.session.run(0, &inputs, step(seed, done)).unwrap()[0][0]
+    }
+}
+
+fn step(seed: u64, done: u64) -> Step {
+    Step {
+        seed,
+        done,
+        ..Step::default()
+    }
 }
 
 #[test]
 fn a_batch_is_learned_by_heart() {
     for (name, kwargs) in small() {
         let (params, model) = build(name, &kwargs, &cifar(CLASSES)).unwrap();
-        let (plan, mut memory) = training(&params, model.as_ref());
-        let adam = json!({"name": "adam", "lr": 0.003});
-        let mut adam = State::new(adam.as_object().unwrap(), params.values.len()).unwrap();
-        let (mut first, mut last) = (f32::NAN, f32::NAN);
-        for step in 0..120 {
-            plan.run(&mut memory, Clock { seed: 1, step });
-            last = memory.get(plan.outputs[0])[0];
-            if step == 0 {
-                first = last;
-            }
-            let (w, g) = memory.update();
-            adam.step(0.003, last, w, g);
+        let mut training = Training::new(&params, model.as_ref());
+        let (adam, mut w) = (json!({"name": "adam", "lr": 0.003}), params.values.clone());
+        let mut adam = Stepper::new(adam.as_object().unwrap(), w.len(), Target::CPU).unwrap();
+        let mut losses = Vec::new();
+        for done in 0..120 {
+            let loss = training.run(1, done);
+            let g = training.session.grads().unwrap();
+            adam.step(0.003, loss, &mut w, &g).unwrap();
+            training.session.set_values(&w).unwrap();
+            losses.push(loss);
         }
+        let (first, last) = (losses[0], losses[119]);
         assert!(
             first > 1.0 && last < 0.05,
             "{name} {kwargs}: loss from {first} to {last}"
@@ -87,10 +105,10 @@ fn one_thread_and_two_give_the_same_bits() {
         let [one, two] = [1, 2].map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build().unwrap().install(|| {
-                let (plan, mut memory) = training(&params, model.as_ref());
-                plan.run(&mut memory, Clock { seed: 2, step: 3 });
-                let bits = memory.grads().iter().map(|g| g.to_bits());
-                bits.collect::<Vec<u32>>()
+                let mut training = Training::new(&params, model.as_ref());
+                training.run(2, 3);
+                let grads = training.session.grads().unwrap();
+                grads.iter().map(|g| g.to_bits()).collect::<Vec<u32>>()
             })
         });
         assert_eq!(one, two, "{name} {kwargs}");
@@ -142,24 +160,26 @@ fn attention_drops_the_same_probabilities_both_ways() {
             backward: Some(y),
         }
     });
-    let mut memory = Memory::new(&params, &[&plan]);
     // Place of dimension d of head h in part q, k or v of token t of sequence b.
     let at = |b, t, part, h, d| (((b * T + t) * 3 + part) * HEADS + h) * T + d;
     let places = || {
         (0..SEQUENCES).flat_map(|b| (0..HEADS).flat_map(move |h| (0..T).map(move |t| (b, h, t))))
     };
+    let mut upstream = vec![0.0; plan.seed.len];
     for (b, h, t) in places() {
-        memory.update().0[at(b, t, 2, h, t)] = 1.0;
-        memory.get_mut(plan.seed)[((b * T + t) * HEADS + h) * T + t] = 1.0;
+        params.values[at(b, t, 2, h, t)] = 1.0;
+        upstream[((b * T + t) * HEADS + h) * T + t] = 1.0;
     }
+    let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
     let mut masks: Vec<Vec<bool>> = Vec::new();
-    for step in 0..2 {
-        plan.run(&mut memory, Clock { seed: 5, step });
+    for done in 0..2 {
+        let outputs = session.run_from(0, &[], &upstream, step(5, done));
+        let (outputs, grads) = (outputs.unwrap(), session.grads().unwrap());
         let mut kept = Vec::new();
         for (b, h, i) in places() {
             for j in 0..T {
-                let y = memory.get(plan.outputs[0])[((b * T + i) * HEADS + h) * T + j];
-                assert_eq!(memory.grads()[at(b, j, 2, h, i)], y, "backward's mask");
+                let y = outputs[0][((b * T + i) * HEADS + h) * T + j];
+                assert_eq!(grads[at(b, j, 2, h, i)], y, "backward's mask");
                 let scaled = 1.0 / (T as f64 * (1.0 - RATE));
                 assert!(
                     y == 0.0 || (f64::from(y) / scaled - 1.0).abs() < 1e-6,

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::augment::{Placement, Recipe};
 use stepback_native::data::{Library, Pair, fetch};
-use stepback_native::device::Device;
-use stepback_native::device::gpu::{Precision, Queue, Step, kernels};
-use stepback_native::graph::{Layout, Memory, Mode, Params, Plan, Targets};
+use stepback_native::device::gpu::Precision;
+use stepback_native::device::gpu::kernels::{self, Step};
+use stepback_native::device::{Device, Machine, Program, Target};
+use stepback_native::graph::{Layout, Mode, Params, Plan, Session, Targets};
 use stepback_native::nn::BatchNorm;
 use stepback_native::nn::loss::{LOSSES, SCORES, Targets as Wanted};
 use stepback_native::ops::{Example, distance};
@@ -76,23 +77,22 @@ fn batch_norm_and_what_follows_it() {
             };
             let what = format!("{pixels}x{channels}, residual {residual}, relu {relu}, {mode:?}");
             let example = record(Device::Cpu);
-            let mut memory = Memory::new(&example.params, &[&example.plan]);
-            memory
-                .get_mut(example.plan.seed)
-                .copy_from_slice(&example.upstream);
-            example.plan.run(&mut memory, Default::default());
+            let run = |example: &Example, mut machine: Machine, target: Target| {
+                let loaded = example.load(&mut machine, target).unwrap();
+                let (y, grad) = example.run(&mut machine, &loaded).unwrap();
+                let layout = Layout::new(&example.params);
+                (y, grad, machine.download::<f32>(layout.buffers).unwrap())
+            };
+            let cpu = Machine::open(Device::Cpu).unwrap();
+            let expected = run(&example, cpu, Target::CPU);
             for machine in machines(ALL) {
-                let (theirs, mut gpu) = (record(machine.device), machine.open());
-                let loaded = theirs.load(&mut gpu, None).unwrap();
-                let layout = Layout::new(&theirs.params);
-                gpu.upload(layout.buffers, &theirs.params.buffer_values)
-                    .unwrap();
-                let (y, grad) = theirs.run(&mut gpu, &loaded).unwrap();
-                let averages = gpu.download::<f32>(layout.buffers).unwrap();
-                let y_error = distance(&y, memory.get(example.plan.outputs[0]));
+                let theirs = record(machine.device);
+                let target = machine.target(Precision::Fp32);
+                let (y, grad, averages) = run(&theirs, machine.open(), target);
+                let y_error = distance(&y, &expected.0);
                 assert!(y_error <= 1e-5, "{what}: y is {y_error:.1e} off");
                 if pixels > 1 {
-                    let error = distance(&averages, memory.buffers());
+                    let error = distance(&averages, &expected.2);
                     assert!(error <= 1e-5, "{what}: averages are {error:.1e} off");
                 }
                 // What an op does not reach: the residual without one.
@@ -103,7 +103,7 @@ fn batch_norm_and_what_follows_it() {
                     used.map(|i| g[i]).collect()
                 };
                 if mode == Mode::Train {
-                    let error = distance(&used(&grad), &used(memory.grads()));
+                    let error = distance(&used(&grad), &used(&expected.1));
                     assert!(error <= 1e-5, "{what}: gradient is {error:.1e} off");
                 }
             }
@@ -140,11 +140,7 @@ fn max_pool_of_equals_and_nan() {
         let (y, grad) = on_cpu(&record(Device::Cpu));
         assert!(y.iter().any(|y| y.is_nan()) && y.contains(&1.0) && grad.contains(&0.0));
         for machine in machines(1) {
-            let [ours, _] = on(
-                &record(machine.device),
-                &mut machine.open(),
-                Precision::Fp32,
-            );
+            let [ours, _] = on(&record(machine.device), &machine, Precision::Fp32);
             let zeroed = |v: &[f32]| -> Vec<f32> {
                 let one = |x: &f32| if x.is_nan() { -7.0 } else { *x };
                 v.iter().map(one).collect()
@@ -188,11 +184,9 @@ fn losses_and_scores_of_several_batches() {
             };
             let on_cpu = |x: &[f32], target: &[f32], batch: usize| {
                 let (params, plan) = record(target.len() / width, batch, Device::Cpu);
-                let mut memory = Memory::new(&params, &[&plan]);
-                memory.get_mut(plan.inputs[0]).copy_from_slice(x);
-                memory.get_mut(plan.inputs[1]).copy_from_slice(target);
-                plan.run(&mut memory, Default::default());
-                memory.get(plan.outputs[0]).to_vec()
+                let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
+                let outputs = session.run(0, &[x, target], Step::default()).unwrap();
+                outputs.into_iter().next().unwrap()
             };
             let at_once = on_cpu(&x, &target, BATCH);
             let batches = x.chunks(BATCH * columns).zip(target.chunks(BATCH * width));
@@ -201,17 +195,11 @@ fn losses_and_scores_of_several_batches() {
                 .collect();
             assert_eq!(at_once, one_by_one, "{}", row.name);
             for machine in machines(1) {
-                let (_, plan) = record(rows, BATCH, machine.device);
-                let mut gpu = machine.open();
-                gpu.alloc::<f32>("arena", plan.end()).unwrap();
-                let now = gpu.alloc("step", 1).unwrap();
-                let mut queue = Queue::default();
-                plan.queue(now, &mut queue).unwrap();
-                let program = gpu.prepare(queue).unwrap();
-                gpu.upload(plan.inputs[0], &x).unwrap();
-                gpu.upload(plan.inputs[1], &target).unwrap();
-                gpu.run(program).unwrap();
-                let error = distance(&gpu.download(plan.outputs[0]).unwrap(), &at_once);
+                let (params, plan) = record(rows, BATCH, machine.device);
+                let precision = machine.target(Precision::Fp32);
+                let session = Session::on(machine.open(), &params, vec![plan], precision);
+                let outputs = session.unwrap().run(0, &[&x, &target], Step::default());
+                let error = distance(&outputs.unwrap()[0], &at_once);
                 assert!(error <= 1e-6, "{}: {error:.1e} off", row.name);
             }
         }
@@ -232,11 +220,7 @@ fn augmented_images_are_those_of_the_loader() {
     let (_dir, library) = images(10, 1);
     let config = image_config("resnet20", json!({}), 5, 1);
     let Pair { train, .. } = library.load(&config).unwrap();
-    let all = (0..2 * 81).map(|i| Placement {
-        flip: i / 81 == 1,
-        top: (i / 9 % 9) as u8,
-        left: (i % 9) as u8,
-    });
+    let all = (0..2 * 81).map(|i| Placement::new(i / 81 == 1, (i / 9 % 9) as u8, (i % 9) as u8));
     let mut places: Vec<Placement> = all.collect();
     let mut generator = Generator::new(5);
     for recipe in [Recipe::FlipThenCrop, Recipe::CropThenFlip] {
@@ -244,9 +228,7 @@ fn augmented_images_are_those_of_the_loader() {
     }
     // Behind one visit that is not in this batch.
     let order: Vec<u32> = (0..=places.len()).map(|i| (i * 7 % 10) as u32).collect();
-    let bits: Vec<u32> = std::iter::once(0)
-        .chain(places.iter().map(|p| p.bits()))
-        .collect();
+    let all = [&[Placement::new(false, 0, 0)], &places[..]].concat();
     let n = places.len();
     let (mut x, mut y) = (vec![0.0; n * 3072], vec![0.0; n]);
     train.gather(&order[1..], &places, &mut x, &mut y);
@@ -259,18 +241,30 @@ fn augmented_images_are_those_of_the_loader() {
         let data = gpu.alloc_with("data", bytes).unwrap();
         let table = gpu.alloc_with("table", tables.as_flattened()).unwrap();
         let targets = gpu.alloc_with("targets", &train.targets()).unwrap();
-        let places = gpu.alloc_with("places", &bits).unwrap();
+        let places = gpu.alloc_with("places", &all).unwrap().cast();
         let order = gpu.alloc_with("order", &order).unwrap();
         let now = Step {
             first: 1,
             ..Step::default()
         };
         let now = gpu.alloc_with("step", &[now]).unwrap();
-        let (mut queue, grid) = (Queue::default(), (n, 3));
+        let mut program = Program::new(machine.target(Precision::Fp32));
+        let grid = (n, 3);
         kernels::gather_images(
-            &mut queue, grid, data, table, places, targets, order, now, to, classes, 32, 1,
+            &mut program,
+            grid,
+            data,
+            table,
+            places,
+            targets,
+            order,
+            now,
+            to,
+            classes,
+            32,
+            1,
         );
-        let program = gpu.prepare(queue).unwrap();
+        let program = gpu.prepare(program).unwrap();
         gpu.run(program).unwrap();
         let ours = gpu.download(to).unwrap();
         let bits = |v: &[f32]| -> Vec<u32> { v.iter().map(|x| x.to_bits()).collect() };

@@ -4,17 +4,16 @@
 use std::collections::HashSet;
 
 use crate::common::draws::{Draws, build, cifar};
-use crate::common::kernels::{ALL, Tolerances, machines, on, on_cpu, runs_agree};
+use crate::common::kernels::{ALL, Candidate, Tolerances, machines, on, on_cpu, runs_agree};
 use serde_json::{Map, Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
-use stepback_native::device::gpu::{Gpu, Precision, Queue, Step, kernels};
-use stepback_native::device::{self, Device, Slot, Target};
-use stepback_native::graph::{
-    Bwd, Clock, Fwd, Mode, Op, Params, Plan, Range, Session, Targets, Var,
-};
+use stepback_native::device::gpu::Precision;
+use stepback_native::device::gpu::kernels::{self, Step};
+use stepback_native::device::{self, Device, Machine, Program, Target};
+use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Range, Session, Targets, Var};
 use stepback_native::ops::{Case, Example, ROWS, distance};
-use stepback_native::optim::{Method, Moment, State, Update};
+use stepback_native::optim::{Optimizer, Stepper};
 use stepback_native::random::torch::Generator;
 use stepback_native::train::run;
 
@@ -26,7 +25,7 @@ fn every_case_agrees(precision: Precision, tolerance: f32) {
     for machine in machines(ALL) {
         for (row, case) in cases.clone() {
             let example = case.example(21, machine.device);
-            let [first, second] = on(&example, &mut machine.open(), precision);
+            let [first, second] = on(&example, &machine, precision);
             let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
             let what = format!("{} ({}), {:?}", row.name, case.about, machine.device);
             for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
@@ -124,7 +123,7 @@ fn kernels_compute_what_the_cpu_does_at_large_sizes() {
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
             for machine in machines(ALL) {
                 let example = case.example(21, machine.device);
-                let [first, second] = on(&example, &mut machine.open(), precision);
+                let [first, second] = on(&example, &machine, precision);
                 let errors = [distance(&first.0, &y), distance(&first.1, &grad)];
                 assert!(
                     errors.iter().all(|e| *e <= tolerance),
@@ -151,7 +150,7 @@ fn linear_layers_of_awkward_sizes() {
         let (y, grad) = on_cpu(&record(Device::Cpu));
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
             for machine in machines(1) {
-                let [ours, _] = on(&record(machine.device), &mut machine.open(), precision);
+                let [ours, _] = on(&record(machine.device), &machine, precision);
                 let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
                 assert!(
                     errors.iter().all(|e| *e <= tolerance),
@@ -230,12 +229,12 @@ fn convolutions_of_awkward_sizes() {
         for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
             let schedules = if n * h * w < 1000 { ALL } else { 1 };
             for machine in machines(schedules) {
-                let (record, mut gpu) = (record(machine.device), machine.open());
-                let [ours, again] = on(&record, &mut gpu, precision);
-                let mut queue = Queue::new(Some(precision));
-                let now = gpu.alloc("step", 1).unwrap();
-                record.plan.queue(now, &mut queue).unwrap();
-                used.extend(queue.launches().iter().map(|l| l.kernel.name));
+                let record = record(machine.device);
+                let [ours, again] = on(&record, &machine, precision);
+                let mut program = Program::new(machine.target(precision));
+                let now = machine.open().alloc("step", 1).unwrap();
+                record.plan.emit(now, &mut program).unwrap();
+                used.extend(program.calls().iter().map(|call| call.name()));
                 let errors = [distance(&ours.0, &y), distance(&ours.1, &grad)];
                 assert!(
                     errors.iter().all(|e| *e <= tolerance),
@@ -257,6 +256,11 @@ fn convolutions_of_awkward_sizes() {
     assert!(unused.is_empty(), "not tested: {unused:?}");
 }
 
+const EMULATOR: Target = Target {
+    device: Device::Emulator,
+    precision: None,
+};
+
 #[test]
 fn attention_that_does_not_fit_is_refused() {
     let mut params = Params::new(Generator::new(1));
@@ -271,9 +275,9 @@ fn attention_that_does_not_fit_is_refused() {
     if device::emulator_usable().is_err() {
         return;
     }
-    let mut gpu = Gpu::open(Device::Emulator).unwrap();
-    let now = gpu.alloc("step", 1).unwrap();
-    let error = plan.queue(now, &mut Queue::default()).unwrap_err();
+    let mut machine = Machine::open(Device::Emulator).unwrap();
+    let now = machine.alloc("step", 1).unwrap();
+    let error = plan.emit(now, &mut Program::new(EMULATOR)).unwrap_err();
     assert!(error.message.contains("attention among 8000 tokens"));
     assert_eq!(error.kind.exit_code(), 2);
 }
@@ -301,9 +305,9 @@ fn an_op_without_kernels_is_refused_before_anything_runs() {
     if device::emulator_usable().is_err() {
         return;
     }
-    let mut gpu = Gpu::open(Device::Emulator).unwrap();
-    let now = gpu.alloc("step", 1).unwrap();
-    let error = plan.queue(now, &mut Queue::default()).unwrap_err();
+    let mut machine = Machine::open(Device::Emulator).unwrap();
+    let now = machine.alloc("step", 1).unwrap();
+    let error = plan.emit(now, &mut Program::new(EMULATOR)).unwrap_err();
     assert!(error.message.contains("op unported has no CUDA kernel"));
     assert_eq!(error.kind.exit_code(), 2);
 }
@@ -322,66 +326,39 @@ fn optimizers() -> Vec<Map<String, Value>> {
 
 /// Ten steps of each method by its kernels and by its CPU body, which the suite `optimizers` of `verify` compares with PyTorch.
 fn optimizers_agree(
-    open: &dyn Fn() -> Gpu,
+    machine: &Candidate,
     opts: Vec<Map<String, Value>>,
     loss_of: fn(&[f32]) -> f32,
 ) {
     const STEPS: usize = 10;
     let n = 5000;
     for opt in opts {
-        let method = Method::new(&opt).unwrap();
-        let mut state = State::new(&opt, n).unwrap();
+        let optimizer = Optimizer::new(&opt).unwrap();
+        let reports = optimizer.reports;
+        let tensors = [Params::vector(n)];
+        let target = machine.target(Precision::Fp32);
+        let mut ours = Stepper::on(machine.open(), optimizer, &tensors, target).unwrap();
+        let mut cpu = Stepper::new(&opt, n, Target::CPU).unwrap();
         let mut draws = Draws::new(31);
         let mut w = draws.normal(n);
-        let mut gpu = open();
-        let slot = |i: usize, len| Slot { start: i * n, len };
-        let (dw, dg, loss) = (slot(0, n), slot(1, n), slot(2, 1));
-        gpu.alloc_with("arena", &vec![0f32; 2 * n + 1]).unwrap();
-        let now = gpu.alloc("step", 1).unwrap();
-        let update = Update::new(&mut gpu, &method, [dw, dg, loss], now, STEPS).unwrap();
-        let mut queue = Queue::default();
-        method.optimizer.queue(&update, &mut queue);
-        let program = gpu.prepare(queue).unwrap();
-        gpu.upload(dw, &w).unwrap();
-        let mut sizes = Vec::new();
+        let mut our_w = w.clone();
+        let close = |x: f64, y: f64| (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
         for k in 0..STEPS {
             // The learning rate changes, as a schedule changes it.
-            let lr = method.initial_lr / (1 + k / 4) as f64;
+            let lr = opt.get("lr").and_then(Value::as_f64).unwrap_or(1e-3) / (1 + k / 4) as f64;
             let noise = draws.normal(n);
             let g: Vec<f32> = w.iter().zip(&noise).map(|(w, x)| w + 0.3 * x).collect();
             let f = loss_of(&w);
-            let at = Moment {
-                k: k as u64 + 1,
-                lr,
-                initial_lr: method.initial_lr,
-            };
-            let step = Step {
-                slot: k as i64,
-                c: method.optimizer.coefficients(at),
-                ..Step::default()
-            };
-            gpu.upload(now, &[step]).unwrap();
-            gpu.upload(dg, &g).unwrap();
-            gpu.upload(loss, &[f]).unwrap();
-            gpu.run(program).unwrap();
-            state.step(lr, f, &mut w, &g);
-            sizes.push(state.step_size());
-            let error = distance(&gpu.download::<f32>(dw).unwrap(), &w);
+            ours.step(lr, f, &mut our_w, &g).unwrap();
+            cpu.step(lr, f, &mut w, &g).unwrap();
+            let error = distance(&our_w, &w);
             assert!(error <= 1e-5, "{opt:?}: step {k} is {error:.1e} off");
+            let of_epoch = reports.epoch.iter().map(|report| &report.name);
+            for name in reports.steps.iter().chain(of_epoch) {
+                let [x, y] = [&mut ours, &mut cpu].map(|s| s.report(name).unwrap().unwrap());
+                assert!(close(x, y), "{opt:?}: {name} of step {k} is {x}, not {y}");
+            }
         }
-        let theirs = gpu.download(update.step_sizes).unwrap();
-        let close = |x: f64, y: f64| (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
-        for (k, (x, y)) in theirs.iter().zip(&sizes).enumerate() {
-            assert!(close(*x, *y), "{opt:?}: step size {k} is {x}, not {y}");
-        }
-        let last = gpu.download(update.scalars).unwrap()[0];
-        assert!(close(last.lower_bound, state.lower_bound()), "{opt:?}");
-        assert!(
-            close(last.h, state.h()),
-            "{opt:?}: {} {}",
-            last.h,
-            state.h()
-        );
     }
 }
 
@@ -399,10 +376,9 @@ fn optimizers_step_as_on_the_cpu() {
         json!({"name": "prox-sps", "lr": 0.5, "weight_decay": 0.1}),
     ];
     for machine in machines(ALL) {
-        let open = || machine.open();
-        optimizers_agree(&open, optimizers(), half_square);
-        optimizers_agree(&open, cases(&undampened), half_square);
-        optimizers_agree(&open, cases(&prox_sps), |_| f32::NAN);
+        optimizers_agree(&machine, optimizers(), half_square);
+        optimizers_agree(&machine, cases(&undampened), half_square);
+        optimizers_agree(&machine, cases(&prox_sps), |_| f32::NAN);
     }
 }
 
@@ -438,11 +414,15 @@ fn transformers_learn_as_on_the_cpu() {
             let mut sides = [machine.device, Device::Cpu].map(open);
             let mut values = [(); 2].map(|()| params.values.clone());
             for step in 0..3 {
-                let clock = Clock { seed: 7, step };
+                let now = Step {
+                    seed: 7,
+                    done: step,
+                    ..Step::default()
+                };
                 let mut losses = [0.0; 2];
                 let mut grads = [vec![], vec![]];
                 for (i, side) in sides.iter_mut().enumerate() {
-                    losses[i] = side.run(0, &inputs, clock).unwrap()[0][0];
+                    losses[i] = side.run(0, &inputs, now).unwrap()[0][0];
                     grads[i] = side.grads().unwrap();
                     let (w, g) = (&mut values[i], &grads[i]);
                     w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);

@@ -29,7 +29,7 @@ fn every_placement_shows_the_right_pixels() {
     let (mean, std) = ([0.4914f32, 0.4822, 0.4465], [0.2470f32, 0.2435, 0.2616]);
     for (top, left) in (0..9).flat_map(|top| (0..9).map(move |left| (top, left))) {
         for flip in [false, true] {
-            let placement = Placement { flip, top, left };
+            let placement = Placement::new(flip, top, left);
             let found = placed(&split, 1, placement);
             for (y, x) in (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| (y, x))) {
                 let place = seen(y, x, flip, top.into(), left.into());
@@ -45,11 +45,7 @@ fn every_placement_shows_the_right_pixels() {
             }
         }
     }
-    let middle = Placement {
-        flip: false,
-        top: 4,
-        left: 4,
-    };
+    let middle = Placement::new(false, 4, 4);
     assert_eq!(placed(&split, 1, middle), plain);
 }
 
@@ -62,7 +58,7 @@ fn draws_come_in_the_order_of_the_recipe() {
         let (top, left) = (reference.randint(9) as u8, reference.randint(9) as u8);
         let mut generator = Generator::new(seed);
         let drawn = Recipe::FlipThenCrop.draw(&mut generator);
-        assert_eq!(drawn, Placement { flip, top, left });
+        assert_eq!(drawn, Placement::new(flip, top, left));
         assert_eq!(generator.u32(), reference.u32(), "three draws, no more");
         flips += usize::from(flip);
 
@@ -74,10 +70,10 @@ fn draws_come_in_the_order_of_the_recipe() {
         for (y, x) in [(0, 0), (5, 31), (31, 17), (30, 2)] {
             let in_crop = if flip { SIDE - 1 - x } else { x };
             let expected = seen(y, in_crop, false, top.into(), left.into());
-            let found = seen(y, x, drawn.flip, drawn.top.into(), drawn.left.into());
+            let found = seen(y, x, drawn.flip(), drawn.top().into(), drawn.left().into());
             assert_eq!(found, expected);
         }
-        assert_eq!(drawn.flip, flip);
+        assert_eq!(drawn.flip(), flip);
     }
     assert!((70..130).contains(&flips), "{flips}");
 }
@@ -87,10 +83,9 @@ fn only_training_images_are_augmented() {
     let pair = ImageSet::cifar10(&[1; 5], 2).load();
     assert_eq!(pair.train.augmentation(), Some(Recipe::FlipThenCrop));
     let mut generator = Generator::new(1);
-    let mut buffer = Vec::with_capacity(4);
-    assert_eq!(pair.train.place(4, &mut generator, &mut buffer).len(), 4);
+    assert_eq!(pair.train.draw_placements(4, &mut generator).len(), 4);
     let before = generator.clone().u32();
-    assert!(pair.val.place(4, &mut generator, &mut buffer).is_empty());
+    assert!(pair.val.draw_placements(4, &mut generator).is_empty());
     assert_eq!(generator.u32(), before, "nothing is drawn");
 }
 
@@ -98,12 +93,11 @@ fn only_training_images_are_augmented() {
 fn a_batch_is_its_images_one_by_one() {
     let split = ImageSet::cifar10(&[8; 5], 1).load().train;
     let mut generator = Generator::new(9);
-    let mut placements = Vec::new();
     // Enough for several threads.
     let indices: Vec<u32> = (0..100).map(|i| i * 7 % 40).collect();
-    let placements = split.place(100, &mut generator, &mut placements);
+    let placements = split.draw_placements(100, &mut generator);
     let (mut x, mut y) = (vec![f32::NAN; 100 * 3072], vec![f32::NAN; 100]);
-    split.gather(&indices, placements, &mut x, &mut y);
+    split.gather(&indices, &placements, &mut x, &mut y);
     let (_, labels) = all(&split);
     for (i, index) in indices.iter().enumerate() {
         assert_eq!(placed(&split, *index, placements[i]), x[i * 3072..][..3072]);

@@ -1,6 +1,7 @@
 //! The emulation itself: what it computes, and that it finds planted errors.
 
-use super::super::gpu::{Gpu, Program, Queue, View, kernels as real};
+use super::super::gpu::kernels as real;
+use super::super::{Device, Machine, Prepared, Program, Target, View};
 use super::{Order, Schedule};
 
 mod planted {
@@ -11,12 +12,12 @@ use planted as k;
 
 /// A machine with one queue to fill and run.
 struct Bench {
-    gpu: Gpu,
+    gpu: Machine,
 }
 
 impl Bench {
     fn new(schedule: Schedule) -> Bench {
-        let gpu = Gpu::emulator(schedule).unwrap();
+        let gpu = Machine::emulator(schedule).unwrap();
         Bench { gpu }
     }
 
@@ -28,19 +29,22 @@ impl Bench {
         self.gpu.alloc_with("a buffer", values).unwrap()
     }
 
-    fn program(&mut self, fill: impl FnOnce(&mut Queue)) -> Program {
-        let mut queue = Queue::default();
-        fill(&mut queue);
-        self.gpu.prepare(queue).unwrap()
+    fn program(&mut self, fill: impl FnOnce(&mut Program)) -> Prepared {
+        let mut program = Program::new(Target {
+            device: Device::Emulator,
+            precision: None,
+        });
+        fill(&mut program);
+        self.gpu.prepare(program).unwrap()
     }
 
-    fn run(&mut self, fill: impl FnOnce(&mut Queue)) {
+    fn run(&mut self, fill: impl FnOnce(&mut Program)) {
         let program = self.program(fill);
         self.gpu.run(program).unwrap();
     }
 
     /// The report of a run that must fail.
-    fn fault(&mut self, fill: impl FnOnce(&mut Queue)) -> String {
+    fn fault(&mut self, fill: impl FnOnce(&mut Program)) -> String {
         let program = self.program(fill);
         let error = self.gpu.run(program).expect_err("an error was planted");
         assert_eq!(error.kind.exit_code(), 1);

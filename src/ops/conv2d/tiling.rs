@@ -3,7 +3,7 @@
 
 use crate::device::Slot;
 use crate::device::cpu::conv::Shape;
-use crate::device::gpu::{self, Grid, MOST_SHARED, PROCESSORS, Precision};
+use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, kernels};
 
 /// Blocks that run at the same time.
 const BLOCKS: usize = 2 * PROCESSORS;
@@ -92,10 +92,10 @@ impl Tiles {
         &self,
         [height, width]: [usize; 2],
         reach: (usize, usize),
-        to: gpu::Conv,
-    ) -> gpu::Conv {
+        to: kernels::Conv,
+    ) -> kernels::Conv {
         let [patch_h, patch_w] = self.patch(reach);
-        gpu::Conv {
+        kernels::Conv {
             grid_h: height as i32,
             grid_w: width as i32,
             log_tile_h: self.log_h as i32,
@@ -111,7 +111,7 @@ impl Tiles {
 /// A launch that computes y or dx.
 pub struct Gather {
     pub form: Form,
-    pub geometry: gpu::Conv,
+    pub geometry: kernels::Conv,
     pub grid: Grid,
     /// Tiles of pixels.
     pub tiles: usize,
@@ -120,7 +120,7 @@ pub struct Gather {
 impl Gather {
     pub fn forward(shape: Shape) -> Gather {
         let grid = [shape.out_height(), shape.out_width()];
-        let geometry = gpu::Conv {
+        let geometry = kernels::Conv {
             in_h: shape.height as i32,
             in_w: shape.width as i32,
             in_c: shape.channels_in as i32,
@@ -136,7 +136,7 @@ impl Gather {
     /// The way back to dx: with stride s, s^2 classes of pixels.
     pub fn back(shape: Shape) -> Gather {
         let grid = [shape.height, shape.width].map(|n| n.div_ceil(shape.stride));
-        let geometry = gpu::Conv {
+        let geometry = kernels::Conv {
             in_h: shape.out_height() as i32,
             in_w: shape.out_width() as i32,
             in_c: shape.channels_out as i32,
@@ -152,7 +152,7 @@ impl Gather {
 
     fn new(
         shape: Shape,
-        geometry: gpu::Conv,
+        geometry: kernels::Conv,
         grid: [usize; 2],
         classes: usize,
         reach: (usize, usize),
@@ -192,7 +192,7 @@ impl Gather {
         let y = channels.div_ceil(form.channels());
         Gather {
             form,
-            geometry: gpu::Conv {
+            geometry: kernels::Conv {
                 stages,
                 ..tiles.describe(grid, reach, geometry)
             },
@@ -221,7 +221,7 @@ pub enum WeightForm {
 /// A launch that computes parts of dw.
 pub struct Weights {
     pub form: WeightForm,
-    pub geometry: gpu::Conv,
+    pub geometry: kernels::Conv,
     pub grid: Grid,
     /// Tiles of pixels.
     pub tiles: usize,
@@ -293,18 +293,18 @@ impl Weights {
 }
 
 /// What all launches have in common.
-fn conv(shape: Shape) -> gpu::Conv {
+fn conv(shape: Shape) -> kernels::Conv {
     let largest = shape.input_len().max(shape.output_len());
     assert!(
         largest < 1 << 31,
         "conv2d: {shape:?} is too large for the kernels"
     );
-    gpu::Conv {
+    kernels::Conv {
         images: shape.images as i32,
         kernel: shape.kernel as i32,
         stride: shape.stride as i32,
         pad: shape.pad as i32,
-        ..gpu::Conv::default()
+        ..kernels::Conv::default()
     }
 }
 

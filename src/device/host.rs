@@ -1,0 +1,123 @@
+//! The CPU as a machine: its buffers are memory of this process, its programs lists of functions.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use super::machine::Backend;
+use super::program::{Call, HostCall};
+use crate::error::Result;
+
+/// Buffers begin at cache lines.
+const ALIGN: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Host {
+    buffers: Vec<Block>,
+    programs: Vec<Vec<HostCall>>,
+    addresses: Vec<u64>,
+}
+
+/// An allocation.
+struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a block is owned memory.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// Zeros; none if there is no memory.
+    fn new(bytes: usize) -> Option<Block> {
+        let layout = Layout::from_size_align(bytes.max(1), ALIGN).ok()?;
+        // SAFETY: not of size 0.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Block { start, layout })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and nobody has its address any more.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl Host {
+    /// The bytes at an address.
+    fn bytes(&mut self, address: u64, len: usize) -> &mut [u8] {
+        let inside = |b: &&Block| {
+            let start = b.start.as_ptr() as u64;
+            start <= address && address + len as u64 <= start + b.layout.size() as u64
+        };
+        assert!(
+            self.buffers.iter().any(|b| inside(&b)),
+            "outside of all buffers"
+        );
+        // SAFETY: inside of a block, which nothing else uses while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(address as *mut u8, len) }
+    }
+}
+
+impl Backend for Host {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn alloc(&mut self, _: &str, bytes: usize) -> Result<Option<u64>> {
+        Ok(Block::new(bytes).map(|block| {
+            let address = block.start.as_ptr() as u64;
+            self.buffers.push(block);
+            self.addresses.push(address);
+            address
+        }))
+    }
+
+    fn memory(&self) -> Option<[usize; 2]> {
+        None
+    }
+
+    fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.bytes(address, bytes.len()).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        bytes.copy_from_slice(self.bytes(address, bytes.len()));
+        Ok(())
+    }
+
+    fn prepare(&mut self, calls: Vec<Call>, _: &[u64]) -> Result<usize> {
+        let functions = calls.into_iter().map(|call| match call {
+            Call::Host(call) => call,
+            Call::Launch(launch) => panic!("{}: a kernel for the CPU", launch.kernel.name),
+        });
+        let functions: Vec<HostCall> = functions.collect();
+        for call in &functions {
+            for range in call.reads.iter().chain(&call.writes).filter(|r| r.len > 0) {
+                let size = self.buffers[range.buffer.0].layout.size();
+                assert!(
+                    range.start + range.len <= size,
+                    "{}: {range:?} of {size} bytes",
+                    call.name
+                );
+            }
+        }
+        self.programs.push(functions);
+        Ok(self.programs.len() - 1)
+    }
+
+    fn run(&mut self, program: usize) -> Result<()> {
+        for call in &self.programs[program] {
+            (call.body)(&self.addresses);
+        }
+        Ok(())
+    }
+
+    fn time(&mut self, program: usize) -> Result<f64> {
+        let start = Instant::now();
+        self.run(program)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}

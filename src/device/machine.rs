@@ -1,0 +1,295 @@
+//! Machines: what holds buffers and runs programs. A GPU, its emulation, or the CPU.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+
+use super::program::{Buffer, Call, Program, View};
+use super::{Device, cuda, emulator, host};
+use crate::error::{Error, Kind, Result};
+
+/// What a machine must be able to do. Addresses are its own.
+pub(super) trait Backend: Send {
+    /// How errors call it.
+    fn name(&self) -> String;
+    /// Memory that holds anything, `None` if there is none left. `name` is for reports.
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>>;
+    /// Bytes that are free, and all that it has, where that is known.
+    fn memory(&self) -> Option<[usize; 2]>;
+    fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()>;
+    /// After everything that was run before.
+    fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()>;
+    /// A program's number. `addresses` are those of the buffers.
+    fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize>;
+    fn run(&mut self, program: usize) -> Result<()>;
+    /// Runs it and waits: the seconds that it took, by the machine's own clock.
+    fn time(&mut self, program: usize) -> Result<f64>;
+}
+
+/// A machine and the buffers on it. All of them are gone with it.
+pub struct Machine {
+    backend: Box<dyn Backend>,
+    /// Is it the CPU?
+    host: bool,
+    addresses: Vec<u64>,
+    /// Bytes in all buffers.
+    held: usize,
+    /// Calls of each program.
+    calls: Vec<usize>,
+    traffic: Traffic,
+}
+
+/// What a [`Machine`] has been asked for so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub allocations: usize,
+    pub uploads: usize,
+    pub downloads: usize,
+    pub programs: usize,
+}
+
+/// A program made ready on a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared(usize);
+
+impl Machine {
+    /// Opens a device.
+    pub fn open(device: Device) -> Result<Machine> {
+        let backend: Box<dyn Backend> = match device {
+            Device::Cpu => Box::new(host::Host::default()),
+            Device::Emulator => Box::new(emulator::Emulator::open(emulator::Schedule::default())?),
+            Device::Cuda(index) => Box::new(cuda::Cuda::open(index)?),
+        };
+        Ok(Machine::on(backend, device == Device::Cpu))
+    }
+
+    /// The emulator with a schedule of its threads, for tests.
+    pub fn emulator(schedule: emulator::Schedule) -> Result<Machine> {
+        Ok(Machine::on(
+            Box::new(emulator::Emulator::open(schedule)?),
+            false,
+        ))
+    }
+
+    fn on(backend: Box<dyn Backend>, host: bool) -> Machine {
+        #[cfg(test)]
+        let backend = failing::wrap(backend);
+        Machine {
+            backend,
+            host,
+            addresses: Vec::new(),
+            held: 0,
+            calls: Vec::new(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// A new buffer of `len` elements. The first one is the arena.
+    ///
+    /// # Errors
+    /// If the device has no memory for it.
+    pub fn alloc<T: Pod>(&mut self, name: &str, len: usize) -> Result<View<T>> {
+        let bytes = len * size_of::<T>();
+        let Some(address) = self.backend.alloc(name, bytes)? else {
+            return Err(self.out_of_memory(name, bytes));
+        };
+        self.addresses.push(address);
+        self.held += bytes;
+        self.traffic.allocations += 1;
+        Ok(View {
+            buffer: Buffer(self.addresses.len() - 1),
+            start: 0,
+            len,
+            of: PhantomData,
+        })
+    }
+
+    fn out_of_memory(&self, name: &str, bytes: usize) -> Error {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        let free = match self.backend.memory() {
+            Some([free, all]) => format!(", {} MiB of {} are free", free >> 20, all >> 20),
+            None => String::new(),
+        };
+        Error::new(
+            Kind::Device,
+            format!(
+                "{}: no memory for {name}: {} MiB are needed beside the {} MiB that this run has already{free}; a smaller batch_size needs less",
+                self.backend.name(),
+                mib(bytes),
+                mib(self.held),
+            ),
+        )
+    }
+
+    /// A new buffer that holds `data`.
+    pub fn alloc_with<T: Pod>(&mut self, name: &str, data: &[T]) -> Result<View<T>> {
+        let view = self.alloc(name, data.len())?;
+        self.upload(view, data)?;
+        Ok(view)
+    }
+
+    /// # Panics
+    /// If view and data differ in length.
+    pub fn upload<T: Pod>(&mut self, to: impl Into<View<T>>, data: &[T]) -> Result<()> {
+        let to = to.into();
+        assert_eq!(to.len, data.len(), "an upload of another length");
+        self.traffic.uploads += 1;
+        let address = self.address(to);
+        self.backend.upload(address, bytemuck::cast_slice(data))
+    }
+
+    /// The numbers in a view, after everything that was started before.
+    pub fn download<T: Pod>(&mut self, from: impl Into<View<T>>) -> Result<Vec<T>> {
+        let from = from.into();
+        let mut data = vec![T::zeroed(); from.len];
+        self.download_into(from, &mut data)?;
+        Ok(data)
+    }
+
+    /// The same, into `to`.
+    ///
+    /// # Panics
+    /// If view and data differ in length.
+    pub fn download_into<T: Pod>(&mut self, from: impl Into<View<T>>, to: &mut [T]) -> Result<()> {
+        let from = from.into();
+        assert_eq!(from.len, to.len(), "a download of another length");
+        self.traffic.downloads += 1;
+        let address = self.address(from);
+        self.backend.download(address, bytemuck::cast_slice_mut(to))
+    }
+
+    fn address<T>(&self, view: View<T>) -> u64 {
+        self.addresses[view.buffer.0] + view.bytes().start as u64
+    }
+
+    /// Makes a program ready: a graph on a GPU, a list elsewhere.
+    pub fn prepare(&mut self, program: Program) -> Result<Prepared> {
+        self.traffic.programs += 1;
+        let calls = program.into_calls();
+        let count = calls.len();
+        let program = self.backend.prepare(calls, &self.addresses)?;
+        self.calls.resize(program + 1, 0);
+        self.calls[program] = count;
+        Ok(Prepared(program))
+    }
+
+    /// How many calls a program has.
+    pub fn calls(&self, program: Prepared) -> usize {
+        self.calls[program.0]
+    }
+
+    /// Starts a program, after everything that was started before. A fault may be reported by a later call.
+    pub fn run(&mut self, program: Prepared) -> Result<()> {
+        self.backend.run(program.0)
+    }
+
+    /// Runs a program and gives the seconds that it took.
+    pub fn time(&mut self, program: Prepared) -> Result<f64> {
+        self.backend.time(program.0)
+    }
+
+    /// Is it the CPU, which runs functions on memory of this process?
+    pub fn is_host(&self) -> bool {
+        self.host
+    }
+
+    /// How many of so many training steps, of so many calls each, to put into one program. A GPU must not wait for the
+    /// host to start the next one, and programs of very many calls are slow to make; the CPU is asked between steps
+    /// whether to go on.
+    pub fn steps_at_once(&self, steps: usize, calls: usize) -> usize {
+        const STEPS: usize = 40;
+        const CALLS: usize = 4096;
+        let most = match self.host {
+            true => 1,
+            false => (CALLS / calls).clamp(1, STEPS).min(steps),
+        };
+        let starts = |n: &usize| steps / n + steps % n;
+        (1..=most).min_by_key(starts).unwrap_or(1)
+    }
+
+    /// Counts so far, for tests.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+}
+
+/// Faults made to order: the machines that a thread opens fail at the call that it asked for.
+#[cfg(test)]
+pub(crate) mod failing {
+    use std::cell::Cell;
+
+    use super::{Backend, Call, Error, Kind, Result};
+
+    thread_local! {
+        static RUNS_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+        static BYTES_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// The run of a program after `runs` more of them fails, and so does all that follows on this thread.
+    pub(crate) fn fail_after(runs: usize) {
+        RUNS_LEFT.set(Some(runs));
+    }
+
+    /// A machine has so much memory.
+    pub(crate) fn limit_memory(bytes: usize) {
+        BYTES_LEFT.set(Some(bytes));
+    }
+
+    struct Failing {
+        backend: Box<dyn Backend>,
+        all: usize,
+        left: usize,
+    }
+
+    pub(super) fn wrap(backend: Box<dyn Backend>) -> Box<dyn Backend> {
+        let all = BYTES_LEFT.get().unwrap_or(usize::MAX);
+        Box::new(Failing {
+            backend,
+            all,
+            left: all,
+        })
+    }
+
+    impl Backend for Failing {
+        fn name(&self) -> String {
+            self.backend.name()
+        }
+
+        fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
+            let Some(left) = self.left.checked_sub(bytes) else {
+                return Ok(None);
+            };
+            self.left = left;
+            self.backend.alloc(name, bytes)
+        }
+
+        fn memory(&self) -> Option<[usize; 2]> {
+            BYTES_LEFT.get().map(|_| [self.left, self.all])
+        }
+
+        fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+            self.backend.upload(address, bytes)
+        }
+
+        fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+            self.backend.download(address, bytes)
+        }
+
+        fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
+            self.backend.prepare(calls, addresses)
+        }
+
+        fn run(&mut self, program: usize) -> Result<()> {
+            match RUNS_LEFT.get() {
+                Some(0) => return Err(Error::new(Kind::Device, "a fault made to order")),
+                Some(left) => RUNS_LEFT.set(Some(left - 1)),
+                None => {}
+            }
+            self.backend.run(program)
+        }
+
+        fn time(&mut self, program: usize) -> Result<f64> {
+            self.backend.time(program)
+        }
+    }
+}

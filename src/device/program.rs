@@ -1,0 +1,311 @@
+//! Programs: calls over named ranges of buffers, written before there is a machine to run them.
+//!
+//! On a GPU and on the emulator a call is the launch of a kernel, on the CPU a function of this crate. A
+//! [`Program`] knows which of the two it takes; [`Machine::prepare`](super::Machine::prepare) makes it ready,
+//! and running it is then all that a training step does.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+
+use super::gpu::{Argument, Grid, Kernel, Launch, Precision};
+use super::{Device, Slot, Target};
+
+/// A buffer of a machine, in the order of allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer(pub(super) usize);
+
+/// The first buffer: the arena that slots lie in.
+pub const ARENA: Buffer = Buffer(0);
+
+/// A range of a buffer of `T`s.
+pub struct View<T> {
+    pub buffer: Buffer,
+    pub start: usize,
+    pub len: usize,
+    pub(super) of: PhantomData<T>,
+}
+
+// Derived ones would ask T for the same.
+impl<T> Clone for View<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<T> {}
+
+impl<T> View<T> {
+    /// A part of it.
+    pub fn part(self, start: usize, len: usize) -> View<T> {
+        assert!(start + len <= self.len, "a part outside of a view");
+        View {
+            start: self.start + start,
+            len,
+            ..self
+        }
+    }
+
+    /// The same bytes as numbers or structures of another kind.
+    ///
+    /// # Panics
+    /// If they are not a whole number of these.
+    pub fn cast<U>(self) -> View<U> {
+        let ByteRange { buffer, start, len } = self.bytes();
+        let size = size_of::<U>().max(1);
+        assert!(start.is_multiple_of(size) && len.is_multiple_of(size));
+        View {
+            buffer,
+            start: start / size,
+            len: len / size,
+            of: PhantomData,
+        }
+    }
+
+    pub(super) fn bytes(self) -> ByteRange {
+        let size = size_of::<T>();
+        ByteRange {
+            buffer: self.buffer,
+            start: self.start * size,
+            len: self.len * size,
+        }
+    }
+}
+
+impl From<Slot> for View<f32> {
+    fn from(slot: Slot) -> View<f32> {
+        View {
+            buffer: ARENA,
+            start: slot.start,
+            len: slot.len,
+            of: PhantomData,
+        }
+    }
+}
+
+/// A slot as doubles, half as many.
+pub fn doubles(slot: Slot) -> View<f64> {
+    assert!(slot.start.is_multiple_of(2) && slot.len.is_multiple_of(2));
+    View {
+        buffer: ARENA,
+        start: slot.start / 2,
+        len: slot.len / 2,
+        of: PhantomData,
+    }
+}
+
+/// A range of bytes of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    pub(super) buffer: Buffer,
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+impl<T> From<View<T>> for ByteRange {
+    fn from(view: View<T>) -> ByteRange {
+        view.bytes()
+    }
+}
+
+impl From<Slot> for ByteRange {
+    fn from(slot: Slot) -> ByteRange {
+        View::from(slot).bytes()
+    }
+}
+
+impl ByteRange {
+    /// Where it is, given where the buffers are.
+    pub(super) fn address(self, addresses: &[u64]) -> u64 {
+        addresses[self.buffer.0] + self.start as u64
+    }
+
+    pub(super) fn overlaps(self, other: ByteRange) -> bool {
+        self.buffer == other.buffer
+            && self.len > 0
+            && other.len > 0
+            && self.start < other.start + other.len
+            && other.start < self.start + self.len
+    }
+}
+
+/// What a program consists of.
+pub enum Call {
+    Launch(Launch),
+    Host(HostCall),
+}
+
+/// A function on ranges in the host's memory.
+pub struct HostCall {
+    pub name: &'static str,
+    pub(super) reads: Vec<ByteRange>,
+    pub(super) writes: Vec<ByteRange>,
+    /// Wants the addresses of the buffers, which hold the ranges, and none of those written overlaps another.
+    pub(super) body: Box<HostBody>,
+}
+
+/// See [`HostCall::body`].
+pub(super) type HostBody = dyn Fn(&[u64]) + Send;
+
+impl Call {
+    /// Bytes of the ranges that it names, each once.
+    pub fn bytes(&self) -> usize {
+        let mut ranges: Vec<ByteRange> = Vec::new();
+        let mut name = |range: &ByteRange| {
+            if !ranges.contains(range) {
+                ranges.push(*range);
+            }
+        };
+        match self {
+            Call::Host(call) => call.reads.iter().chain(&call.writes).for_each(&mut name),
+            Call::Launch(launch) => launch.ranges().for_each(&mut name),
+        }
+        ranges.iter().map(|range| range.len).sum()
+    }
+
+    /// For machines that run kernels alone.
+    pub(super) fn into_launch(self) -> Launch {
+        match self {
+            Call::Launch(launch) => launch,
+            Call::Host(call) => panic!("{}: a function of the host for a GPU", call.name),
+        }
+    }
+
+    /// The launch of a kernel, if it is one.
+    pub fn as_launch(&self) -> Option<&Launch> {
+        match self {
+            Call::Launch(launch) => Some(launch),
+            Call::Host(_) => None,
+        }
+    }
+
+    /// Of its kernel or its function.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Call::Launch(launch) => launch.kernel.name,
+            Call::Host(call) => call.name,
+        }
+    }
+}
+
+/// Calls, one after the other, for one kind of machine.
+pub struct Program {
+    target: Target,
+    calls: Vec<Call>,
+}
+
+impl Program {
+    pub fn new(target: Target) -> Program {
+        Program {
+            target,
+            calls: Vec::new(),
+        }
+    }
+
+    /// Is it for the CPU, whose calls are functions, and not for kernels?
+    pub fn on_host(&self) -> bool {
+        self.target.device == Device::Cpu
+    }
+
+    /// The precision of convolutions. Like PyTorch's, they are on tensor cores unless told otherwise.
+    pub fn conv_precision(&self) -> Precision {
+        self.target.precision.unwrap_or(Precision::Tf32)
+    }
+
+    /// The precision of linear layers and of attention. Like PyTorch's, they are exact unless told otherwise.
+    pub fn linear_precision(&self) -> Precision {
+        self.target.precision.unwrap_or(Precision::Fp32)
+    }
+
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    pub(super) fn into_calls(self) -> Vec<Call> {
+        self.calls
+    }
+
+    /// Adds the calls of another program for the same machine.
+    pub fn append(&mut self, other: Program) {
+        self.calls.extend(other.calls);
+    }
+
+    /// Adds a function on the host's memory. It gets the bytes of the ranges that it names, of those to be written
+    /// whatever they hold.
+    ///
+    /// # Panics
+    /// If the program is not for the host, or a range to be written overlaps another one.
+    pub fn host<const R: usize, const W: usize>(
+        &mut self,
+        name: &'static str,
+        reads: [ByteRange; R],
+        writes: [ByteRange; W],
+        body: impl Fn([&[u8]; R], [&mut [u8]; W]) + Send + 'static,
+    ) {
+        assert!(self.on_host(), "{name}: a function in a program of kernels");
+        for (i, w) in writes.iter().enumerate() {
+            let clash = reads.iter().chain(&writes[i + 1..]).any(|o| w.overlaps(*o));
+            assert!(
+                !clash,
+                "{name}: ranges overlap: {w:?} in {reads:?} {writes:?}"
+            );
+        }
+        let call = move |addresses: &[u64]| {
+            // An empty range has no place.
+            let start = |range: ByteRange| match range.len {
+                0 => std::ptr::NonNull::<u128>::dangling().as_ptr().cast::<u8>(),
+                _ => range.address(addresses) as *mut u8,
+            };
+            // SAFETY: the machine has checked that the ranges lie inside of its buffers, which it lends to this call
+            // alone; no range to be written overlaps any other, so no two slices alias mutably.
+            unsafe {
+                body(
+                    reads.map(|r| std::slice::from_raw_parts(start(r), r.len)),
+                    writes.map(|w| std::slice::from_raw_parts_mut(start(w), w.len)),
+                );
+            }
+        };
+        self.calls.push(Call::Host(HostCall {
+            name,
+            reads: reads.to_vec(),
+            writes: writes.to_vec(),
+            body: Box::new(call),
+        }));
+    }
+
+    /// Adds the launch of a kernel; the functions in [`gpu::kernels`](super::gpu::kernels) call it.
+    pub(super) fn launch(&mut self, kernel: &'static Kernel, grid: Grid, arguments: Vec<Argument>) {
+        let empty = grid.blocks.contains(&0);
+        assert!(!empty, "{}: a grid without blocks", kernel.name);
+        assert!(
+            !self.on_host(),
+            "{}: a kernel in a program of the host",
+            kernel.name
+        );
+        self.calls.push(Call::Launch(Launch {
+            kernel,
+            grid,
+            arguments,
+        }));
+    }
+}
+
+/// Floats in the bytes that a function on the host gets.
+pub fn floats(bytes: &[u8]) -> &[f32] {
+    bytemuck::cast_slice(bytes)
+}
+
+/// The same, to be written.
+pub fn floats_mut(bytes: &mut [u8]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(bytes)
+}
+
+/// The one value that a range holds.
+pub fn one<T: Pod>(bytes: &[u8]) -> &T {
+    bytemuck::from_bytes(bytes)
+}
+
+/// The same, to be written.
+pub fn one_mut<T: Pod>(bytes: &mut [u8]) -> &mut T {
+    bytemuck::from_bytes_mut(bytes)
+}

@@ -1,0 +1,104 @@
+//! A method alone, on vectors of the host: for comparisons and measurements. A training run keeps them on its device.
+
+use serde_json::{Map, Value};
+
+use super::{Operands, Optimizer, Reports};
+use crate::device::gpu::kernels::Step;
+use crate::device::{Machine, Prepared, Program, Slot, Target};
+use crate::error::{Error, Result};
+use crate::graph::{Params, Tensor};
+
+/// A method with its memory on a machine, and its step as a program.
+pub struct Stepper {
+    optimizer: Optimizer,
+    operands: Operands,
+    machine: Machine,
+    step: Prepared,
+    coefficients: Vec<u8>,
+}
+
+impl Stepper {
+    /// Before the first step on `n` parameters. `opt` is a run's optimizer object, checked against the table.
+    pub fn new(opt: &Map<String, Value>, n: usize, target: Target) -> Result<Stepper> {
+        let machine = Machine::open(target.device)?;
+        Stepper::on(machine, Optimizer::new(opt)?, &[Params::vector(n)], target)
+    }
+
+    /// The same on parameters with tensors, and on a machine that holds nothing yet.
+    pub fn on(
+        mut machine: Machine,
+        optimizer: Optimizer,
+        tensors: &[Tensor],
+        target: Target,
+    ) -> Result<Stepper> {
+        let n = tensors.iter().map(|t| t.range.len).sum();
+        let slot = |start, len| Slot { start, len };
+        let [w, g, loss] = [slot(0, n), slot(n, n), slot(2 * n, 1)];
+        machine.alloc::<f32>("parameters and gradient", 2 * n + 1)?;
+        let now = machine.alloc_with("the step", &[Step::default()])?;
+        let operands = optimizer.place(&mut machine, [w, g, loss], now, tensors, 1)?;
+        let mut program = Program::new(target);
+        let no_more = |_: &mut Program| Err(Error::usage("there is one gradient a step here"));
+        optimizer.step(&operands, &no_more, &mut program)?;
+        Ok(Stepper {
+            step: machine.prepare(program)?,
+            coefficients: Vec::with_capacity(operands.coefficients.len),
+            optimizer,
+            operands,
+            machine,
+        })
+    }
+
+    /// One update of the parameters `w` at learning rate `lr`, from a batch's loss and gradient.
+    ///
+    /// On the CPU it allocates nothing where it runs inside a rayon pool (handing work to a pool from outside does).
+    ///
+    /// # Panics
+    /// If `w` or `g` is not as long as the stepper was made for.
+    pub fn step(&mut self, lr: f64, loss: f32, w: &mut [f32], g: &[f32]) -> Result<()> {
+        self.load(lr, loss, w, g)?;
+        self.machine.run(self.step)?;
+        self.machine.download_into(self.operands.w, w)
+    }
+
+    /// The machine and the program of a step, to be measured.
+    pub fn into_parts(self) -> (Machine, Prepared) {
+        (self.machine, self.step)
+    }
+
+    fn load(&mut self, lr: f64, loss: f32, w: &[f32], g: &[f32]) -> Result<()> {
+        self.machine.upload(self.operands.w, w)?;
+        self.machine.upload(self.operands.g, g)?;
+        self.machine.upload(self.operands.loss, &[loss])?;
+        self.next(lr)
+    }
+
+    fn next(&mut self, lr: f64) -> Result<()> {
+        self.coefficients.clear();
+        (self.optimizer).next_coefficients(lr, &mut self.coefficients);
+        (self.machine).upload(self.operands.coefficients, &self.coefficients)
+    }
+
+    /// Calls of a step.
+    pub fn calls(&self) -> usize {
+        self.machine.calls(self.step)
+    }
+
+    pub fn reports(&self) -> Reports {
+        self.optimizer.reports
+    }
+
+    /// What the last step reported under a name of [`Reports`]; none if the method has no such report.
+    pub fn report(&mut self, name: &str) -> Result<Option<f64>> {
+        let Reports { steps, epoch } = self.optimizer.reports;
+        if let Some(i) = steps.iter().position(|n| *n == name) {
+            let series = self.machine.download(self.operands.series)?;
+            return Ok(Some(series[i]));
+        }
+        let Some(i) = epoch.iter().position(|r| r.name == name) else {
+            return Ok(None);
+        };
+        let scalars = self.machine.download(self.operands.scalars)?;
+        Ok(Some(self.optimizer.epoch_reports(&scalars)[i]))
+    }
+}

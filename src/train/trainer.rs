@@ -1,0 +1,438 @@
+//! A run on its machine: data, parameters and the optimizer's memory, and the programs that train and evaluate.
+//!
+//! Everything that a step needs from the host is drawn once per epoch: the order of the samples, what augmentation
+//! makes of them, and a table of [`Step`]s with the optimizer's coefficients, from which the first call of each step
+//! takes the next entry. So all steps are the same program, of which a GPU takes many at a time, and what they report
+//! (step sizes, norms, losses and scores) is read after the epoch.
+
+use super::Watch;
+use super::checkpoint::Snapshot;
+use super::data::{Batch, Half};
+use super::network::Plans;
+use crate::config::RunConfig;
+use crate::data::augment::Placement;
+use crate::data::{Pair, Part};
+use crate::device::cpu;
+use crate::device::gpu::kernels::{self, Step};
+use crate::device::program::{floats, floats_mut, one_mut};
+use crate::device::{Machine, Prepared, Program, Slot, Target, View};
+use crate::error::Result;
+use crate::graph::{Layout, Params};
+use crate::optim::{EpochReport, Operands, Optimizer, sum_blocks};
+use crate::random::SEED;
+
+/// What an epoch of training leaves to tell.
+pub(super) struct Trained {
+    /// l2 norms, the sum of squares being an f32: Infinity beyond its range.
+    pub model_norm: f32,
+    pub grad_norm: f32,
+    /// The optimizer's reports by name: a number of every step, and a number of the epoch.
+    pub series: Vec<(&'static str, Vec<f64>)>,
+    pub values: Vec<(EpochReport, f64)>,
+}
+
+/// Programs and how often to run each, in order.
+type Schedule = Vec<(Prepared, usize)>;
+
+pub(super) struct Trainer {
+    machine: Machine,
+    params: Params,
+    layout: Layout,
+    optimizer: Optimizer,
+    operands: Operands,
+    /// Batches in the running averages before the first step.
+    batches_tracked: u64,
+    batch_size: usize,
+    /// Training steps done.
+    done: u64,
+    tables: Tables,
+    /// The coefficients of an epoch's steps.
+    coefficients: Vec<u8>,
+    train: Schedule,
+    norms: Prepared,
+    /// The training and the validation half, and the evaluation of each.
+    halves: [(Half, Schedule); 2],
+    /// Between training and evaluation, and back.
+    evaluation: Option<[Prepared; 2]>,
+}
+
+/// What the host writes for an epoch, and reads after it.
+struct Tables {
+    steps: View<Step>,
+    /// How many entries of a table of steps were taken.
+    taken: View<i32>,
+    order: View<u32>,
+    placements: View<Placement>,
+    /// Sums of losses and scores.
+    sums: View<f64>,
+    /// Squares of the norms of parameters and gradient.
+    squares: View<f64>,
+}
+
+impl Trainer {
+    /// # Errors
+    /// If the device cannot be opened or has no memory for it, or an op of the model has no kernels.
+    pub fn new(
+        plans: Plans,
+        config: &RunConfig,
+        data: &Pair,
+        target: Target,
+        batches_tracked: u64,
+    ) -> Result<Trainer> {
+        let mut machine = Machine::open(target.device)?;
+        let all = plans
+            .eval
+            .iter()
+            .map(|(_, plan)| plan)
+            .chain([&plans.train]);
+        let layout = Layout::alloc(&plans.params, all, &mut machine)?;
+        let halves = [&data.train, &data.val].map(|split| Half::new(&mut machine, split));
+        let [train_half, val_half] = halves;
+        let halves = [train_half?, val_half?];
+
+        let (batch_size, batches) = (config.batch_size, data.train.len() / config.batch_size);
+        let longest = data.train.len().max(data.val.len());
+        let in_order: Vec<u32> = (0..longest as u32).collect();
+        let eval_step = |i: usize| Step {
+            first: (i * plans.eval_size) as i64,
+            ..Step::default()
+        };
+        let eval_steps = longest.div_ceil(plans.eval_size);
+        let eval_steps: Vec<Step> = (0..eval_steps).map(eval_step).collect();
+        let in_order = machine.alloc_with("the order of evaluation", &in_order)?;
+        let eval_steps = machine.alloc_with("steps of evaluation", &eval_steps)?;
+        let now = machine.alloc_with("the step", &[Step::default()])?;
+        let augmented = halves.iter().filter(|half| half.is_augmented());
+        let visits = augmented.map(Half::len).max().unwrap_or(0);
+        let tables = Tables {
+            steps: machine.alloc("steps of an epoch", batches)?,
+            taken: machine.alloc_with("steps taken", &[0i32])?,
+            order: machine.alloc("the order of the samples", data.train.len())?,
+            placements: machine.alloc("flips and crops of images", visits)?,
+            sums: machine.alloc("sums of losses and scores", 2)?,
+            squares: machine.alloc("squares of norms", 2)?,
+        };
+        let optimizer = Optimizer::new(&config.opt)?;
+        let operands = [layout.values, layout.grads, plans.train.outputs[0]];
+        let tensors = &plans.params.tensors;
+        let operands = optimizer.place(&mut machine, operands, now, tensors, batches)?;
+
+        let batch = Batch {
+            now,
+            order: tables.order,
+            placements: tables.placements,
+        };
+        let one_step = |program: &mut Program| -> Result<()> {
+            let plan = &plans.train;
+            begin_step(program, tables.steps, tables.taken, now, plan.seed);
+            halves[0].gather(plan, batch_size, batch, program);
+            plan.emit(now, program)?;
+            let gradient = |program: &mut Program| plan.emit_again(now, program);
+            optimizer.step(&operands, &gradient, program)
+        };
+        let mut program = Program::new(target);
+        one_step(&mut program)?;
+        let at_once = machine.steps_at_once(batches, program.calls().len());
+        let mut train = Schedule::new();
+        for (n, times) in [(at_once, batches / at_once), (1, batches % at_once)] {
+            if times > 0 {
+                let mut program = Program::new(target);
+                (0..n).try_for_each(|_| one_step(&mut program))?;
+                train.push((machine.prepare(program)?, times));
+            }
+        }
+
+        let mut program = Program::new(target);
+        let partial = machine.alloc("partial sums", 2 * sum_blocks(layout.values.len))?;
+        norms(
+            &mut program,
+            layout.values,
+            layout.grads,
+            partial,
+            tables.squares,
+        );
+        let norms = machine.prepare(program)?;
+
+        let batch = Batch {
+            order: in_order,
+            ..batch
+        };
+        let mut evaluation = |half: Half| -> Result<(Half, Schedule)> {
+            let (whole, left) = (half.len() / plans.eval_size, half.len() % plans.eval_size);
+            let mut schedule = Schedule::new();
+            for (samples, times) in [(plans.eval_size, whole), (left, 1)] {
+                if samples == 0 || times == 0 {
+                    continue;
+                }
+                let mut program = Program::new(target);
+                let plan = plans.eval(samples);
+                // There is no seed to set; the loss is written over by the plan.
+                let unused = plan.outputs[0];
+                begin_step(&mut program, eval_steps, tables.taken, now, unused);
+                half.gather(plan, samples, batch, &mut program);
+                plan.emit(now, &mut program)?;
+                let outputs = [plan.outputs[0], plan.outputs[1]];
+                add_scores(&mut program, outputs, tables.sums, samples, batch_size);
+                schedule.push((machine.prepare(program)?, times));
+            }
+            Ok((half, schedule))
+        };
+        let [train_half, val_half] = halves;
+        let halves = [evaluation(train_half)?, evaluation(val_half)?];
+
+        let [mut enter, mut leave] = [(); 2].map(|()| Program::new(target));
+        optimizer.evaluation(&operands, &mut enter, &mut leave)?;
+        let evaluation = match enter.calls().is_empty() {
+            true => None,
+            false => Some([machine.prepare(enter)?, machine.prepare(leave)?]),
+        };
+        Ok(Trainer {
+            evaluation,
+            machine,
+            layout,
+            optimizer,
+            operands,
+            batches_tracked,
+            batch_size,
+            done: 0,
+            tables,
+            coefficients: Vec::new(),
+            train,
+            norms,
+            halves,
+            params: plans.params,
+        })
+    }
+
+    /// Calls of a training step.
+    pub fn calls(&self) -> usize {
+        let calls = |(program, times): &(Prepared, usize)| self.machine.calls(*program) * times;
+        self.train.iter().map(calls).sum::<usize>() / self.tables.steps.len
+    }
+
+    /// Trains on the whole batches of `order`. `None` if the watch ended it.
+    pub fn epoch(&mut self, lr: f64, order: &[u32], watch: &dyn Watch) -> Result<Option<Trained>> {
+        self.write_tables(lr, order)?;
+        for &(program, times) in &self.train {
+            for _ in 0..times {
+                self.machine.run(program)?;
+                if watch.stop() {
+                    return Ok(None);
+                }
+            }
+        }
+        self.done += self.tables.steps.len as u64;
+        self.machine.run(self.norms)?;
+        let squares = self.machine.download(self.tables.squares)?;
+        let series = self.machine.download(self.operands.series)?;
+        let scalars = self.machine.download(self.operands.scalars)?;
+        let reports = self.optimizer.reports;
+        let series = series
+            .chunks_exact(self.tables.steps.len)
+            .map(<[f64]>::to_vec);
+        let values = self.optimizer.epoch_reports(&scalars);
+        Ok(Some(Trained {
+            model_norm: (squares[0] as f32).sqrt(),
+            grad_norm: (squares[1] as f32).sqrt(),
+            series: reports.steps.iter().copied().zip(series).collect(),
+            values: reports.epoch.iter().copied().zip(values).collect(),
+        }))
+    }
+
+    fn write_tables(&mut self, lr: f64, order: &[u32]) -> Result<()> {
+        let n = self.tables.steps.len;
+        let step = |i: usize| Step {
+            seed: SEED,
+            done: self.done + i as u64,
+            first: (i * self.batch_size) as i64,
+            slot: i as i64,
+        };
+        let steps: Vec<Step> = (0..n).map(step).collect();
+        self.coefficients.clear();
+        for _ in 0..n {
+            self.optimizer.next_coefficients(lr, &mut self.coefficients);
+        }
+        self.machine.upload(self.tables.steps, &steps)?;
+        (self.machine).upload(self.operands.coefficients, &self.coefficients)?;
+        self.machine.upload(self.tables.order, order)?;
+        self.place(Part::Train, n * self.batch_size)?;
+        self.machine.upload(self.tables.taken, &[0])
+    }
+
+    /// Draws what becomes of the next `n` samples of a half. Nothing is drawn for data that are not augmented.
+    fn place(&mut self, part: Part, n: usize) -> Result<()> {
+        let half = &self.halves[part as usize].0;
+        let placements = half.draw_placements(n, &mut self.params.generator);
+        if placements.is_empty() {
+            return Ok(());
+        }
+        let to = self.tables.placements.part(0, placements.len());
+        self.machine.upload(to, &placements)
+    }
+
+    /// Puts the weights that the method evaluates in place of those that it trains.
+    pub fn enter_evaluation(&mut self) -> Result<()> {
+        match self.evaluation {
+            Some([enter, _]) => self.machine.run(enter),
+            None => Ok(()),
+        }
+    }
+
+    /// And back.
+    pub fn leave_evaluation(&mut self) -> Result<()> {
+        match self.evaluation {
+            Some([_, leave]) => self.machine.run(leave),
+            None => Ok(()),
+        }
+    }
+
+    /// Mean loss and score over a half of the data: each batch's mean in f32, weighted by its size and summed in f64.
+    /// Training data are augmented here, too. `None` if the watch ended it.
+    pub fn evaluate(&mut self, part: Part, watch: &dyn Watch) -> Result<Option<(f64, f64)>> {
+        let n = self.halves[part as usize].0.len();
+        // The seed that the reference's loader draws for worker processes, of which it has none.
+        self.params.generator.random64();
+        self.place(part, n)?;
+        self.machine.upload(self.tables.taken, &[0])?;
+        self.machine.upload(self.tables.sums, &[0.0; 2])?;
+        for &(program, times) in &self.halves[part as usize].1 {
+            for _ in 0..times {
+                self.machine.run(program)?;
+                if watch.stop() {
+                    return Ok(None);
+                }
+            }
+        }
+        let sums = self.machine.download(self.tables.sums)?;
+        Ok(Some((sums[0] / n as f64, sums[1] / n as f64)))
+    }
+
+    /// Shows the watch the weights that are there.
+    pub fn finish(&mut self, watch: &dyn Watch) -> Result<()> {
+        let values = self.machine.download::<f32>(self.layout.values)?;
+        let buffers = self.machine.download::<f32>(self.layout.buffers)?;
+        watch.trained(&Snapshot {
+            params: &self.params,
+            values: &values,
+            buffers: &buffers,
+            batches_tracked: self.batches_tracked + self.done,
+        })
+    }
+}
+
+/// Takes the next entry of a table of steps, and starts backward with df = 1.
+fn begin_step(
+    program: &mut Program,
+    steps: View<Step>,
+    taken: View<i32>,
+    now: View<Step>,
+    seed: Slot,
+) {
+    if !program.on_host() {
+        return kernels::begin_step(program, 1, steps, taken, now, seed);
+    }
+    let writes = [taken.into(), now.into(), seed.into()];
+    program.host(
+        "begin_step",
+        [steps.into()],
+        writes,
+        |[steps], [taken, now, seed]| {
+            let taken: &mut i32 = one_mut(taken);
+            *one_mut(now) = bytemuck::cast_slice::<u8, Step>(steps)[*taken as usize];
+            *taken += 1;
+            floats_mut(seed)[0] = 1.0;
+        },
+    );
+}
+
+/// sums += the losses and the scores of all batches of `samples`, each times its number of samples.
+fn add_scores(
+    program: &mut Program,
+    outputs: [Slot; 2],
+    sums: View<f64>,
+    samples: usize,
+    batch_size: usize,
+) {
+    if !program.on_host() {
+        let ([losses, scores], n, batch) = (outputs, samples as i32, batch_size as i32);
+        return kernels::add_scores(program, 1, losses, scores, sums, n, batch);
+    }
+    let reads = outputs.map(Into::into);
+    program.host(
+        "add_scores",
+        reads,
+        [sums.into()],
+        move |outputs, [sums]| {
+            let sums: &mut [f64; 2] = one_mut(sums);
+            for (sum, means) in sums.iter_mut().zip(outputs) {
+                for (batch, mean) in floats(means).iter().enumerate() {
+                    let n = batch_size.min(samples - batch * batch_size);
+                    *sum += f64::from(*mean) * n as f64;
+                }
+            }
+        },
+    );
+}
+
+/// |w|^2 and |g|^2.
+fn norms(program: &mut Program, w: Slot, g: Slot, partial: View<f64>, squares: View<f64>) {
+    if !program.on_host() {
+        let blocks = sum_blocks(w.len);
+        kernels::norm_sums(program, blocks, w, g, partial, w.len as i64);
+        return kernels::norms(program, 1, partial, blocks as i32, squares);
+    }
+    program.host(
+        "norms",
+        [w.into(), g.into()],
+        [squares.into()],
+        |vectors, [squares]| {
+            *one_mut(squares) = vectors.map(floats).map(|x| cpu::dot(x, x));
+        },
+    );
+}
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::data::{Library, fetch};
+    use crate::device::Device;
+    use crate::graph::Mode;
+
+    #[test]
+    fn later_epochs_allocate_nothing_and_upload_tables_alone() {
+        let config = json!({
+            "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
+            "model_kwargs": {"bias": true}, "loss_func": "squared", "score_func": "squared",
+            "opt": {"name": "momo", "lr": 0.1}, "batch_size": 4, "max_epoch": 2, "run_id": 0,
+        });
+        let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let data = library.load(&config).unwrap();
+        for device in [Device::Cpu, Device::Emulator] {
+            let target = Target {
+                device,
+                precision: None,
+            };
+            let plans = Plans::new(&config, &data.train, &data.val, device, Mode::Train);
+            let mut run = Trainer::new(plans.unwrap(), &config, &data, target, 0).unwrap();
+            let order: Vec<u32> = (0..40).rev().collect();
+            let mut epoch = || {
+                let before = run.machine.traffic();
+                run.epoch(0.1, &order, &()).unwrap().unwrap();
+                run.evaluate(Part::Train, &()).unwrap();
+                run.evaluate(Part::Val, &()).unwrap();
+                let after = run.machine.traffic();
+                assert_eq!(after.allocations, before.allocations);
+                assert_eq!(after.programs, before.programs);
+                // Steps, coefficients, order and count; a count and sums per half. Norms, scalars and step sizes; sums
+                // per half.
+                assert_eq!(after.uploads - before.uploads, 4 + 2 * 2);
+                assert_eq!(after.downloads - before.downloads, 3 + 2);
+            };
+            epoch();
+            epoch();
+        }
+    }
+}
