@@ -27,7 +27,7 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(stderr().lock(), "{text}");
 }
 
-/// A word in green or red where stdout is a terminal, unless the user wants no colour (https://no-color.org).
+/// A word in green or red for [`print`], where stdout is a terminal, unless the user wants no colour (https://no-color.org).
 pub fn coloured(word: &str, good: bool) -> String {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if unwanted || !stdout().is_terminal() {

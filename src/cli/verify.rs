@@ -9,6 +9,7 @@ use super::print;
 use crate::device::Target;
 use crate::device::gpu::Precision;
 use crate::error::{Error, Result};
+use crate::results::escape;
 use crate::verify::{Check, Context, Goldens, SUITES, Verdict};
 
 #[derive(Args)]
@@ -138,7 +139,7 @@ impl Report {
         for why in &check.skipped {
             self.remark(suite, format!("skipped: {why}"));
         }
-        print::println(as_text(suite, check))
+        print::print(&(as_text(suite, check) + "\n"))
     }
 
     fn remark(&mut self, suite: &'static str, text: String) {
@@ -163,7 +164,7 @@ impl Report {
                 ..
             } = self;
             let sum = format!("{passed} passed, {failed} failed, {skipped} skipped");
-            print::println(format!("\n{}", print::coloured(&sum, failed == 0)))?;
+            print::print(&format!("\n{}\n", print::coloured(&sum, failed == 0)))?;
         }
         Ok(u8::from(self.failed > 0))
     }
@@ -194,7 +195,7 @@ fn as_text(suite: &str, check: &Check) -> String {
     };
     line([
         suite,
-        &check.about,
+        &escape::printable(&check.about),
         &check.cases.to_string(),
         &check.numbers.to_string(),
         &error(check.worst),
