@@ -113,6 +113,14 @@ pub struct Pair {
     pub val: Arc<Split>,
 }
 
+impl Pair {
+    /// A checksum of the samples of both halves, where they come from files.
+    pub fn checksum(&self) -> Option<String> {
+        let (train, val) = (self.train.checksum()?, self.val.checksum()?);
+        Some(format!("{train:08x}{val:08x}"))
+    }
+}
+
 /// The row called `name`, or an error that lists the names.
 pub fn row(name: &str) -> Result<&'static Row> {
     let found = ROWS.iter().find(|row| row.entry.name == name);

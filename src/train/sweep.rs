@@ -214,6 +214,11 @@ fn one(
     {
         result.summary.insert("opt_val".into(), value.into());
     }
+    let (sum, published) = (data.checksum(), data.train.published());
+    result.summary.insert("data".into(), sum.into());
+    result
+        .summary
+        .insert("data_published".into(), published.into());
     Ok(Some(result))
 }
 

@@ -150,7 +150,9 @@ fn summaries_say_where_they_are_from() {
     let summary = &runs(&folder)[0]["summary"];
     assert_eq!(summary["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(summary["threads"], 2);
-    assert_eq!(summary["init_weights"], Value::Null);
+    for key in ["init_weights", "data", "data_published"] {
+        assert_eq!(summary.get(key), Some(&Value::Null), "{key}");
+    }
     for (key, part) in [
         ("command", "train -q lin.json --threads 2"),
         ("processor", std::env::consts::ARCH),

@@ -223,7 +223,11 @@ fn an_mlp_overfits_one_batch_of_images() {
     assert!(loss(0) > 1.0, "{}", loss(0));
     assert!(loss(19) < 0.1 * loss(0), "{} after {}", loss(19), loss(0));
     assert_eq!(runs[0]["history"][19]["train_score"], 1.0);
-    assert_eq!(runs[0]["summary"]["input_dim"], json!([784]));
+    let summary = &runs[0]["summary"];
+    assert_eq!(summary["input_dim"], json!([784]));
+    // They are called MNIST, and are not.
+    assert_eq!(summary["data"].as_str().map(str::len), Some(16));
+    assert_eq!(summary["data_published"], false);
 }
 
 #[test]
