@@ -33,6 +33,11 @@ impl Struct {
         self.file == path || self.file.extension().is_some_and(|e| e == "cuh")
     }
 
+    /// Of the twin, seen from what is written here.
+    fn path(&self) -> String {
+        format!("gpu::kernels::{}", self.name)
+    }
+
     fn size(&self) -> u32 {
         self.fields.iter().map(|f| f.size).sum()
     }
@@ -187,7 +192,7 @@ fn parameter(item: &str, kernel: &str, path: &Path, structs: &[Struct]) -> Param
     let number = TYPES.iter().find(|(c, ..)| *c == cpp);
     let number = number.map(|(_, rust, size, code)| ((*rust).to_owned(), *size, *code));
     let structure = structs.iter().find(|s| s.name == cpp && s.is_seen_by(path));
-    let structure = || structure.map(|s| (s.name.clone(), s.size(), 's'));
+    let structure = || structure.map(|s| (s.path(), s.size(), 's'));
     let Some((rust, size, code)) = number.or_else(structure) else {
         panic!("{kernel}: build/kernels.rs does not know the type {cpp:?} of {name}");
     };
@@ -211,7 +216,7 @@ fn write_structs(sources: &[Source], text: &mut String) {
         let kernels = seen.flat_map(|source| &source.kernels);
         kernels
             .flat_map(|k| &k.parameters)
-            .any(|p| p.rust == s.name)
+            .any(|p| p.rust == s.path())
     };
     for Struct { name, file, fields } in structs().into_iter().filter(taken) {
         let file = file.display();

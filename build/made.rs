@@ -1,4 +1,4 @@
-//! What a command made before is made again only if the command, `kernels/` or `build/` has changed: this script also
+//! What a command made before is made again only if the command, `kernels/`, `build/` or `build.rs` has changed: this script also
 //! runs when a commit is made.
 
 use std::fs;
@@ -23,8 +23,8 @@ fn stamp(made: &Path) -> PathBuf {
 fn fingerprint(command: &Command) -> String {
     let mut hasher = DefaultHasher::new();
     format!("{command:?}").hash(&mut hasher);
-    for folder in ["build", "kernels"] {
-        hash(Path::new(folder), &mut hasher);
+    for path in ["build.rs", "build", "kernels"] {
+        hash(Path::new(path), &mut hasher);
     }
     format!("{:016x}", hasher.finish())
 }

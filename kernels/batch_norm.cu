@@ -89,15 +89,17 @@ DEVICE Lane load_partial(double (&sums)[2], const double* partial, int blocks, i
 }
 
 KERNEL(batch_norm_finish, 256, const double* __restrict__ partial, float* __restrict__ saved,
-       float* __restrict__ averages, int blocks, long long pixels, int channels) {
+       float* __restrict__ averages, int running, int blocks, long long pixels, int channels) {
   double sums[2];
   const Lane lane = load_partial(sums, partial, blocks, channels);
   if (!lane.inside || lane.row > 0) return;
   const double n = (double)pixels, mean = sums[0] / n, square = sums[1] / n - mean * mean;
   const double var = square < 0.0 ? 0.0 : square, unbiased = var * n / (n - 1.0);
-  float *mean_to = saved + lane.channel, *running_mean = averages + lane.channel;
+  float* mean_to = saved + lane.channel;
   mean_to[0] = (float)mean;
   mean_to[channels] = (float)(1.0 / sqrt(var + (double)EPS));
+  if (!running) return;
+  float* running_mean = averages + lane.channel;
   running_mean[0] += MOMENTUM * ((float)mean - running_mean[0]);
   running_mean[channels] += MOMENTUM * ((float)unbiased - running_mean[channels]);
 }

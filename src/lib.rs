@@ -6,10 +6,13 @@
 //! the three in braces never import one another, and `optim` skips `nn` and `ops`. `config` and `random`
 //! import `error` and `files` alone, these two nothing, and all others may import the four. `tests/core/layers.rs` checks it.
 
+#![deny(unsafe_code)]
+
 pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;
+#[allow(unsafe_code)]
 pub mod device;
 pub mod error;
 pub mod files;

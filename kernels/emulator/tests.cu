@@ -140,3 +140,51 @@ KERNEL(large_frame, 32, int* y, int n) {
   frame[n % 256] = 1;
   y[threadIdx.x] = frame[0];
 }
+
+// Methods of every kind (src/train/kinds.rs).
+KERNEL(perturb, 256, const float* g, float* w, float* start, float rho, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    start[i] = w[i];
+    w[i] += rho * g[i];
+  }
+}
+
+KERNEL(step_from, 256, const float* start, const float* g, float* w, float lr, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] = start[i] - lr * g[i];
+}
+
+KERNEL(step_and_average, 256, const float* g, float* w, float* average, float lr, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    w[i] -= lr * g[i];
+    average[i] = 0.5f * (average[i] + w[i]);
+  }
+}
+
+KERNEL(swap_vectors, 256, float* x, float* y, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    const float old = x[i];
+    x[i] = y[i];
+    y[i] = old;
+  }
+}
+
+KERNEL(norm_of_tensor, 256, const float* x, float* norm, long long n) {
+  double sum = 0.0;
+  for (long long i = threadIdx.x; i < n; i += 256) sum += (double)(x[i] * x[i]);
+  sum = block_sum<256>(sum);
+  if (threadIdx.x == 0) *norm = sqrtf((float)sum);
+}
+
+KERNEL(step_by_norm, 256, const float* g, const float* norm, float* w, float lr, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] -= lr * *norm * g[i];
+}
+
+// vectors (5, n): the last five gradients, this step's at done % 5.
+KERNEL(step_by_five, 256, const Step* now, const float* g, float* vectors, float* w, float lr, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    vectors[(long long)(now->done % 5) * n + i] = g[i];
+    float sum = 0.0f;
+    for (int k = 0; k < 5; k++) sum += vectors[k * n + i];
+    w[i] -= lr * sum;
+  }
+}

@@ -488,4 +488,4 @@ mod machine {
 }
 
 #[cfg(all(test, emulator))]
-mod tests;
+pub(super) mod tests;

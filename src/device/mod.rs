@@ -14,6 +14,8 @@ pub mod program;
 
 pub use arena::{Arena, Slot};
 pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
+#[cfg(all(test, emulator))]
+pub(crate) use emulator::tests::planted as test_kernels;
 pub use emulator::{Order, Schedule, usable as emulator_usable};
 pub use machine::{Machine, Prepared};
 pub use program::{Program, View};

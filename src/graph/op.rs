@@ -158,7 +158,7 @@ pub struct Fwd<'a> {
     pub y: &'a mut [f32],
     pub saved: &'a mut [f32],
     pub work: &'a mut [f32],
-    /// The buffers that the op was recorded with (running averages).
+    /// The buffers that the op was recorded with (running averages); empty where they are to stay as they are.
     pub state: &'a mut [f32],
     /// Where training is, for ops that draw random numbers.
     pub now: Step,

@@ -110,7 +110,8 @@ impl Op for BatchNorm {
         let channels = self.norm.channels;
         let affine = Affine { gamma, beta };
         let residual = self.residual.then_some(residual);
-        let averages = io.state.split_at_mut(channels);
+        // None in a second gradient.
+        let averages = io.state.split_at_mut(channels.min(io.state.len()));
         if self.training {
             let (mean, rstd) = io.saved.split_at_mut(channels);
             let saved = Saved { mean, rstd };
@@ -151,8 +152,10 @@ impl Op for BatchNorm {
             let blocks = (partial.len / (2 * self.norm.channels)) as i32;
             let grid = self.norm.channels.div_ceil(4);
             let (saved, averages) = (io.saved, io.state);
+            // There are none in a second gradient.
+            let running = i32::from(averages.len > 0);
             kernels::batch_norm_finish(
-                program, grid, partial, saved, averages, blocks, pixels, channels,
+                program, grid, partial, saved, averages, running, blocks, pixels, channels,
             );
         }
         let launch = match self.training {

@@ -160,7 +160,7 @@ pub struct EpochReport {
 }
 
 impl Reports {
-    const NOTHING: Reports = Reports {
+    pub const NOTHING: Reports = Reports {
         steps: &[],
         epoch: &[],
     };

@@ -167,9 +167,11 @@ pub struct Update<'a, M: Method + ?Sized> {
     pub work: View<f32>,
     /// Room for three partial sums of each of [`Update::sum_blocks`].
     pub partial: View<f64>,
-    state: View<f32>,
+    /// All of [`Update::vectors`], end to end.
+    pub state: View<f32>,
     series: View<f64>,
     steps: usize,
+    /// Names, shapes and ranges of the parameters.
     pub tensors: &'a [Tensor],
     gradient: &'a dyn Fn(&mut Program) -> Result<()>,
 }

@@ -2,6 +2,8 @@
 
 pub mod checkpoint;
 mod data;
+#[cfg(all(test, emulator))]
+mod kinds;
 mod network;
 mod optimum;
 mod pace;

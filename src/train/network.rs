@@ -19,6 +19,7 @@ pub struct Plans {
     pub eval: Vec<(usize, Plan)>,
     /// Samples that are evaluated at once: some batches.
     pub eval_size: usize,
+    pub batch_size: usize,
 }
 
 impl Plans {
@@ -80,6 +81,7 @@ impl Plans {
             train,
             eval,
             eval_size,
+            batch_size,
         })
     }
 

@@ -9,6 +9,7 @@ use crate::data::{Loader, Pair};
 use crate::device::Target;
 use crate::error::Result;
 use crate::graph::Mode;
+use crate::optim::Optimizer;
 
 pub struct Pace {
     /// Calls of a training step: launches of kernels, or functions on the CPU.
@@ -24,7 +25,8 @@ pub struct Pace {
 pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> Result<Pace> {
     const LR: f64 = 1e-3;
     let plans = Plans::new(config, &data.train, &data.val, target.device, Mode::Train)?;
-    let mut trainer = Trainer::new(plans, config, data, target, 0)?;
+    let optimizer = Optimizer::new(&config.opt)?;
+    let mut trainer = Trainer::new(plans, optimizer, data, target, 0)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
     let mut seconds = Vec::with_capacity(epochs);

@@ -12,8 +12,8 @@ use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
 use crate::error::{Error, Result};
 use crate::graph::{Mode, Params};
-use crate::optim;
 use crate::optim::schedule::Schedule;
+use crate::optim::{self, Optimizer};
 use crate::results::json::Json;
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
@@ -52,7 +52,8 @@ pub fn run(
     let start_time = SystemTime::now();
     let mut plans = Plans::new(config, train, val, target.device, Mode::Train)?;
     let batches_tracked = watch.built(&mut plans.params)?;
-    let mut trainer = Trainer::new(plans, config, data, target, batches_tracked)?;
+    let optimizer = Optimizer::new(&config.opt)?;
+    let mut trainer = Trainer::new(plans, optimizer, data, target, batches_tracked)?;
     let keys = Values::new(optim::COMMON_KEYS, &config.opt);
     let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
     let schedule = Schedule::parse(&schedule)

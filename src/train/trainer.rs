@@ -9,7 +9,6 @@ use super::Watch;
 use super::checkpoint::Snapshot;
 use super::data::{Batch, Half};
 use super::network::Plans;
-use crate::config::RunConfig;
 use crate::data::augment::Placement;
 use crate::data::{Pair, Part};
 use crate::device::cpu;
@@ -74,7 +73,7 @@ impl Trainer {
     /// If the device cannot be opened or has no memory for it, or an op of the model has no kernels.
     pub fn new(
         plans: Plans,
-        config: &RunConfig,
+        optimizer: Optimizer,
         data: &Pair,
         target: Target,
         batches_tracked: u64,
@@ -90,7 +89,8 @@ impl Trainer {
         let [train_half, val_half] = halves;
         let halves = [train_half?, val_half?];
 
-        let (batch_size, batches) = (config.batch_size, data.train.len() / config.batch_size);
+        let batch_size = plans.batch_size;
+        let batches = data.train.len() / batch_size;
         let longest = data.train.len().max(data.val.len());
         let in_order: Vec<u32> = (0..longest as u32).collect();
         let eval_step = |i: usize| Step {
@@ -112,7 +112,6 @@ impl Trainer {
             sums: machine.alloc("sums of losses and scores", 2)?,
             squares: machine.alloc("squares of norms", 2)?,
         };
-        let optimizer = Optimizer::new(&config.opt)?;
         let operands = [layout.values, layout.grads, plans.train.outputs[0]];
         let tensors = &plans.params.tensors;
         let operands = optimizer.place(&mut machine, operands, now, tensors, batches)?;
@@ -396,6 +395,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::RunConfig;
     use crate::data::{Library, fetch};
     use crate::device::Device;
     use crate::graph::Mode;
@@ -416,7 +416,8 @@ mod tests {
                 precision: None,
             };
             let plans = Plans::new(&config, &data.train, &data.val, device, Mode::Train);
-            let mut run = Trainer::new(plans.unwrap(), &config, &data, target, 0).unwrap();
+            let optimizer = Optimizer::new(&config.opt).unwrap();
+            let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target, 0).unwrap();
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();

@@ -153,19 +153,6 @@ fn the_binary_uses_the_command_line_alone() {
 }
 
 #[test]
-fn unsafe_code_stands_in_device_alone() {
-    let mut found = 0;
-    for (file, code) in all_files() {
-        let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-        if words.any(|word| word == "unsafe") {
-            assert!(file.starts_with("device/"), "unsafe in src/{file}");
-            found += 1;
-        }
-    }
-    assert!(found > 0, "the scan finds no unsafe at all");
-}
-
-#[test]
 fn the_scan_sees_every_form_of_a_path() {
     let code =
         "use crate::data::Pair;\nuse crate::{graph::{Op, Var}, optim};\nlet x = crate::nn::loss();

@@ -74,7 +74,7 @@ impl BatchNorm {
         assert!(parameters.iter().all(|x| x.len() == self.channels));
     }
 
-    /// `y` with the batch's own mean and variance; updates the running ones (the variance unbiased).
+    /// `y` with the batch's own mean and variance; updates the running ones (the variance unbiased), if there are any.
     #[allow(clippy::too_many_arguments)]
     pub fn train(
         &self,
@@ -87,10 +87,11 @@ impl BatchNorm {
         y: &mut [f32],
         ws: &mut [f32],
     ) {
-        self.check(
-            &[x, y],
-            &[affine.gamma, affine.beta, running_mean, running_var],
-        );
+        self.check(&[x, y], &[affine.gamma, affine.beta]);
+        let running = !running_mean.is_empty();
+        if running {
+            self.check(&[], &[running_mean, running_var]);
+        }
         let c = self.channels;
         let partials = &mut ws[..self.partials_len()];
         partials
@@ -113,8 +114,10 @@ impl BatchNorm {
             saved.mean[i] = mean as f32;
             saved.rstd[i] = (1.0 / (var + f64::from(EPS)).sqrt()) as f32;
             let unbiased = squares / (pixels - 1.0);
-            running_mean[i] += MOMENTUM * (mean as f32 - running_mean[i]);
-            running_var[i] += MOMENTUM * (unbiased as f32 - running_var[i]);
+            if running {
+                running_mean[i] += MOMENTUM * (mean as f32 - running_mean[i]);
+                running_var[i] += MOMENTUM * (unbiased as f32 - running_var[i]);
+            }
         }
         let saved = Saved {
             mean: &*saved.mean,

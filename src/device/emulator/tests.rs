@@ -4,7 +4,7 @@ use super::super::gpu::kernels as real;
 use super::super::{Device, Machine, Prepared, Program, Target, View};
 use super::{Order, Schedule};
 
-mod planted {
+pub(crate) mod planted {
     include!(concat!(env!("OUT_DIR"), "/kernels_of_tests.rs"));
 }
 

@@ -1,16 +1,23 @@
 //! Packs the reference's numbers into the binary, and compiles the kernels: for the host, against the
 //! emulation in `kernels/emulator`, and for GPUs where there is an nvcc.
 
+#[path = "build/commit.rs"]
 mod commit;
+#[path = "build/goldens.rs"]
 mod goldens;
+#[path = "build/host.rs"]
 mod host;
+#[path = "build/kernels.rs"]
 mod kernels;
+#[path = "build/made.rs"]
 mod made;
+#[path = "build/nvcc.rs"]
 mod nvcc;
 
 use std::path::PathBuf;
 
 fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=kernels");
     commit::tell();

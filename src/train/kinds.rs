@@ -1,0 +1,333 @@
+//! Methods of every kind that the contract of [`Method`] has room for, on the CPU and by kernels: a second gradient,
+//! other weights in evaluation, numbers of each tensor, five vectors.
+
+use serde_json::json;
+
+use super::network::Plans;
+use super::trainer::Trainer;
+use crate::config::RunConfig;
+use crate::data::{Library, Loader, Part, fetch};
+use crate::device::gpu::elementwise;
+use crate::device::gpu::kernels::Step;
+use crate::device::program::{floats, floats_mut, one};
+use crate::device::{Device, Machine, Program, Slot, Target, View, test_kernels as kernels};
+use crate::error::Result;
+use crate::graph::{Layout, Mode, Params, Plan, Targets};
+use crate::nn::BatchNorm;
+use crate::optim::{At, Memory, Method, Optimizer, Reports, Update};
+use crate::random::torch::Generator;
+
+const LR: f32 = 1e-3;
+
+/// Sharpness-aware minimisation without its norm: the gradient at w + rho g.
+struct Sharp(f32);
+
+impl Method for Sharp {
+    type Coefficients = ();
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["start"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, _: At) {}
+
+    fn step(&self, u: &Update<Self>, program: &mut Program) -> Result<()> {
+        let (rho, [start], grid) = (self.0, u.vectors(), elementwise(u.w.len));
+        if program.on_host() {
+            let writes = [u.w.into(), start.into()];
+            program.host("perturb", [u.g.into()], writes, move |[g], [w, start]| {
+                floats_mut(start).copy_from_slice(floats(w));
+                let (w, g) = (floats_mut(w).iter_mut(), floats(g));
+                w.zip(g).for_each(|(w, g)| *w += rho * g);
+            });
+        } else {
+            kernels::perturb(program, grid, u.g, u.w, start, rho, u.n());
+        }
+        u.gradient(program)?;
+        if program.on_host() {
+            let reads = [start.into(), u.g.into()];
+            program.host("step_from", reads, [u.w.into()], |[start, g], [w]| {
+                let moved = floats(start).iter().zip(floats(g));
+                let moved = moved.map(|(start, g)| start - LR * g);
+                floats_mut(w)
+                    .iter_mut()
+                    .zip(moved)
+                    .for_each(|(w, x)| *w = x);
+            });
+        } else {
+            kernels::step_from(program, grid, start, u.g, u.w, LR, u.n());
+        }
+        Ok(())
+    }
+
+    fn host(&self, _: &Update<Self>, _: &mut Program) {}
+
+    fn kernels(&self, _: &Update<Self>, _: &mut Program) {}
+}
+
+/// SGD that is evaluated at an average of its weights.
+struct Averaged;
+
+impl Averaged {
+    fn swap(u: &Update<Self>, program: &mut Program) {
+        let [average] = u.vectors();
+        if program.on_host() {
+            program.host(
+                "swap",
+                [],
+                [u.w.into(), average.into()],
+                |[], [w, average]| {
+                    floats_mut(w).swap_with_slice(floats_mut(average));
+                },
+            );
+        } else {
+            kernels::swap_vectors(program, elementwise(u.w.len), u.w, average, u.n());
+        }
+    }
+}
+
+impl Method for Averaged {
+    type Coefficients = ();
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["average"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, _: At) {}
+
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        u.host(program, "step_and_average", |mut step| {
+            let vectors = step.vectors::<1>();
+            let [average] = vectors.state;
+            for ((w, g), average) in vectors.w.iter_mut().zip(vectors.g).zip(average) {
+                *w -= LR * g;
+                *average = 0.5 * (*average + *w);
+            }
+        });
+    }
+
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let ([average], grid) = (u.vectors(), elementwise(u.w.len));
+        kernels::step_and_average(program, grid, u.g, u.w, average, LR, u.n());
+    }
+
+    fn evaluation(&self, u: &Update<Self>, enter: &mut Program, leave: &mut Program) -> Result<()> {
+        Averaged::swap(u, enter);
+        Averaged::swap(u, leave);
+        Ok(())
+    }
+}
+
+/// Every tensor moves by its own norm.
+struct ByNorm;
+
+impl Method for ByNorm {
+    type Coefficients = ();
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            per_tensor: 1,
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, _: At) {}
+
+    fn step(&self, u: &Update<Self>, program: &mut Program) -> Result<()> {
+        for (i, tensor) in u.tensors.iter().enumerate() {
+            let part = |vector: Slot| {
+                let (start, len) = (tensor.range.start, tensor.range.len);
+                View::from(vector).part(start, len)
+            };
+            let (w, g, norm) = (part(u.w), part(u.g), u.per_tensor.part(i, 1));
+            let n = w.len as i64;
+            if program.on_host() {
+                program.host("norm", [w.into()], [norm.into()], |[w], [norm]| {
+                    let squares = floats(w).iter().map(|w| f64::from(w * w));
+                    floats_mut(norm)[0] = (squares.sum::<f64>() as f32).sqrt();
+                });
+                let reads = [g.into(), norm.into()];
+                program.host("step_by_norm", reads, [w.into()], |[g, norm], [w]| {
+                    let (w, norm) = (floats_mut(w).iter_mut(), floats(norm)[0]);
+                    w.zip(floats(g)).for_each(|(w, g)| *w -= LR * norm * g);
+                });
+            } else {
+                kernels::norm_of_tensor(program, 1, w, norm, n);
+                kernels::step_by_norm(program, elementwise(w.len), g, norm, w, LR, n);
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&self, _: &Update<Self>, _: &mut Program) {}
+
+    fn kernels(&self, _: &Update<Self>, _: &mut Program) {}
+}
+
+/// The sum of the last five gradients.
+struct Five;
+
+impl Method for Five {
+    type Coefficients = ();
+    type Scalars = ();
+
+    fn memory(&self) -> Memory {
+        Memory {
+            vectors: &["a", "b", "c", "d", "e"],
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, _: At) {}
+
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        let n = u.w.len;
+        let reads = [u.now.into(), u.g.into()];
+        let writes = [u.state.into(), u.w.into()];
+        program.host(
+            "step_by_five",
+            reads,
+            writes,
+            move |[now, g], [vectors, w]| {
+                let (vectors, place) = (floats_mut(vectors), one::<Step>(now).done as usize % 5);
+                vectors[place * n..(place + 1) * n].copy_from_slice(floats(g));
+                for (i, w) in floats_mut(w).iter_mut().enumerate() {
+                    *w -= LR * vectors.iter().skip(i).step_by(n).sum::<f32>();
+                }
+            },
+        );
+    }
+
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let grid = elementwise(u.w.len);
+        kernels::step_by_five(program, grid, u.now, u.g, u.state, u.w, LR, u.n());
+    }
+}
+
+/// Losses of evaluation after every epoch, and the gradients' norms.
+fn trained(optimizer: Optimizer, device: Device) -> Vec<f64> {
+    let config = json!({
+        "dataset": "synthetic_linear", "dataset_kwargs": {"p": 6, "n_samples": 60}, "model": "mlp",
+        "model_kwargs": {"output_size": 1, "bias": true}, "loss_func": "squared", "score_func": "squared",
+        "opt": {"name": "sgd"}, "batch_size": 10, "max_epoch": 3, "run_id": 0,
+    });
+    let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    let data = library.load(&config).unwrap();
+    let target = Target {
+        device,
+        precision: None,
+    };
+    let plans = Plans::new(&config, &data.train, &data.val, device, Mode::Train).unwrap();
+    let mut trainer = Trainer::new(plans, optimizer, &data, target, 0).unwrap();
+    let mut loader = Loader::new(0, data.train.len(), config.batch_size);
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let epoch = trainer
+            .epoch(0.1, loader.next_epoch(), &())
+            .unwrap()
+            .unwrap();
+        trainer.enter_evaluation().unwrap();
+        let (loss, _) = trainer.evaluate(Part::Train, &()).unwrap().unwrap();
+        trainer.leave_evaluation().unwrap();
+        told.extend([loss, epoch.grad_norm.into(), epoch.model_norm.into()]);
+    }
+    told
+}
+
+fn of(method: impl Method) -> Optimizer {
+    Optimizer::of(Box::new(method), Reports::NOTHING, 0.1)
+}
+
+/// The same numbers on both, which are returned.
+fn agreed(method: impl Fn() -> Optimizer) -> Vec<f64> {
+    let [cpu, emulator] = [Device::Cpu, Device::Emulator].map(|d| trained(method(), d));
+    for (ours, theirs) in emulator.iter().zip(&cpu) {
+        assert!(
+            (ours / theirs - 1.0).abs() < 1e-5,
+            "{emulator:?} for {cpu:?}"
+        );
+    }
+    cpu
+}
+
+#[test]
+fn a_second_gradient() {
+    let near = agreed(|| of(Sharp(0.0)));
+    let far = agreed(|| of(Sharp(0.01)));
+    for (near, far) in near.chunks(3).zip(far.chunks(3)) {
+        let differ = |i: usize| (near[i] / far[i] - 1.0f64).abs() > 1e-3;
+        assert!(differ(0) && differ(1), "{near:?} {far:?}");
+    }
+}
+
+#[test]
+fn other_weights_in_evaluation() {
+    let averaged = agreed(|| of(Averaged));
+    let plain = agreed(|| of(Sharp(0.0)));
+    for (averaged, plain) in averaged.chunks(3).zip(plain.chunks(3)) {
+        assert_ne!(averaged[0], plain[0], "another loss");
+        // Training itself is plain SGD.
+        assert!((averaged[1] / plain[1] - 1.0).abs() < 1e-5);
+        assert!((averaged[2] / plain[2] - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn numbers_of_each_tensor() {
+    assert_ne!(agreed(|| of(ByNorm)), agreed(|| of(Sharp(0.0))));
+}
+
+#[test]
+fn five_vectors() {
+    assert_ne!(agreed(|| of(Five)), agreed(|| of(Sharp(0.0))));
+}
+
+/// Batch norm's running averages after forward and backward, and after as many with a second gradient.
+#[test]
+fn a_second_gradient_leaves_running_averages_alone() {
+    for device in [Device::Cpu, Device::Emulator] {
+        let mut params = Params::new(Generator::new(7));
+        let x = params.normal("x", &[9, 5], 1.0);
+        let norm = BatchNorm::new(&mut params, "norm", 5);
+        let plan = Plan::record(&params, Mode::Train, device, |tape| {
+            let y = norm.forward(tape.param(x));
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        });
+        let target = Target {
+            device,
+            precision: None,
+        };
+        let averages = |again: bool| {
+            let mut machine = Machine::open(device).unwrap();
+            let layout = Layout::alloc(&params, [&plan], &mut machine).unwrap();
+            machine
+                .upload(plan.seed, &vec![1.0; plan.seed.len])
+                .unwrap();
+            let now = machine.alloc_with("the step", &[Step::default()]).unwrap();
+            let mut program = Program::new(target);
+            plan.emit(now, &mut program).unwrap();
+            if again {
+                plan.emit_again(now, &mut program).unwrap();
+            }
+            let program = machine.prepare(program).unwrap();
+            machine.run(program).unwrap();
+            machine.download::<f32>(layout.buffers).unwrap()
+        };
+        let once = averages(false);
+        assert_ne!(once, params.buffer_values);
+        assert_eq!(once, averages(true));
+    }
+}
