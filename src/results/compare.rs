@@ -119,7 +119,8 @@ pub fn compare(mine: &[Record], theirs: &[Record], metrics: &[&str]) -> Result<C
     out.only_theirs = missed.map(|((_, s), _)| s.id.clone()).collect();
     match lengths {
         Some((a, b)) if out.rows.is_empty() => Err(Error::usage(format!(
-            "{} ends with epoch {a}, {} with epoch {b}: their last values cannot be compared",
+            "my runs ({}) end with epoch {a}, those of the record ({}) with epoch {b}: their last values cannot be \
+             compared",
             mine[0].name, theirs[0].name
         ))),
         _ => Ok(out),

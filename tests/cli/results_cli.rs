@@ -178,7 +178,8 @@ fn comparisons_tell_what_differs() {
     let longer = run("adam", "0.1", 0, &["1.0", "0.9"], &["0.5", "0.5"]);
     output(&folder, "long", &[longer]);
     let ran = folder.run("compare long --against theirs --strict").code(2);
-    ran.says(&["long ends with epoch 1, theirs with epoch 0"]);
+    let text = "my runs (long) end with epoch 1, those of the record (theirs) with epoch 0";
+    ran.says(&[text]);
     output(
         &folder,
         "other",
