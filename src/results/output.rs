@@ -62,6 +62,12 @@ impl Run {
             .unwrap_or(0)
     }
 
+    /// Epochs that it was to be trained for; one where the config does not say.
+    pub fn max_epoch(&self) -> usize {
+        let said = self.config.get("max_epoch").and_then(Value::as_u64);
+        said.map_or(1, |n| n as usize)
+    }
+
     /// Seconds of training, all epochs; NaN if the file does not say.
     pub fn train_time(&self) -> f64 {
         let times = self.metric("train_epoch_time");

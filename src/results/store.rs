@@ -372,8 +372,14 @@ fn read_stored(path: &Path, target: Option<&Path>, finished: loose::Texts) -> Re
     };
     let mut runs = Vec::new();
     loose::all(&text, finished, |text, run| {
-        let identity = Run::from_json(&run, path)?.identity;
-        let text = text.into();
+        let run = Run::from_json(&run, path)?;
+        let (epochs, all) = (run.epochs.len(), run.max_epoch());
+        // It would count as trained.
+        if epochs < all {
+            let id = run.id();
+            return Err(format!("the history of {id} has {epochs} of {all} epochs"));
+        }
+        let (identity, text) = (run.identity, text.into());
         runs.push(Stored { identity, text });
         Ok(())
     })

@@ -129,6 +129,19 @@ fn what_is_no_run_is_refused_by_train_as_by_table() {
             .code(65)
             .says(&["lin.json", "no list \"history\""]);
     }
+    all[0]["history"] = json!([]);
+    folder.write("output/lin.json", serde_json::to_string(&all).unwrap());
+    for command in ["table lin", "train lin.json"] {
+        folder.run(command).code(65).says(&["lin.json", "epochs"]);
+    }
+    all[0]["history"] = json!([{"epoch": 0, "train_loss": 1.0}]);
+    folder.write("output/lin.json", serde_json::to_string(&all).unwrap());
+    let ran = folder.run("train lin.json").code(65);
+    ran.says(&[
+        "lin.json",
+        "the history of name=sgd:lr=0.1",
+        "has 1 of 2 epochs",
+    ]);
 }
 
 #[test]
