@@ -1,6 +1,6 @@
 //! `train`: from config files to output files.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -124,18 +124,16 @@ impl Train {
             jobs.0
                 .push_back(self.open(experiment, &sweep::chosen(target, &weights))?);
         }
-        let library = Library::new(
-            &self.data_dir,
-            self.offline,
-            fetch::Options::new(Vec::new(), self.quiet),
-        )
-        .cached_in(self.cache_dir.clone())
-        .telling(match self.quiet {
+        let library = self.library(self.offline).telling(match self.quiet {
             true => |_| {},
             false => |text| print::note(text),
         });
         // What is wrong with any of them is told before anything is trained, too.
         jobs.check(&library, target, &weights)?;
+        let chosen = sweep::chosen(target, &weights);
+        for job in &jobs.0 {
+            job.check_data(&self, &library, &chosen)?;
+        }
         let mut failure = None;
         while let Some(job) = jobs.0.pop_front() {
             weights.save = job.weights.as_ref().map(|files| files.paths.clone());
@@ -146,6 +144,11 @@ impl Train {
             }
         }
         Ok(failure.map_or(0, Kind::exit_code))
+    }
+
+    fn library(&self, offline: bool) -> Library {
+        let fetch = fetch::Options::new(Vec::new(), self.quiet);
+        Library::new(&self.data_dir, offline, fetch).cached_in(self.cache_dir.clone())
     }
 
     fn read_configs(&self) -> Result<Vec<Experiment>> {
@@ -315,6 +318,35 @@ impl Train {
             }
         }
         outcome
+    }
+}
+
+impl Job {
+    /// Refuses an output of other data under the same name. Data are not downloaded for it: where they are not there,
+    /// nothing is known of them.
+    fn check_data(
+        &self,
+        options: &Train,
+        library: &Library,
+        chosen: &Map<String, Value>,
+    ) -> Result<()> {
+        let offline = options.library(true);
+        let all = self.experiment.runs.iter().map(|run| (&offline, run));
+        let left = self.pending.iter().map(|(_, run)| (library, run));
+        let name = |run: &RunConfig| (run.dataset.clone(), json!(run.dataset_kwargs).to_string());
+        let mut sums = HashMap::new();
+        for (library, run) in left.chain(all) {
+            let sum = || library.load(run).ok()?.checksum();
+            sums.entry(name(run)).or_insert_with(sum);
+        }
+        let identity = |run: &RunConfig| {
+            let mut chosen = chosen.clone();
+            let sum = sums.get(&name(run)).cloned().flatten();
+            chosen.extend(sum.map(|sum| ("data".to_owned(), sum.into())));
+            Identity::new(&run.to_json(), &chosen)
+        };
+        let identities: Vec<Identity> = self.experiment.all.iter().map(identity).collect();
+        self.store.check_problems(&identities)
     }
 }
 

@@ -231,6 +231,38 @@ fn an_mlp_overfits_one_batch_of_images() {
 }
 
 #[test]
+fn runs_on_other_data_are_not_added() {
+    let folder = Folder::new();
+    write_digits(&folder, "train", 20);
+    write_digits(&folder, "t10k", 10);
+    let mut config = digits(json!({"output_size": 10, "hidden_sizes": [4]}), 20);
+    config["max_epoch"] = json!(1);
+    folder.config("digits", &config);
+    let train = "train -q --offline digits.json";
+    folder.run(train).code(0);
+    let before = folder.read("output/digits.json");
+    folder.run(train).code(0);
+    // What is there needs no data.
+    folder.run(&format!("{train} --data-dir none")).code(0);
+    std::fs::remove_dir_all(folder.path("data")).unwrap();
+    write_digits(&folder, "train", 20);
+    write_digits(&folder, "t10k", 11);
+    for rest in ["", "--save-weights"] {
+        let ran = folder.run(&format!("{train} {rest}")).code(2);
+        ran.says(&["output/digits.json holds runs of another problem", "data="]);
+    }
+    config["opt"]["lr"] = json!([0.003, 0.1]);
+    folder.config("digits", &config);
+    folder.run(train).code(2).says(&["data="]);
+    assert_eq!(folder.read("output/digits.json"), before);
+    // Old outputs do not say what they were trained on.
+    let mut old: Value = serde_json::from_str(&before).unwrap();
+    old[0]["summary"].as_object_mut().unwrap().remove("data");
+    folder.write("output/digits.json", old.to_string());
+    folder.run(train).code(0);
+}
+
+#[test]
 fn dropout_trains_alike_on_every_number_of_threads() {
     let folder = Folder::new();
     write_digits(&folder, "train", 100);
