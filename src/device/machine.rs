@@ -8,7 +8,7 @@ use super::program::{Buffer, Call, Program, View};
 use super::{Device, cuda, emulator, host};
 use crate::error::{Error, Kind, Result};
 
-/// What a machine must be able to do. Addresses are its own.
+/// What a machine must be able to do. Addresses are its own, and what is read or written there is inside of a buffer.
 pub(super) trait Backend: Send {
     /// How errors call it.
     fn name(&self) -> String;
@@ -32,6 +32,8 @@ pub struct Machine {
     /// Is it the CPU?
     host: bool,
     addresses: Vec<u64>,
+    /// Bytes of each buffer.
+    sizes: Vec<usize>,
     /// Bytes in all buffers.
     held: usize,
     /// Calls of each program.
@@ -78,6 +80,7 @@ impl Machine {
             backend,
             host,
             addresses: Vec::new(),
+            sizes: Vec::new(),
             held: 0,
             calls: Vec::new(),
             traffic: Traffic::default(),
@@ -94,6 +97,7 @@ impl Machine {
             return Err(self.out_of_memory(name, bytes));
         };
         self.addresses.push(address);
+        self.sizes.push(bytes);
         self.held += bytes;
         self.traffic.allocations += 1;
         Ok(View {
@@ -159,7 +163,13 @@ impl Machine {
     }
 
     fn address<T>(&self, view: View<T>) -> u64 {
-        self.addresses[view.buffer.0] + view.bytes().start as u64
+        let range = view.bytes();
+        let end = range.start + range.len;
+        assert!(
+            end <= self.sizes[range.buffer.0],
+            "a view outside of its buffer"
+        );
+        range.address(&self.addresses)
     }
 
     /// Makes a program ready: a graph on a GPU, a list elsewhere.

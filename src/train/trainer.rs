@@ -45,7 +45,8 @@ pub(super) struct Trainer {
     /// Training steps done.
     done: u64,
     tables: Tables,
-    /// The coefficients of an epoch's steps.
+    /// An epoch's steps, and their coefficients.
+    steps: Vec<Step>,
     coefficients: Vec<u8>,
     train: Schedule,
     norms: Prepared,
@@ -195,6 +196,7 @@ impl Trainer {
             batch_size,
             done: 0,
             tables,
+            steps: Vec::new(),
             coefficients: Vec::new(),
             train,
             norms,
@@ -246,12 +248,14 @@ impl Trainer {
             first: (i * self.batch_size) as i64,
             slot: i as i64,
         };
-        let steps: Vec<Step> = (0..n).map(step).collect();
+        let steps = (0..n).map(step);
+        self.steps.clear();
+        self.steps.extend(steps);
         self.coefficients.clear();
         for _ in 0..n {
             self.optimizer.next_coefficients(lr, &mut self.coefficients);
         }
-        self.machine.upload(self.tables.steps, &steps)?;
+        self.machine.upload(self.tables.steps, &self.steps)?;
         (self.machine).upload(self.operands.coefficients, &self.coefficients)?;
         self.machine.upload(self.tables.order, order)?;
         self.place(Part::Train, n * self.batch_size)?;
