@@ -193,6 +193,9 @@ impl Store {
             match places.get(&run.identity) {
                 Some(_) if self.options.overwrite == Some(Overwrite::Selected) => {}
                 Some(&index) if !state.runs.contains_key(&index) => {
+                    // A process that was killed has left them in another order than the experiment's.
+                    let last = state.runs.last_key_value().map(|(last, _)| *last);
+                    state.behind |= last > Some(index);
                     state.runs.insert(index, run);
                 }
                 _ => state.kept.push(run),
