@@ -34,7 +34,7 @@ pub struct Options {
 pub struct Patience {
     /// For a name to be resolved, and for a connection to be made.
     pub connect: Duration,
-    /// For the next bytes, and for each [`LEAST`] of them.
+    /// For the next bytes, and for each `LEAST` of them.
     pub read: Duration,
     /// Attempts per mirror; every one goes on where the last was cut.
     pub attempts: u32,

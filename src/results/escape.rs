@@ -95,7 +95,7 @@ pub fn csv(text: &str) -> String {
     }
 }
 
-/// What [`csv`] was given.
+/// What [`csv()`] was given.
 pub fn from_csv(cell: &str) -> &str {
     let rest = cell.strip_prefix('\'');
     rest.filter(|rest| like_a_formula(rest)).unwrap_or(cell)

@@ -44,7 +44,7 @@ pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<()> {
     Ok(())
 }
 
-/// As [`write`], but no file is written if another one is in the way.
+/// As [`write()`], but no file is written if another one is in the way.
 pub fn write_all(files: &[(PathBuf, Vec<u8>)], existing: Existing) -> Result<()> {
     let mut paths = files.iter();
     paths.try_for_each(|(path, _)| refuse(path, existing))?;

@@ -1,6 +1,6 @@
 //! The output file while it grows: `DIR/<id>.json`, whole at any moment, written by one process at a time.
 //!
-//! A finished run goes to a file of its own ([`Loose`]), which takes as long for the last run as for the first. The
+//! A finished run goes to a file of its own (`loose.rs`), which takes as long for the last run as for the first. The
 //! output is written anew at the end, and from time to time.
 
 use std::collections::BTreeMap;
