@@ -12,7 +12,7 @@ pub mod map;
 mod processor;
 pub mod program;
 
-pub use arena::{Arena, Slot};
+pub use arena::Slot;
 pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
 #[cfg(all(test, emulator))]
 pub(crate) use emulator::tests::planted as test_kernels;

@@ -309,3 +309,46 @@ pub fn one<T: Pod>(bytes: &[u8]) -> &T {
 pub fn one_mut<T: Pod>(bytes: &mut [u8]) -> &mut T {
     bytemuck::from_bytes_mut(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Machine;
+
+    /// A program that writes x[0] + y[0] and 7 to `to`, on an arena of 40 floats.
+    fn run(x: Slot, y: Slot, to: Slot) -> Vec<f32> {
+        let mut cpu = Machine::open(Device::Cpu).unwrap();
+        let arena = cpu.alloc::<f32>("arena", 40).unwrap();
+        cpu.upload(arena.part(0, 2), &[1.0, 2.0]).unwrap();
+        let mut program = Program::new(Target::CPU);
+        program.host("sum", [x.into(), y.into()], [to.into()], |[x, y], [to]| {
+            assert_eq!(x.as_ptr() as usize % 64, 0);
+            floats_mut(to).copy_from_slice(&[floats(x)[0] + floats(y)[0], 7.0]);
+        });
+        let program = cpu.prepare(program).unwrap();
+        cpu.run(program).unwrap();
+        cpu.download(arena.part(0, 4)).unwrap()
+    }
+
+    fn slot(start: usize, len: usize) -> Slot {
+        Slot { start, len }
+    }
+
+    #[test]
+    fn functions_get_the_ranges_that_they_name() {
+        let ours = run(slot(0, 2), slot(1, 1), slot(2, 2));
+        assert_eq!(ours, [1.0, 2.0, 3.0, 7.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "ranges overlap")]
+    fn a_written_range_is_alone() {
+        run(slot(0, 8), slot(1, 1), slot(7, 2));
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_range_outside_is_refused() {
+        run(slot(0, 2), slot(30, 11), slot(2, 2));
+    }
+}
