@@ -4,13 +4,13 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use stepback_native::device::cpu::attention::Attention;
-use stepback_native::device::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
-use stepback_native::device::cpu::conv::{Conv2d, Epilogue, Shape};
-use stepback_native::device::cpu::gemm::{Matrix, gemm};
-use stepback_native::device::cpu::layer_norm::LayerNorm;
-use stepback_native::device::cpu::math::{gelu, gelu_backward};
-use stepback_native::device::cpu::pool::Images;
+use stepback_native::cpu::attention::Attention;
+use stepback_native::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
+use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
+use stepback_native::cpu::gemm::{Matrix, gemm};
+use stepback_native::cpu::layer_norm::LayerNorm;
+use stepback_native::cpu::math::{gelu, gelu_backward};
+use stepback_native::cpu::pool::Images;
 
 /// Memory that starts at a cache line, as the arena's slots do, with unremarkable numbers in it.
 struct Buffer {
@@ -259,7 +259,7 @@ fn resnet20(c: &mut Criterion) {
                     n.images
                         .shortcut_backward(pad, &b.d_shortcut, true, &mut a.layer.dx);
                 }
-                None => stepback_native::device::cpu::pool::add_to(&b.d_shortcut, &mut a.layer.dx),
+                None => stepback_native::cpu::pool::add_to(&b.d_shortcut, &mut a.layer.dx),
             }
         }
         first.backward(&x, &blocks[0].1.layer.dx, false, false);

@@ -2,7 +2,7 @@
 //! initial weights, same batches, comparable numbers.
 //!
 //! Modules import downwards only:
-//! `cli -> verify | bench -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device`;
+//! `cli -> verify | bench -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device -> cpu`;
 //! the three in braces never import one another, and `optim` skips `nn` and `ops`. `config` and `random`
 //! import `error` and `files` alone, these two nothing, and all others may import the four. `tests/core/layers.rs` checks it.
 
@@ -11,6 +11,8 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+#[allow(unsafe_code)]
+pub mod cpu;
 pub mod data;
 #[allow(unsafe_code)]
 pub mod device;

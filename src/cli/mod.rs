@@ -75,7 +75,7 @@ struct Completions {
 impl Cli {
     /// Runs the command and gives the process's exit code.
     pub fn run(self) -> Result<u8> {
-        crate::device::cpu::avx512()?;
+        crate::cpu::avx512()?;
         signals::survive_file_size_limits();
         match self.command {
             Command::Train(command) => command.run(),

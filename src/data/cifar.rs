@@ -9,7 +9,7 @@ use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::split::normalise;
 use super::{Origin, Part, Row, Split};
 use crate::config::{Entry, Values};
-use crate::device::map::MappedFile;
+use crate::data::shard::map::MappedFile;
 use crate::error::Result;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};

@@ -1,13 +1,11 @@
-//! Devices and memory. The only `unsafe` code of the crate is here.
+//! Devices, their memory, and the programs that run there.
 
 pub mod arena;
-pub mod cpu;
 mod cuda;
 mod emulator;
 pub mod gpu;
 mod host;
 pub(crate) mod machine;
-pub mod map;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod processor;
 pub mod program;

@@ -2,8 +2,8 @@
 //!
 //! Gradient: da = db = dy.
 
+use crate::cpu::pool;
 use crate::device::Program;
-use crate::device::cpu::pool;
 use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};

@@ -1,14 +1,14 @@
 //! Softmax attention with dropout on the probabilities (Vaswani et al. 2017): for every sequence and head
 //! O = (softmax(Q K^T / sqrt(D) + bias) m / (1 - p)) V, fused.
 //!
-//! Gradient: see `device::cpu::attention`; that of the bias is the sum over heads and the sequences that share it.
+//! Gradient: see `cpu::attention`; that of the bias is the sum over heads and the sequences that share it.
 //! Forward keeps the probabilities before dropout; the mask is drawn anew on the way back, as in `dropout`.
 
 use rayon::prelude::*;
 
 use super::dropout::Mask;
+use crate::cpu::attention;
 use crate::device::Slot;
-use crate::device::cpu::attention;
 use crate::device::gpu::kernels::Step;
 use crate::device::gpu::{Grid, MOST_SHARED, Precision, aligned, kernels};
 use crate::device::{Program, View};

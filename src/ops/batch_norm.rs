@@ -3,11 +3,11 @@
 //!
 //! In training mean and variance are the batch's, and the running averages take a tenth of them (of the
 //! unbiased variance); in evaluation they are the running averages. The gradient, of training only, is in
-//! `device::cpu::batch_norm`.
+//! `cpu::batch_norm`.
 
+use crate::cpu::batch_norm::{self, Affine, Saved, Then};
 use crate::device::Program;
 use crate::device::Slot;
-use crate::device::cpu::batch_norm::{self, Affine, Saved, Then};
 use crate::device::gpu::{PROCESSORS, elementwise, kernels, packs};
 use crate::device::program::doubles;
 use crate::error::Result;

@@ -1,16 +1,16 @@
 //! Two-dimensional convolution of images, channels last, and what may follow it:
 //! y = max(norm(conv(x, w) + b) + r, 0), each part after conv optional.
 //!
-//! Gradient, with dz = dy where y > 0: dx and dw as in `device::cpu::conv`, db = sum of dz over the pixels,
+//! Gradient, with dz = dy where y > 0: dx and dw as in `cpu::conv`, db = sum of dz over the pixels,
 //! dr = dz. Batch norm is only part of it in evaluation, where nothing asks for gradients.
 
 mod tiling;
 
+use crate::cpu::batch_norm::{Affine, BatchNorm};
+use crate::cpu::conv::{self, Epilogue, Shape};
+use crate::cpu::{pool, sum_rows};
 use crate::device::Program;
 use crate::device::Slot;
-use crate::device::cpu::batch_norm::{Affine, BatchNorm};
-use crate::device::cpu::conv::{self, Epilogue, Shape};
-use crate::device::cpu::{pool, sum_rows};
 use crate::device::gpu::{Precision, elementwise, kernels};
 use crate::device::program::doubles;
 use crate::error::Result;

@@ -3,9 +3,9 @@
 //!
 //! Gradient, of one batch: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
 
+use crate::cpu::{self, math};
 use crate::device::Program;
 use crate::device::Slot;
-use crate::device::cpu::{self, math};
 use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};

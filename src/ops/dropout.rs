@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
+use crate::cpu::CHUNK;
 use crate::device::Slot;
-use crate::device::cpu::CHUNK;
 use crate::device::gpu::kernels::Step;
 use crate::device::gpu::{elementwise, kernels};
 use crate::device::{Program, View};

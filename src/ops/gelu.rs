@@ -3,9 +3,9 @@
 //!
 //! Gradient: dx = dy (Phi(x) + x Phi'(x)).
 
+use crate::cpu::math;
 use crate::device::Program;
 use crate::device::Slot;
-use crate::device::cpu::math;
 use crate::device::gpu::{aligned, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};

@@ -4,9 +4,9 @@
 //! Gradient: with h the normalised x and g = w dy, dx = (g - mean(g) - h mean(g h)) / sqrt(var + 1e-5),
 //! dw = sum of dy h and db = sum of dy over the rows. Forward keeps each row's mean and 1 / sqrt(var + 1e-5).
 
+use crate::cpu::batch_norm::{Affine, Saved};
+use crate::cpu::layer_norm;
 use crate::device::Slot;
-use crate::device::cpu::batch_norm::{Affine, Saved};
-use crate::device::cpu::layer_norm;
 use crate::device::gpu::{PROCESSORS, aligned, kernels};
 use crate::device::{Program, View};
 use crate::error::Result;

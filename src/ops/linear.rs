@@ -2,9 +2,9 @@
 //!
 //! Gradient, with dz = dy where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows.
 
+use crate::cpu::gemm::{Matrix, gemm};
+use crate::cpu::{fill_rows, pool, sum_rows};
 use crate::device::Program;
-use crate::device::cpu::gemm::{Matrix, gemm};
-use crate::device::cpu::{fill_rows, pool, sum_rows};
 use crate::device::gpu::{Grid, PROCESSORS, Precision, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};

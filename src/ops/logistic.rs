@@ -3,8 +3,8 @@
 //! Gradient, of one batch: dx = -y z / (1 + z) df / n with z = exp(-y x). As in PyTorch's soft margin loss, z is
 //! not kept from overflowing: beyond a margin of -88 the loss is Infinity and the gradient NaN.
 
+use crate::cpu;
 use crate::device::Program;
-use crate::device::cpu;
 use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};

@@ -2,8 +2,8 @@
 //!
 //! Gradient: dx = dy at the largest of the four (the first of equals), 0 elsewhere.
 
+use crate::cpu::pool::Images;
 use crate::device::Program;
-use crate::device::cpu::pool::Images;
 use crate::device::gpu::{elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};

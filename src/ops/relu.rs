@@ -2,8 +2,8 @@
 //!
 //! Gradient: dx = dy where y > 0, else 0.
 
+use crate::cpu::pool;
 use crate::device::Program;
-use crate::device::cpu::pool;
 use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};

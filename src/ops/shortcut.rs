@@ -3,9 +3,9 @@
 //!
 //! Gradient: dx = dy at those pixels and channels, 0 elsewhere.
 
+use crate::cpu::pool;
 use crate::device::Program;
 use crate::device::Slot;
-use crate::device::cpu::pool;
 use crate::device::gpu::{elementwise, kernels, packs};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};

@@ -2,8 +2,8 @@
 //!
 //! Gradient, of one batch: dx = 2 (x - y) df / n.
 
+use crate::cpu;
 use crate::device::Program;
-use crate::device::cpu;
 use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};

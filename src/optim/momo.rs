@@ -23,8 +23,8 @@ use super::{
     at_least, at_most, average,
 };
 use crate::config::{Entry, Key, Kind, Values};
+use crate::cpu::dot;
 use crate::device::Program;
-use crate::device::cpu::dot;
 use crate::device::gpu::{
     elementwise,
     kernels::{self, ModelScalars, MomoStep},

@@ -22,8 +22,8 @@ use super::{
     Update, Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind, Values};
+use crate::cpu::{dot, sum_of};
 use crate::device::Program;
-use crate::device::cpu::{dot, sum_of};
 use crate::device::gpu::{
     elementwise,
     kernels::{self, ModelScalars, MomoAdamStep},

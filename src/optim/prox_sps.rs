@@ -16,8 +16,8 @@ use super::{
     At, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, at_most,
 };
 use crate::config::Entry;
+use crate::cpu::dot;
 use crate::device::Program;
-use crate::device::cpu::dot;
 use crate::device::gpu::{
     elementwise,
     kernels::{self, ProxSpsStep},

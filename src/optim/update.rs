@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{At, COMMON_KEYS, Memory, Method, ROWS, Reports, row};
 use crate::config::Values;
-use crate::device::cpu::CHUNK;
+use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::Step;
 use crate::device::program::{floats, floats_mut, one, one_mut};
 use crate::device::{Machine, Program, Slot, View};

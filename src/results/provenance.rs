@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 #[cfg(target_arch = "x86_64")]
-use crate::device::cpu::avx512;
+use crate::cpu::avx512;
 
 /// `pid` of another host means nothing here, so the host is named wherever a process is.
 pub fn host() -> String {

@@ -1,8 +1,9 @@
 //! A model with its loss and score, recorded: the plans of a run.
 
 use crate::config::RunConfig;
+use crate::cpu;
 use crate::data::Split;
-use crate::device::{Device, cpu};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};

@@ -5,14 +5,14 @@ use std::env;
 use std::hash::{Hash, Hasher};
 use std::process::Command;
 
-use stepback_native::device::cpu::attention::{Attention, Keep};
-use stepback_native::device::cpu::avx512;
-use stepback_native::device::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
-use stepback_native::device::cpu::conv::{Conv2d, Epilogue, Shape};
-use stepback_native::device::cpu::gemm::{Matrix, gemm};
-use stepback_native::device::cpu::layer_norm::LayerNorm;
-use stepback_native::device::cpu::math::{cross_entropy, erf_all, exp_all, gelu, gelu_backward};
-use stepback_native::device::cpu::pool::{Images, add, add_to, relu, relu_backward};
+use stepback_native::cpu::attention::{Attention, Keep};
+use stepback_native::cpu::avx512;
+use stepback_native::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
+use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
+use stepback_native::cpu::gemm::{Matrix, gemm};
+use stepback_native::cpu::layer_norm::LayerNorm;
+use stepback_native::cpu::math::{cross_entropy, erf_all, exp_all, gelu, gelu_backward};
+use stepback_native::cpu::pool::{Images, add, add_to, relu, relu_backward};
 
 /// Numbers in -1..1 from a linear congruential generator.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error", "files"],
     &["config", "random"],
+    &["cpu"],
     &["device"],
     &["graph"],
     &["ops"],

@@ -1,13 +1,15 @@
 //! Shards: one split of a data set in one binary file, memory-mapped and read in place. The format is
 //! described in `docs/shard-format.md`.
 
+#[allow(unsafe_code)]
+pub(in crate::data) mod map;
 mod write;
 
 pub use write::{Contents, TEMPORARY, Targets, Writer, remove_leftovers, restamp, sync_folder};
 
-use crate::device::map::MappedFile;
 use crate::error::{Error, Result};
 use crate::files;
+use map::MappedFile;
 use rayon::prelude::*;
 use std::io::Read;
 use std::ops::Range;

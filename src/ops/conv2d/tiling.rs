@@ -1,8 +1,8 @@
 //! How the kernels cut a convolution into tiles: their geometry, the launches' grids and shared memory.
 //! `kernels/conv2d.cu` says what a tile is.
 
+use crate::cpu::conv::Shape;
 use crate::device::Slot;
-use crate::device::cpu::conv::Shape;
 use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, kernels};
 
 /// Blocks that run at the same time.

@@ -237,7 +237,11 @@ mod tests {
     fn a_fault_elsewhere_still_ends_the_process() {
         let this = std::env::current_exe().unwrap();
         let status = std::process::Command::new(this)
-            .args(["--ignored", "--exact", "device::map::tests::foreign_fault"])
+            .args([
+                "--ignored",
+                "--exact",
+                "data::shard::map::tests::foreign_fault",
+            ])
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .status()

@@ -365,15 +365,15 @@ macro_rules! multiversion {
             {
                 #[target_feature(enable = "avx512f")]
                 #[allow(clippy::too_many_arguments)]
-                fn wide $(<$($gen)*>)? (s: $crate::device::cpu::simd::Avx512, $($arg: $type),*) $(-> $ret)? {
+                fn wide $(<$($gen)*>)? (s: $crate::cpu::simd::Avx512, $($arg: $type),*) $(-> $ret)? {
                     $body(s, $($arg),*)
                 }
-                if let Some(s) = $crate::device::cpu::simd::Avx512::detect() {
+                if let Some(s) = $crate::cpu::simd::Avx512::detect() {
                     // SAFETY: `s` proves that the instruction set is there.
                     return unsafe { wide(s, $($arg),*) };
                 }
             }
-            $body($crate::device::cpu::simd::Portable, $($arg),*)
+            $body($crate::cpu::simd::Portable, $($arg),*)
         }
     };
 }

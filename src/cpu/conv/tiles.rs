@@ -3,7 +3,7 @@
 //! broadcast values.
 
 use super::gather::{Block, Class, Epilogue, Gather, Line, NARROW};
-use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
+use crate::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
 
 /// Pixels of a tile, with [`Simd::WIDE`] and without.
 const WIDE_TILE: usize = 12;

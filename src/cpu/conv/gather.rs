@@ -10,8 +10,8 @@
 
 use super::Shape;
 use super::tiles::{RUN, sum_block, tile};
-use crate::device::cpu::par;
-use crate::device::cpu::simd::LANES;
+use crate::cpu::par;
+use crate::cpu::simd::LANES;
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -10,8 +10,8 @@
 //! sums of all groups of images are added in order and written in PyTorch's layout.
 
 use super::Shape;
-use crate::device::cpu::par;
-use crate::device::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
+use crate::cpu::par;
+use crate::cpu::simd::{LANES, Simd, Vector, multiversion, wide};
 use rayon::prelude::*;
 use std::ops::Range;
 
