@@ -14,7 +14,7 @@ mod made;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -23,10 +23,11 @@ fn main() {
     commit::tell();
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     goldens::pack(&out);
-    let files = kernels::files("kernels");
+    let files = kernels::files(Path::new("kernels"));
     let images = nvcc::compile(&files, &out);
-    let emulated = host::compile(&files, &kernels::files("kernels/emulator"));
+    let emulator = Path::new("kernels/emulator");
+    let tests = kernels::files(emulator);
+    let emulated = host::compile(files.iter().chain(&tests), emulator, &out);
     kernels::write_launchers(&files, Some(&images), emulated, &out.join("kernels.rs"));
-    let tests = kernels::files("kernels/emulator");
     kernels::write_launchers(&tests, None, emulated, &out.join("kernels_of_tests.rs"));
 }

@@ -1,14 +1,14 @@
 //! The kernels for the host, if it has a C++ compiler.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::kernels::Source;
-use crate::made;
+use crate::made::{self, Job};
 
-/// Compiles kernels and emulator. False where that cannot be done: then there is no emulator.
-pub fn compile(kernels: &[Source], tests: &[Source]) -> bool {
+/// Compiles kernels and the emulator, whose folder is given. False where that cannot be done: then there is no emulator.
+pub fn compile<'a>(kernels: impl Iterator<Item = &'a Source>, emulator: &Path, out: &Path) -> bool {
     println!("cargo::rustc-check-cfg=cfg(emulator)");
     println!("cargo::rerun-if-env-changed=STEPBACK_EMULATOR");
     let target = env::var("TARGET").unwrap_or_default();
@@ -16,7 +16,8 @@ pub fn compile(kernels: &[Source], tests: &[Source]) -> bool {
     if !wanted || !target.starts_with("x86_64") || !target.contains("linux") {
         return false;
     }
-    let compiler = build().try_get_compiler();
+    let build = build();
+    let compiler = build.try_get_compiler();
     let runs = compiler.is_ok_and(|c| {
         let mut command = c.to_command();
         command
@@ -29,35 +30,33 @@ pub fn compile(kernels: &[Source], tests: &[Source]) -> bool {
         println!("cargo::warning=no C++ compiler: the binary will not have --device emulator");
         return false;
     }
-    let mut runtime = build();
-    runtime.files([
-        "kernels/emulator/runtime.cpp",
-        "kernels/emulator/memory.cpp",
-    ]);
-    compile_library(&runtime, "emulator_runtime");
+    let mut checked = build.clone();
     // Kernels alone are checked: an index that a compiler can see to be wrong, a misaligned vector.
-    let mut checked = build();
     checked
         .flag("-fsanitize=bounds,alignment")
         .flag("-fno-sanitize-recover=all")
-        .flag("-xc++")
-        .files(kernels.iter().chain(tests).map(|s| &s.path));
-    compile_library(&checked, "emulated_kernels");
+        .flag("-xc++");
+    let job = |build: &cc::Build, source: &Path| {
+        let mut command = build.get_compiler().to_command();
+        command.arg("-c");
+        let name = source.file_name().expect("a file");
+        Job {
+            command,
+            source: source.to_owned(),
+            made: out.join(name).with_added_extension("o"),
+        }
+    };
+    let runtime = ["memory.cpp", "runtime.cpp"].map(|name| emulator.join(name));
+    let jobs: Vec<Job> = runtime
+        .iter()
+        .map(|source| job(&build, source))
+        .chain(kernels.map(|kernel| job(&checked, &kernel.path)))
+        .collect();
+    let objects: Vec<PathBuf> = jobs.iter().map(|job| job.made.clone()).collect();
+    made::all(jobs);
+    cc::emit_link_directives(&build, build.create_archive("emulator", objects));
     println!("cargo::rustc-cfg=emulator");
     true
-}
-
-fn compile_library(build: &cc::Build, name: &str) {
-    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
-    let library = Path::new(&out).join(format!("lib{name}.a"));
-    let compiler = build.get_compiler().to_command();
-    if made::by(&compiler, &library) {
-        println!("cargo::rustc-link-lib=static={name}");
-        println!("cargo::rustc-link-search=native={out}");
-    } else {
-        build.compile(name);
-        made::note(&compiler, &library);
-    }
 }
 
 fn build() -> cc::Build {

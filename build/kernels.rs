@@ -76,7 +76,7 @@ const TYPES: &[(&str, &str, u32, char)] = &[
 ];
 
 /// The `.cu` files of a folder, by name.
-pub fn files(folder: &str) -> Vec<Source> {
+pub fn files(folder: &Path) -> Vec<Source> {
     let entries = fs::read_dir(folder).expect("the folder of the kernels");
     let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "cu"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::kernels::Source;
-use crate::made;
+use crate::made::{self, Job};
 
 /// Machine code for these (`sm_80` also serves 8.6 and 8.9), and PTX of the last for newer GPUs.
 const ARCHITECTURES: [&str; 3] = ["80", "90a", "100"];
@@ -28,24 +28,23 @@ pub fn compile(sources: &[Source], out: &Path) -> Vec<(String, PathBuf)> {
     };
     println!("cargo::rustc-env=STEPBACK_CUDA_MAJOR={}", major(&nvcc));
     let targets = targets(&nvcc);
-    let jobs: usize = env::var("NUM_JOBS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1);
-    let mut images = Vec::new();
-    for group in sources.chunks(jobs.max(1)) {
-        let compiled = std::thread::scope(|scope| {
-            let threads: Vec<_> = group
-                .iter()
-                .map(|source| scope.spawn(|| image(&nvcc, &targets, source, out)))
-                .collect();
-            threads
-                .into_iter()
-                .map(|t| t.join().unwrap_or_else(|_| std::process::exit(1)))
-                .collect::<Vec<_>>()
-        });
-        images.extend(compiled);
-    }
+    let verbose = env::var("STEPBACK_PTXAS").is_ok_and(|v| v != "0");
+    let job = |source: &Source| {
+        let mut command = Command::new(&nvcc);
+        command
+            .args(["-fatbin", "-std=c++17", "-O3", "-fmad=false", "-Ikernels"])
+            .args(&targets)
+            .args(verbose.then_some("-Xptxas=-v"));
+        Job {
+            command,
+            source: source.path.clone(),
+            made: out.join(&source.stem).with_added_extension("fatbin"),
+        }
+    };
+    let jobs: Vec<Job> = sources.iter().map(job).collect();
+    let stems = sources.iter().map(|source| source.stem.clone());
+    let images = stems.zip(jobs.iter().map(|job| job.made.clone())).collect();
+    made::all(jobs);
     images
 }
 
@@ -103,35 +102,4 @@ fn targets(nvcc: &Path) -> Vec<String> {
     let ptx = last.trim_end_matches('a');
     let ptx = format!("-gencode=arch=compute_{ptx},code=compute_{ptx}");
     archs.iter().map(|a| machine(a)).chain([ptx]).collect()
-}
-
-fn image(nvcc: &Path, targets: &[String], source: &Source, out: &Path) -> (String, PathBuf) {
-    let image = out.join(format!("{}.fatbin", source.stem));
-    let verbose = env::var("STEPBACK_PTXAS").is_ok_and(|v| v != "0");
-    let mut command = Command::new(nvcc);
-    command
-        .args(["-fatbin", "-std=c++17", "-O3", "-fmad=false", "-Ikernels"])
-        .args(targets)
-        .args(verbose.then_some("-Xptxas=-v"))
-        .arg("-o")
-        .args([&image, &source.path]);
-    if made::by(&command, &image) {
-        return (source.stem.clone(), image);
-    }
-    let run = command.output();
-    let run = run.unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
-    let text = String::from_utf8_lossy(&run.stderr);
-    if !run.status.success() {
-        eprintln!("{}{text}", String::from_utf8_lossy(&run.stdout));
-        panic!("nvcc does not compile {}", source.path.display());
-    }
-    if verbose {
-        for line in text.lines().filter(|l| {
-            l.contains("Function properties") || l.contains("Used") || l.contains("spill")
-        }) {
-            println!("cargo::warning={}: {}", source.stem, line.trim());
-        }
-    }
-    made::note(&command, &image);
-    (source.stem.clone(), image)
 }
