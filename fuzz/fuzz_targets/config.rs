@@ -47,6 +47,8 @@ fn vocabulary() -> Vocabulary {
         models: vec![MODEL],
         optimizers: vec![SGD, ADAM],
         optimizer_keys: COMMON,
+        schedules: &[],
+        schedule: |_| None,
         losses: vec!["l"],
         scores: vec!["l", "s"],
     }

@@ -1,5 +1,6 @@
 //! `config`: check configs, print their runs, split them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -7,8 +8,10 @@ use serde_json::{Map, Value, json};
 use super::print::{self, count, print, println};
 use super::sources::Overwrite;
 use super::vocabulary;
-use crate::config::{self, Experiment, Filter, MAX_RUNS};
+use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
+use crate::data;
 use crate::error::{Error, Kind, Result};
+use crate::optim::schedule::Schedule;
 use crate::results::escape;
 use crate::results::file::{self, Existing};
 use crate::results::identity::{Identity, Index};
@@ -109,7 +112,12 @@ impl Check {
         for path in &self.configs {
             let file = path.display().to_string();
             let (runs, warnings, errors) = match config::load(path, &vocabulary, self.max_runs) {
-                Ok(Experiment { runs, warnings, .. }) => (Some(runs.len()), warnings, Vec::new()),
+                Ok(Experiment { runs, warnings, .. }) => {
+                    let short = too_short(&runs).into_iter();
+                    let errors: Vec<String> = short.map(|e| format!("{file}: {e}")).collect();
+                    let ok = errors.is_empty().then_some(runs.len());
+                    (ok, warnings, errors)
+                }
                 Err(error) => (None, Vec::new(), lines(&error.message)),
             };
             if let Some(runs) = runs.filter(|_| !self.json) {
@@ -128,6 +136,20 @@ impl Check {
         }
         Err(Error::usage(problems.join("\n")))
     }
+}
+
+/// What is wrong with schedules for which runs are too short, as far as is known before data are read.
+fn too_short(runs: &[RunConfig]) -> BTreeSet<String> {
+    let check = |run: &RunConfig| {
+        let steps = data::stated_samples(run).map(|n| n / run.batch_size);
+        let schedule = Schedule::new(&run.opt, run.max_epoch, steps.unwrap_or(0))?;
+        match schedule.stepwise() && steps.is_none() {
+            true => Ok(()),
+            false => schedule.check(),
+        }
+    };
+    let errors = runs.iter().filter_map(|run| check(run).err());
+    errors.map(|error| error.message).collect()
 }
 
 fn lines(text: &str) -> Vec<String> {

@@ -84,7 +84,7 @@ impl Item {
                 Some(default) => format!("default {default}"),
             };
             text += &format!(
-                "      {:<16} {} ({}; {default})\n",
+                "      {:<17} {} ({}; {default})\n",
                 key.name,
                 key.about,
                 key.kind.describe()

@@ -25,6 +25,7 @@ use clap_complete::Shell;
 use crate::config::Vocabulary;
 use crate::error::{Error, Kind, Result};
 use crate::nn::loss::{LOSSES, SCORES};
+use crate::optim::schedule;
 use crate::{models, optim};
 
 /// Trains the fixed experiments of the Python package step-back: same configs, same initial weights,
@@ -114,6 +115,8 @@ pub fn vocabulary() -> Vocabulary {
         models: models::ROWS.iter().map(|r| r.entry).collect(),
         optimizers: optim::ROWS.iter().map(|r| r.entry).collect(),
         optimizer_keys: optim::COMMON_KEYS,
+        schedules: schedule::ENTRIES,
+        schedule: schedule::named,
         losses: LOSSES.iter().map(|r| r.name).collect(),
         scores: SCORES.iter().chain(LOSSES).map(|r| r.name).collect(),
     }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
-use super::schema::{Key, Kind, Vocabulary};
+use super::schema::{Entry, Key, Kind, Vocabulary, opt_keys};
 use super::text::{child, item, nearest, shown, shown_text, suggestion};
 use super::{expand, same};
 use crate::error::{Error, Result};
@@ -317,20 +317,9 @@ impl<'a> Checker<'a> {
         let mut any = false;
         for (_, name) in names {
             if let Some(entry) = optimizers.iter().find(|entry| *name == entry.name) {
-                let keys: Vec<&Key> = entry.keys.iter().chain(common.iter().copied()).collect();
-                let owner = format!(" of optimizer {:?}", entry.name);
-                let is_known = |name: &str| keys.iter().any(|key| key.name == name);
-                let others = optimizers.iter().flat_map(|other| other.keys);
-                let others: Vec<&Key> = others.filter(|key| !is_known(key.name)).collect();
-                let (idle, rest): (Object, Object) = map
-                    .clone()
-                    .into_iter()
-                    .partition(|(name, _)| others.iter().any(|key| key.name == name));
-                for name in idle.keys() {
-                    let text = format!("has no effect on {}, which does not have it", entry.name);
-                    self.warn(&child(path, name), text);
+                for schedule in self.schedules(path, map, lists) {
+                    self.method(path, map, entry, schedule, lists);
                 }
-                self.object(path, &rest, &keys, &owner, lists);
                 any = true;
             }
         }
@@ -345,6 +334,67 @@ impl<'a> Checker<'a> {
         {
             self.warn(path, format!("no lr, so {default} is used"));
         }
+    }
+
+    /// The schedules that an optimizer object names, its default among them; those that are none are told elsewhere.
+    fn schedules(&mut self, path: &str, map: &Object, lists: bool) -> Vec<Entry> {
+        const NAME: &str = "lr_schedule";
+        let keys = self.vocabulary.optimizer_keys.iter();
+        let default = keys.filter(|key| key.name == NAME).find_map(Key::default);
+        let given = map.get(NAME).or(default.as_ref());
+        let choices = given.map(|value| self.choices(child(path, NAME), value, lists));
+        let names = choices.iter().flatten().map(|(_, name)| name.as_str());
+        let named = names.map(|name| (self.vocabulary.schedule)(name?).copied());
+        // Without a schedule, a method's own keys can be judged.
+        let none = Entry {
+            name: "",
+            about: "",
+            paper: "",
+            keys: &[],
+        };
+        named.map(|entry| entry.unwrap_or(none)).collect()
+    }
+
+    /// An optimizer object as one of a method and of a schedule.
+    fn method(&mut self, path: &str, map: &Object, entry: &Entry, schedule: Entry, lists: bool) {
+        let has = |entry: &Entry, name: &str| entry.keys.iter().any(|key| key.name == name);
+        let Vocabulary {
+            optimizers,
+            optimizer_keys,
+            schedules,
+            ..
+        } = self.vocabulary;
+        let mut keys = opt_keys(entry.keys, optimizer_keys, schedule.keys);
+        keys.push(&OPT_NAME);
+        let owner = format!(" of optimizer {:?}", entry.name);
+        let mut rest = Object::new();
+        for (name, value) in map {
+            let at = child(path, name);
+            let known = keys.iter().any(|key| key.name == name);
+            let of_schedules = schedules.iter().filter(|other| has(other, name));
+            let of_schedules: Vec<&str> = of_schedules.map(|other| other.name).collect();
+            if !known && !schedule.name.is_empty() && !of_schedules.is_empty() {
+                let (mine, theirs) = (schedule.name, of_schedules.join(", "));
+                let text = format!(
+                    "not a key of lr_schedule {mine:?} (it is of {theirs}; entries of opt may each have their own schedule)"
+                );
+                self.report(&at, text);
+            } else if !known && optimizers.iter().any(|other| has(other, name)) {
+                let text = format!("has no effect on {}, which does not have it", entry.name);
+                self.warn(&at, text);
+            } else {
+                rest.insert(name.clone(), value.clone());
+            }
+            // Every schedule has a warm-up; only one that was asked for can be meant by it.
+            if has(entry, name) && has(&schedule, name) && schedule.name != "constant" {
+                let (method, schedule) = (entry.name, schedule.name);
+                let text = format!(
+                    "a key of optimizer {method:?} and of lr_schedule {schedule:?}, and it is not clear which is meant (leave it out, or take the schedule \"constant\", for which it is the optimizer's)"
+                );
+                self.report(&at, text);
+            }
+        }
+        self.object(path, &rest, &keys, &owner, lists);
     }
 
     /// An object whose keys are `keys`; `owner` says whose they are.

@@ -16,7 +16,7 @@ mod text;
 pub use filter::{Filter, select};
 pub use parts::{list, split};
 pub use same::canonical;
-pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete};
+pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete, opt_keys};
 pub use text::{nearest, suggestion};
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use super::RunConfig;
 use super::expand::{choices, opts};
-use super::schema::{Key, Vocabulary, complete};
+use super::schema::{Vocabulary, complete, opt_keys};
 use super::text::{child, item};
 
 /// JSON text that two values share exactly if they are equal: keys sorted, `1` and `1.0` alike.
@@ -63,10 +63,17 @@ fn write_number(number: &Number, out: &mut String) {
 pub(super) fn repeated(config: &Value, vocabulary: &Vocabulary) -> Vec<(String, String)> {
     // What is left out has its default.
     let completed = |mut opt: Map<String, Value>| {
-        let rows = vocabulary.optimizers.iter();
-        let row = rows.filter(|row| opt.get("name").and_then(Value::as_str) == Some(row.name));
-        let keys: Vec<&Key> = row.flat_map(|row| row.keys).collect();
-        complete(&mut opt, keys.into_iter().chain(vocabulary.optimizer_keys));
+        let name = opt.get("name").and_then(Value::as_str);
+        let row = vocabulary
+            .optimizers
+            .iter()
+            .find(|row| name == Some(row.name));
+        let own = row.map_or(&[][..], |row| row.keys);
+        complete(&mut opt, vocabulary.optimizer_keys);
+        let schedule = opt.get("lr_schedule").and_then(Value::as_str);
+        let schedule = schedule.and_then(vocabulary.schedule);
+        let schedule = schedule.map_or(&[][..], |entry| entry.keys);
+        complete(&mut opt, opt_keys(own, vocabulary.optimizer_keys, schedule));
         opt
     };
     let keyed = |choices: Vec<(String, &Value)>| -> Vec<(String, String)> {

@@ -110,15 +110,26 @@ pub struct Entry {
 }
 
 /// All names and keys that a config may use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Vocabulary {
     pub datasets: Vec<Entry>,
     pub models: Vec<Entry>,
     pub optimizers: Vec<Entry>,
     /// Keys that every optimizer has (`lr`, `weight_decay`, `lr_schedule`).
     pub optimizer_keys: &'static [Key],
+    pub schedules: &'static [Entry],
+    /// The schedule that an `lr_schedule` names.
+    pub schedule: fn(&str) -> Option<&'static Entry>,
     pub losses: Vec<&'static str>,
     pub scores: Vec<&'static str>,
+}
+
+/// The keys of an optimizer object beside `name`: the method's, those of all methods, and its schedule's. Of two of one
+/// name the method's counts.
+pub fn opt_keys<'k>(method: &'k [Key], all: &'k [Key], schedule: &'k [Key]) -> Vec<&'k Key> {
+    let own = |key: &&Key| method.iter().all(|other| other.name != key.name);
+    let others = all.iter().chain(schedule).filter(own);
+    method.iter().chain(others).collect()
 }
 
 /// Typed access to a checked object; a missing key gives its default.

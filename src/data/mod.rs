@@ -131,6 +131,14 @@ pub fn row(name: &str) -> Result<&'static Row> {
     })
 }
 
+/// How many training samples a run says that it has. Those of files are counted when they are read.
+pub fn stated_samples(run: &RunConfig) -> Option<usize> {
+    match row(&run.dataset).ok()?.origin {
+        Origin::Computed(_) => Some(run.dataset_kwargs.get("n_samples")?.as_u64()? as usize),
+        Origin::Files(_) => None,
+    }
+}
+
 /// The data sets of a sweep: what runs have in common is loaded once and shared.
 pub struct Library {
     dir: PathBuf,

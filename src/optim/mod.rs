@@ -21,11 +21,11 @@ mod stepper;
 mod update;
 
 use bytemuck::{Pod, Zeroable};
+use serde_json::{Map, Value};
 
-use crate::config::{Entry, Key, Kind, Values};
+use crate::config::{Entry, Key, Kind, Values, opt_keys};
 use crate::device::Program;
 use crate::error::Result;
-use schedule::Schedule;
 
 pub use stepper::Stepper;
 pub use update::{AnyMethod, HostStep, Operands, Optimizer, Update, Vectors, sum_blocks};
@@ -64,11 +64,12 @@ pub const COMMON_KEYS: &[Key] = &[
     Key {
         name: "lr_schedule",
         kind: Kind::Checked(
-            "constant, linear, sqrt or exponential_S_G (times G after every S epochs, such as exponential_30_0.7)",
-            |value| value.as_str().is_some_and(|s| Schedule::parse(s).is_some()),
+            "constant, linear, sqrt, wsd, cosine, polynomial, step, plateau or exponential_S_G (times G after every S \
+             epochs, such as exponential_30_0.7)",
+            |value| value.as_str().is_some_and(|s| schedule::named(s).is_some()),
         ),
         default: Some("\"constant\""),
-        about: "the learning rate's course over the epochs",
+        about: "the learning rate's course; a schedule has keys of its own",
     },
 ];
 
@@ -106,6 +107,18 @@ pub struct Row {
 /// The row of that name.
 pub fn row(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.entry.name == name)
+}
+
+/// The keys of a run's optimizer object, those of its method and of its schedule among them.
+pub fn keys(opt: &Map<String, Value>) -> Vec<&'static Key> {
+    let text = |key: &str| opt.get(key).and_then(Value::as_str);
+    let method = text("name").and_then(row);
+    let schedule = schedule::named(text("lr_schedule").unwrap_or("constant"));
+    opt_keys(
+        method.map_or(&[][..], |row| row.entry.keys),
+        COMMON_KEYS,
+        schedule.map_or(&[][..], |entry| entry.keys),
+    )
 }
 
 /// How figures show a method.

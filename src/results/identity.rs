@@ -228,11 +228,9 @@ fn keys_of(object: &str, config: &Map<String, Value>) -> Vec<&'static Key> {
             .map(|row| &row.entry),
         "model_kwargs" => models::row(&text(config.get("model"))).map(|row| &row.entry),
         _ => {
-            let name = config.get("opt").and_then(|opt| opt.get("name"));
-            let entry = optim::row(&text(name)).map(|row| &row.entry);
-            return entry.map_or(Vec::new(), |e| {
-                e.keys.iter().chain(optim::COMMON_KEYS).collect()
-            });
+            let opt = config.get("opt").and_then(Value::as_object);
+            let known = opt.filter(|opt| optim::row(&text(opt.get("name"))).is_some());
+            return known.map_or(Vec::new(), optim::keys);
         }
     };
     entry.map_or(Vec::new(), |entry| entry.keys.iter().collect())

@@ -14,6 +14,7 @@ use crate::device::{Device, Machine, Program, Slot, Target, View, test_kernels a
 use crate::error::Result;
 use crate::graph::{Layout, Mode, Params, Plan, Targets};
 use crate::nn::BatchNorm;
+use crate::optim::schedule::Rate;
 use crate::optim::{At, Memory, Method, Optimizer, Reports, Update};
 use crate::random::torch::Generator;
 
@@ -233,7 +234,7 @@ fn trained(optimizer: Optimizer, device: Device) -> Vec<f64> {
     let mut told = Vec::new();
     for _ in 0..3 {
         let epoch = trainer
-            .epoch(0.1, loader.next_epoch(), &())
+            .epoch(&[Rate::computed(0.1); 6], loader.next_epoch(), &())
             .unwrap()
             .unwrap();
         trainer.enter_evaluation().unwrap();

@@ -10,6 +10,7 @@ use crate::device::Target;
 use crate::error::Result;
 use crate::graph::Mode;
 use crate::optim::Optimizer;
+use crate::optim::schedule::Rate;
 
 pub struct Pace {
     /// Calls of a training step: launches of kernels, or functions on the CPU.
@@ -29,12 +30,13 @@ pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> R
     let mut trainer = Trainer::new(plans, optimizer, data, target, 0)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
+    let rates = vec![Rate::computed(LR); steps];
     let mut seconds = Vec::with_capacity(epochs);
     let trained = if epochs > 0 { epochs + 1 } else { 0 };
     for epoch in 0..trained {
         let order = loader.next_epoch();
         let clock = Instant::now();
-        trainer.epoch(LR, order, &())?;
+        trainer.epoch(&rates, order, &())?;
         if epoch > 0 {
             seconds.push(clock.elapsed().as_secs_f64() / steps as f64);
         }

@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::Snapshot;
 use super::network::Plans;
 use super::trainer::Trainer;
-use crate::config::{RunConfig, Values};
+use crate::config::RunConfig;
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Mode, Params};
+use crate::optim::Optimizer;
 use crate::optim::schedule::Schedule;
-use crate::optim::{self, Optimizer};
 use crate::results::json::Json;
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
@@ -54,27 +54,24 @@ pub fn run(
     let batches_tracked = watch.built(&mut plans.params)?;
     let optimizer = Optimizer::new(&config.opt)?;
     let mut trainer = Trainer::new(plans, optimizer, data, target, batches_tracked)?;
-    let keys = Values::new(optim::COMMON_KEYS, &config.opt);
-    let (initial_lr, schedule) = (keys.real("lr"), keys.text("lr_schedule"));
-    let schedule = Schedule::parse(&schedule)
-        .ok_or_else(|| Error::usage(format!("unknown lr_schedule {schedule}")))?;
     // Python keeps an integer of the config an integer where it computes nothing with it.
     let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
         Some(Value::Number(n)) if as_given && !n.is_f64() => Json::Int(n.to_string().into()),
         _ => Json::Float(x),
     };
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
+    let mut schedule = Schedule::new(&config.opt, config.max_epoch, loader.batches())?;
     let mut history = Vec::new();
 
     for epoch in 0..config.max_epoch {
         let clock = Instant::now();
-        let lr = schedule.lr(initial_lr, epoch as u64);
-        let Some(trained) = trainer.epoch(lr, loader.next_epoch(), watch)? else {
+        let rates = schedule.next_epoch();
+        let Some(trained) = trainer.epoch(&rates, loader.next_epoch(), watch)? else {
             return Ok(None);
         };
         let mut done = Epoch {
             epoch,
-            learning_rate: spelled(lr, "lr", schedule.keeps_initial(epoch as u64)),
+            learning_rate: spelled(rates[0].lr, "lr", rates[0].as_given),
             train_epoch_time: clock.elapsed().as_secs_f64(),
             model_norm: trained.model_norm,
             grad_norm: trained.grad_norm,
@@ -89,6 +86,7 @@ pub fn run(
         };
         (done.train_loss, done.train_score) = on_train;
         (done.val_loss, done.val_score) = on_val;
+        schedule.evaluated(done.val_loss);
         for (name, values) in trained.series {
             done.series
                 .push((name, values.into_iter().map(six_digits).collect()));

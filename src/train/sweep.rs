@@ -14,6 +14,7 @@ use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Mode, Params};
+use crate::optim::schedule::Schedule;
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult, provenance};
 
@@ -62,18 +63,19 @@ pub fn check(
                 max_epoch: 1,
                 ..config.clone()
             };
-            if !tried.insert(alike.identity()) {
-                return Ok(());
+            if tried.insert(alike.identity()) {
+                let Pair { train, val } = &data;
+                let mut plans = Plans::new(config, train, val, target.device, Mode::Train)?;
+                if target.device == Device::Cpu {
+                    plans.check_memory(config)?;
+                }
+                let init = weights.init.as_ref();
+                init.map_or(Ok(0), |init| {
+                    init.load_into(&mut plans.params, &config.model)
+                })?;
             }
-            let mut plans = Plans::new(config, &data.train, &data.val, target.device, Mode::Train)?;
-            if target.device == Device::Cpu {
-                plans.check_memory(config)?;
-            }
-            let init = weights.init.as_ref();
-            init.map_or(Ok(0), |init| {
-                init.load_into(&mut plans.params, &config.model)
-            })?;
-            Ok(())
+            let batches = data.train.len() / config.batch_size;
+            Schedule::new(&config.opt, config.max_epoch, batches)?.check()
         };
         if let Err(mut error) = library.load(config).and_then(fits)
             && problems.iter().all(|p| p.message != error.message)

@@ -17,6 +17,7 @@ use crate::device::program::{floats, floats_mut, one_mut};
 use crate::device::{Machine, Prepared, Program, Slot, Target, View};
 use crate::error::Result;
 use crate::graph::{Layout, Params};
+use crate::optim::schedule::Rate;
 use crate::optim::{EpochReport, Operands, Optimizer, sum_blocks};
 use crate::random::SEED;
 
@@ -211,9 +212,14 @@ impl Trainer {
         self.train.iter().map(calls).sum::<usize>() / self.tables.steps.len
     }
 
-    /// Trains on the whole batches of `order`. `None` if the watch ended it.
-    pub fn epoch(&mut self, lr: f64, order: &[u32], watch: &dyn Watch) -> Result<Option<Trained>> {
-        self.write_tables(lr, order)?;
+    /// Trains on the whole batches of `order`, each at its own rate. `None` if the watch ended it.
+    pub fn epoch(
+        &mut self,
+        rates: &[Rate],
+        order: &[u32],
+        watch: &dyn Watch,
+    ) -> Result<Option<Trained>> {
+        self.write_tables(rates, order)?;
         for &(program, times) in &self.train {
             for _ in 0..times {
                 self.machine.run(program)?;
@@ -240,7 +246,7 @@ impl Trainer {
         }))
     }
 
-    fn write_tables(&mut self, lr: f64, order: &[u32]) -> Result<()> {
+    fn write_tables(&mut self, rates: &[Rate], order: &[u32]) -> Result<()> {
         let n = self.tables.steps.len;
         let step = |i: usize| Step {
             seed: SEED,
@@ -252,8 +258,8 @@ impl Trainer {
         self.steps.clear();
         self.steps.extend(steps);
         self.coefficients.clear();
-        for _ in 0..n {
-            self.optimizer.next_coefficients(lr, &mut self.coefficients);
+        for rate in rates {
+            (self.optimizer).next_coefficients(rate.lr, &mut self.coefficients);
         }
         self.machine.upload(self.tables.steps, &self.steps)?;
         (self.machine).upload(self.operands.coefficients, &self.coefficients)?;
@@ -425,7 +431,9 @@ mod tests {
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();
-                run.epoch(0.1, &order, &()).unwrap().unwrap();
+                run.epoch(&[Rate::computed(0.1); 10], &order, &())
+                    .unwrap()
+                    .unwrap();
                 run.evaluate(Part::Train, &()).unwrap();
                 run.evaluate(Part::Val, &()).unwrap();
                 let after = run.machine.traffic();

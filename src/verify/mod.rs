@@ -10,6 +10,7 @@ mod networks;
 mod optimizers;
 mod random;
 mod runs;
+mod schedules;
 mod tally;
 
 use std::path::PathBuf;
@@ -77,8 +78,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "schedules",
-        about: "the learning rate of every epoch",
-        run: optimizers::schedules,
+        about: "learning rates of epochs and of steps",
+        run: schedules::schedules,
     },
     Suite {
         name: "runs",

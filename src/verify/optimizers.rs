@@ -1,4 +1,4 @@
-//! Suites `optimizers` and `schedules`.
+//! Suite `optimizers`.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -8,7 +8,6 @@ use super::{Check, Context};
 use crate::config::Values;
 use crate::device::Target;
 use crate::error::Result;
-use crate::optim::schedule::Schedule;
 use crate::optim::{COMMON_KEYS, Stepper};
 
 #[derive(Deserialize)]
@@ -127,36 +126,4 @@ pub fn paths(context: &Context) -> Result<Vec<Check>> {
         }
     }
     Ok(vec![check, reports])
-}
-
-#[derive(Deserialize)]
-struct SchedulesFile {
-    cases: Vec<ScheduleCase>,
-}
-
-#[derive(Deserialize)]
-struct ScheduleCase {
-    lr_schedule: String,
-    lr: f64,
-    per_epoch: Vec<f64>,
-}
-
-pub fn schedules(context: &Context) -> Result<Vec<Check>> {
-    const FILE: &str = "schedules.json";
-    let Some(file) = context.goldens.read::<SchedulesFile>(FILE)? else {
-        return Ok(vec![Check::skip("learning rates", format!("no {FILE}"))]);
-    };
-    let mut check = Check::new("learning rates", 0.0);
-    for case in &file.cases {
-        let Some(schedule) = Schedule::parse(&case.lr_schedule) else {
-            let why = format!("there is no schedule {}", case.lr_schedule);
-            check.skipped.push(why);
-            continue;
-        };
-        check.cases += 1;
-        let epochs = 0..case.per_epoch.len() as u64;
-        let ours: Vec<f64> = epochs.map(|e| schedule.lr(case.lr, e)).collect();
-        check.compare_all(&ours, &case.per_epoch, &case.lr_schedule);
-    }
-    Ok(vec![check])
 }

@@ -326,3 +326,28 @@ fn what_the_reference_takes_is_taken() {
         .code(2)
         .says(&["--only lr="]);
 }
+
+/// What a run is too short for is told by `config check`, as far as it can be known, and by `train` in any case.
+#[test]
+fn schedules_that_are_longer_than_the_run() {
+    let folder = Folder::new();
+    let mut config = sweep();
+    config["opt"] = json!([
+        {"name": "sgd", "lr": [0.1, 0.2], "warmup_steps": 21, "stepwise_schedule": true},
+        {"name": "sgd", "lr": 0.1, "warmup_steps": 20, "stepwise_schedule": true},
+        {"name": "sgd", "lr": 0.1, "lr_schedule": "wsd", "cooldown": 0.5, "warmup_steps": 2},
+    ]);
+    folder.config("long", &config);
+    for command in ["config check", "train"] {
+        let ran = folder.run(&format!("{command} long.json")).code(2);
+        let ran = ran.says(&["a warm-up of 21 steps is longer than the run, which has 20"]);
+        let ran = ran.says(&["2 epochs and a cooldown of 1 are longer than the run, which has 2"]);
+        assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
+    }
+    config["opt"] = json!({"name": "sgd", "lr": 0.1, "warmup_steps": 2});
+    folder.config("fits", &config);
+    folder.run("config check fits.json").code(0);
+    folder.run("train -q fits.json").code(0);
+    let ran = folder.run("train fits.json --epochs 1 --overwrite").code(2);
+    ran.says(&["2 epochs is longer than the run, which has 1"]);
+}

@@ -183,7 +183,40 @@ fn configs_with_mistakes() {
         (
             "/opt/0",
             json!({"name": "adam", "lr": 0.1, "lr_schedule": "cosin"}),
-            vec!["lr_schedule", "cosin"],
+            vec!["lr_schedule", "\"cosine\""],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr_schedule": "cosine", "min_lr_ratio": 1.5}),
+            vec!["min_lr_ratio", "1.5", "[0, 1]"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr_schedule": "step", "milestones": [[7, 3]]}),
+            vec!["milestones", "[7,3]", "ascending"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr_schedule": "plateau", "stepwise_schedule": true}),
+            vec!["stepwise_schedule", "plateau waits"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr_schedule": "plateau", "warmup_steps": 3}),
+            vec!["warmup_steps", "plateau has no warm-up"],
+        ),
+        (
+            "/opt/0",
+            json!({"name": "adam", "lr_schedule": "cosine", "power": 2}),
+            vec!["power", "polynomial"],
+        ),
+        (
+            "/opt",
+            json!([
+                {"name": "adam", "lr_schedule": "cosine"},
+                {"name": "adam", "lr_schedule": "cosine", "warmup_steps": 0, "min_lr_ratio": 0.0},
+            ]),
+            vec!["opt[1]", "identical"],
         ),
         (
             "/opt/0",

@@ -52,7 +52,8 @@ fn first_real(value: &mut Value) -> Option<&mut Value> {
 
 #[test]
 fn one_changed_number_fails() {
-    let edits: [(&str, &str, &str); 8] = [
+    let edits: [(&str, &str, &str); 9] = [
+        ("next_schedules.json", "schedules", "/further/14/lr"),
         ("schedules.json", "schedules", "/cases/1/per_epoch"),
         ("rng.json", "random", "/torch_cpu_generator"),
         ("datasets.json", "datasets", ""),
@@ -162,7 +163,11 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
     change("models.json", &["/cases/0/model"], "gpt".into());
     change("init.json", &["/cases/0/model"], "mamba".into());
     change("optimizers.json", &["/cases/0/opt/name"], "muon".into());
-    change("schedules.json", &["/cases/0/lr_schedule"], "wsd".into());
+    change(
+        "schedules.json",
+        &["/cases/0/lr_schedule"],
+        "onecycle".into(),
+    );
     change("datasets.json", &["/cases/0/dataset"], "shakespeare".into());
     change(
         "runs_small.json",
@@ -177,7 +182,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         "gpt",
         "mamba",
         "muon",
-        "wsd",
+        "onecycle",
         "shakespeare",
         "soap",
         "next_lm.json",
@@ -203,7 +208,7 @@ fn the_report_ends_with_the_sum() {
     let ran = folder.run(command).code(0);
     let text = &ran.stdout;
     assert!(
-        text.ends_with("\n\n1 passed, 0 failed, 3 skipped\n"),
+        text.ends_with("\n\n2 passed, 0 failed, 3 skipped\n"),
         "{text}"
     );
     assert!(!text.contains('\x1b'), "{text}");
@@ -219,7 +224,7 @@ fn the_report_ends_with_the_sum() {
     );
     assert!(text.contains("data import mnist"), "{text}");
     let (table, _) = text.split_once("\n\n").unwrap();
-    assert_eq!(table.lines().count(), 5, "{text}");
+    assert_eq!(table.lines().count(), 6, "{text}");
 }
 
 #[test]
@@ -244,6 +249,7 @@ fn damaged_goldens_are_named() {
     for content in ["{", "[3]", "{\"cases\": 3}", "", "\"text\""] {
         for (file, suite) in [
             ("schedules.json", "schedules"),
+            ("next_schedules.json", "schedules"),
             ("optimizers.json", "optimizers"),
             ("sampler.json", "sampler"),
             ("models.json", "models"),

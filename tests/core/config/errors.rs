@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use stepback_native::config;
+use stepback_native::config::{self, Entry, Key, Kind, MAX_RUNS};
 
 use super::{dict, listed, opt, refused, vocabulary};
 
@@ -109,6 +109,16 @@ fn unknown_names_and_keys() {
             &["opt[0].betta: unknown key of optimizer \"momo\" \"betta\" (did you mean \"beta\"?)"]),
         (opt(r#"[{"name": "sgd", "lr_schedule": "constnat"}]"#),
             &["opt[0].lr_schedule: wrong value \"constnat\"", "did you mean \"constant\"?"]),
+        (opt(r#"[{"name": "sgd", "lr_schedule": "sqrt", "cooldown": 0.5}]"#),
+            &["opt[0].cooldown: not a key of lr_schedule \"sqrt\" (it is of wsd;"]),
+        (opt(r#"[{"name": "sgd", "lr_schedule": ["wsd", "sqrt"], "cooldown": 0.5}]"#),
+            &["opt[0].cooldown: not a key of lr_schedule \"sqrt\" (it is of wsd;"]),
+        (opt(r#"[{"name": "sgd", "patience": 5}]"#),
+            &["opt[0].patience: not a key of lr_schedule \"constant\" (it is of plateau;"]),
+        (opt(r#"[{"name": "sgd", "lr_schedule": "step"}]"#),
+            &["opt[0]: missing key of optimizer \"sgd\" \"milestones\" (expected a list of integers"]),
+        (opt(r#"[{"name": "sgd", "lr_schedule": "wsd", "cooldwon": 0.5}]"#),
+            &["opt[0].cooldwon: unknown key", "(did you mean \"cooldown\"?)"]),
         (one("dataset_kwargs", r#"{"p": 3, "n_sample": 4}"#), &[
             "dataset_kwargs.n_sample: unknown key of data set \"synthetic_linear\" \"n_sample\" (did",
             "dataset_kwargs: missing key of data set \"synthetic_linear\" \"n_samples\" (exp",
@@ -288,4 +298,34 @@ fn the_limit_on_runs_is_exact() {
     let pair = listed(&[]).replace("}]", "}, ") + &second[1..];
     assert_eq!(with(&pair, 2), Some(2));
     assert_eq!(with(&pair, 1), None);
+}
+
+/// A method's own key counts, and not its schedule's of the same name; with a schedule that was asked for, either could
+/// be meant.
+#[test]
+fn a_key_of_the_method_and_of_the_schedule() {
+    let mut vocabulary = vocabulary();
+    vocabulary.optimizers.push(Entry {
+        name: "free",
+        about: "",
+        paper: "",
+        keys: &[Key {
+            name: "warmup_steps",
+            kind: Kind::Count,
+            default: Some("1"),
+            about: "",
+        }],
+    });
+    let message = |more: &str| {
+        let text = opt(&format!(r#"{{"name": "free", "lr": 1{more}}}"#));
+        let parsed = config::parse("e", "e.json", text.as_bytes(), &vocabulary, MAX_RUNS);
+        parsed.err().map_or(String::new(), |error| error.message)
+    };
+    assert_eq!(message(r#", "warmup_steps": 5"#), "");
+    assert_eq!(message(r#", "lr_schedule": "wsd""#), "");
+    let own = message(r#", "warmup_steps": 0"#);
+    assert!(own.contains("expected an integer of 1 or more"), "{own}");
+    let both = message(r#", "warmup_steps": 5, "lr_schedule": "wsd""#);
+    let clash = "opt.warmup_steps: a key of optimizer \"free\" and of lr_schedule \"wsd\"";
+    assert!(both.contains(clash), "{both}");
 }

@@ -27,11 +27,25 @@ const COMMON: &[Key] = &[
         "lr_schedule",
         Kind::Checked("constant, linear, sqrt or exponential_S_G", |value| {
             value.as_str().is_some_and(|name| {
-                ["constant", "linear", "sqrt"].contains(&name) || name.starts_with("exponential_")
+                name.starts_with("exponential_") || SCHEDULES.iter().any(|entry| entry.name == name)
             })
         }),
         Some("\"constant\""),
     ),
+];
+
+const WARMUP: Key = key("warmup_steps", Kind::Real, Some("0"));
+const SCHEDULES: &[Entry] = &[
+    entry("constant", &[WARMUP]),
+    entry("linear", &[WARMUP]),
+    entry("sqrt", &[WARMUP]),
+    entry("exponential_S_G", &[WARMUP]),
+    entry(
+        "wsd",
+        &[WARMUP, key("cooldown", Kind::Fraction, Some("0.2"))],
+    ),
+    entry("step", &[WARMUP, key("milestones", Kind::Counts, None)]),
+    entry("plateau", &[key("patience", Kind::Count, Some("10"))]),
 ];
 
 const BETAS: Key = key("betas", Kind::FractionPair, Some("[0.9, 0.999]"));
@@ -134,6 +148,13 @@ pub fn vocabulary() -> Vocabulary {
         ]
         .concat(),
         optimizer_keys: COMMON,
+        schedules: SCHEDULES,
+        schedule: |name| {
+            let name = name
+                .strip_prefix("exponential_")
+                .map_or(name, |_| "exponential_S_G");
+            SCHEDULES.iter().find(|entry| entry.name == name)
+        },
         losses: vec!["cross_entropy", "logistic", "squared"],
         scores: vec![
             "cross_entropy",
