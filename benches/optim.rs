@@ -6,6 +6,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use stepback_native::device::Target;
+use stepback_native::graph::Params;
 use stepback_native::optim::{Optimizer, ROWS, Stepper};
 
 const N: usize = 1_000_000;
@@ -16,7 +17,11 @@ fn updates(criterion: &mut Criterion) {
     for row in ROWS {
         let opt = json!({"name": row.entry.name, "weight_decay": 1e-4});
         let opt = opt.as_object().expect("an object");
-        let vectors = Optimizer::new(opt).expect("a known name").memory().vectors;
+        let (optimizer, whole) = (
+            Optimizer::new(opt).expect("a known name"),
+            [Params::vector(N)],
+        );
+        let vectors = optimizer.memory(&whole).vectors;
         let vectors = 3 + 2 * vectors.len();
         let mut stepper = Stepper::new(opt, N, Target::CPU).expect("memory");
         let mut w: Vec<f32> = (0..N).map(|i| (i as f32).cos()).collect();

@@ -27,6 +27,31 @@ struct Field {
     comment: String,
 }
 
+impl Source {
+    /// What the names of all kernels that take the same as this one begin with.
+    fn family(&self, kernel: &Kernel) -> String {
+        let alike = self.kernels.iter();
+        let alike = alike.filter(|other| other.parameters == kernel.parameters);
+        let begins_with = |words: &[&str]| {
+            let mut names = alike.clone().map(|other| other.name.split('_'));
+            names.all(|name| name.zip(words).filter(|(a, b)| a == *b).count() == words.len())
+        };
+        let mut words: Vec<&str> = kernel.name.split('_').collect();
+        while !begins_with(&words) {
+            words.pop();
+        }
+        words.join("_")
+    }
+
+    /// The structure that the kernel's function takes its arguments in, if they are many: `linear_fwd_64` and
+    /// `linear_fwd_128` take a `LinearFwd`.
+    fn structure_of(&self, kernel: &Kernel) -> Option<String> {
+        let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+        let many = kernel.parameters.len() > MOST_PARAMETERS;
+        many.then(|| self.family(kernel).split('_').map(capital).collect())
+    }
+}
+
 impl Struct {
     /// Is it declared in this file, or in a header?
     fn is_seen_by(&self, path: &Path) -> bool {
@@ -49,6 +74,7 @@ struct Kernel {
     parameters: Vec<Parameter>,
 }
 
+#[derive(PartialEq)]
 struct Parameter {
     name: String,
     rust: String,
@@ -236,6 +262,87 @@ fn write_structs(sources: &[Source], text: &mut String) {
     }
 }
 
+/// Parameters that a launch function takes one by one; of more it takes a structure with their names.
+const MOST_PARAMETERS: usize = 8;
+
+/// Writes the function that launches a kernel.
+fn write_function(index: usize, source: &Source, kernel: &Kernel, functions: &mut String) {
+    let name = &kernel.name;
+    let (mut signature, mut arguments) = (String::new(), String::new());
+    let structure = source.structure_of(kernel);
+    if let Some(structure) = &structure {
+        write!(signature, ", arguments: {structure}").expect("a string grows");
+    }
+    for parameter in &kernel.parameters {
+        let Parameter { name, rust, .. } = parameter;
+        let from = match &structure {
+            Some(_) => format!("arguments.{name}"),
+            None => {
+                let wanted = match parameter.kind {
+                    Kind::Value(_) => rust.clone(),
+                    Kind::Read | Kind::Write => format!("impl Into<View<{rust}>>"),
+                };
+                write!(signature, ", {name}: {wanted}").expect("a string grows");
+                match parameter.kind {
+                    Kind::Value(_) => name.clone(),
+                    Kind::Read | Kind::Write => format!("{name}.into()"),
+                }
+            }
+        };
+        let argument = match parameter.kind {
+            Kind::Value(_) => format!("gpu::Argument::value({from})"),
+            Kind::Read => format!("gpu::Argument::Read({from}.into())"),
+            Kind::Write => format!("gpu::Argument::Write({from}.into())"),
+        };
+        write!(arguments, "{argument}, ").expect("a string grows");
+    }
+    writeln!(
+        functions,
+        "/// Launches the kernel of this name in `kernels/{}.cu`.\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
+        source.stem
+    )
+    .expect("a string grows");
+}
+
+/// Writes the structures of arguments: one for all kernels of a file that take the same.
+fn write_arguments(sources: &[Source], text: &mut String) {
+    let mut written = Vec::new();
+    for source in sources {
+        for kernel in &source.kernels {
+            let Some(name) = source.structure_of(kernel) else {
+                continue;
+            };
+            match written.iter().find(|(other, _)| *other == name) {
+                Some((_, parameters)) if *parameters == &kernel.parameters => continue,
+                Some(_) => panic!(
+                    "{}: {} and another kernel take different arguments, but both would take them as {name}: rename one",
+                    source.path.display(),
+                    kernel.name
+                ),
+                None => written.push((name.clone(), &kernel.parameters)),
+            }
+            let mut list = String::new();
+            for Parameter {
+                name, rust, kind, ..
+            } in &kernel.parameters
+            {
+                let rust = match kind {
+                    Kind::Value(_) => rust.clone(),
+                    Kind::Read | Kind::Write => format!("View<{rust}>"),
+                };
+                writeln!(list, "    pub {name}: {rust},").expect("a string grows");
+            }
+            writeln!(
+                text,
+                "/// Arguments of `{}` in `kernels/{}.cu`.\npub struct {name} {{\n{list}}}\n",
+                source.family(kernel),
+                source.stem
+            )
+            .expect("a string grows");
+        }
+    }
+}
+
 /// Writes the table of kernels, a function per kernel that puts its launch in a queue, and the images for GPUs,
 /// each with its file's name.
 pub fn write_launchers(
@@ -255,12 +362,8 @@ pub fn write_launchers(
             parameters,
         } = kernel;
         let mut listed = String::new();
-        let (mut signature, mut arguments) = (String::new(), String::new());
         for Parameter {
-            name,
-            rust,
-            size,
-            kind,
+            name, size, kind, ..
         } in parameters
         {
             let code = match kind {
@@ -273,19 +376,6 @@ pub fn write_launchers(
                 "gpu::Parameter {{ name: {name:?}, code: {code:?}, size: {size} }}, "
             )
             .expect("a string grows");
-            let (wanted, given) = match kind {
-                Kind::Value(_) => (rust.clone(), format!("gpu::Argument::value({name})")),
-                Kind::Read => (
-                    format!("impl Into<View<{rust}>>"),
-                    format!("gpu::Argument::Read({name}.into().into())"),
-                ),
-                Kind::Write => (
-                    format!("impl Into<View<{rust}>>"),
-                    format!("gpu::Argument::Write({name}.into().into())"),
-                ),
-            };
-            write!(signature, ", {name}: {wanted}").expect("a string grows");
-            write!(arguments, "{given}, ").expect("a string grows");
         }
         let record = match emulated {
             true => format!("Some(unsafe {{ &emulated_{name} }})"),
@@ -297,12 +387,7 @@ pub fn write_launchers(
             source.stem
         )
         .expect("a string grows");
-        writeln!(
-            functions,
-            "/// Launches the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
-            source.stem
-        )
-        .expect("a string grows");
+        write_function(index, source, kernel, &mut functions);
     }
     let mut text = String::from(
         "// Written by build/kernels.rs.\nuse crate::device::{Program, View, gpu};\n\n",
@@ -310,6 +395,7 @@ pub fn write_launchers(
     if images.is_some() {
         write_structs(sources, &mut text);
     }
+    write_arguments(sources, &mut text);
     if emulated {
         text.push_str("unsafe extern \"C\" {\n");
         for (_, kernel) in all {

@@ -472,7 +472,7 @@ DEVICE float score(const Place& at, int i, int j, int tokens, int dim) {
   return at.bias ? fmaf(sum, at.scale, at.bias[(long long)i * tokens + j]) : sum * at.scale;
 }
 
-KERNEL(attention_fwd, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
+KERNEL(attention_fwd_any, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
        float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
        float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
   SHARED_DYN(float, memory);

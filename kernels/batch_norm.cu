@@ -141,15 +141,15 @@ DEVICE void normalise_any(const float* x, const float* gamma, const float* beta,
 }
 
 KERNEL(batch_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ gamma,
-       const float* __restrict__ beta, const float* __restrict__ saved, const float* __restrict__ residual,
+       const float* __restrict__ beta, const float* __restrict__ statistics, const float* __restrict__ residual,
        float* __restrict__ y, int residuals, int relu, int packed, long long pixels, int channels) {
-  normalise_any<false>(x, gamma, beta, saved, residual, y, residuals, relu, packed, pixels, channels);
+  normalise_any<false>(x, gamma, beta, statistics, residual, y, residuals, relu, packed, pixels, channels);
 }
 
 KERNEL(batch_norm_eval, 256, const float* __restrict__ x, const float* __restrict__ gamma,
-       const float* __restrict__ beta, const float* __restrict__ averages, const float* __restrict__ residual,
+       const float* __restrict__ beta, const float* __restrict__ statistics, const float* __restrict__ residual,
        float* __restrict__ y, int residuals, int relu, int packed, long long pixels, int channels) {
-  normalise_any<true>(x, gamma, beta, averages, residual, y, residuals, relu, packed, pixels, channels);
+  normalise_any<true>(x, gamma, beta, statistics, residual, y, residuals, relu, packed, pixels, channels);
 }
 
 // ---- backward ----

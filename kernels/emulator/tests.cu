@@ -153,6 +153,10 @@ KERNEL(step_from, 256, const float* start, const float* g, float* w, float lr, l
   for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] = start[i] - lr * g[i];
 }
 
+KERNEL(step_by_mean, 256, const float* x, const float* y, float* w, float lr, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] -= lr * (0.5f * (x[i] + y[i]));
+}
+
 KERNEL(step_and_average, 256, const float* g, float* w, float* average, float lr, long long n) {
   for (long long i = grid_thread(); i < n; i += grid_threads()) {
     w[i] -= lr * g[i];

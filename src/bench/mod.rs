@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::device::gpu::Precision;
 use crate::device::{self, Device, Machine, Program, Target};
 use crate::error::{Error, Result};
+use crate::graph::Params;
 use crate::ops::{Case, ROWS, distance};
 use crate::optim::{self, Optimizer, Stepper};
 use crate::random::torch::Generator;
@@ -211,7 +212,8 @@ fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
 fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let opt = json!({"name": name, "lr": 0.01});
     let opt = opt.as_object().expect("an object");
-    let vectors = Optimizer::new(opt)?.memory().vectors.len();
+    let whole = [Params::vector(n)];
+    let vectors = Optimizer::new(opt)?.memory(&whole).vectors.len();
     let (mut w, mut g) = (vec![0.0; n], vec![0.0; n]);
     let mut generator = Generator::new(4);
     generator.normal(&mut w, 0.0, 1.0);
@@ -250,7 +252,6 @@ mod tests {
     /// The shapes fit the ops.
     #[test]
     fn every_shape_of_the_experiments_can_be_recorded() {
-        use crate::graph::Params;
         for (name, case) in AT_SIZE {
             assert!(ROWS.iter().any(|row| row.name == *name), "{name}");
             // Of the shapes alone: values would take minutes to draw.

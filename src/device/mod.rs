@@ -8,6 +8,7 @@ mod host;
 pub(crate) mod machine;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod processor;
+pub mod product;
 pub mod program;
 
 pub use arena::Slot;

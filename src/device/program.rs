@@ -72,6 +72,18 @@ impl<T> View<T> {
     }
 }
 
+/// Of no length.
+impl<T> Default for View<T> {
+    fn default() -> Self {
+        View {
+            buffer: ARENA,
+            start: 0,
+            len: 0,
+            of: PhantomData,
+        }
+    }
+}
+
 impl From<Slot> for View<f32> {
     fn from(slot: Slot) -> View<f32> {
         View {

@@ -1,6 +1,7 @@
 //! Parameters and buffers: named contiguous ranges of flat vectors, with PyTorch's names, shapes and
 //! layouts.
 
+use crate::device::View;
 use crate::random::torch::Generator;
 
 /// Index range in a flat vector.
@@ -24,6 +25,11 @@ impl Tensor {
     /// This tensor's part of a flat vector.
     pub fn of<'v>(&self, vector: &'v [f32]) -> &'v [f32] {
         &vector[self.range.start..self.range.start + self.range.len]
+    }
+
+    /// Where it lies in the parameters, in their gradient, or in a vector that is as long.
+    pub fn part(&self, vector: impl Into<View<f32>>) -> View<f32> {
+        vector.into().part(self.range.start, self.range.len)
     }
 }
 

@@ -75,7 +75,7 @@ const ROWS_AT_ONCE: usize = 4;
 
 /// What the kernels take at their ends.
 struct Sizes {
-    dropout: i32,
+    drops: i32,
     threshold: u32,
     keep: f32,
     stream: u32,
@@ -90,7 +90,7 @@ impl Attention {
         let sizes = [self.shape.tokens, self.shape.heads, self.shape.head_dim];
         let [tokens, heads, dim] = sizes.map(|n| n as i32);
         Sizes {
-            dropout: i32::from(self.mask.is_some()),
+            drops: i32::from(self.mask.is_some()),
             threshold,
             keep,
             stream: self.mask.map_or(0, |mask| mask.stream),
@@ -236,7 +236,7 @@ impl Op for Attention {
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, bias, ..], y, stats, now) = (io.x, io.y, io.saved, io.now);
         let Sizes {
-            dropout,
+            drops,
             threshold,
             keep,
             stream,
@@ -247,10 +247,23 @@ impl Op for Attention {
         let biases = self.biases as i32;
         let Some(grid) = self.grid(3, 1, &[x, y]) else {
             let (grid, rows) = (self.any_grid(1)?, (stats.len / 2) as i64);
-            kernels::attention_fwd(
-                program, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream,
-                rows, tokens, heads, dim,
-            );
+            let arguments = kernels::AttentionFwdAny {
+                x: x.into(),
+                bias: bias.into(),
+                biases,
+                y: y.into(),
+                stats: stats.into(),
+                now,
+                drops,
+                threshold,
+                keep,
+                stream,
+                rows,
+                tokens,
+                heads,
+                dim,
+            };
+            kernels::attention_fwd_any(program, grid, arguments);
             return Ok(());
         };
         let launch = match (self.shape.tokens <= WARP_TOKENS, program.linear_precision()) {
@@ -259,10 +272,22 @@ impl Op for Attention {
             (false, Precision::Fp32) => kernels::attention_fwd_block_fp32,
             (false, Precision::Tf32) => kernels::attention_fwd_block_tf32,
         };
-        launch(
-            program, grid, x, bias, biases, y, stats, now, dropout, threshold, keep, stream,
-            tokens, heads, dim,
-        );
+        let arguments = kernels::AttentionFwd {
+            x: x.into(),
+            bias: bias.into(),
+            biases,
+            y: y.into(),
+            stats: stats.into(),
+            now,
+            drops,
+            threshold,
+            keep,
+            stream,
+            tokens,
+            heads,
+            dim,
+        };
+        launch(program, grid, arguments);
         Ok(())
     }
 
@@ -274,7 +299,7 @@ impl Op for Attention {
         let partial = work.part(ds.len, self.bias_partial());
         let dots = work.part(ds.len + partial.len, self.pairs() * self.shape.tokens);
         let Sizes {
-            dropout,
+            drops,
             threshold,
             keep,
             stream,
@@ -290,20 +315,67 @@ impl Op for Attention {
                 (false, Precision::Fp32) => kernels::attention_bwd_block_fp32,
                 (false, Precision::Tf32) => kernels::attention_bwd_block_tf32,
             };
-            launch(
-                program, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, now, dropout,
-                threshold, keep, stream, tokens, heads, dim,
-            );
+            let arguments = kernels::AttentionBwd {
+                x: x.into(),
+                bias: bias.into(),
+                biases,
+                stats: stats.into(),
+                dy: dy.into(),
+                dx: dx.into(),
+                ds,
+                wants_ds,
+                now,
+                drops,
+                threshold,
+                keep,
+                stream,
+                tokens,
+                heads,
+                dim,
+            };
+            launch(program, grid, arguments);
         } else {
             let (grid, rows) = (self.any_grid(2)?, (stats.len / 2) as i64);
-            kernels::attention_bwd_q(
-                program, grid, x, bias, biases, stats, dy, dx, ds, wants_ds, dots, now, dropout,
-                threshold, keep, stream, rows, tokens, heads, dim,
-            );
-            kernels::attention_bwd_kv(
-                program, grid, x, bias, biases, stats, dy, dx, dots, now, dropout, threshold, keep,
-                stream, rows, tokens, heads, dim,
-            );
+            let of_queries = kernels::AttentionBwdQ {
+                x: x.into(),
+                bias: bias.into(),
+                biases,
+                stats: stats.into(),
+                dy: dy.into(),
+                dx: dx.into(),
+                ds,
+                wants_ds,
+                dots,
+                now,
+                drops,
+                threshold,
+                keep,
+                stream,
+                rows,
+                tokens,
+                heads,
+                dim,
+            };
+            let of_keys = kernels::AttentionBwdKv {
+                x: x.into(),
+                bias: bias.into(),
+                biases,
+                stats: stats.into(),
+                dy: dy.into(),
+                dx: dx.into(),
+                dots,
+                now,
+                drops,
+                threshold,
+                keep,
+                stream,
+                rows,
+                tokens,
+                heads,
+                dim,
+            };
+            kernels::attention_bwd_q(program, grid, of_queries);
+            kernels::attention_bwd_kv(program, grid, of_keys);
         }
         if dbias.len > 0 {
             self.emit_bias_gradient(ds, partial, dbias, program);

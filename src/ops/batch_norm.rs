@@ -141,13 +141,13 @@ impl Op for BatchNorm {
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, gamma, beta, residual, ..], y) = (io.x, io.y);
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
-        let (pack, columns) = self.packs(&[x, residual, y]);
+        let (packed, columns) = self.packs(&[x, residual, y]);
         if self.training {
             let mut partial = doubles(io.counts);
             if partial.len == 0 {
                 partial = doubles(io.work);
                 let grid = (self.sum_blocks(), columns);
-                kernels::batch_norm_sums(program, grid, x, partial, pack, pixels, channels);
+                kernels::batch_norm_sums(program, grid, x, partial, packed, pixels, channels);
             }
             let blocks = (partial.len / (2 * self.norm.channels)) as i32;
             let grid = self.norm.channels.div_ceil(4);
@@ -163,12 +163,20 @@ impl Op for BatchNorm {
             false => kernels::batch_norm_eval,
         };
         let statistics = if self.training { io.saved } else { io.state };
-        let (residuals, relu) = (i32::from(self.residual), i32::from(self.relu));
-        let grid = (self.blocks(), columns);
-        launch(
-            program, grid, x, gamma, beta, statistics, residual, y, residuals, relu, pack, pixels,
+        let arguments = kernels::BatchNorm {
+            x: x.into(),
+            gamma: gamma.into(),
+            beta: beta.into(),
+            statistics: statistics.into(),
+            residual: residual.into(),
+            y: y.into(),
+            residuals: self.residual.into(),
+            relu: self.relu.into(),
+            packed,
+            pixels,
             channels,
-        );
+        };
+        launch(program, (self.blocks(), columns), arguments);
         Ok(())
     }
 
@@ -176,7 +184,7 @@ impl Op for BatchNorm {
         let ([x, gamma, beta, ..], dy, saved) = (io.x, io.dy, io.saved);
         let [dx, dgamma, dbeta, d_residual, ..] = io.dx;
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
-        let (pack, columns) = self.packs(&[x, dy, io.y, dx, d_residual]);
+        let (packed, columns) = self.packs(&[x, dy, io.y, dx, d_residual]);
         let mut terms = io.work;
         let partial = doubles(terms.take(self.sums()));
         let grid = (self.sum_blocks(), columns);
@@ -188,11 +196,20 @@ impl Op for BatchNorm {
                     d_residual.len > 0,
                     "batch norm: a residual without gradient"
                 );
-                let y = io.y;
-                kernels::batch_norm_bwd_residual(
-                    program, grid, x, dy, gamma, beta, saved, y, d_residual, partial, pack, pixels,
+                let arguments = kernels::BatchNormBwdResidual {
+                    x: x.into(),
+                    dy: dy.into(),
+                    gamma: gamma.into(),
+                    beta: beta.into(),
+                    saved: saved.into(),
+                    y: io.y.into(),
+                    dz: d_residual.into(),
+                    partial,
+                    packed,
+                    pixels,
                     channels,
-                );
+                };
+                kernels::batch_norm_bwd_residual(program, grid, arguments);
                 (d_residual, 0)
             }
             (residual, relu) => {
@@ -201,21 +218,50 @@ impl Op for BatchNorm {
                     kernels::add_bwd(program, elementwise(n), dy, d_residual, n as i64);
                 }
                 let relu = i32::from(relu);
-                kernels::batch_norm_bwd_sums(
-                    program, grid, x, dy, gamma, beta, saved, partial, relu, pack, pixels, channels,
-                );
+                let arguments = kernels::BatchNormBwdSums {
+                    x: x.into(),
+                    dy: dy.into(),
+                    gamma: gamma.into(),
+                    beta: beta.into(),
+                    saved: saved.into(),
+                    partial,
+                    relu,
+                    packed,
+                    pixels,
+                    channels,
+                };
+                kernels::batch_norm_bwd_sums(program, grid, arguments);
                 (dy, relu)
             }
         };
         let blocks = self.sum_blocks() as i32;
         let grid = self.norm.channels.div_ceil(4);
-        kernels::batch_norm_bwd_finish(
-            program, grid, partial, gamma, saved, dgamma, dbeta, terms, blocks, pixels, channels,
-        );
-        let grid = (self.blocks(), columns);
-        kernels::batch_norm_bwd(
-            program, grid, x, dz, gamma, beta, saved, terms, dx, mask, pack, pixels, channels,
-        );
+        let arguments = kernels::BatchNormBwdFinish {
+            partial,
+            gamma: gamma.into(),
+            saved: saved.into(),
+            dgamma: dgamma.into(),
+            dbeta: dbeta.into(),
+            terms: terms.into(),
+            blocks,
+            pixels,
+            channels,
+        };
+        kernels::batch_norm_bwd_finish(program, grid, arguments);
+        let arguments = kernels::BatchNormBwd {
+            x: x.into(),
+            dz: dz.into(),
+            gamma: gamma.into(),
+            beta: beta.into(),
+            saved: saved.into(),
+            terms: terms.into(),
+            dx: dx.into(),
+            relu: mask,
+            packed,
+            pixels,
+            channels,
+        };
+        kernels::batch_norm_bwd(program, (self.blocks(), columns), arguments);
         Ok(())
     }
 

@@ -222,20 +222,19 @@ impl Op for Conv2d {
             (Precision::Fp32, Form::Few) => kernels::conv2d_fwd_fp32_64x32,
             (Precision::Fp32, Form::Any) => kernels::conv2d_fwd_fp32_any,
         };
-        launch(
-            program,
-            gather.grid,
-            x,
-            w,
-            bias,
-            gamma,
-            beta,
-            io.state,
-            residual,
-            io.y,
-            doubles(io.counts),
-            geometry,
-        );
+        let arguments = kernels::Conv2dFwd {
+            x: x.into(),
+            w: w.into(),
+            b: bias.into(),
+            gamma: gamma.into(),
+            beta: beta.into(),
+            averages: io.state.into(),
+            r: residual.into(),
+            y: io.y.into(),
+            counts: doubles(io.counts),
+            c: geometry,
+        };
+        launch(program, gather.grid, arguments);
         Ok(())
     }
 

@@ -141,9 +141,19 @@ impl Op for LayerNorm {
                 return Ok(());
             }
         };
-        launch(
-            program, shares, x, w, vectors, stats, dy, dx, wants_dx, partial, rows, width,
-        );
+        let arguments = kernels::LayerNormBwd {
+            x: x.into(),
+            w: w.into(),
+            aligned: vectors,
+            stats: stats.into(),
+            dy: dy.into(),
+            dx: dx.into(),
+            wants_dx,
+            partial: partial.into(),
+            rows,
+            width,
+        };
+        launch(program, shares, arguments);
         self.emit_sums(partial, [dw, db], program);
         Ok(())
     }

@@ -2,22 +2,18 @@
 //!
 //! Gradient, with dz = dy where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows.
 
-use crate::cpu::gemm::{Matrix, gemm};
-use crate::cpu::{fill_rows, pool, sum_rows};
+use crate::cpu::pool;
 use crate::device::Program;
-use crate::device::gpu::{Grid, PROCESSORS, Precision, elementwise, kernels};
+use crate::device::gpu::{PROCESSORS, Precision, elementwise, kernels};
+use crate::device::product::{Epilogue, Product, grid, tiles};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
-
-/// Rows whose share of a weight gradient is worth a part of its own.
-const PART: usize = 128;
 
 struct Linear {
     rows: usize,
     inputs: usize,
     outputs: usize,
-    bias: bool,
     relu: bool,
     processors: usize,
 }
@@ -38,7 +34,6 @@ impl<'t> Var<'t> {
             rows,
             inputs,
             outputs,
-            bias: b.is_some(),
             relu: false,
             processors,
         };
@@ -47,36 +42,19 @@ impl<'t> Var<'t> {
     }
 }
 
-/// Tiles of this size in a matrix.
-fn tiles(size: usize, rows: usize, columns: usize) -> usize {
-    rows.div_ceil(size) * columns.div_ceil(size)
-}
-
-/// The grid of a kernel with tiles of this size, with the ring that `Shape` in `kernels/linear.cu` describes.
-fn grid(size: usize, tiles: usize, parts: usize) -> Grid {
-    let shared = match size {
-        128 => 81_920,
-        64 => 55_296,
-        32 => 81_920,
-        _ => 98_304,
-    };
-    Grid {
-        shared,
-        ..(tiles, parts).into()
-    }
-}
-
 impl Linear {
-    fn sizes(&self) -> [i32; 3] {
-        [self.rows, self.inputs, self.outputs].map(|n| n as i32)
-    }
-
-    /// The largest tiles of which there are enough.
-    fn tile(&self, tiles: impl Fn(usize) -> usize) -> usize {
-        let (all, half) = (self.processors, self.processors / 2);
-        let enough = [(128, all), (64, all), (32, half)];
-        let enough = enough.into_iter().find(|(size, n)| tiles(*size) >= *n);
-        enough.map_or(16, |(size, _)| size)
+    /// The products that give y, dx and dw.
+    fn products(&self) -> [Product; 3] {
+        let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
+        let sizes = [
+            (rows, inputs, outputs),
+            (rows, outputs, inputs),
+            (outputs, rows, inputs),
+        ];
+        sizes.map(|(m, k, n)| Product {
+            processors: self.processors,
+            ..Product::new(m, k, n)
+        })
     }
 
     /// Is backward done in one launch?
@@ -85,39 +63,9 @@ impl Linear {
         self.flops() <= FEW && tiles(64, self.rows, self.inputs) < self.processors
     }
 
-    /// Of a large layer's weight gradient: size of its tiles, rows of a part, and parts.
-    fn parts(&self) -> (usize, usize, usize) {
-        let size = if self.outputs.min(self.inputs) > 64 {
-            128
-        } else {
-            64
-        };
-        // So many blocks run at a time.
-        let blocks = self.processors * if size == 128 { 2 } else { 4 };
-        let most = blocks / tiles(size, self.outputs, self.inputs);
-        let rows = self
-            .rows
-            .div_ceil(most.max(1))
-            .next_multiple_of(32)
-            .max(PART);
-        (size, rows, self.rows.div_ceil(rows))
-    }
-
-    /// Of a large layer, in backward: dz where it is not dy, and the parts of dw and of db.
-    fn work(&self) -> [usize; 3] {
-        let (_, _, parts) = self.parts();
-        let parts = if parts > 1 { parts } else { 0 };
-        [
-            self.bwd_work(),
-            parts * self.outputs * self.inputs,
-            parts * self.outputs,
-        ]
-    }
-
     /// The launch that does all of backward.
-    fn small_bwd(&self, io: BwdSlots, tf32: i32, program: &mut Program) {
+    fn small_bwd(&self, io: BwdSlots, program: &mut Program) {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
-        let [rows, inputs, outputs] = self.sizes();
         let of_dx = |size| match dx.len {
             0 => 0,
             _ => tiles(size, self.rows, self.inputs),
@@ -137,17 +85,26 @@ impl Linear {
             _ => kernels::linear_bwd_16,
         };
         let (of_dx, of_dw) = (of_dx(size), of_dw(size));
+        let [rows, inputs, outputs] = [self.rows, self.inputs, self.outputs].map(|n| n as i32);
+        let arguments = kernels::LinearBwd {
+            dy: io.dy.into(),
+            y: io.y.into(),
+            masked: self.relu.into(),
+            x: x.into(),
+            w: w.into(),
+            dx: dx.into(),
+            dw: dw.into(),
+            db: db.into(),
+            rows,
+            inputs,
+            outputs,
+            dx_tiles: of_dx as i32,
+            dw_tiles: of_dw as i32,
+            tf32: i32::from(program.linear_precision() == Precision::Tf32),
+        };
         let grid = grid(size, of_dx + of_dw + of_db, 1);
-        let (of_dx, of_dw, relu) = (of_dx as i32, of_dw as i32, i32::from(self.relu));
-        launch(
-            program, grid, io.dy, io.y, relu, x, w, dx, dw, db, rows, inputs, outputs, of_dx,
-            of_dw, tf32,
-        );
+        launch(program, grid, arguments);
     }
-}
-
-fn is_tf32(program: &Program) -> i32 {
-    i32::from(program.linear_precision() == Precision::Tf32)
 }
 
 impl Op for Linear {
@@ -179,112 +136,62 @@ impl Op for Linear {
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
-        let [x, w, b, ..] = io.x;
-        if self.bias {
-            fill_rows(io.y, b);
-        }
-        let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
-        let (x, w) = (Matrix::new(x, inputs), Matrix::new(w, inputs));
-        let beta = if self.bias { 1.0 } else { 0.0 };
-        gemm((rows, inputs, outputs), 1.0, x, w.t(), beta, io.y, outputs);
-        if self.relu {
-            pool::relu_in_place(io.y);
-        }
+        let ([x, w, b, ..], [y, ..]) = (io.x, self.products());
+        y.cpu_nt(x, w, b, self.relu, io.y);
     }
 
     fn cpu_bwd(&self, io: Bwd<'_>) {
-        let [x, w, ..] = io.x;
-        let [dx, dw, db, ..] = io.dx;
-        let (rows, inputs, outputs) = (self.rows, self.inputs, self.outputs);
+        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let [_, to_x, to_w] = self.products();
         let dz: &[f32] = if self.relu {
             pool::relu_backward(io.y, io.dy, io.work);
             io.work
         } else {
             io.dy
         };
-        let (x, w, d) = (
-            Matrix::new(x, inputs),
-            Matrix::new(w, inputs),
-            Matrix::new(dz, outputs),
-        );
         if !dx.is_empty() {
-            gemm((rows, outputs, inputs), 1.0, d, w, 0.0, dx, inputs);
+            to_x.cpu_nn(dz, w, dx);
         }
-        gemm((outputs, rows, inputs), 1.0, d.t(), x, 0.0, dw, inputs);
-        if !db.is_empty() {
-            sum_rows(db, dz);
-        }
+        to_w.cpu_tn(dz, x, dw, db);
     }
 
     fn cuda_bwd_work(&self) -> usize {
-        if self.is_small() {
-            0
-        } else {
-            self.work().iter().sum()
+        let [_, _, to_w] = self.products();
+        match self.is_small() {
+            true => 0,
+            false => self.bwd_work() + to_w.tn_work(),
         }
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, w, b, ..], [rows, inputs, outputs]) = (io.x, self.sizes());
-        let count = |size| tiles(size, self.rows, self.outputs);
-        let size = self.tile(count);
-        let launch = match size {
-            128 => kernels::linear_fwd_128,
-            64 => kernels::linear_fwd_64,
-            32 => kernels::linear_fwd_32,
-            _ => kernels::linear_fwd_16,
+        let ([x, w, b, ..], [y, ..]) = (io.x, self.products());
+        let epilogue = Epilogue {
+            bias: b.into(),
+            relu: self.relu,
         };
-        let grid = grid(size, count(size), 1);
-        let (bias, relu, tf32) = (i32::from(self.bias), i32::from(self.relu), is_tf32(program));
-        launch(
-            program, grid, x, w, b, bias, io.y, rows, inputs, outputs, relu, tf32,
-        );
+        y.nt(x.into(), w.into(), epilogue, io.y.into(), program);
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
-        let [rows, inputs, outputs] = self.sizes();
-        let tf32 = is_tf32(program);
         if self.is_small() || dw.len == 0 {
-            self.small_bwd(io, tf32, program);
+            self.small_bwd(io, program);
             return Ok(());
         }
+        let [_, to_x, to_w] = self.products();
         let mut work = io.work;
-        let [dz, dws, dbs] = self.work().map(|len| work.take(len));
-        let dz = if self.relu {
+        let mut dz = io.dy;
+        if self.relu {
+            dz = work.take(self.bwd_work());
             let n = dz.len;
             kernels::relu_bwd(program, elementwise(n), io.y, io.dy, dz, n as i64);
-            dz
-        } else {
-            io.dy
-        };
+        }
         if dx.len > 0 {
-            let count = |size| tiles(size, self.rows, self.inputs);
-            let size = self.tile(count).max(64);
-            let launch = match size {
-                128 => kernels::linear_bwd_x_128,
-                _ => kernels::linear_bwd_x_64,
-            };
-            let grid = grid(size, count(size), 1);
-            launch(program, grid, dz, w, dx, rows, inputs, outputs, tf32);
+            to_x.nn(dz.into(), w.into(), dx.into(), program);
         }
-        let (size, part, parts) = self.parts();
-        let launch = match size {
-            128 => kernels::linear_bwd_w_128,
-            _ => kernels::linear_bwd_w_64,
-        };
-        let grid = grid(size, tiles(size, self.outputs, self.inputs), parts);
-        let (to_w, to_b) = if parts > 1 { (dws, dbs) } else { (dw, db) };
-        let (bias, part) = (i32::from(db.len > 0), part as i32);
-        launch(
-            program, grid, dz, x, to_w, to_b, bias, rows, inputs, outputs, part, tf32,
-        );
-        if parts > 1 {
-            let grid = elementwise(dw.len + db.len);
-            let (parts, weights, biases) = (parts as i32, dw.len as i32, db.len as i32);
-            kernels::linear_bwd_sum(program, grid, dws, dbs, dw, db, parts, weights, biases);
-        }
+        let sums = [dw.into(), db.into()];
+        to_w.tn(dz.into(), x.into(), sums, work.into(), program);
         Ok(())
     }
 }
@@ -416,7 +323,9 @@ mod tests {
                 }
             }
         }
-        let all = kernels::KERNELS.iter().filter(|k| k.file == "linear");
+        let all = kernels::KERNELS
+            .iter()
+            .filter(|k| ["linear", "product"].contains(&k.file));
         let missed: Vec<_> = all.map(|k| k.name).filter(|k| !seen.contains(k)).collect();
         assert!(missed.is_empty(), "not run: {missed:?}");
     }

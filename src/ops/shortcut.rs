@@ -81,13 +81,21 @@ impl Op for Shortcut {
     }
 
     fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
-        let (dy, dx, add) = (io.dy, io.dx[0], i32::from(io.add));
-        let (pack, n) = self.packs(dx.len, [dy, dx]);
+        let (dy, dx) = (io.dy, io.dx[0]);
+        let (packed, n) = self.packs(dx.len, [dy, dx]);
         let [height, width, channels, pad] = self.sizes();
-        let (grid, n) = (elementwise(n), n as i64);
-        kernels::shortcut_bwd_x(
-            program, grid, dy, dx, add, pack, n, height, width, channels, pad,
-        );
+        let arguments = kernels::ShortcutBwdX {
+            dy: dy.into(),
+            dx: dx.into(),
+            add: io.add.into(),
+            packed,
+            n: n as i64,
+            height,
+            width,
+            channels,
+            pad,
+        };
+        kernels::shortcut_bwd_x(program, elementwise(n), arguments);
         Ok(())
     }
 }

@@ -150,24 +150,20 @@ impl Windows {
         let image = self.height * self.width * self.channels;
         let n = from.len / image;
         let grid = (image.div_ceil(256), n.min(MOST_IMAGES));
-        let sizes = [n, self.height, self.width, self.channels, self.size];
-        let [n, height, width, channels, size] = sizes.map(|n| n as i32);
-        let shift = self.shift as i32;
-        let by_channel = i32::from(self.order == Order::Channels);
-        kernels::windows(
-            program,
-            grid,
-            from,
-            to,
-            n,
-            height,
-            width,
-            channels,
-            size,
-            shift,
-            by_channel,
-            i32::from(back),
-        );
+        let int = |n: usize| n as i32;
+        let arguments = kernels::Windows {
+            from: from.into(),
+            to: to.into(),
+            n: int(n),
+            height: int(self.height),
+            width: int(self.width),
+            channels: int(self.channels),
+            size: int(self.size),
+            shift: int(self.shift),
+            by_channel: i32::from(self.order == Order::Channels),
+            back: back.into(),
+        };
+        kernels::windows(program, grid, arguments);
     }
 }
 

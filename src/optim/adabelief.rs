@@ -26,6 +26,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, AdaBeliefStep},
 };
+use crate::graph::Tensor;
 
 pub(super) const ADABELIEF: Row = Row {
     entry: Entry {
@@ -78,7 +79,7 @@ impl Method for AdaBelief {
     type Coefficients = AdaBeliefStep;
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["exp_avg", "exp_avg_var"],
             ..Memory::default()

@@ -23,6 +23,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, AdaBoundStep},
 };
+use crate::graph::Tensor;
 
 /// How fast the bounds close in.
 const GAMMA: f64 = 1e-3;
@@ -69,7 +70,7 @@ impl Method for AdaBound {
     type Coefficients = AdaBoundStep;
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["exp_avg", "exp_avg_sq"],
             ..Memory::default()

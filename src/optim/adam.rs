@@ -24,6 +24,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, AdamStep},
 };
+use crate::graph::Tensor;
 
 pub(super) const ADAM: Row = Row {
     entry: Entry {
@@ -77,7 +78,7 @@ impl Method for Adam {
     type Coefficients = AdamStep;
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["exp_avg", "exp_avg_sq"],
             ..Memory::default()

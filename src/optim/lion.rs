@@ -20,6 +20,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, LionStep},
 };
+use crate::graph::Tensor;
 
 pub(super) const LION: Row = Row {
     entry: Entry {
@@ -54,7 +55,7 @@ impl Method for Lion {
     type Coefficients = LionStep;
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["exp_avg"],
             ..Memory::default()

@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use crate::config::{Entry, Key, Kind, Values, opt_keys};
 use crate::device::Program;
 use crate::error::Result;
+use crate::graph::Tensor;
 
 pub use stepper::Stepper;
 pub use update::{AnyMethod, HostStep, Operands, Optimizer, Update, Vectors, sum_blocks};
@@ -205,7 +206,8 @@ pub trait Method: Send + 'static {
     /// What it keeps from step to step beside vectors.
     type Scalars: Pod;
 
-    fn memory(&self) -> Memory;
+    /// For parameters of these shapes.
+    fn memory(&self, of: &[Tensor]) -> Memory;
 
     /// The scalars before the first step.
     fn scalars(&self) -> Self::Scalars {

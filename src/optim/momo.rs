@@ -29,6 +29,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, ModelScalars, MomoStep},
 };
+use crate::graph::Tensor;
 
 pub(super) const PAPER: &str = "Schaipp et al. 2024, arXiv:2305.07583";
 
@@ -102,7 +103,7 @@ impl Method for Momo {
     type Coefficients = MomoStep;
     type Scalars = ModelScalars;
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["grad_avg"],
             ..Memory::default()

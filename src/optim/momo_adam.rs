@@ -28,6 +28,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, ModelScalars, MomoAdamStep},
 };
+use crate::graph::Tensor;
 
 const KEYS: &[Key] = &[
     BETAS,
@@ -95,7 +96,7 @@ impl Method for MomoAdam {
     type Coefficients = MomoAdamStep;
     type Scalars = ModelScalars;
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["grad_avg", "grad_avg_sq"],
             ..Memory::default()

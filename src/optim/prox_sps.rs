@@ -22,6 +22,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, ProxSpsStep},
 };
+use crate::graph::Tensor;
 
 pub(super) const PROX_SPS: Row = Row {
     entry: Entry {
@@ -53,7 +54,7 @@ impl Method for ProxSps {
     /// tau
     type Scalars = f64;
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory::default()
     }
 

@@ -24,6 +24,7 @@ use crate::device::gpu::{
     elementwise,
     kernels::{self, MomentumStep, SgdStep},
 };
+use crate::graph::Tensor;
 
 const MOMENTUM: Key = Key {
     name: "momentum",
@@ -121,7 +122,7 @@ impl Method for Sgd {
     type Coefficients = SgdStep;
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory::default()
     }
 
@@ -183,7 +184,7 @@ impl<const NESTEROV: bool> Method for Momentum<NESTEROV> {
     type Coefficients = MomentumStep;
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["momentum_buffer"],
             ..Memory::default()

@@ -53,8 +53,8 @@ impl Optimizer {
         }
     }
 
-    pub fn memory(&self) -> Memory {
-        self.method.memory()
+    pub fn memory(&self, of: &[Tensor]) -> Memory {
+        self.method.memory(of)
     }
 
     /// Sets the method up on a machine, for parameters, gradient and loss that are there: its memory as it is before
@@ -71,7 +71,7 @@ impl Optimizer {
             vectors,
             per_tensor,
             workspace,
-        } = self.memory();
+        } = self.memory(tensors);
         let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
         let state = zeros("the optimizer's state", vectors.len() * w.len)?;
         let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
@@ -366,7 +366,7 @@ impl<const K: usize> Vectors<'_, K> {
 
 /// A [`Method`] of whatever types.
 pub trait AnyMethod: Send {
-    fn memory(&self) -> Memory;
+    fn memory(&self, of: &[Tensor]) -> Memory;
     fn coefficients_size(&self) -> usize;
     fn coefficients(&mut self, at: At, to: &mut Vec<u8>);
     fn scalars(&self) -> Vec<u8>;
@@ -386,8 +386,8 @@ pub trait AnyMethod: Send {
 }
 
 impl<M: Method> AnyMethod for M {
-    fn memory(&self) -> Memory {
-        Method::memory(self)
+    fn memory(&self, of: &[Tensor]) -> Memory {
+        Method::memory(self, of)
     }
 
     fn coefficients_size(&self) -> usize {

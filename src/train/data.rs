@@ -160,10 +160,19 @@ impl Resident {
                 },
                 false,
             ) => {
-                let channels = channels as i32;
-                kernels::gather_bytes(
-                    program, grid, values, table, channels, targets, order, now, x, y, width, count,
-                );
+                let arguments = kernels::GatherBytes {
+                    data: values,
+                    table,
+                    channels: channels as i32,
+                    targets,
+                    order,
+                    now,
+                    x: x.into(),
+                    y: y.into(),
+                    width,
+                    count,
+                };
+                kernels::gather_bytes(program, grid, arguments);
             }
             (
                 &Features::Bytes {
@@ -173,11 +182,19 @@ impl Resident {
                 },
                 true,
             ) => {
-                let side = (x.len / samples / channels).isqrt() as i32;
-                let places = placements.cast();
-                kernels::gather_images(
-                    program, grid, values, table, places, targets, order, now, x, y, side, count,
-                );
+                let arguments = kernels::GatherImages {
+                    data: values,
+                    table,
+                    places: placements.cast(),
+                    targets,
+                    order,
+                    now,
+                    x: x.into(),
+                    y: y.into(),
+                    side: (x.len / samples / channels).isqrt() as i32,
+                    count,
+                };
+                kernels::gather_images(program, grid, arguments);
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Methods of every kind that the contract of [`Method`] has room for, on the CPU and by kernels: a second gradient,
-//! other weights in evaluation, numbers of each tensor, five vectors.
+//! other weights in evaluation, numbers of each tensor, products of matrices, five vectors.
 
 use serde_json::json;
 
@@ -9,10 +9,11 @@ use crate::config::RunConfig;
 use crate::data::{Library, Loader, Part, fetch};
 use crate::device::gpu::elementwise;
 use crate::device::gpu::kernels::Step;
+use crate::device::product::{Epilogue, Product};
 use crate::device::program::{floats, floats_mut, one};
-use crate::device::{Device, Machine, Program, Slot, Target, View, test_kernels as kernels};
+use crate::device::{Device, Machine, Program, Target, View, test_kernels as kernels};
 use crate::error::Result;
-use crate::graph::{Layout, Mode, Params, Plan, Targets};
+use crate::graph::{Layout, Mode, Params, Plan, Targets, Tensor};
 use crate::nn::BatchNorm;
 use crate::optim::schedule::Rate;
 use crate::optim::{At, Memory, Method, Optimizer, Reports, Update};
@@ -27,7 +28,7 @@ impl Method for Sharp {
     type Coefficients = ();
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["start"],
             ..Memory::default()
@@ -95,7 +96,7 @@ impl Method for Averaged {
     type Coefficients = ();
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["average"],
             ..Memory::default()
@@ -134,7 +135,7 @@ impl Method for ByNorm {
     type Coefficients = ();
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             per_tensor: 1,
             ..Memory::default()
@@ -145,11 +146,8 @@ impl Method for ByNorm {
 
     fn step(&self, u: &Update<Self>, program: &mut Program) -> Result<()> {
         for (i, tensor) in u.tensors.iter().enumerate() {
-            let part = |vector: Slot| {
-                let (start, len) = (tensor.range.start, tensor.range.len);
-                View::from(vector).part(start, len)
-            };
-            let (w, g, norm) = (part(u.w), part(u.g), u.per_tensor.part(i, 1));
+            let (w, g) = (tensor.part(u.w), tensor.part(u.g));
+            let norm = u.per_tensor.part(i, 1);
             let n = w.len as i64;
             if program.on_host() {
                 program.host("norm", [w.into()], [norm.into()], |[w], [norm]| {
@@ -181,7 +179,7 @@ impl Method for Five {
     type Coefficients = ();
     type Scalars = ();
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
             vectors: &["a", "b", "c", "d", "e"],
             ..Memory::default()
@@ -212,6 +210,67 @@ impl Method for Five {
         let grid = elementwise(u.w.len);
         kernels::step_by_five(program, grid, u.now, u.g, u.state, u.w, LR, u.n());
     }
+}
+
+/// Matrices move by g g^T g, which is computed from the left and from the right.
+struct Cubic;
+
+impl Cubic {
+    /// Of a tensor of two dimensions (r, c): g g^T, g^T g, both products and room for partial sums.
+    fn work([r, c]: [usize; 2]) -> [usize; 5] {
+        [r * r, c * c, r * c, r * c, Product::new(c, r, c).tn_work()]
+    }
+}
+
+impl Method for Cubic {
+    type Coefficients = ();
+    type Scalars = ();
+
+    fn memory(&self, of: &[Tensor]) -> Memory {
+        let matrices = of.iter().filter_map(|t| t.shape[..].try_into().ok());
+        let largest = matrices.map(|sides| Cubic::work(sides).iter().sum());
+        Memory {
+            workspace: largest.max().unwrap_or(0),
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, _: At) {}
+
+    fn step(&self, u: &Update<Self>, program: &mut Program) -> Result<()> {
+        for tensor in u.tensors {
+            let Ok(sides) = <[usize; 2]>::try_from(&tensor.shape[..]) else {
+                continue;
+            };
+            let ([r, c], mut start) = (sides, 0);
+            let [left, right, from_left, from_right, work] = Cubic::work(sides).map(|len| {
+                start += len;
+                u.work.part(start - len, len)
+            });
+            let (w, g) = (tensor.part(u.w), tensor.part(u.g));
+            Product::new(r, c, r).nt(g, g, Epilogue::default(), left, program);
+            Product::new(r, r, c).nn(left, g, from_left, program);
+            Product::new(c, r, c).tn(g, g, [right, View::default()], work, program);
+            Product::new(r, c, c).nn(g, right, from_right, program);
+            if program.on_host() {
+                let reads = [from_left.into(), from_right.into()];
+                program.host("step_by_mean", reads, [w.into()], |reads, [w]| {
+                    let [x, y] = reads.map(floats);
+                    let means = x.iter().zip(y).map(|(x, y)| 0.5 * (x + y));
+                    let w = floats_mut(w).iter_mut();
+                    w.zip(means).for_each(|(w, mean)| *w -= LR * mean);
+                });
+            } else {
+                let (grid, n) = (elementwise(w.len), w.len as i64);
+                kernels::step_by_mean(program, grid, from_left, from_right, w, LR, n);
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&self, _: &Update<Self>, _: &mut Program) {}
+
+    fn kernels(&self, _: &Update<Self>, _: &mut Program) {}
 }
 
 /// Losses of evaluation after every epoch, and the gradients' norms.
@@ -286,6 +345,11 @@ fn other_weights_in_evaluation() {
 #[test]
 fn numbers_of_each_tensor() {
     assert_ne!(agreed(|| of(ByNorm)), agreed(|| of(Sharp(0.0))));
+}
+
+#[test]
+fn products_of_matrices() {
+    assert_ne!(agreed(|| of(Cubic)), agreed(|| of(Sharp(0.0))));
 }
 
 #[test]

@@ -95,7 +95,10 @@ impl Plans {
 
     /// An error if the CPU has no memory for a run by these plans.
     pub fn check_memory(&self, config: &RunConfig) -> Result<()> {
-        let vectors = Optimizer::new(&config.opt)?.memory().vectors.len();
+        let vectors = Optimizer::new(&config.opt)?
+            .memory(&self.params.tensors)
+            .vectors
+            .len();
         cpu::room_for(self.floats() + vectors * self.params.values.len())
     }
 

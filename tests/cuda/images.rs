@@ -249,21 +249,19 @@ fn augmented_images_are_those_of_the_loader() {
         };
         let now = gpu.alloc_with("step", &[now]).unwrap();
         let mut program = Program::new(machine.target(Precision::Fp32));
-        let grid = (n, 3);
-        kernels::gather_images(
-            &mut program,
-            grid,
+        let arguments = kernels::GatherImages {
             data,
             table,
             places,
             targets,
             order,
             now,
-            to,
-            classes,
-            32,
-            1,
-        );
+            x: to,
+            y: classes,
+            side: 32,
+            count: 1,
+        };
+        kernels::gather_images(&mut program, (n, 3), arguments);
         let program = gpu.prepare(program).unwrap();
         gpu.run(program).unwrap();
         let ours = gpu.download(to).unwrap();

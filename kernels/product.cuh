@@ -1,0 +1,282 @@
+// One product C (m, n) = A (m, k) B (k, n) on tensor cores. Slices of k stream through a ring in shared memory. T x T is a
+// block's tile of C: the larger, the less is read twice; the smaller, the more multiprocessors have one. Of the small
+// tiles (32, 16) all warps share one, each taking its part of k.
+// Both precisions. tf32: operands rounded to TF32. Otherwise as exact as single precision: each operand is the
+// sum of two TF32 numbers, of whose four products the smallest is left out, and sums leave the tensor core, which cuts them
+// off, after eight terms (Ootomo and Yokota 2022). Infinite operands become NaN there.
+#include "common.cuh"
+
+template <int TILE_, int WARP_, int WARPS_, int SLICE_, int STAGES_>
+struct Shape {
+  static constexpr int TILE = TILE_;      // of a block
+  static constexpr int WARP = WARP_;      // of a warp
+  static constexpr int WARPS = WARPS_, THREADS = 32 * WARPS;
+  static constexpr int SLICE = SLICE_;    // of k, in one stage of the ring
+  static constexpr int STAGES = STAGES_;
+  static constexpr int SIDE = TILE / WARP, SPLIT = WARPS / (SIDE * SIDE);  // warps along m and along n; along k
+  // Operands lie as they are stored, row by row or k by k. With these pitches fragments are read without bank conflicts.
+  static constexpr int ROW_PITCH = SLICE + 4, K_PITCH = TILE + 8;
+  static constexpr int BY_ROW = TILE * ROW_PITCH, BY_K = SLICE * K_PITCH;
+  static constexpr int OPERAND = BY_ROW > BY_K ? BY_ROW : BY_K, STAGE = 2 * OPERAND;
+};
+// The bytes of the rings, 4 * STAGES * STAGE, stand in src/device/product.rs.
+using Tile128 = Shape<128, 64, 4, 16, 4>;
+using Tile64 = Shape<64, 32, 4, 32, 3>;
+using Tile32 = Shape<32, 32, 8, 128, 2>;
+using Tile16 = Shape<16, 16, 8, 128, 4>;
+
+// What is to be computed. Operands are stored (m, k) and (n, k) if by row, else (k, m) and (k, n).
+struct Product {
+  const float *a, *b;
+  float* c;  // (gridDim.y, m, n): block (x, y) computes a tile of the y-th
+  int m, n, k;
+  int first = 0;                  // of k: terms before are left out
+  const float* bias = nullptr;    // (n)
+  bool relu = false;
+  const float* mask = nullptr;    // as A, which counts as 0 where this is 0 or less
+  float* sums_of_a = nullptr;     // (gridDim.y, m), over k
+};
+
+DEVICE bool aligned(const float* p, int width, int floats) {
+  return reinterpret_cast<uintptr_t>(p) % (4 * floats) == 0 && width % floats == 0;
+}
+
+// to[i][j] = X[row + i][column + j] of X (rows, width), 0 outside.
+template <class S, int ROWS, int COLUMNS, int PITCH>
+DEVICE void copy_rows(float* to, const float* x, int row, int rows, int column, int width, bool aligned) {
+  constexpr int CHUNKS = COLUMNS / 4, STEP = S::THREADS / CHUNKS;
+  const unsigned thread = thread_again();
+  const int c = thread % CHUNKS * 4, first = thread / CHUNKS, left = width - column - c;
+  const float* from = x + ((long long)row * width + column) + (first * width + c);
+  to += first * PITCH + c;
+  if (aligned) {
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP) {
+      copy_async<16>(to + i * PITCH, from, row + first + i < rows && left > 0 ? 16 : 0);
+      from += (long long)STEP * width;
+    }
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < ROWS; i += STEP) {
+      for (int j = 0; j < 4; j++)
+        copy_async<4>(to + i * PITCH + j, from + j, row + first + i < rows && left > j ? 4 : 0);
+      from += (long long)STEP * width;
+    }
+  }
+}
+
+// The same at once, with 0 where the mask is 0 or less.
+template <class S, int ROWS, int COLUMNS, int PITCH>
+DEVICE void copy_masked(float* to, const float* x, const float* mask, int row, int rows, int column, int width) {
+#pragma unroll
+  for (int e = threadIdx.x; e < ROWS * COLUMNS; e += S::THREADS) {
+    const int i = e / COLUMNS, j = e % COLUMNS;
+    const long long at = (long long)(row + i) * width + column + j;
+    const bool inside = row + i < rows && column + j < width;
+    to[i * PITCH + j] = inside && !(mask[at] <= 0.0f) ? x[at] : 0.0f;
+  }
+}
+
+// The tile of an operand: rows i0 and on of `count`, k0 and on of `depth`.
+template <class S, bool BY_ROW>
+DEVICE void copy_tile(float* to, const float* x, const float* mask, int i0, int count, int k0, int depth, bool aligned) {
+  if (BY_ROW) {
+    if (mask)
+      copy_masked<S, S::TILE, S::SLICE, S::ROW_PITCH>(to, x, mask, i0, count, k0, depth);
+    else
+      copy_rows<S, S::TILE, S::SLICE, S::ROW_PITCH>(to, x, i0, count, k0, depth, aligned);
+  } else {
+    if (mask)
+      copy_masked<S, S::SLICE, S::TILE, S::K_PITCH>(to, x, mask, k0, depth, i0, count);
+    else
+      copy_rows<S, S::SLICE, S::TILE, S::K_PITCH>(to, x, k0, depth, i0, count, aligned);
+  }
+}
+
+// Entries of 16 rows and 8 k of an operand, from i and k on, as mma_tf32 wants them: the fragment of A, or those of two
+// times 8 columns of B.
+template <class S, bool BY_ROW, bool A>
+DEVICE void load_block(float (&f)[4], const float* tile, int i, int k) {
+  const int lane = threadIdx.x % 32;
+  auto row = [](int e) { return (A ? e % 2 : e / 2) * 8; };
+  auto column = [](int e) { return (A ? e / 2 : e % 2) * 4; };
+  if (BY_ROW) {
+    const int matrix = lane / 8;
+    unsigned r[4];
+    load_matrices<false>(r, tile + (i + row(matrix) + lane % 8) * S::ROW_PITCH + k + column(matrix));
+#pragma unroll
+    for (int e = 0; e < 4; e++) f[e] = __uint_as_float(r[e]);
+  } else {
+    tile += (k + lane % 4) * S::K_PITCH + i + lane / 4;
+#pragma unroll
+    for (int e = 0; e < 4; e++) f[e] = tile[column(e) * S::K_PITCH + row(e)];
+  }
+}
+
+// x = big + small; big is rounded as to_tf32 does, and if that loses a NaN, it is in small.
+DEVICE void split(float x, unsigned& big, unsigned& small) {
+  big = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+  small = __float_as_uint(x - __uint_as_float(big));
+}
+
+// sums += A B: eight terms of each, from k on.
+template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32, int M, int N>
+DEVICE void multiply(float (&sums)[M][N][4], const float* as, const float* bs, int m1, int n1, int k) {
+  unsigned a[M][4], a_small[M][4];
+#pragma unroll
+  for (int i = 0; i < M; i++) {
+    float x[4];
+    load_block<S, A_BY_ROW, true>(x, as, m1 + 16 * i, k);
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      if (TF32)
+        a[i][e] = to_tf32(x[e]);
+      else
+        split(x[e], a[i][e], a_small[i][e]);
+  }
+#pragma unroll
+  for (int j = 0; j < N; j += 2) {
+    float x[4];
+    unsigned b[2][2], b_small[2][2];
+    load_block<S, B_BY_ROW, false>(x, bs, n1 + 8 * j, k);
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      if (TF32)
+        b[e / 2][e % 2] = to_tf32(x[e]);
+      else
+        split(x[e], b[e / 2][e % 2], b_small[e / 2][e % 2]);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      if (TF32) {
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(sums[i][j + h], a[i], b[h]);
+      } else {
+        float terms[M][4] = {};
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(terms[i], a_small[i], b[h]);
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(terms[i], a[i], b_small[h]);
+#pragma unroll
+        for (int i = 0; i < M; i++) mma_tf32(terms[i], a[i], b[h]);
+#pragma unroll
+        for (int i = 0; i < M; i++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) sums[i][j + h][e] += terms[i][e];
+      }
+    }
+  }
+}
+
+// The block's tile of C; tiles are counted row by row.
+template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32>
+DEVICE void product(const Product& p, int tile) {
+  SHARED_DYN(float, ring);
+  constexpr int M = S::WARP / 16, N = S::WARP / 8;
+  const int across = (p.n + S::TILE - 1) / S::TILE;
+  const int m0 = tile / across * S::TILE, n0 = tile % across * S::TILE;
+  // Where the warp's part of the tile is, and of each slice.
+  auto place = [](unsigned thread, int& m1, int& n1, int& k1) {
+    const unsigned warp = thread / 32, i = warp % (S::SIDE * S::SIDE);
+    m1 = i / S::SIDE * S::WARP;
+    n1 = i % S::SIDE * S::WARP;
+    k1 = warp / (S::SIDE * S::SIDE) * (S::SLICE / S::SPLIT);
+  };
+  int m1, n1, k1;
+  place(threadIdx.x, m1, n1, k1);
+  const bool a_aligned = aligned(p.a, A_BY_ROW ? p.k : p.m, 4), b_aligned = aligned(p.b, B_BY_ROW ? p.k : p.n, 4);
+  const int slices = (p.k - p.first + S::SLICE - 1) / S::SLICE;
+  auto copy = [&](int slice) {
+    float* to = ring + slice % S::STAGES * S::STAGE;
+    const int k = p.first + slice * S::SLICE;
+    copy_tile<S, A_BY_ROW>(to, p.a, p.mask, m0, p.m, k, p.k, a_aligned);
+    copy_tile<S, B_BY_ROW>(to + S::OPERAND, p.b, nullptr, n0, p.n, k, p.k, b_aligned);
+  };
+
+  float sums[M][N][4] = {};
+  SHARED(double, sums_of_a, [S::TILE]);  // registers are scarce
+  const bool sums_a = p.sums_of_a && n0 == 0 && threadIdx.x < S::TILE;
+  if (sums_a) sums_of_a[threadIdx.x] = 0.0;
+  // The ring runs ahead by all stages but one.
+  for (int slice = 1 - S::STAGES; slice < slices; slice++) {
+    copy_wait<S::STAGES - 2>();
+    __syncthreads();  // this slice is there, and all are done with the one before, which now makes room
+    const int next = slice + S::STAGES - 1;
+    if (next < slices) copy(next);
+    copy_commit();  // an empty group at the end, so that they can be counted
+    if (slice < 0) continue;
+    const float *as = ring + slice % S::STAGES * S::STAGE, *bs = as + S::OPERAND;
+#pragma unroll(S::TILE == 128 ? 1 : 4)
+    for (int k = 0; k < S::SLICE / S::SPLIT; k += 8)
+      multiply<S, A_BY_ROW, B_BY_ROW, TF32>(sums, as, bs, m1, n1, k1 + k);
+    if (!A_BY_ROW && sums_a) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int k = 0; k < S::SLICE; k++) sum += as[k * S::K_PITCH + threadIdx.x];
+      sums_of_a[threadIdx.x] += sum;
+    }
+  }
+  const int thread = thread_again(), lane = thread % 32, warp = thread / 32;
+  place(thread, m1, n1, k1);
+  const long long part = blockIdx.y;
+  if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sums_of_a[thread];
+
+  // A lane has pairs of neighbours: of row h * 8 of the 16 with number i, of the 8 columns with number j.
+  float* const c = p.c + part * p.m * p.n;
+  const bool pairs = aligned(c, p.n, 2);
+  const float least = p.relu ? 0.0f : -INFINITY;
+  auto bias = [&](int j) {
+    const int column = n0 + n1 + j * 8 + lane % 4 * 2;
+    const bool first = p.bias && column < p.n, second = p.bias && column + 1 < p.n;
+    return make_float2(first ? p.bias[column] : 0.0f, second ? p.bias[column + 1] : 0.0f);
+  };
+  auto store = [&](int i, int j, int h, float2 y, float2 b) {
+    const int row = m0 + m1 + i * 16 + h * 8 + lane / 4, column = n0 + n1 + j * 8 + lane % 4 * 2;
+    float* to = c + (long long)row * p.n + column;
+    y = make_float2(y.x + b.x, y.y + b.y);
+    y = make_float2(y.x < least ? least : y.x, y.y < least ? least : y.y);  // a NaN stays
+    if (row >= p.m || column >= p.n) return;
+    if (pairs) {
+      *reinterpret_cast<float2*>(to) = y;
+    } else {
+      to[0] = y.x;
+      if (column + 1 < p.n) to[1] = y.y;
+    }
+  };
+  if (S::SPLIT == 1) {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+      const float2 b = bias(j);
+#pragma unroll
+      for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) store(i, j, h, make_float2(sums[i][j][2 * h], sums[i][j][2 * h + 1]), b);
+    }
+  } else {
+    constexpr int PAIRS = M * N * 2;
+    float2* parts = reinterpret_cast<float2*>(ring);  // (SPLIT, PAIRS, 32)
+    __syncthreads();
+#pragma unroll
+    for (int e = 0; e < PAIRS; e++) {
+      const float(&x)[4] = sums[e / 2 / N][e / 2 % N];
+      parts[(warp * PAIRS + e) * 32 + lane] = make_float2(x[e % 2 * 2], x[e % 2 * 2 + 1]);
+    }
+    __syncthreads();
+    for (int e = warp; e < PAIRS; e += S::WARPS) {
+      float2 y = parts[e * 32 + lane];
+#pragma unroll
+      for (int w = 1; w < S::SPLIT; w++) {
+        const float2 x = parts[(w * PAIRS + e) * 32 + lane];
+        y = make_float2(y.x + x.x, y.y + x.y);
+      }
+      store(e / 2 / N, e / 2 % N, e % 2, y, bias(e / 2 % N));
+    }
+  }
+}
+
+template <class S, bool A_BY_ROW, bool B_BY_ROW>
+DEVICE void product(const Product& p, int tile, bool tf32) {
+  if (tf32)
+    product<S, A_BY_ROW, B_BY_ROW, true>(p, tile);
+  else
+    product<S, A_BY_ROW, B_BY_ROW, false>(p, tile);
+}
