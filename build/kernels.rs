@@ -298,7 +298,7 @@ fn write_function(index: usize, source: &Source, kernel: &Kernel, functions: &mu
     }
     writeln!(
         functions,
-        "/// Launches the kernel of this name in `kernels/{}.cu`.\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
+        "/// Launches the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
         source.stem
     )
     .expect("a string grows");

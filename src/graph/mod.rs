@@ -11,7 +11,7 @@ mod tape;
 
 pub use layout::Layout;
 pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
-pub use params::{Params, Range, Tensor};
+pub use params::{Params, Range, Role, Tensor};
 pub use plan::{Plan, Targets};
 pub use session::Session;
 pub use tape::{Mode, Tape, Var};

@@ -11,12 +11,28 @@ pub struct Range {
     pub len: usize,
 }
 
+/// What a parameter is in its network. Recipes of optimizers treat them differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A weight between two layers.
+    #[default]
+    Hidden,
+    Bias,
+    /// Scale and shift of a normalisation.
+    Norm,
+    /// What turns input into vectors: embeddings of patches, tokens, positions and indices.
+    Embedding,
+    /// The weight of the layer that gives a network's outputs.
+    Head,
+}
+
 /// A named tensor in a flat vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
     pub name: String,
     pub shape: Vec<usize>,
     pub range: Range,
+    pub role: Role,
     /// Drawn from the normal distribution, whose values depend on the machine's logarithm.
     pub normal: bool,
 }
@@ -68,6 +84,7 @@ impl Params {
             name: "w".into(),
             shape: vec![n],
             range: Range { start: 0, len: n },
+            role: Role::Hidden,
             normal: false,
         }
     }
@@ -97,8 +114,19 @@ impl Params {
     pub fn redraw_normal(&mut self, range: Range, std: f32) {
         self.generator
             .normal(slice(&mut self.values, range), 0.0, std);
+        self.tensor(range).normal = true;
+    }
+
+    /// Says what parameters are. Those that nothing is said of are hidden.
+    pub fn mark(&mut self, ranges: impl IntoIterator<Item = Range>, role: Role) {
+        for range in ranges {
+            self.tensor(range).role = role;
+        }
+    }
+
+    fn tensor(&mut self, range: Range) -> &mut Tensor {
         let tensor = self.tensors.iter_mut().find(|t| t.range == range);
-        tensor.expect("a parameter of this model").normal = true;
+        tensor.expect("a parameter of this model")
     }
 
     /// Sets all values of a parameter.
@@ -150,6 +178,7 @@ fn add(
         name,
         shape: shape.to_vec(),
         range,
+        role: Role::default(),
         normal: false,
     });
     range

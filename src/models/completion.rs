@@ -2,7 +2,7 @@
 
 use super::{Model, Row};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Range, Var};
+use crate::graph::{Range, Role, Var};
 use crate::nn::Linear;
 
 struct MatrixCompletion {
@@ -52,10 +52,11 @@ pub const MATRIX_COMPLETION: Row = Row {
                 "model_kwargs.dim is {dim:?}, but the samples reach into a matrix of [{rows}, {columns}]"
             ));
         }
-        let u = Linear::new(params, "U", dim[0], rank, false);
-        let v = Linear::new(params, "V", dim[1], rank, false);
+        let u = Linear::new(params, "U", dim[0], rank, false).marked(params, Role::Embedding);
+        let v = Linear::new(params, "V", dim[1], rank, false).marked(params, Role::Embedding);
         let bias_u = params.normal("bias_U", &[dim[0]], 1.0);
         let bias_v = params.normal("bias_V", &[dim[1]], 1.0);
+        params.mark([bias_u, bias_v], Role::Bias);
         Ok(Box::new(MatrixCompletion {
             u,
             v,

@@ -3,7 +3,7 @@
 
 use super::{Model, Row, images_of_cifar};
 use crate::config::Entry;
-use crate::graph::{Params, Var};
+use crate::graph::{Params, Role, Var};
 use crate::nn::{BatchNorm, Conv2d, Linear};
 
 struct ResNet {
@@ -116,7 +116,8 @@ impl ResNet {
         ResNet {
             first,
             blocks,
-            linear: Linear::new(params, "linear", channels, classes, true),
+            linear: Linear::new(params, "linear", channels, classes, true)
+                .marked(params, Role::Head),
         }
     }
 }

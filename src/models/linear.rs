@@ -2,7 +2,7 @@
 
 use super::{Model, Row, features};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::Var;
+use crate::graph::{Role, Var};
 use crate::nn::Linear;
 
 /// Linear layers, with what stands between two of them.
@@ -48,6 +48,7 @@ pub const LINEAR: Row = Row {
     build: |params, data, values| {
         let (inputs, outputs) = (features(data)?, values.count("output_size"));
         let layer = Linear::new(params, "0", inputs, outputs, values.flag("bias"));
+        let layer = layer.marked(params, Role::Head);
         Ok(Box::new(Chain {
             layers: vec![layer],
             relu: false,
@@ -96,6 +97,8 @@ pub const MLP: Row = Row {
             layers.push(Linear::new(params, &name, inputs, outputs, bias));
             inputs = outputs;
         }
+        let last = layers.last().expect("a layer");
+        params.mark([last.weight], Role::Head);
         Ok(Box::new(Chain {
             layers,
             relu: true,
@@ -128,7 +131,7 @@ pub const MATRIX_FAC: Row = Row {
         let rank = rank.map_or(inputs.max(outputs), |r| r as usize);
         let layers = vec![
             Linear::new(params, "0", inputs, rank, false),
-            Linear::new(params, "1", rank, outputs, false),
+            Linear::new(params, "1", rank, outputs, false).marked(params, Role::Head),
         ];
         Ok(Box::new(Chain {
             layers,

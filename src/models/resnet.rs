@@ -3,7 +3,7 @@
 
 use super::{Model, Row, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 use crate::nn::{BatchNorm, Conv2d, Linear};
 
 struct ResNet {
@@ -52,7 +52,8 @@ impl ResNet {
             conv,
             norm: first_norm,
             blocks,
-            linear: Linear::new(params, "linear", channels, classes, true),
+            linear: Linear::new(params, "linear", channels, classes, true)
+                .marked(params, Role::Head),
         };
         net.redraw(params);
         net

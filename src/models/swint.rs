@@ -2,7 +2,7 @@
 
 use super::{Model, Row, depth, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 use crate::nn::{FeedForward, LayerNorm, Linear};
 use crate::ops::window_bias::apart;
 
@@ -72,6 +72,7 @@ impl Attention {
             false,
         );
         params.redraw_normal(bias, 1.0);
+        params.mark([bias], Role::Bias);
         Attention {
             norm,
             bias,
@@ -204,6 +205,9 @@ pub const SWINT: Row = Row {
             let name = format!("stage{}", i + 1);
             let linear = format!("{name}.patch_partition.linear");
             let merge = Linear::new(params, &linear, channels * factor * factor, dim, true);
+            if i == 0 {
+                params.mark([merge.weight], Role::Embedding);
+            }
             let mut blocks = Vec::new();
             for block in 0..depth("layers", layers[i])? {
                 let name = format!("{name}.layers.{}.{}", block / 2, block % 2);
@@ -226,7 +230,8 @@ pub const SWINT: Row = Row {
         Ok(Box::new(Swin {
             stages,
             norm: LayerNorm::new(params, "mlp_head.0", channels),
-            head: Linear::new(params, "mlp_head.1", channels, classes, true),
+            head: Linear::new(params, "mlp_head.1", channels, classes, true)
+                .marked(params, Role::Head),
         }))
     },
 };

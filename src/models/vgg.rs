@@ -3,7 +3,7 @@
 
 use super::{Model, Row, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Var};
+use crate::graph::{Params, Role, Var};
 use crate::nn::{BatchNorm, Conv2d, Linear};
 
 struct Vgg {
@@ -44,6 +44,7 @@ impl Vgg {
             Linear::new(params, &format!("classifier.{index}"), 512, outputs, true)
         };
         let classifier = [linear(1, 512), linear(4, 512), linear(6, classes)];
+        params.mark([classifier[2].weight], Role::Head);
         // The reference draws the convolutions' weights a second time and sets their biases to 0.
         for (conv, _) in stages.iter().flatten() {
             let outputs = params.shape(conv.weight)[0];

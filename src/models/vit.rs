@@ -2,7 +2,7 @@
 
 use super::{Model, Row, depth, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 use crate::nn::{FeedForward, LayerNorm, Linear};
 
 struct Vit {
@@ -177,10 +177,12 @@ pub const VIT: Row = Row {
         let class = params.constant("cls_token", &[1, 1, dim], 0.0);
         let embedding = |i: usize| format!("to_patch_embedding.{i}");
         let patch_norm = LayerNorm::new(params, &embedding(1), pixels);
-        let linear = Linear::new(params, &embedding(2), pixels, dim, true);
+        let linear =
+            Linear::new(params, &embedding(2), pixels, dim, true).marked(params, Role::Embedding);
         let embedding_norm = LayerNorm::new(params, &embedding(3), dim);
         params.redraw_normal(position, 1.0);
         params.redraw_normal(class, 1.0);
+        params.mark([position, class], Role::Embedding);
         let mut blocks = Vec::new();
         for i in 0..depth("depth", values.count("depth"))? {
             let half = |half: usize| format!("transformer.layers.{i}.{half}");
@@ -203,7 +205,7 @@ pub const VIT: Row = Row {
                 _ => Pool::Class,
             },
             norm: LayerNorm::new(params, "mlp_head.0", dim),
-            head: Linear::new(params, "mlp_head.1", dim, classes, true),
+            head: Linear::new(params, "mlp_head.1", dim, classes, true).marked(params, Role::Head),
         }))
     },
 };

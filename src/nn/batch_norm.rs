@@ -1,4 +1,4 @@
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 
 /// PyTorch's `BatchNorm2d`: weight 1, bias 0, and running averages that start as mean 0 and variance 1.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,7 @@ impl BatchNorm {
     pub fn new(params: &mut Params, name: &str, channels: usize) -> BatchNorm {
         let weight = params.constant(format!("{name}.weight"), &[channels], 1.0);
         let bias = params.constant(format!("{name}.bias"), &[channels], 0.0);
+        params.mark([weight, bias], Role::Norm);
         let mean = params.buffer(format!("{name}.running_mean"), &[channels], 0.0);
         let var = params.buffer(format!("{name}.running_var"), &[channels], 1.0);
         assert_eq!(mean.start + mean.len, var.start);

@@ -1,4 +1,4 @@
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 
 /// PyTorch's `Conv2d` with a square kernel of odd size and as much padding as keeps an image's size:
 /// weight (out, in, kernel, kernel) and bias (out), uniform in ±1/sqrt(in kernel²).
@@ -24,6 +24,7 @@ impl Conv2d {
         let shape = [outputs, inputs, kernel, kernel];
         let weight = params.uniform(format!("{name}.weight"), &shape, bound);
         let bias = bias.then(|| params.uniform(format!("{name}.bias"), &[outputs], bound));
+        params.mark(bias, Role::Bias);
         Conv2d {
             weight,
             bias,

@@ -1,4 +1,4 @@
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 
 /// PyTorch's `LayerNorm` over the last dimension: weight 1 and bias 0.
 #[derive(Clone, Copy, Debug)]
@@ -10,10 +10,10 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// `name` is PyTorch's name of the layer.
     pub fn new(params: &mut Params, name: &str, width: usize) -> LayerNorm {
-        LayerNorm {
-            weight: params.constant(format!("{name}.weight"), &[width], 1.0),
-            bias: params.constant(format!("{name}.bias"), &[width], 0.0),
-        }
+        let weight = params.constant(format!("{name}.weight"), &[width], 1.0);
+        let bias = params.constant(format!("{name}.bias"), &[width], 0.0);
+        params.mark([weight, bias], Role::Norm);
+        LayerNorm { weight, bias }
     }
 
     pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {

@@ -11,7 +11,7 @@ pub use conv2d::Conv2d;
 pub use feed_forward::FeedForward;
 pub use layer_norm::LayerNorm;
 
-use crate::graph::{Params, Range, Var};
+use crate::graph::{Params, Range, Role, Var};
 
 /// PyTorch's `Linear`: weight (out, in) and bias (out), uniform in ±1/sqrt(in).
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,14 @@ impl Linear {
         let bound = (1.0 / (inputs as f64).sqrt()) as f32;
         let weight = params.uniform(format!("{name}.weight"), &[outputs, inputs], bound);
         let bias = bias.then(|| params.uniform(format!("{name}.bias"), &[outputs], bound));
+        params.mark(bias, Role::Bias);
         Linear { weight, bias }
+    }
+
+    /// The layer, whose weight has another role than hidden.
+    pub fn marked(self, params: &mut Params, role: Role) -> Linear {
+        params.mark([self.weight], role);
+        self
     }
 
     pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {

@@ -4,7 +4,7 @@ use crate::common::draws::{build, cifar};
 use serde_json::{Value, json};
 use stepback_native::device::gpu::kernels::Step;
 use stepback_native::device::{Device, Target};
-use stepback_native::graph::{Mode, Plan, Session, Targets};
+use stepback_native::graph::{Mode, Plan, Role, Session, Targets, Tensor};
 use stepback_native::models::Data;
 use stepback_native::optim::Stepper;
 
@@ -157,6 +157,34 @@ fn sizes() {
     for (name, kwargs, classes, size) in cases {
         let (params, _) = build(name, &kwargs, &cifar(classes)).unwrap();
         assert_eq!(params.values.len(), size, "{name}");
+    }
+}
+
+/// Roles agree with PyTorch's names, and all outputs come from one head.
+#[test]
+fn parameters_know_their_roles() {
+    let kinds = small().into_iter().map(|(name, kwargs, _)| (name, kwargs));
+    let transformers = [("vit", json!({"depth": 2})), ("swint", json!({}))];
+    for (name, kwargs) in kinds.chain(transformers) {
+        let (params, _) = build(name, &kwargs, &cifar(7)).unwrap();
+        let mut heads = Vec::new();
+        for tensor in &params.tensors {
+            let Tensor { name, shape, .. } = tensor;
+            let expected = match tensor.role {
+                Role::Hidden => name.ends_with(".weight") && shape.len() >= 2,
+                Role::Bias => name.ends_with(".bias") && shape.len() == 1 || shape[0] == shape[1],
+                Role::Norm => shape.len() == 1,
+                Role::Embedding => ["embedding", "cls_token", "stage1.patch_partition"]
+                    .iter()
+                    .any(|word| name.contains(word)),
+                Role::Head => {
+                    heads.push(shape[0]);
+                    shape.len() == 2
+                }
+            };
+            assert!(expected, "{name} {shape:?}: {:?}", tensor.role);
+        }
+        assert_eq!(heads, [7], "{name}");
     }
 }
 
