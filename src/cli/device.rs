@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// What to compute on, and how.
 #[derive(clap::Args, Debug)]
 pub struct Choice {
-    /// auto, cpu, emulator, cuda, or cuda:N for GPU N; auto is a GPU if this binary has kernels and the machine
+    /// auto, cpu, emulator, cuda, or cuda:N for GPU N; `train` hands its runs out to several: cuda:0,cuda:1. auto is a GPU if this binary has kernels and the machine
     /// a driver, else the CPU [default: auto for bench-kernels, else cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
@@ -31,7 +31,29 @@ enum PrecisionChoice {
 impl Choice {
     /// The device that was asked for, or `default`. What cannot be used is an error, never something else instead.
     pub fn target(&self, default: &str) -> Result<Target> {
-        let name = self.device.as_deref().unwrap_or(default);
+        self.named(self.device.as_deref().unwrap_or(default))
+    }
+
+    /// As [`Choice::target`], but several GPUs may be named, with commas between them.
+    pub fn targets(&self, default: &str) -> Result<Vec<Target>> {
+        let names = self.device.as_deref().unwrap_or(default);
+        let mut targets: Vec<Target> = Vec::new();
+        for name in names.split(',') {
+            let target = self.named(name)?;
+            let wrong = if targets.iter().any(|other| other.device == target.device) {
+                format!("{name} is named twice")
+            } else if names != name && !matches!(target.device, Device::Cuda(_)) {
+                format!("{name} cannot be one of several devices: only GPUs can")
+            } else {
+                targets.push(target);
+                continue;
+            };
+            return Err(Error::usage(format!("--device {names}: {wrong}")));
+        }
+        Ok(targets)
+    }
+
+    fn named(&self, name: &str) -> Result<Target> {
         let device = match name {
             "auto" if device::usable_gpus().is_ok() => Device::Cuda(0),
             "auto" | "cpu" => Device::Cpu,

@@ -111,7 +111,8 @@ impl Train {
             return self.print_runs(&experiments);
         }
         // Not "auto" before the kernels have been seen on a GPU.
-        let target = self.device.target("cpu")?;
+        let targets = self.device.targets("cpu")?;
+        let target = targets[0];
         use_threads(self.threads)?;
         let init = self.init_weights.as_deref().map(Checkpoint::read);
         let mut weights = Weights {
@@ -137,7 +138,7 @@ impl Train {
         let mut failure = None;
         while let Some(job) = jobs.0.pop_front() {
             weights.save = job.weights.as_ref().map(|files| files.paths.clone());
-            let outcome = self.train(&job, &library, target, &weights)?;
+            let outcome = self.train(&job, &library, &targets, &weights)?;
             failure = failure.or(outcome);
             if let Some(signal) = signals::received() {
                 return Ok(128 + signal);
@@ -259,7 +260,7 @@ impl Train {
         &self,
         job: &Job,
         library: &Library,
-        target: Target,
+        targets: &[Target],
         weights: &Weights,
     ) -> Result<Option<Kind>> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
@@ -277,7 +278,7 @@ impl Train {
             &job.pending,
             library,
             &job.store,
-            target,
+            targets,
             weights,
             signals::stop(),
             &report,

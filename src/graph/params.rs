@@ -57,6 +57,8 @@ pub struct Params {
     pub values: Vec<f32>,
     pub buffers: Vec<Tensor>,
     pub buffer_values: Vec<f32>,
+    /// Batches that the running averages hold already.
+    pub batches_tracked: u64,
     /// The first tensor that there was no memory for. It is empty, whatever its shape.
     too_large: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Params {
             values: Vec::new(),
             buffers: Vec::new(),
             buffer_values: Vec::new(),
+            batches_tracked: 0,
             too_large: None,
         }
     }

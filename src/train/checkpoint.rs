@@ -171,7 +171,7 @@ impl Checkpoint {
     /// # Errors
     /// Tells which tensors are missing in the file, which ones the model does not have, and which are of another
     /// shape or type. The model is unchanged then.
-    pub fn load_into(&self, params: &mut Params, model: &str) -> Result<u64> {
+    pub fn load_into(&self, params: &mut Params, model: &str) -> Result<()> {
         let file = self.tensors()?;
         let file = by_names(&file);
         let problems = misfits(&file, &entries(params));
@@ -196,7 +196,8 @@ impl Checkpoint {
             let count = i64::from_le_bytes(bytes.expect("8 bytes, compared before"));
             Some(count.max(0) as u64)
         });
-        Ok(tracked.max().unwrap_or(0))
+        params.batches_tracked = tracked.max().unwrap_or(0);
+        Ok(())
     }
 }
 

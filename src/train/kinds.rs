@@ -287,8 +287,8 @@ fn trained(optimizer: Optimizer, device: Device) -> Vec<f64> {
         device,
         precision: None,
     };
-    let plans = Plans::new(&config, &data.train, &data.val, device, Mode::Train).unwrap();
-    let mut trainer = Trainer::new(plans, optimizer, &data, target, 0).unwrap();
+    let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
+    let mut trainer = Trainer::new(plans, optimizer, &data, target).unwrap();
     let mut loader = Loader::new(0, data.train.len(), config.batch_size);
     let mut told = Vec::new();
     for _ in 0..3 {

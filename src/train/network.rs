@@ -1,8 +1,9 @@
 //! A model with its loss and score, recorded: the plans of a run.
 
+use super::checkpoint::Checkpoint;
 use crate::config::RunConfig;
 use crate::cpu;
-use crate::data::Split;
+use crate::data::{Pair, Split};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
@@ -25,13 +26,8 @@ pub struct Plans {
 
 impl Plans {
     /// Builds the model of a run, with the global generator's initial weights, for these data.
-    pub fn new(
-        config: &RunConfig,
-        train: &Split,
-        val: &Split,
-        device: Device,
-        mode: Mode,
-    ) -> Result<Plans> {
+    pub fn new(config: &RunConfig, data: &Pair, device: Device, mode: Mode) -> Result<Plans> {
+        let Pair { train, val } = data;
         let misfit = |why: String| {
             Error::usage(format!(
                 "model {} does not fit data set {}: {why}",
@@ -84,6 +80,20 @@ impl Plans {
             eval_size,
             batch_size,
         })
+    }
+
+    /// Those of a run that starts from the weights of a file, if there is one.
+    pub fn from_weights(
+        init: Option<&Checkpoint>,
+        config: &RunConfig,
+        data: &Pair,
+        device: Device,
+    ) -> Result<Plans> {
+        let mut plans = Plans::new(config, data, device, Mode::Train)?;
+        if let Some(init) = init {
+            init.load_into(&mut plans.params, &config.model)?;
+        }
+        Ok(plans)
     }
 
     /// Floats that the model and all plans need.

@@ -25,9 +25,9 @@ pub struct Pace {
 /// As a run.
 pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> Result<Pace> {
     const LR: f64 = 1e-3;
-    let plans = Plans::new(config, &data.train, &data.val, target.device, Mode::Train)?;
+    let plans = Plans::new(config, data, target.device, Mode::Train)?;
     let optimizer = Optimizer::new(&config.opt)?;
-    let mut trainer = Trainer::new(plans, optimizer, data, target, 0)?;
+    let mut trainer = Trainer::new(plans, optimizer, data, target)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
     let rates = vec![Rate::computed(LR); steps];

@@ -4,14 +4,13 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::Snapshot;
+use super::checkpoint::{Checkpoint, Snapshot};
 use super::network::Plans;
 use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
 use crate::error::Result;
-use crate::graph::{Mode, Params};
 use crate::optim::Optimizer;
 use crate::optim::schedule::Schedule;
 use crate::results::json::Json;
@@ -26,12 +25,6 @@ pub trait Watch: Sync {
 
     fn epoch(&self, _done: &Epoch) {}
 
-    /// Before the first step, where initial values can be replaced. Returns the number of batches that the running
-    /// averages hold already.
-    fn built(&self, _params: &mut Params) -> Result<u64> {
-        Ok(0)
-    }
-
     /// After the last step.
     fn trained(&self, _weights: &Snapshot<'_>) -> Result<()> {
         Ok(())
@@ -41,8 +34,21 @@ pub trait Watch: Sync {
 /// Nobody follows.
 impl Watch for () {}
 
-/// Trains one config to its end. `None` if the watch ended it.
+/// Trains one config to its end, from the weights of a file or those that are drawn. `None` if the watch ended it.
 pub fn run(
+    config: &RunConfig,
+    data: &Pair,
+    target: Target,
+    init: Option<&Checkpoint>,
+    watch: &dyn Watch,
+) -> Result<Option<RunResult>> {
+    let plans = Plans::from_weights(init, config, data, target.device)?;
+    run_plans(plans, config, data, target, watch)
+}
+
+/// As [`run`], by plans that are there.
+pub(super) fn run_plans(
+    plans: Plans,
     config: &RunConfig,
     data: &Pair,
     target: Target,
@@ -50,10 +56,8 @@ pub fn run(
 ) -> Result<Option<RunResult>> {
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
-    let mut plans = Plans::new(config, train, val, target.device, Mode::Train)?;
-    let batches_tracked = watch.built(&mut plans.params)?;
     let optimizer = Optimizer::new(&config.opt)?;
-    let mut trainer = Trainer::new(plans, optimizer, data, target, batches_tracked)?;
+    let mut trainer = Trainer::new(plans, optimizer, data, target)?;
     // Python keeps an integer of the config an integer where it computes nothing with it.
     let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
         Some(Value::Number(n)) if as_given && !n.is_f64() => Json::Int(n.to_string().into()),
@@ -188,7 +192,7 @@ mod tests {
                 left: AtomicUsize::new(questions),
                 epochs: AtomicUsize::new(0),
             };
-            let outcome = run(&config, &data, Target::CPU, &watch).unwrap();
+            let outcome = run(&config, &data, Target::CPU, None, &watch).unwrap();
             assert!(outcome.is_none());
             assert_eq!(
                 watch.epochs.into_inner(),

@@ -8,12 +8,12 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::{Checkpoint, Snapshot, Weights};
 use super::network::Plans;
-use super::{Watch, optimum, run};
+use super::optimum;
+use super::run::{Watch, run_plans};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Mode, Params};
 use crate::optim::schedule::Schedule;
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult, provenance};
@@ -64,15 +64,11 @@ pub fn check(
                 ..config.clone()
             };
             if tried.insert(alike.identity()) {
-                let Pair { train, val } = &data;
-                let mut plans = Plans::new(config, train, val, target.device, Mode::Train)?;
+                let init = weights.init.as_ref();
+                let plans = Plans::from_weights(init, config, &data, target.device)?;
                 if target.device == Device::Cpu {
                     plans.check_memory(config)?;
                 }
-                let init = weights.init.as_ref();
-                init.map_or(Ok(0), |init| {
-                    init.load_into(&mut plans.params, &config.model)
-                })?;
             }
             let batches = data.train.len() / config.batch_size;
             Schedule::new(&config.opt, config.max_epoch, batches)?.check()
@@ -93,7 +89,7 @@ pub fn check(
 }
 
 /// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
-/// has. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once
+/// has, or on several devices of a kind, each of which takes the next run. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once
 /// `stop` is set. A run that fails leaves the others alone, and the kind of the first failure is returned.
 ///
 /// # Errors
@@ -102,32 +98,34 @@ pub fn sweep(
     pending: &[(usize, RunConfig)],
     library: &Library,
     store: &Store,
-    target: Target,
+    targets: &[Target],
     weights: &Weights,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Option<Kind>> {
-    let Some((_, first)) = pending.first() else {
+    let (Some((_, first)), Some(target)) = (pending.first(), targets.first()) else {
         return store.finish().map(|()| None);
     };
-    let data = library.load(first)?;
-    let plans = Plans::new(first, &data.train, &data.val, target.device, Mode::Train)?;
-    let flops = plans.train.flops();
-    drop(plans);
+    let init = weights.init.as_ref();
+    let plans = |data: Pair| Plans::from_weights(init, first, &data, target.device);
+    // If there are none, the run itself says why.
+    let first_plans = library.load(first).and_then(plans).ok();
+    let small = |plans: &Plans| plans.train.flops() < SMALL_STEP;
+    let small = first_plans.as_ref().is_some_and(small);
+    let first_plans = Mutex::new(first_plans);
     let threads = rayon::current_num_threads();
-    // A GPU has one queue: it trains one run after the other.
-    let one_queue = matches!(target.device, Device::Cuda(_));
-    let side_by_side = if flops < SMALL_STEP && !one_queue {
-        threads.min(pending.len())
-    } else {
-        1
+    let workers: Vec<Target> = match (targets, target.device) {
+        ([target], Device::Cpu | Device::Emulator) if small => vec![*target; threads],
+        // A GPU has one queue: it trains one run after the other.
+        _ => targets.to_vec(),
     };
-    let mut chosen = chosen(target, weights);
+    let workers = &workers[..workers.len().min(pending.len())];
+    let mut chosen = chosen(*target, weights);
     chosen.extend(provenance::of_process());
     let optima = Optima::default();
     let next = AtomicUsize::new(0);
     let (failure, end) = (Mutex::new(None), Mutex::new(None));
-    let work = || {
+    let work = |target: Target| {
         while !stop.load(Ordering::Relaxed) && lock(&end).is_none() {
             let turn = next.fetch_add(1, Ordering::Relaxed);
             let Some((index, config)) = pending.get(turn) else {
@@ -143,7 +141,13 @@ pub fn sweep(
             progress.started(turn, config);
             let outcome = library
                 .load(config)
-                .and_then(|data| one(config, &data, target, &optima, &watch))
+                .and_then(|data| {
+                    let plans = match lock(&first_plans).take_if(|_| turn == 0) {
+                        Some(plans) => plans,
+                        None => Plans::from_weights(init, config, &data, target.device)?,
+                    };
+                    one(plans, config, &data, target, &optima, &watch)
+                })
                 .map(|result| {
                     let mut result = result?;
                     result.summary.extend(chosen.clone());
@@ -174,22 +178,25 @@ pub fn sweep(
             }
         }
     };
-    if side_by_side == 1 {
+    if let [target] = workers {
         // From inside the pool, so that ops do not have to wake it.
-        rayon::scope(|_| work());
+        rayon::scope(|_| work(*target));
     } else {
         // Each is a pool of its own, so that ops stay on it.
-        let alone = || {
+        let alone = |target: Target| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
             let _pool = pool.use_current_thread().build();
-            work();
+            work(target);
         };
         std::thread::scope(|scope| {
-            let thread = |_| std::thread::Builder::new().spawn_scoped(scope, alone).ok();
-            let started = (0..side_by_side).map_while(thread).count();
+            let thread = |target: &Target| {
+                let (target, builder) = (*target, std::thread::Builder::new());
+                builder.spawn_scoped(scope, move || alone(target)).ok()
+            };
+            let started = workers.iter().map_while(thread).count();
             // The system may give fewer threads, or none.
             if started == 0 {
-                rayon::scope(|_| work());
+                rayon::scope(|_| work(*target));
             }
         });
     }
@@ -202,13 +209,14 @@ pub fn sweep(
 
 /// One run, with the optimal value where there is one.
 fn one(
+    plans: Plans,
     config: &RunConfig,
     data: &Pair,
     target: Target,
     optima: &Optima,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
-    let Some(mut result) = run(config, data, target, watch)? else {
+    let Some(mut result) = run_plans(plans, config, data, target, watch)? else {
         return Ok(None);
     };
     if config.model == "linear"
@@ -260,13 +268,6 @@ impl Watch for RunWatch<'_> {
 
     fn epoch(&self, done: &Epoch) {
         self.progress.epoch(self.turn, done);
-    }
-
-    fn built(&self, params: &mut Params) -> Result<u64> {
-        match &self.weights.init {
-            Some(init) => init.load_into(params, &self.config.model),
-            None => Ok(0),
-        }
     }
 
     fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {
@@ -337,7 +338,15 @@ mod tests {
         let outcome = pool.build().unwrap().install(|| {
             prepare();
             let pending = configs();
-            sweep(&pending, &library, &store, target, &weights, &stop, &counts)
+            sweep(
+                &pending,
+                &library,
+                &store,
+                &[target],
+                &weights,
+                &stop,
+                &counts,
+            )
         });
         let text = std::fs::read_to_string(store.path()).unwrap_or_default();
         let runs = text.matches("\"run_id\"").count();
@@ -386,7 +395,7 @@ mod tests {
             &pending,
             &library,
             &store,
-            Target::CPU,
+            &[Target::CPU],
             &none,
             &stop,
             &counts,
@@ -399,6 +408,39 @@ mod tests {
             "{failed:?}"
         );
         assert_eq!(failed.len(), 1);
+    }
+
+    /// Begins runs in pairs only.
+    struct Pairs(std::sync::Barrier);
+
+    impl Progress for Pairs {
+        fn started(&self, _: usize, _: &RunConfig) {
+            self.0.wait();
+        }
+    }
+
+    #[test]
+    fn several_devices_share_the_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), "two", Options::default()).unwrap();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let target = Target {
+            device: Device::Emulator,
+            precision: None,
+        };
+        let (pairs, stop) = (Pairs(std::sync::Barrier::new(2)), AtomicBool::new(false));
+        let (pending, weights) = (configs(), Weights::default());
+        let targets = [target; 2];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let outcome = pool.unwrap().install(|| {
+            sweep(
+                &pending, &library, &store, &targets, &weights, &stop, &pairs,
+            )
+        });
+        assert_eq!(outcome.unwrap(), None);
+        let text = std::fs::read_to_string(store.path()).unwrap();
+        let ids = (0..4).map(|id| text.find(&format!("\"run_id\": {id}")).unwrap());
+        assert!(ids.is_sorted(), "runs are stored in the config's order");
     }
 
     #[test]

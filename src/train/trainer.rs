@@ -40,8 +40,6 @@ pub(super) struct Trainer {
     layout: Layout,
     optimizer: Optimizer,
     operands: Operands,
-    /// Batches in the running averages before the first step.
-    batches_tracked: u64,
     batch_size: usize,
     /// Training steps done.
     done: u64,
@@ -73,13 +71,7 @@ struct Tables {
 impl Trainer {
     /// # Errors
     /// If the device cannot be opened or has no memory for it, or an op of the model has no kernels.
-    pub fn new(
-        plans: Plans,
-        optimizer: Optimizer,
-        data: &Pair,
-        target: Target,
-        batches_tracked: u64,
-    ) -> Result<Trainer> {
+    pub fn new(plans: Plans, optimizer: Optimizer, data: &Pair, target: Target) -> Result<Trainer> {
         let mut machine = Machine::open(target.device)?;
         let all = plans
             .eval
@@ -193,7 +185,6 @@ impl Trainer {
             layout,
             optimizer,
             operands,
-            batches_tracked,
             batch_size,
             done: 0,
             tables,
@@ -324,7 +315,7 @@ impl Trainer {
             params: &self.params,
             values: &values,
             buffers: &buffers,
-            batches_tracked: self.batches_tracked + self.done,
+            batches_tracked: self.params.batches_tracked + self.done,
         })
     }
 }
@@ -425,9 +416,9 @@ mod tests {
                 device,
                 precision: None,
             };
-            let plans = Plans::new(&config, &data.train, &data.val, device, Mode::Train);
+            let plans = Plans::new(&config, &data, device, Mode::Train);
             let optimizer = Optimizer::new(&config.opt).unwrap();
-            let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target, 0).unwrap();
+            let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target).unwrap();
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();

@@ -141,7 +141,7 @@ impl GoldenRun {
             )
         })?;
         let data = library.load(&config)?;
-        let result = train::run(&config, &data, target, &())?.expect("nobody stops this run");
+        let result = train::run(&config, &data, target, None, &())?.expect("nobody stops this run");
         let history: Vec<Json> = result.history.iter().map(Epoch::to_json).collect();
         let mut numbers = numbers(&history);
         if config.score_func.ends_with("accuracy") {

@@ -190,13 +190,13 @@ fn are_the_copies(data: &Pair) -> bool {
 
 /// Losses of the first steps, without dropout, and the norm of the weights after them.
 fn steps(config: &RunConfig, data: &Pair, n: usize, target: Target) -> Result<(Vec<f64>, f64)> {
-    let Pair { train, val } = data;
+    let train = &data.train;
     let mode = Mode::TrainWithoutDropout;
     let Plans {
         mut params,
         train: plan,
         ..
-    } = Plans::new(config, train, val, target.device, mode)?;
+    } = Plans::new(config, data, target.device, mode)?;
     let [mut x, mut y] = [0, 1].map(|i| vec![0.0; plan.inputs[i].len]);
     let mut session = Session::new(&params, vec![plan], target)?;
     let mut w = params.values.clone();

@@ -57,6 +57,18 @@ fn a_device_that_cannot_be_used_is_an_error_and_no_other_steps_in() {
 }
 
 #[test]
+fn several_devices_must_be_gpus() {
+    let folder = folder();
+    let train = |devices: &str| folder.run(&format!("train good.json --device {devices}"));
+    for devices in ["cpu,cuda:0", "cpu,emulator", "cpu,cpu"] {
+        let say = ["--device", "cpu cannot be one of several devices"];
+        train(devices).code(2).says(&say);
+    }
+    train("cpu,").code(2);
+    assert!(!folder.exists("output"));
+}
+
+#[test]
 fn devices_are_listed_with_what_keeps_them_from_use() {
     let ran = folder().run("devices").code(0);
     let line = |name: &str| {

@@ -100,7 +100,7 @@ pub fn runs_agree(config: &RunConfig, data: &Pair, tolerances: Tolerances) {
             device,
             precision: Some(Precision::Fp32),
         };
-        run(config, data, target, &()).unwrap().unwrap()
+        run(config, data, target, None, &()).unwrap().unwrap()
     };
     let cpu = trained(Device::Cpu);
     for Candidate { device, .. } in machines(1) {

@@ -505,7 +505,7 @@ fn masks_do_not_depend_on_the_run() {
                 precision: Some(Precision::Fp32),
             };
             let data = library.load(&config).unwrap();
-            let done = run(&config, &data, target, &()).unwrap().unwrap();
+            let done = run(&config, &data, target, None, &()).unwrap().unwrap();
             done.history[0].model_norm.to_bits()
         };
         // Two samples have two orders.
