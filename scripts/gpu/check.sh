@@ -4,11 +4,11 @@
 #
 #   scripts/gpu/check.sh BINARY [--results DIR] [--data DIR] [--epochs N] [--python PYTHON] [--modes A,B] [STAGE...]
 #
-# BINARY is a stepback-native with kernels (built where there was an nvcc); beside it may lie `cuda-tests`, the
-# executable of these tests. Stages, all of them if none is named, each a call of its own where time is short:
+# BINARY is a stepback-native with kernels (built where there was an nvcc); beside it may lie `core-tests` and
+# `rows-tests`, executables of tests. Stages, all of them if none is named, each a call of its own where time is short:
 #
 #   machine    the GPU, its driver, its clocks; the devices that the binary can use
-#   tests      cuda-tests
+#   tests      those of kernels in core-tests and rows-tests
 #   verify     the reference's numbers on the GPU
 #   kernels    bench-kernels: kernels one by one, and the training step of every experiment
 #   mlp resnet20 vgg16 resnet110 vit
@@ -106,12 +106,14 @@ for stage in "${stages[@]}"; do
         cat "$results/devices.txt"
         ;;
     tests)
-        tests=$(dirname "$binary")/cuda-tests
-        if [ -x "$tests" ]; then
-            REQUIRE_GPU=1 check cuda-tests "$tests"
-        else
-            not_run cuda-tests "no $tests"
-        fi
+        for name in core-tests rows-tests; do
+            tests=$(dirname "$binary")/$name
+            if [ -x "$tests" ]; then
+                REQUIRE_GPU=1 check $name "$tests" kernels
+            else
+                not_run $name "no $tests"
+            fi
+        done
         ;;
     verify)
         # Made-up data are not the reference's: those suites are skipped then.

@@ -4,7 +4,7 @@
 #   scripts/gpu/pack.sh [FOLDER] [DATA]     FOLDER is gpu-pack unless named, DATA the data folder whose MNIST is taken along
 #
 #   FOLDER/stepback-native   release build with kernels for compute capability 9.0 (STEPBACK_CUDA_ARCHS names others)
-#   FOLDER/cuda-tests        the executable of tests/cuda/
+#   FOLDER/core-tests, FOLDER/rows-tests   the executables of tests/core/ and tests/rows/
 #   FOLDER/data/MNIST/raw    the four files, gzipped, if DATA has them; CIFAR is too large and made up there
 #
 # Scripts, peers and configs are the repository's own. On the other machine, in the repository's folder:
@@ -16,18 +16,19 @@ cd "$(dirname "$0")/../.."
 folder=${1:-gpu-pack}
 data=${2:-data}
 export STEPBACK_CUDA_ARCHS=${STEPBACK_CUDA_ARCHS:-90a}
-# One target folder for both, so that the kernels are compiled once.
 cargo build --release --locked
-tests=$(cargo test --release --locked --test cuda --no-run --message-format=json |
-    sed -n 's/.*"name":"cuda".*"executable":"\([^"]*\)".*/\1/p')
 if target/release/stepback-native devices | grep -q 'carries no kernels'; then
     echo "the build found no nvcc: set NVCC, CUDA_HOME or PATH (see docs/gpu.md)" >&2
     exit 1
 fi
 mkdir -p "$folder"
 cp target/release/stepback-native "$folder/stepback-native"
-cp "$tests" "$folder/cuda-tests"
-strip "$folder/stepback-native" "$folder/cuda-tests"
+for name in core rows; do
+    tests=$(cargo test --release --locked --test $name --no-run --message-format=json |
+        sed -n 's/.*"name":"'$name'".*"executable":"\([^"]*\)".*/\1/p')
+    cp "$tests" "$folder/$name-tests"
+done
+strip "$folder/stepback-native" "$folder"/*-tests
 raw=$data/MNIST/raw
 for name in train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1; do
     mkdir -p "$folder/data/MNIST/raw"

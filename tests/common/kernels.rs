@@ -1,6 +1,9 @@
 //! Examples and runs on the CPU and by the kernels.
 #![allow(dead_code)] // each test binary uses its part
 
+use std::sync::Once;
+
+use super::skip::skip;
 use stepback_native::config::RunConfig;
 use stepback_native::data::Pair;
 use stepback_native::device::gpu::Precision;
@@ -29,12 +32,16 @@ impl Candidate {
     }
 }
 
+// What is not there is said once.
+static EMULATOR: Once = Once::new();
+static GPU: Once = Once::new();
+
 /// The emulator under its first schedules, as many as `schedules`, and the GPU if there is one: `REQUIRE_GPU=1` makes its
 /// absence a failure.
 pub fn machines(schedules: usize) -> Vec<Candidate> {
     let mut machines = Vec::new();
     match device::emulator_usable() {
-        Err(why) => eprintln!("skipped on the emulator: {}", why.message),
+        Err(why) => EMULATOR.call_once(|| skip("on the emulator", &why.message)),
         Ok(()) => machines.extend(Schedule::all().into_iter().take(schedules).map(|schedule| {
             let open = move || Machine::emulator(schedule).unwrap();
             Candidate {
@@ -47,7 +54,7 @@ pub fn machines(schedules: usize) -> Vec<Candidate> {
         Err(why) => {
             let required = std::env::var_os("REQUIRE_GPU").is_some();
             assert!(!required, "REQUIRE_GPU is set, but {}", why.message);
-            eprintln!("skipped on a GPU: {}", why.message);
+            GPU.call_once(|| skip("on a GPU", &why.message));
         }
         Ok(_) => machines.push(Candidate {
             device: Device::Cuda(0),

@@ -2,8 +2,10 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod cifar;
+pub mod descent;
 pub mod draws;
 pub mod files;
 pub mod kernels;
+pub mod networks;
 pub mod program;
 pub mod skip;

@@ -1,4 +1,4 @@
-//! Numbers and rules of the library: arithmetic, ops, models, optimizers, configs.
+//! Numbers and rules of the library: arithmetic, kernels, models, optimizers, configs.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -7,9 +7,9 @@ mod config;
 mod cpu_math;
 mod files;
 mod fusion;
+mod kernels;
 mod layers;
 mod models;
-mod ops;
 mod optim;
 mod optim_properties;
 mod random;

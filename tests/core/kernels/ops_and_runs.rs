@@ -1,140 +1,19 @@
-//! The kernels against the CPU bodies: every op of the table, under several schedules of the emulator, and on a GPU
-//! where there is one (`REQUIRE_GPU=1` makes its absence a failure).
+//! Products of awkward sizes, what has no kernels, whole steps and runs: by kernels and on the CPU.
 
 use std::collections::HashSet;
 
 use crate::common::draws::{Draws, build, cifar};
-use crate::common::kernels::{ALL, Candidate, Tolerances, machines, on, on_cpu, runs_agree};
-use serde_json::{Map, Value, json};
+use crate::common::kernels::{ALL, Tolerances, machines, on, on_cpu, runs_agree};
+use serde_json::{Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::{Library, fetch};
 use stepback_native::device::gpu::Precision;
 use stepback_native::device::gpu::kernels::{self, Step};
 use stepback_native::device::{self, Device, Machine, Program, Target};
 use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Range, Session, Targets, Var};
-use stepback_native::ops::{Case, Example, ROWS, distance};
-use stepback_native::optim::{Optimizer, Stepper};
+use stepback_native::ops::{Example, distance};
 use stepback_native::random::torch::Generator;
 use stepback_native::train::run;
-
-/// Every case of every op.
-fn every_case_agrees(precision: Precision, tolerance: f32) {
-    let cases = ROWS
-        .iter()
-        .flat_map(|r| r.cases.iter().map(move |c| (r, c)));
-    for machine in machines(ALL) {
-        for (row, case) in cases.clone() {
-            let example = case.example(21, machine.device);
-            let [first, second] = on(&example, &machine, precision);
-            let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
-            let what = format!("{} ({}), {:?}", row.name, case.about, machine.device);
-            for (name, ours, expected) in [("y", &first.0, &y), ("gradient", &first.1, &grad)] {
-                let error = distance(ours, expected);
-                assert!(error <= tolerance, "{what}: {name} is {error:.1e} off");
-            }
-            let bits = |v: &(Vec<f32>, Vec<f32>)| -> Vec<u32> {
-                v.0.iter().chain(&v.1).map(|x| x.to_bits()).collect()
-            };
-            assert!(
-                bits(&first) == bits(&second),
-                "{what}: a second run differs"
-            );
-        }
-    }
-}
-
-#[test]
-fn kernels_compute_what_the_cpu_does() {
-    every_case_agrees(Precision::Fp32, 1e-5);
-}
-
-#[test]
-fn tensor_core_kernels_compute_what_the_cpu_does() {
-    every_case_agrees(Precision::Tf32, 2e-3);
-}
-
-/// Sizes at which finite differences would take too long: several blocks of everything, those of the experiments, and
-/// one too long for the kernels that hold all in shared memory.
-const LARGE: &[Case] = &[
-    Case::new(
-        "layer norm, 70 rows of 512",
-        &[&[70, 512], &[512], &[512]],
-        |x| x[0].layer_norm(x[1], x[2]),
-    ),
-    Case::new(
-        "layer norm, 19 rows of 768",
-        &[&[19, 768], &[768], &[768]],
-        |x| x[0].layer_norm(x[1], x[2]),
-    ),
-    Case::new(
-        "layer norm, 3 rows of 1100",
-        &[&[3, 1100], &[1100], &[1100]],
-        |x| x[0].layer_norm(x[1], x[2]),
-    ),
-    Case::new(
-        "layer norm, 4300 rows of 9",
-        &[&[4300, 9], &[9], &[9]],
-        |x| x[0].layer_norm(x[1], x[2]),
-    ),
-    Case::new("GELU, 5003 values", &[&[5003]], |x| x[0].gelu()),
-    Case::new(
-        "attention, 65 tokens, 2 heads of 64",
-        &[&[1, 65, 384]],
-        |x| x[0].attention(2, None, 0.1),
-    ),
-    Case::new(
-        "attention, windows of 16, 3 heads of 32",
-        &[&[4, 16, 288], &[2, 16, 16]],
-        |x| x[0].attention(3, Some(x[1]), 0.0),
-    ),
-    Case::new(
-        "attention, 40 tokens, 2 heads of 12, a bias",
-        &[&[2, 40, 72], &[1, 40, 40]],
-        |x| x[0].attention(2, Some(x[1]), 0.1),
-    ),
-    Case::new("attention, 32 tokens of 20", &[&[1, 32, 60]], |x| {
-        x[0].attention(1, None, 0.0)
-    }),
-    Case::new(
-        "attention, 197 tokens of 8",
-        &[&[1, 197, 24], &[1, 197, 197]],
-        |x| x[0].attention(1, Some(x[1]), 0.1),
-    ),
-    Case::new("attention, 37 tokens of 5", &[&[2, 37, 15]], |x| {
-        x[0].attention(1, None, 0.1)
-    }),
-    Case::new("windows of 8x8 pixels of 96", &[&[3, 8, 8, 96]], |x| {
-        x[0].windows(4, 2)
-    }),
-    Case::new("700 images merged", &[&[700, 2, 2, 3]], |x| {
-        x[0].merge_pixels(2)
-    }),
-    Case::new(
-        "tokens of 64 for 20 sequences of 65",
-        &[&[20, 64, 64], &[1, 1, 64], &[1, 65, 64]],
-        |x| x[0].embed_tokens(x[1], x[2]),
-    ),
-];
-
-#[test]
-fn kernels_compute_what_the_cpu_does_at_large_sizes() {
-    for case in LARGE {
-        let (y, grad) = on_cpu(&case.example(21, Device::Cpu));
-        for (precision, tolerance) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 2e-3)] {
-            for machine in machines(ALL) {
-                let example = case.example(21, machine.device);
-                let [first, second] = on(&example, &machine, precision);
-                let errors = [distance(&first.0, &y), distance(&first.1, &grad)];
-                assert!(
-                    errors.iter().all(|e| *e <= tolerance),
-                    "{}, {precision:?}: {errors:?}",
-                    case.about
-                );
-                assert!(first == second, "{}: a second run differs", case.about);
-            }
-        }
-    }
-}
 
 /// Every size of a product modulo the tiles, and more than one tile each way.
 #[test]
@@ -310,76 +189,6 @@ fn an_op_without_kernels_is_refused_before_anything_runs() {
     let error = plan.emit(now, &mut Program::new(EMULATOR)).unwrap_err();
     assert!(error.message.contains("op unported has no CUDA kernel"));
     assert_eq!(error.kind.exit_code(), 2);
-}
-
-/// The optimizer objects of the golden paths: every method, with every key.
-fn optimizers() -> Vec<Map<String, Value>> {
-    // In the binary, which may be carried to a machine with a GPU.
-    let text = include_str!("../../records/goldens/optimizers.json");
-    let file: Value = serde_json::from_str(text).unwrap();
-    let cases = file["cases"].as_array().unwrap();
-    cases
-        .iter()
-        .map(|c| c["opt"].as_object().unwrap().clone())
-        .collect()
-}
-
-/// Ten steps of each method by its kernels and by its CPU body, which the suite `optimizers` of `verify` compares with PyTorch.
-fn optimizers_agree(
-    machine: &Candidate,
-    opts: Vec<Map<String, Value>>,
-    loss_of: fn(&[f32]) -> f32,
-) {
-    const STEPS: usize = 10;
-    let n = 5000;
-    for opt in opts {
-        let optimizer = Optimizer::new(&opt).unwrap();
-        let reports = optimizer.reports;
-        let tensors = [Params::vector(n)];
-        let target = machine.target(Precision::Fp32);
-        let mut ours = Stepper::on(machine.open(), optimizer, &tensors, target).unwrap();
-        let mut cpu = Stepper::new(&opt, n, Target::CPU).unwrap();
-        let mut draws = Draws::new(31);
-        let mut w = draws.normal(n);
-        let mut our_w = w.clone();
-        let close = |x: f64, y: f64| (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
-        for k in 0..STEPS {
-            // The learning rate changes, as a schedule changes it.
-            let lr = opt.get("lr").and_then(Value::as_f64).unwrap_or(1e-3) / (1 + k / 4) as f64;
-            let noise = draws.normal(n);
-            let g: Vec<f32> = w.iter().zip(&noise).map(|(w, x)| w + 0.3 * x).collect();
-            let f = loss_of(&w);
-            ours.step(lr, f, &mut our_w, &g).unwrap();
-            cpu.step(lr, f, &mut w, &g).unwrap();
-            let error = distance(&our_w, &w);
-            assert!(error <= 1e-5, "{opt:?}: step {k} is {error:.1e} off");
-            let of_epoch = reports.epoch.iter().map(|report| &report.name);
-            for name in reports.steps.iter().chain(of_epoch) {
-                let [x, y] = [&mut ours, &mut cpu].map(|s| s.report(name).unwrap().unwrap());
-                assert!(close(x, y), "{opt:?}: {name} of step {k} is {x}, not {y}");
-            }
-        }
-    }
-}
-
-#[test]
-fn optimizers_step_as_on_the_cpu() {
-    let half_square = |w: &[f32]| 0.5 * w.iter().map(|w| w * w).sum::<f32>();
-    let cases = |more: &[Value]| -> Vec<Map<String, Value>> {
-        more.iter()
-            .map(|opt| opt.as_object().unwrap().clone())
-            .collect()
-    };
-    let undampened = [json!({"name": "sgd-m", "lr": 0.01, "momentum": 0, "dampening": 0.5})];
-    let prox_sps = [
-        json!({"name": "prox-sps", "lr": 0.5}),
-        json!({"name": "prox-sps", "lr": 0.5, "weight_decay": 0.1}),
-    ];
-    for machine in machines(ALL) {
-        optimizers_agree(&machine, optimizers(), half_square);
-        optimizers_agree(&machine, cases(&undampened), half_square);
-        optimizers_agree(&machine, cases(&prox_sps), |_| f32::NAN);
-    }
 }
 
 /// Three training steps of transformers on a batch, kernel by kernel and on the CPU.
