@@ -1,8 +1,8 @@
 //! Fusion: an op takes over the op behind it, where both say that they can ([`Op::absorb`], [`Op::tail`]) and
 //! nothing else reads what lies between them.
 
+use super::freeze::{Moved, needed};
 use super::op::{MAX_INPUTS, Tail};
-use super::plan::{Moved, needed};
 use super::tape::{Node, Source};
 
 /// Replaces ops by fused ones. The fused op stands where the tail was, so that all its operands come before

@@ -1,6 +1,7 @@
 //! Record once, run many: a model's forward pass records a [`Tape`] of ops with known shapes, and
 //! [`Plan::record`] turns it into tasks over fixed slots of one arena, some ops taking others over on the way.
 
+mod freeze;
 mod fuse;
 mod layout;
 mod op;

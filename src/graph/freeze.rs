@@ -1,0 +1,390 @@
+//! From a tape to a plan, pass by pass: fusion (`fuse.rs`), forward, backward, and places in the arena.
+
+use std::sync::Arc;
+
+use super::fuse::fuse;
+use super::layout::{Layout, part};
+use super::op::{Bwd, Fwd, MAX_INPUTS, Op};
+use super::params::Range;
+use super::plan::{Action, Plan, Task};
+use super::tape::{Node, Source, Tape};
+use crate::device::Device;
+use crate::device::arena::{Slot, round_up};
+
+/// Freezes a tape: tasks for forward to the `outputs` and, from one tensor, back to all parameters.
+pub(super) fn freeze(
+    tape: Tape<'_>,
+    device: Device,
+    outputs: &[usize],
+    backward: Option<usize>,
+) -> Plan {
+    let layout = Layout::new(tape.params);
+    let mut nodes = tape.nodes.into_inner();
+    let targets: Vec<usize> = outputs.iter().copied().chain(backward).collect();
+    fuse(&mut nodes, &targets);
+    let needed = needed(&nodes, &targets);
+    let mut builder = Builder::new(layout, device, nodes.len());
+    builder.forward(&mut nodes, &needed);
+    let outputs: Vec<Operand> = outputs.iter().map(|&id| builder.values[id]).collect();
+    outputs.iter().for_each(|output| builder.keep(*output));
+    let seed = backward.map(|from| builder.backward(&nodes, from));
+    builder.place(&outputs, seed.unwrap_or_default())
+}
+
+/// A buffer before it has a place: alive from task `born` to task `dies`.
+struct Buffer {
+    len: usize,
+    born: usize,
+    dies: usize,
+}
+
+/// An operand of a task before it has a slot.
+#[derive(Clone, Copy, Default)]
+enum Operand {
+    #[default]
+    None,
+    Fixed(Slot),
+    Buffer(usize),
+}
+
+impl Operand {
+    fn is_none(self) -> bool {
+        matches!(self, Operand::None)
+    }
+}
+
+impl Task<Operand> {
+    fn new(action: Action, op: usize) -> Self {
+        Task {
+            action,
+            op,
+            x: [Operand::None; MAX_INPUTS],
+            y: Operand::None,
+            saved: Operand::None,
+            dy: Operand::None,
+            dx: [Operand::None; MAX_INPUTS],
+            add: false,
+            work: Operand::None,
+            state: Operand::None,
+            counts: Operand::None,
+        }
+    }
+
+    fn operands(&self) -> impl Iterator<Item = Operand> {
+        let single = [
+            self.y,
+            self.saved,
+            self.dy,
+            self.work,
+            self.state,
+            self.counts,
+        ];
+        self.x.into_iter().chain(self.dx).chain(single)
+    }
+
+    fn placed(self, slot: impl Fn(Operand) -> Slot) -> Task {
+        Task {
+            action: self.action,
+            op: self.op,
+            x: self.x.map(&slot),
+            y: slot(self.y),
+            saved: slot(self.saved),
+            dy: slot(self.dy),
+            dx: self.dx.map(&slot),
+            add: self.add,
+            work: slot(self.work),
+            state: slot(self.state),
+            counts: slot(self.counts),
+        }
+    }
+}
+
+/// Collects tasks and the buffers that they need.
+struct Builder {
+    layout: Layout,
+    device: Device,
+    ops: Vec<Arc<dyn Op>>,
+    tasks: Vec<Task<Operand>>,
+    buffers: Vec<Buffer>,
+    inputs: Vec<Operand>,
+    /// Of every node: its value, the op that gives it (whose number is that of its forward task), whether its gradient
+    /// is wanted, and that gradient.
+    values: Vec<Operand>,
+    op_of: Vec<Option<usize>>,
+    wants_grad: Vec<bool>,
+    grads: Vec<Operand>,
+}
+
+impl Builder {
+    fn new(layout: Layout, device: Device, nodes: usize) -> Builder {
+        Builder {
+            layout,
+            device,
+            ops: Vec::new(),
+            tasks: Vec::new(),
+            buffers: Vec::new(),
+            inputs: Vec::new(),
+            values: vec![Operand::None; nodes],
+            op_of: vec![None; nodes],
+            wants_grad: vec![false; nodes],
+            grads: vec![Operand::None; nodes],
+        }
+    }
+
+    /// A new buffer; where it is used decides how long it lives.
+    fn buffer(&mut self, len: usize) -> Operand {
+        if len == 0 {
+            return Operand::None;
+        }
+        self.buffers.push(Buffer {
+            len,
+            born: usize::MAX,
+            dies: 0,
+        });
+        Operand::Buffer(self.buffers.len() - 1)
+    }
+
+    /// Keeps a buffer to itself for the whole plan.
+    fn keep(&mut self, operand: Operand) {
+        if let Operand::Buffer(id) = operand {
+            self.buffers[id].born = 0;
+            self.buffers[id].dies = usize::MAX;
+        }
+    }
+
+    fn push(&mut self, task: Task<Operand>) {
+        self.tasks.push(task);
+        self.live(self.tasks.len() - 1);
+    }
+
+    /// Has the buffers of a task live while it runs.
+    fn live(&mut self, task: usize) {
+        for operand in self.tasks[task].operands() {
+            if let Operand::Buffer(id) = operand {
+                let buffer = &mut self.buffers[id];
+                buffer.born = buffer.born.min(task);
+                buffer.dies = buffer.dies.max(task);
+            }
+        }
+    }
+
+    /// Forward tasks of all ops that are needed, whose ops it takes.
+    fn forward(&mut self, nodes: &mut [Node], needed: &[bool]) {
+        for (id, node) in nodes.iter_mut().enumerate() {
+            let len = node.shape.iter().product();
+            match &mut node.source {
+                Source::Input => {
+                    let input = self.buffer(len);
+                    self.keep(input);
+                    self.inputs.push(input);
+                    self.values[id] = input;
+                }
+                Source::Param(range) => {
+                    self.values[id] = Operand::Fixed(part(self.layout.values, *range));
+                    self.wants_grad[id] = true;
+                }
+                Source::Op { op, inputs, state } if needed[id] => {
+                    self.wants_grad[id] = inputs.iter().any(|&i| self.wants_grad[i]);
+                    self.values[id] = self.buffer(len);
+                    let op = std::mem::replace(op, Box::new(Moved));
+                    self.forward_of(id, op.into(), inputs, *state);
+                }
+                Source::Op { .. } => {}
+            }
+        }
+    }
+
+    fn forward_of(&mut self, id: usize, op: Arc<dyn Op>, inputs: &[usize], state: Option<Range>) {
+        let mut task = self.task_of(Action::Forward, self.ops.len(), id, inputs);
+        let needs = needs(op.as_ref(), self.device);
+        task.saved = self.buffer(needs.saved);
+        task.work = self.buffer(needs.fwd_work);
+        if let Some(range) = state {
+            task.state = Operand::Fixed(part(self.layout.buffers, range));
+        }
+        if let (true, Some(before)) = (op.reads_counts(), self.op_of[inputs[0]]) {
+            // The op before leaves its sums there.
+            task.counts = self.buffer(counts(self.ops[before].as_ref(), self.device));
+            self.tasks[before].counts = task.counts;
+            self.live(before);
+        }
+        self.op_of[id] = Some(self.ops.len());
+        self.push(task);
+        self.ops.push(op);
+    }
+
+    fn task_of(&self, action: Action, op: usize, id: usize, inputs: &[usize]) -> Task<Operand> {
+        let mut task = Task::new(action, op);
+        for (x, &i) in task.x.iter_mut().zip(inputs) {
+            *x = self.values[i];
+        }
+        task.y = self.values[id];
+        task
+    }
+
+    /// Backward tasks from a node to all parameters; the gradient that the caller writes.
+    fn backward(&mut self, nodes: &[Node], from: usize) -> Operand {
+        let seed = self.buffer(nodes[from].shape.iter().product());
+        self.keep(seed);
+        self.grads[from] = seed;
+        for (id, node) in nodes.iter().enumerate().rev() {
+            let (Some(op), Source::Op { inputs, .. }) = (self.op_of[id], &node.source) else {
+                continue;
+            };
+            if self.wants_grad[id] && !self.grads[id].is_none() {
+                self.backward_of(id, op, inputs, nodes);
+            }
+        }
+        seed
+    }
+
+    fn backward_of(&mut self, id: usize, op: usize, inputs: &[usize], nodes: &[Node]) {
+        let mut task = self.task_of(Action::Backward, op, id, inputs);
+        let body = self.ops[op].clone();
+        if !body.bwd_reads_inputs() {
+            task.x = [Operand::None; MAX_INPUTS];
+        }
+        if !body.bwd_reads_output() {
+            task.y = Operand::None;
+        }
+        task.saved = self.tasks[op].saved;
+        task.dy = self.grads[id];
+        task.work = self.buffer(needs(body.as_ref(), self.device).bwd_work);
+        let mut further = Vec::new();
+        for (place, &i) in inputs.iter().enumerate() {
+            if !self.wants_grad[i] {
+                continue;
+            }
+            let first = self.grads[i].is_none();
+            if !first && place == 0 && body.bwd_adds() {
+                task.dx[0] = self.grads[i];
+                task.add = true;
+                continue;
+            }
+            task.dx[place] = match nodes[i].source {
+                Source::Param(range) if first => Operand::Fixed(part(self.layout.grads, range)),
+                _ => self.buffer(nodes[i].shape.iter().product()),
+            };
+            if first {
+                self.grads[i] = task.dx[place];
+            } else {
+                further.push((self.grads[i], task.dx[place]));
+            }
+        }
+        self.push(task);
+        for (sum, term) in further {
+            let mut task = Task::new(Action::Accumulate, op);
+            task.dx[0] = sum;
+            task.dy = term;
+            self.push(task);
+        }
+    }
+
+    /// Gives all buffers their places.
+    fn place(self, outputs: &[Operand], seed: Operand) -> Plan {
+        let (slots, end) = place(&self.buffers, self.layout.end());
+        let slot = |operand| match operand {
+            Operand::None => Slot::default(),
+            Operand::Fixed(slot) => slot,
+            Operand::Buffer(id) => slots[id],
+        };
+        Plan {
+            inputs: self.inputs.into_iter().map(slot).collect(),
+            outputs: outputs.iter().map(|&output| slot(output)).collect(),
+            seed: slot(seed),
+            tasks: self.tasks.into_iter().map(|t| t.placed(slot)).collect(),
+            ops: self.ops,
+            end,
+        }
+    }
+}
+
+/// Floats that an op needs beside its operands.
+struct Needs {
+    saved: usize,
+    fwd_work: usize,
+    bwd_work: usize,
+}
+
+fn needs(op: &dyn Op, device: Device) -> Needs {
+    match device {
+        Device::Cpu => Needs {
+            saved: op.saved(),
+            fwd_work: op.fwd_work(),
+            bwd_work: op.bwd_work(),
+        },
+        Device::Emulator | Device::Cuda(_) => Needs {
+            saved: op.cuda_saved(),
+            fwd_work: op.cuda_fwd_work(),
+            bwd_work: op.cuda_bwd_work(),
+        },
+    }
+}
+
+/// Floats of sums that an op leaves for a batch norm behind it.
+fn counts(op: &dyn Op, device: Device) -> usize {
+    match device {
+        Device::Cpu => 0,
+        Device::Emulator | Device::Cuda(_) => op.cuda_counts(),
+    }
+}
+
+/// Stands where an op was that has been taken.
+pub(super) struct Moved;
+
+impl Op for Moved {
+    fn name(&self) -> &'static str {
+        "moved"
+    }
+    fn cpu_fwd(&self, _: Fwd<'_>) {
+        unreachable!("the plan runs its own ops")
+    }
+    fn cpu_bwd(&self, _: Bwd<'_>) {
+        unreachable!("the plan runs its own ops")
+    }
+}
+
+/// The nodes that the targets depend on.
+pub(super) fn needed(nodes: &[Node], targets: &[usize]) -> Vec<bool> {
+    let mut needed = vec![false; nodes.len()];
+    targets.iter().for_each(|&id| needed[id] = true);
+    for id in (0..nodes.len()).rev() {
+        if let (true, Source::Op { inputs, .. }) = (needed[id], &nodes[id].source) {
+            inputs.iter().for_each(|&i| needed[i] = true);
+        }
+    }
+    needed
+}
+
+/// Gives every buffer a place behind `base` such that buffers alive at the same time do not overlap:
+/// larger ones first, each at the lowest free place. Returns the slots and the end.
+fn place(buffers: &[Buffer], base: usize) -> (Vec<Slot>, usize) {
+    let mut order: Vec<usize> = (0..buffers.len()).collect();
+    order.sort_by_key(|&id| std::cmp::Reverse(buffers[id].len));
+    let mut slots = vec![Slot::default(); buffers.len()];
+    let mut placed: Vec<usize> = Vec::new();
+    let mut end = base;
+    for id in order {
+        let buffer = &buffers[id];
+        let alive = |other: &Buffer| buffer.born <= other.dies && other.born <= buffer.dies;
+        let mut start = base;
+        // `placed` is sorted by start.
+        for &other in &placed {
+            if !alive(&buffers[other]) {
+                continue;
+            }
+            if start + buffer.len <= slots[other].start {
+                break;
+            }
+            start = start.max(slots[other].start + round_up(slots[other].len));
+        }
+        slots[id] = Slot {
+            start,
+            len: buffer.len,
+        };
+        let at = placed.partition_point(|&other| slots[other].start <= start);
+        placed.insert(at, id);
+        end = end.max(start + round_up(buffer.len));
+    }
+    (slots, end)
+}
