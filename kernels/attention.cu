@@ -452,14 +452,14 @@ DEVICE float dot(const float* a, const float* b, int n) {
 }
 
 // Where the warp's row of scores, `row` of all pairs, finds its operands.
-struct Place {
+struct ScoreRow {
   long long pair;
   int token, stride;
   const float *q, *k, *v, *bias;  // of the sequence and head, their rows `stride` apart
   float scale;
 };
 
-DEVICE Place place_of(long long row, const float* x, const float* bias, int biases, int tokens, int heads, int dim) {
+DEVICE ScoreRow score_row(long long row, const float* x, const float* bias, int biases, int tokens, int heads, int dim) {
   const long long pair = row / tokens, sequence = pair / heads, head = pair % heads;
   const int inner = heads * dim;
   const float* q = x + sequence * tokens * 3 * inner + head * dim;
@@ -467,7 +467,7 @@ DEVICE Place place_of(long long row, const float* x, const float* bias, int bias
   return {pair, (int)(row % tokens), 3 * inner, q, q + inner, q + 2 * inner, add, 1.0f / sqrtf((float)dim)};
 }
 
-DEVICE float score(const Place& at, int i, int j, int tokens, int dim) {
+DEVICE float score(const ScoreRow& at, int i, int j, int tokens, int dim) {
   const float sum = dot(at.q + (long long)i * at.stride, at.k + (long long)j * at.stride, dim);
   return at.bias ? fmaf(sum, at.scale, at.bias[(long long)i * tokens + j]) : sum * at.scale;
 }
@@ -479,7 +479,7 @@ KERNEL(attention_fwd_any, 128, const float* __restrict__ x, const float* __restr
   float* p = memory + threadIdx.x / 32 * tokens;
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * 4 + threadIdx.x / 32; row < rows; row += gridDim.x * 4) {
-    const Place at = place_of(row, x, bias, biases, tokens, heads, dim);
+    const ScoreRow at = score_row(row, x, bias, biases, tokens, heads, dim);
     const Dropout dropout = {now, drops, threshold, keep, stream};
     float most = -INFINITY, sum = 0.0f;
     for (int j = lane; j < tokens; j += 32) {
@@ -514,7 +514,7 @@ KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restric
   float *p = memory + threadIdx.x / 32 * 2 * tokens, *dp = p + tokens;
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * 4 + threadIdx.x / 32; row < rows; row += gridDim.x * 4) {
-    const Place at = place_of(row, x, bias, biases, tokens, heads, dim);
+    const ScoreRow at = score_row(row, x, bias, biases, tokens, heads, dim);
     const Dropout dropout = {now, drops, threshold, keep, stream};
     const float* d_row = dy + ((at.pair / heads * tokens + at.token) * heads + at.pair % heads) * dim;
     float sum = 0.0f;
@@ -549,7 +549,7 @@ KERNEL(attention_bwd_kv, 128, const float* __restrict__ x, const float* __restri
   float *p = memory + threadIdx.x / 32 * 2 * tokens, *ds = p + tokens;
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * 4 + threadIdx.x / 32; row < rows; row += gridDim.x * 4) {
-    const Place at = place_of(row, x, bias, biases, tokens, heads, dim);
+    const ScoreRow at = score_row(row, x, bias, biases, tokens, heads, dim);
     const Dropout dropout = {now, drops, threshold, keep, stream};
     const float* d_rows = dy + (at.pair / heads * tokens * heads + at.pair % heads) * dim;
     const long long d_stride = (long long)heads * dim;

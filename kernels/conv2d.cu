@@ -57,9 +57,9 @@ struct Taps {
 };
 
 // Where a tile lies: its first image, and the first row and column of a class of outputs.
-struct Place {
+struct TileOrigin {
   int image, row, column;
-  METHOD Place(const Conv& c, int tile) {
+  METHOD TileOrigin(const Conv& c, int tile) {
     const int across = (c.grid_w + (1 << c.log_tile_w) - 1) >> c.log_tile_w;
     const int down = (c.grid_h + (1 << c.log_tile_h) - 1) >> c.log_tile_h;
     column = (tile % across) << c.log_tile_w;
@@ -138,7 +138,7 @@ DEVICE void copy_rows(float* to, int pitch, const float* from, int rows, int len
 
 // Which entries of a tile's result a thread holds: ROWS x COLUMNS of them.
 template <int TM, int TN, bool TF32>
-struct Held {
+struct Fragments {
   static constexpr int CHUNK = TN == 64 ? 8 : 16;  // channels in shared memory at a time
   static constexpr int PITCH = CHUNK + 4;          // of a pixel there: 8 pixels by 4 channels lie in 32 banks
   static constexpr int WARPS_N = TM == 64 || TN == 64 ? 2 : 1, WARPS_M = 4 / WARPS_N;
@@ -166,14 +166,14 @@ struct Held {
 // Calls one(e, place) for every entry e of a thread that lies in the result, or two(e, place) for it and its neighbour.
 // `at` says where rows begin, or -1.
 template <int TM, int TN, bool TF32, class One, class Two>
-DEVICE void each_entry(const int (&at)[Held<TM, TN, TF32>::ROWS], int n0, int channels, bool pairs, One one,
+DEVICE void each_entry(const int (&at)[Fragments<TM, TN, TF32>::ROWS], int n0, int channels, bool pairs, One one,
                        Two two) {
-  using H = Held<TM, TN, TF32>;
+  using F = Fragments<TM, TN, TF32>;
 #pragma unroll
-  for (int i = 0; i < H::ROWS; i++) {
+  for (int i = 0; i < F::ROWS; i++) {
 #pragma unroll
-    for (int j = 0; j < H::COLUMNS; j += TF32 ? 2 : 1) {
-      const int n = n0 + H::column(j), e = H::index(i, j);
+    for (int j = 0; j < F::COLUMNS; j += TF32 ? 2 : 1) {
+      const int n = n0 + F::column(j), e = F::index(i, j);
       if (at[i] < 0 || n >= channels) continue;
       if (pairs) {
         two(e, at[i] + n);
@@ -189,15 +189,15 @@ DEVICE void each_entry(const int (&at)[Held<TM, TN, TF32>::ROWS], int n0, int ch
 template <int TM, int TN, bool TF32, bool BACK, int K>
 DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, const float* ws, const Conv& c,
                       const Taps<BACK>& down, const Taps<BACK>& across, int steps) {
-  using H = Held<TM, TN, TF32>;
+  using F = Fragments<TM, TN, TF32>;
   const int kernel = K ? K : c.kernel, taps = kernel * kernel;
-  constexpr int PITCH = H::PITCH;
-  const int pitch = BACK ? TN * taps + 8 : H::CHUNK * taps + 4;
+  constexpr int PITCH = F::PITCH;
+  const int pitch = BACK ? TN * taps + 8 : F::CHUNK * taps + 4;
   const int per_n = BACK ? taps : pitch, per_channel = BACK ? pitch : taps;
-  int rows[H::ROWS];
+  int rows[F::ROWS];
 #pragma unroll
-  for (int i = 0; i < H::ROWS; i++) rows[i] = Pixel(c, H::row(i)).in_patch(c, down.scale) * PITCH;
-  const int q = H::lane() % 4, g = H::lane() / 4;
+  for (int i = 0; i < F::ROWS; i++) rows[i] = Pixel(c, F::row(i)).in_patch(c, down.scale) * PITCH;
+  const int q = F::lane() % 4, g = F::lane() / 4;
 #pragma unroll 1
   for (int ty = 0; ty < down.count; ty++) {
 #pragma unroll 1
@@ -205,41 +205,41 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
       const float* x = patch + (down.shift(ty) * c.patch_w + across.shift(tx)) * PITCH;
       const float* w = ws + down.tap(ty) * kernel + across.tap(tx);
       if (TF32) {
-        w += (H::warp_n() * H::NF * 8 + g) * per_n + q * per_channel;
+        w += (F::warp_n() * F::NF * 8 + g) * per_n + q * per_channel;
 #pragma unroll
-        for (int step = 0; step < H::CHUNK / 8; step++) {
+        for (int step = 0; step < F::CHUNK / 8; step++) {
           if (step == steps) break;
-          unsigned b[H::NF][2];
+          unsigned b[F::NF][2];
 #pragma unroll
-          for (int nf = 0; nf < H::NF; nf++)
+          for (int nf = 0; nf < F::NF; nf++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
               b[nf][half] = tf32_operand(w[nf * 8 * per_n + (step * 8 + half * 4) * per_channel]);
 #pragma unroll
-          for (int mf = 0; mf < H::MF; mf++) {
-            const float* upper = x + rows[2 * mf % H::ROWS] + step * 8 + q;
-            const float* lower = x + rows[(2 * mf + 1) % H::ROWS] + step * 8 + q;
+          for (int mf = 0; mf < F::MF; mf++) {
+            const float* upper = x + rows[2 * mf % F::ROWS] + step * 8 + q;
+            const float* lower = x + rows[(2 * mf + 1) % F::ROWS] + step * 8 + q;
             const unsigned a[4] = {__float_as_uint(upper[0]), __float_as_uint(lower[0]), __float_as_uint(upper[4]),
                                    __float_as_uint(lower[4])};
 #pragma unroll
-            for (int nf = 0; nf < H::NF; nf++)
-              mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(mf * H::NF + nf) * 4]), a, b[nf]);
+            for (int nf = 0; nf < F::NF; nf++)
+              mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(mf * F::NF + nf) * 4]), a, b[nf]);
           }
         }
       } else {
-        w += threadIdx.x % H::ACROSS * per_n;
+        w += threadIdx.x % F::ACROSS * per_n;
 #pragma unroll 1
         for (int k = 0; k < steps * 8; k += 4) {
-          float4 a[H::ROWS];
+          float4 a[F::ROWS];
 #pragma unroll
-          for (int i = 0; i < H::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x + rows[i] + k);
+          for (int i = 0; i < F::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x + rows[i] + k);
 #pragma unroll
-          for (int j = 0; j < H::COLUMNS; j++) {
-            const float* b = w + j * H::ACROSS * per_n + k * per_channel;
+          for (int j = 0; j < F::COLUMNS; j++) {
+            const float* b = w + j * F::ACROSS * per_n + k * per_channel;
             const float b0 = b[0], b1 = b[per_channel], b2 = b[2 * per_channel], b3 = b[3 * per_channel];
 #pragma unroll
-            for (int i = 0; i < H::ROWS; i++) {
-              float& sum = sums[H::index(i, j)];
+            for (int i = 0; i < F::ROWS; i++) {
+              float& sum = sums[F::index(i, j)];
               sum = fmaf(a[i].w, b3, fmaf(a[i].z, b2, fmaf(a[i].y, b1, fmaf(a[i].x, b0, sum))));
             }
           }
@@ -253,24 +253,24 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
 template <int TM, int TN, bool TF32, bool BACK, int K>
 DEVICE void convolve(const float* x, const float* w, const float* bias, const float* gamma, const float* beta,
                      const float* averages, const float* residual, float* y, double* counts, const Conv& c) {
-  using H = Held<TM, TN, TF32>;
-  constexpr int CHUNK = H::CHUNK, PITCH = H::PITCH;
+  using F = Fragments<TM, TN, TF32>;
+  constexpr int CHUNK = F::CHUNK, PITCH = F::PITCH;
   SHARED_DYN(float, shared);
   const int kernel = K ? K : c.kernel, taps = kernel * kernel, side = BACK ? c.stride : 1;
   const Taps<BACK> down(c, blockIdx.z / side), across(c, blockIdx.z % side);
-  const Place place(c, blockIdx.x);
+  const TileOrigin origin(c, blockIdx.x);
   const int n0 = blockIdx.y * TN;
-  const int top = place.row * down.scale + down.start, left = place.column * across.scale + across.start;
+  const int top = origin.row * down.scale + down.start, left = origin.column * across.scale + across.start;
   const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * PITCH;
   const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4;
   const int stage_len = patch_len + (BACK ? CHUNK : TN) * pitch;
   const int chunks = down.count > 0 && across.count > 0 ? (c.in_c + CHUNK - 1) / CHUNK : 0;
 
   auto steps = [&](int chunk) { return CHUNK == 8 || c.in_c - chunk * CHUNK <= 8 ? 1 : 2; };
-  auto bring = [&](int chunk) {
+  auto load_stage = [&](int chunk) {
     float* to = shared + chunk % c.stages * stage_len;
     const int c0 = chunk * CHUNK, channels = steps(chunk) * 8;
-    copy_patch(to, PITCH, x, c, place.image, top, left, c0, steps(chunk) == 1 ? 3 : 4);
+    copy_patch(to, PITCH, x, c, origin.image, top, left, c0, steps(chunk) == 1 ? 3 : 4);
     if (BACK)
       copy_rows(to + patch_len, pitch, w + ((long long)c0 * c.out_c + n0) * taps, channels, TN * taps,
                 (long long)c.out_c * taps, c.in_c - c0, (c.out_c - n0) * taps, c.aligned_w);
@@ -280,12 +280,12 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
     copy_commit();
   };
 
-  float sums[H::COUNT] = {};
-  if (chunks > 0) bring(0);
+  float sums[F::COUNT] = {};
+  if (chunks > 0) load_stage(0);
   for (int chunk = 0; chunk < chunks; chunk++) {
     const bool more = chunk + 1 < chunks;
     if (more && c.stages == 2) {
-      bring(chunk + 1);
+      load_stage(chunk + 1);
       copy_wait<1>();
     } else {
       copy_wait<0>();
@@ -295,30 +295,30 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
     __syncthreads();
     add_chunk<TM, TN, TF32, BACK, K>(sums, patch, patch + patch_len, c, down, across, steps(chunk));
     __syncthreads();
-    if (more && c.stages == 1) bring(chunk + 1);
+    if (more && c.stages == 1) load_stage(chunk + 1);
   }
 
   if (!BACK && (c.biased || c.normed)) {
 #pragma unroll
-    for (int j = 0; j < H::COLUMNS; j++) {
-      const int n = min(n0 + H::column(j), c.out_c - 1);
+    for (int j = 0; j < F::COLUMNS; j++) {
+      const int n = min(n0 + F::column(j), c.out_c - 1);
       float scale = 1.0f, shift = c.biased ? bias[n] : 0.0f;
       if (c.normed) {
         scale = gamma[n] / sqrtf(averages[c.out_c + n] + 1e-5f);
         shift = beta[n] + scale * (shift - averages[n]);
       }
 #pragma unroll
-      for (int i = 0; i < H::ROWS; i++) sums[H::index(i, j)] = fmaf(sums[H::index(i, j)], scale, shift);
+      for (int i = 0; i < F::ROWS; i++) sums[F::index(i, j)] = fmaf(sums[F::index(i, j)], scale, shift);
     }
   }
   // Where the rows' pixels lie in the result, -1 outside; of the columns two neighbours at once where that is possible.
-  int at[H::ROWS];
+  int at[F::ROWS];
 #pragma unroll
-  for (int i = 0; i < H::ROWS; i++) {
-    const Pixel pixel(c, H::row(i));
-    const int image = place.image + pixel.image;
-    const int row = (place.row + pixel.row) * side + (int)blockIdx.z / side;
-    const int column = (place.column + pixel.column) * side + (int)blockIdx.z % side;
+  for (int i = 0; i < F::ROWS; i++) {
+    const Pixel pixel(c, F::row(i));
+    const int image = origin.image + pixel.image;
+    const int row = (origin.row + pixel.row) * side + (int)blockIdx.z / side;
+    const int column = (origin.column + pixel.column) * side + (int)blockIdx.z % side;
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
@@ -334,7 +334,7 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
   }
   if (!BACK && c.relu)
 #pragma unroll
-    for (int e = 0; e < H::COUNT; e++) sums[e] = sums[e] < 0.0f ? 0.0f : sums[e];
+    for (int e = 0; e < F::COUNT; e++) sums[e] = sums[e] < 0.0f ? 0.0f : sums[e];
   each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { y[to] = sums[e]; },
                            [&](int e, int to) {
                              *reinterpret_cast<float2*>(y + to) = make_float2(sums[e], sums[e + 1]);
@@ -343,22 +343,22 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
   // The tile's sums: every thread's, then in the order of the threads that share a column.
   double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
 #pragma unroll
-  for (int j = 0; j < H::COLUMNS; j++) {
+  for (int j = 0; j < F::COLUMNS; j++) {
     double sum = 0.0, squares = 0.0;
 #pragma unroll
-    for (int i = 0; i < H::ROWS; i++) {
-      const double v = at[i] < 0 ? 0.0f : sums[H::index(i, j)];
+    for (int i = 0; i < F::ROWS; i++) {
+      const double v = at[i] < 0 ? 0.0f : sums[F::index(i, j)];
       sum += v;
       squares = fma(v, v, squares);
     }
-    parts[H::share() * 2 * TN + H::column(j)] = sum;
-    parts[(H::share() * 2 + 1) * TN + H::column(j)] = squares;
+    parts[F::share() * 2 * TN + F::column(j)] = sum;
+    parts[(F::share() * 2 + 1) * TN + F::column(j)] = squares;
   }
   __syncthreads();
   for (int e = threadIdx.x; e < 2 * TN; e += THREADS) {
     const int n = n0 + e % TN;
     double sum = 0.0;
-    for (int s = 0; s < H::SHARES; s++) sum += parts[s * 2 * TN + e];
+    for (int s = 0; s < F::SHARES; s++) sum += parts[s * 2 * TN + e];
     if (n < c.out_c) counts[((long long)blockIdx.x * 2 + e / TN) * c.out_c + n] = sum;
   }
 }
@@ -377,16 +377,16 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
   const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * X_PITCH, stage_len = patch_len + pixels * DY_PITCH;
   constexpr int LOG_I = IT == 16 ? 4 : 5;
 
-  auto bring = [&](int tile, int stage) {
-    const Place place(c, tile);
+  auto load_stage = [&](int tile, int stage) {
+    const TileOrigin origin(c, tile);
     float* to = shared + stage * stage_len;
-    copy_patch(to, X_PITCH, x, c, place.image, place.row * c.stride - c.pad + tap0 / c.kernel,
-               place.column * c.stride - c.pad + tap0 % c.kernel, i0, LOG_I);
+    copy_patch(to, X_PITCH, x, c, origin.image, origin.row * c.stride - c.pad + tap0 / c.kernel,
+               origin.column * c.stride - c.pad + tap0 % c.kernel, i0, LOG_I);
     const int pieces = c.aligned_w ? OT / 4 : OT;
     for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
       const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
       const Pixel pixel(c, m);
-      const int image = place.image + pixel.image, row = place.row + pixel.row, column = place.column + pixel.column;
+      const int image = origin.image + pixel.image, row = origin.row + pixel.row, column = origin.column + pixel.column;
       const bool inside = image < c.images && row < c.out_h && column < c.out_w && o0 + o < c.out_c;
       const float* from =
           inside ? dy + ((image * c.out_h + row) * c.out_w + column) * c.out_c + o0 + o : dy;
@@ -403,10 +403,10 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
   constexpr int COUNT = TF32 ? TAPS * MF * 4 : TAPS * IN * OUT;
   float sums[COUNT] = {};
   int stage = 0;
-  if ((int)blockIdx.x < tiles) bring(blockIdx.x, 0);
+  if ((int)blockIdx.x < tiles) load_stage(blockIdx.x, 0);
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, stage ^= 1) {
     if (tile + (int)gridDim.x < tiles) {
-      bring(tile + gridDim.x, stage ^ 1);
+      load_stage(tile + gridDim.x, stage ^ 1);
       copy_wait<1>();
     } else {
       copy_wait<0>();

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::config::RunConfig;
-use crate::data::made_up;
+use crate::data::random_bytes;
 use crate::device::{Device, Target};
 use crate::error::{Kind, Result};
-use crate::train::pace;
+use crate::train::step_time;
 
 struct Experiment {
     name: &'static str,
@@ -126,9 +126,9 @@ fn one(target: Target, experiment: &Experiment) -> Result<StepTime> {
     }
     let batch = config.batch_size;
     let samples = [steps * batch, batch];
-    let data = made_up(&config, &experiment.sample, experiment.classes, samples)?;
-    let measured = match pace(&config, &data, target, epochs) {
-        Ok(pace) => Ok((pace.calls, pace.seconds)),
+    let data = random_bytes(&config, &experiment.sample, experiment.classes, samples)?;
+    let measured = match step_time(&config, &data, target, epochs) {
+        Ok(step) => Ok((step.calls, step.seconds)),
         // A shape that the kernels cannot take.
         Err(error) if error.kind == Kind::Usage => Err(error.message),
         Err(error) => return Err(error),
@@ -163,7 +163,8 @@ mod tests {
     fn experiments_have_their_numbers_of_parameters() {
         for (experiment, expected) in EXPERIMENTS.iter().zip(PARAMETERS) {
             let config = config(experiment);
-            let data = made_up(&config, &experiment.sample, experiment.classes, [2, 2]).unwrap();
+            let data =
+                random_bytes(&config, &experiment.sample, experiment.classes, [2, 2]).unwrap();
             let data = models::Data {
                 input: data.train.input_shape().to_vec(),
                 target: data.train.target_shape().to_vec(),

@@ -148,25 +148,25 @@ fn steps(report: &Report, before: impl Fn(&str, &str, &str) -> Option<f64>) -> c
         "of floor",
         "× baseline",
     ]);
-    for pace in &report.experiments {
-        let before = before(pace.name, crate::bench::STEP_ABOUT, crate::bench::STEP_PART);
-        let (kernels, why) = match &pace.measured {
+    for step in &report.experiments {
+        let before = before(step.name, crate::bench::STEP_ABOUT, crate::bench::STEP_PART);
+        let (kernels, why) = match &step.measured {
             Ok((kernels, _)) => (kernels.to_string(), None),
             Err(why) => ("-".to_owned(), Some(why)),
         };
         let time = match why {
-            None => shown(pace.seconds().map(|s| 1e3 * s), 3),
+            None => shown(step.seconds().map(|s| 1e3 * s), 3),
             Some(why) => why.clone(),
         };
         table.add_row([
-            pace.name.to_owned(),
-            pace.batch.to_string(),
+            step.name.to_owned(),
+            step.batch.to_string(),
             kernels,
             time,
-            shown(pace.images_per_second(), 0),
-            percent(pace.share_of_floor()),
+            shown(step.images_per_second(), 0),
+            percent(step.share_of_floor()),
             shown(
-                pace.seconds().zip(before).map(|(now, before)| now / before),
+                step.seconds().zip(before).map(|(now, before)| now / before),
                 2,
             ),
         ]);

@@ -93,7 +93,7 @@ fn position(before: &[u8]) -> (usize, usize) {
 }
 
 /// One line for a text that is no JSON, in words for those who know Python better.
-fn syntax(source: &str, text: &str, path: &[Step], cause: &serde_json::Error) -> String {
+fn syntax(source: &str, text: &str, path: &[PathPart], cause: &serde_json::Error) -> String {
     let (line, column) = (cause.line().max(1), cause.column().max(1));
     let place = format!("{source}:{line}:{column}");
     if text.trim_ascii().is_empty() {
@@ -172,7 +172,7 @@ fn vanishing(source: &str, text: &str) -> Vec<String> {
 }
 
 /// One step down into a JSON value.
-enum Step {
+enum PathPart {
     Key(String),
     Item(usize),
 }
@@ -180,12 +180,12 @@ enum Step {
 /// Where the reader is, and the keys it met twice.
 #[derive(Default)]
 struct Notes {
-    path: Vec<Step>,
+    path: Vec<PathPart>,
     duplicates: Vec<String>,
 }
 
 /// The path as text; the middle of a very long one is left out.
-fn joined(path: &[Step]) -> String {
+fn joined(path: &[PathPart]) -> String {
     let mut text = String::new();
     for (depth, step) in path.iter().enumerate() {
         match step {
@@ -194,8 +194,8 @@ fn joined(path: &[Step]) -> String {
                     text.push('…');
                 }
             }
-            Step::Key(key) => text = child(&text, key),
-            Step::Item(index) => text = item(&text, *index),
+            PathPart::Key(key) => text = child(&text, key),
+            PathPart::Item(index) => text = item(&text, *index),
         }
     }
     if text.is_empty() {
@@ -253,7 +253,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            self.0.path.push(Step::Item(items.len()));
+            self.0.path.push(PathPart::Item(items.len()));
             let Some(item) = seq.next_element_seed(Node(self.0))? else {
                 break;
             };
@@ -267,7 +267,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
         let mut entries = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            self.0.path.push(Step::Key(key.clone()));
+            self.0.path.push(PathPart::Key(key.clone()));
             let value = map.next_value_seed(Node(self.0))?;
             if entries.insert(key, value).is_some() {
                 self.0.duplicates.push(joined(&self.0.path));

@@ -9,10 +9,10 @@ pub mod fetch;
 mod imagenet32;
 mod libsvm;
 mod loader;
-mod made_up;
 mod mnist;
 mod packed;
 pub mod pickle;
+mod random_bytes;
 pub mod raw;
 mod sensor;
 pub mod shard;
@@ -21,7 +21,7 @@ mod synthetic_linear;
 mod synthetic_matrix_fac;
 
 pub use loader::Loader;
-pub use made_up::made_up;
+pub use random_bytes::random_bytes;
 pub use split::Split;
 
 use crate::config::{Entry, RunConfig};

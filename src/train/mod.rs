@@ -6,12 +6,12 @@ mod data;
 mod kinds;
 mod network;
 mod optimum;
-mod pace;
 mod run;
+mod step_time;
 pub mod sweep;
 mod trainer;
 
 pub use network::Plans;
 pub use optimum::optimum;
-pub use pace::{Pace, pace};
 pub use run::{Watch, run};
+pub use step_time::{StepTime, step_time};

@@ -22,7 +22,7 @@ use crate::optim::{EpochReport, Operands, Optimizer, sum_blocks};
 use crate::random::SEED;
 
 /// What an epoch of training leaves to tell.
-pub(super) struct Trained {
+pub(super) struct EpochResult {
     /// l2 norms, the sum of squares being an f32: Infinity beyond its range.
     pub model_norm: f32,
     pub grad_norm: f32,
@@ -32,7 +32,7 @@ pub(super) struct Trained {
 }
 
 /// Programs and how often to run each, in order.
-type Schedule = Vec<(Prepared, usize)>;
+type Sequence = Vec<(Prepared, usize)>;
 
 pub(super) struct Trainer {
     machine: Machine,
@@ -47,10 +47,10 @@ pub(super) struct Trainer {
     /// An epoch's steps, and their coefficients.
     steps: Vec<Step>,
     coefficients: Vec<u8>,
-    train: Schedule,
+    train: Sequence,
     norms: Prepared,
     /// The training and the validation half, and the evaluation of each.
-    halves: [(Half, Schedule); 2],
+    halves: [(Half, Sequence); 2],
     /// Between training and evaluation, and back.
     evaluation: Option<[Prepared; 2]>,
 }
@@ -97,12 +97,12 @@ impl Trainer {
         let eval_steps = machine.alloc_with("steps of evaluation", &eval_steps)?;
         let now = machine.alloc_with("the step", &[Step::default()])?;
         let augmented = halves.iter().filter(|half| half.is_augmented());
-        let visits = augmented.map(Half::len).max().unwrap_or(0);
+        let images = augmented.map(Half::len).max().unwrap_or(0);
         let tables = Tables {
             steps: machine.alloc("steps of an epoch", batches)?,
             taken: machine.alloc_with("steps taken", &[0i32])?,
             order: machine.alloc("the order of the samples", data.train.len())?,
-            placements: machine.alloc("flips and crops of images", visits)?,
+            placements: machine.alloc("flips and crops of images", images)?,
             sums: machine.alloc("sums of losses and scores", 2)?,
             squares: machine.alloc("squares of norms", 2)?,
         };
@@ -126,7 +126,7 @@ impl Trainer {
         let mut program = Program::new(target);
         one_step(&mut program)?;
         let at_once = machine.steps_at_once(batches, program.calls().len());
-        let mut train = Schedule::new();
+        let mut train = Sequence::new();
         for (n, times) in [(at_once, batches / at_once), (1, batches % at_once)] {
             if times > 0 {
                 let mut program = Program::new(target);
@@ -150,9 +150,9 @@ impl Trainer {
             order: in_order,
             ..batch
         };
-        let mut evaluation = |half: Half| -> Result<(Half, Schedule)> {
+        let mut evaluation = |half: Half| -> Result<(Half, Sequence)> {
             let (whole, left) = (half.len() / plans.eval_size, half.len() % plans.eval_size);
-            let mut schedule = Schedule::new();
+            let mut schedule = Sequence::new();
             for (samples, times) in [(plans.eval_size, whole), (left, 1)] {
                 if samples == 0 || times == 0 {
                     continue;
@@ -209,7 +209,7 @@ impl Trainer {
         rates: &[Rate],
         order: &[u32],
         watch: &dyn Watch,
-    ) -> Result<Option<Trained>> {
+    ) -> Result<Option<EpochResult>> {
         self.write_tables(rates, order)?;
         for &(program, times) in &self.train {
             for _ in 0..times {
@@ -229,7 +229,7 @@ impl Trainer {
             .chunks_exact(self.tables.steps.len)
             .map(<[f64]>::to_vec);
         let values = self.optimizer.epoch_reports(&scalars);
-        Ok(Some(Trained {
+        Ok(Some(EpochResult {
             model_norm: (squares[0] as f32).sqrt(),
             grad_norm: (squares[1] as f32).sqrt(),
             series: reports.steps.iter().copied().zip(series).collect(),

@@ -18,7 +18,7 @@ struct PathsFile {
 #[derive(Deserialize)]
 struct PathCase {
     opt: Map<String, Value>,
-    trajectory: Vec<Step>,
+    trajectory: Vec<GoldenStep>,
     /// What an adaptive method reports: the step size t of every step, ...
     step_size_list: Option<Value>,
     /// ... and the lower bound and h after the last.
@@ -27,7 +27,7 @@ struct PathCase {
 }
 
 #[derive(Deserialize)]
-struct Step {
+struct GoldenStep {
     loss: Value,
     p1: Value,
     p2: Value,

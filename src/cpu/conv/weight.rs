@@ -352,7 +352,7 @@ fn sum_segment_body<S: Simd>(
             let place = |v: usize| {
                 let (tap, block) = (v % columns.taps.len(), v / columns.taps.len());
                 let (q, column) = columns.taps[tap];
-                Place {
+                Offsets {
                     dy: block * dy_block
                         + ((low - segment.dy_rows.start) * g.padded_width + column) * LANES,
                     sum: (p * shape.kernel + q) * tile_in * tile_out + block * LANES,
@@ -412,7 +412,7 @@ fn sum_segment_body<S: Simd>(
 }
 
 /// Where a vector's `dy` starts, and where its sums lie.
-struct Place {
+struct Offsets {
     dy: usize,
     sum: usize,
 }
@@ -440,7 +440,7 @@ impl Job {
         x: &[f32],
         x_at: usize,
         dy: &[f32],
-        places: [Place; Q],
+        places: [Offsets; Q],
         sums: &mut [f32],
     ) {
         let x_end = (self.images - 1) * self.x_image

@@ -1,7 +1,7 @@
 //! The stack machine that a pickle is a program for, as far as plain data need it.
 
 use super::strings::{decimal, latin1, quoted, raw_unicode};
-use super::{Global, Id, Layout, Node, Pickle, Step, text};
+use super::{Global, Id, Layout, Node, Outcome, Pickle, text};
 use std::collections::HashMap;
 
 /// Most operations of one pickle. A batch of the image sets has a few hundred thousand; at 4 million the
@@ -68,7 +68,7 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// One operation; true if it was the last.
-    fn step(&mut self) -> Step<bool> {
+    fn step(&mut self) -> Outcome<bool> {
         let code = self.take(1)?[0];
         match code {
             b'.' => return Ok(true),
@@ -187,14 +187,14 @@ impl<'a> Machine<'a> {
         Ok(false)
     }
 
-    fn take(&mut self, n: usize) -> Step<&'a [u8]> {
+    fn take(&mut self, n: usize) -> Outcome<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let taken = rest.get(..n).ok_or("it is cut short")?;
         self.at += n;
         Ok(taken)
     }
 
-    fn line(&mut self) -> Step<&'a [u8]> {
+    fn line(&mut self) -> Outcome<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|b| *b == b'\n');
         let line = &rest[..end.ok_or("it is cut short")?];
@@ -202,7 +202,7 @@ impl<'a> Machine<'a> {
         Ok(line.strip_suffix(b"\r").unwrap_or(line))
     }
 
-    fn little_endian(&mut self, n: usize) -> Step<u64> {
+    fn little_endian(&mut self, n: usize) -> Outcome<u64> {
         let mut wide = [0; 8];
         wide[..n].copy_from_slice(self.take(n)?);
         Ok(u64::from_le_bytes(wide))
@@ -219,39 +219,39 @@ impl<'a> Machine<'a> {
     }
 
     /// The place of the n-th value from the top.
-    fn below(&self, n: usize) -> Step<usize> {
+    fn below(&self, n: usize) -> Outcome<usize> {
         let place = self.stack.len().checked_sub(n);
         let place = place.filter(|place| *place >= self.floor());
         place.ok_or_else(|| "a value is missing on the stack".into())
     }
 
-    fn pop(&mut self) -> Step<Id> {
+    fn pop(&mut self) -> Outcome<Id> {
         let place = self.below(1)?;
         Ok(self.stack.remove(place))
     }
 
-    fn peek(&self) -> Step<Id> {
+    fn peek(&self) -> Outcome<Id> {
         Ok(self.stack[self.below(1)?])
     }
 
-    fn pop_mark(&mut self) -> Step<Vec<Id>> {
+    fn pop_mark(&mut self) -> Outcome<Vec<Id>> {
         let mark = self.marks.pop().ok_or("a mark is missing on the stack")?;
         Ok(self.stack.split_off(mark))
     }
 
-    fn collect(&mut self, make: fn(Vec<Id>) -> Node<'a>) -> Step {
+    fn collect(&mut self, make: fn(Vec<Id>) -> Node<'a>) -> Outcome {
         let items = self.pop_mark()?;
         self.push(make(items));
         Ok(())
     }
 
-    fn extend(&mut self, n: usize) -> Step {
+    fn extend(&mut self, n: usize) -> Outcome {
         let start = self.below(n)?;
         let items = self.stack.split_off(start);
         self.extend_with(items)
     }
 
-    fn extend_with(&mut self, items: Vec<Id>) -> Step {
+    fn extend_with(&mut self, items: Vec<Id>) -> Outcome {
         let top = self.peek()?;
         match &mut self.nodes[top as usize] {
             Node::List(list) => list.extend(items),
@@ -261,14 +261,14 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn small_integer(&mut self, n: usize) -> Step {
+    fn small_integer(&mut self, n: usize) -> Outcome {
         let value = self.little_endian(n)?;
         self.push(Node::Int(value as i64));
         Ok(())
     }
 
     /// Two's complement of as many bytes as the first `n` say.
-    fn long_integer(&mut self, n: usize) -> Step {
+    fn long_integer(&mut self, n: usize) -> Outcome {
         let length = self.little_endian(n)? as usize;
         if length > 8 {
             return Err("an integer of more than 64 bits".into());
@@ -281,7 +281,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn string(&mut self, n: usize) -> Step {
+    fn string(&mut self, n: usize) -> Outcome {
         let length = self.little_endian(n)?;
         let length = usize::try_from(length).map_err(|_| "it is cut short")?;
         let content = self.take(length)?;
@@ -289,30 +289,30 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn memoize(&mut self, key: u32) -> Step {
+    fn memoize(&mut self, key: u32) -> Outcome {
         let top = self.peek()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn memoize_counted(&mut self, n: usize) -> Step {
+    fn memoize_counted(&mut self, n: usize) -> Outcome {
         let key = self.little_endian(n)?;
         self.memoize(key as u32)
     }
 
-    fn recall(&mut self, key: u32) -> Step {
+    fn recall(&mut self, key: u32) -> Outcome {
         let known = self.memo.get(&key);
         let id = *known.ok_or_else(|| format!("value {key} was never stored"))?;
         self.stack.push(id);
         Ok(())
     }
 
-    fn recall_counted(&mut self, n: usize) -> Step {
+    fn recall_counted(&mut self, n: usize) -> Outcome {
         let key = self.little_endian(n)?;
         self.recall(key as u32)
     }
 
-    fn name(&self, id: Id) -> Step<Vec<u8>> {
+    fn name(&self, id: Id) -> Outcome<Vec<u8>> {
         match &self.nodes[id as usize] {
             Node::Bytes(bytes) if bytes.len() < 256 => Ok(bytes.to_vec()),
             _ => Err("the name of a global that is no name".into()),
@@ -320,7 +320,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The members of a tuple, of which only a few make sense.
-    fn few(&self, tuple: Id) -> Step<Vec<(Id, &Node<'a>)>> {
+    fn few(&self, tuple: Id) -> Outcome<Vec<(Id, &Node<'a>)>> {
         match &self.nodes[tuple as usize] {
             Node::Tuple(ids) if ids.len() <= 10 => Ok(ids
                 .iter()
@@ -330,7 +330,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn global(&mut self, module: &[u8], name: &[u8]) -> Step {
+    fn global(&mut self, module: &[u8], name: &[u8]) -> Outcome {
         let mut known = GLOBALS.iter();
         let found = known.find(|(m, n, _)| (m.as_bytes(), n.as_bytes()) == (module, name));
         match found {
@@ -346,7 +346,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn reduce(&mut self) -> Step {
+    fn reduce(&mut self) -> Outcome {
         let (arguments, callee) = (self.pop()?, self.pop()?);
         let Node::Global(callee) = self.nodes[callee as usize] else {
             return Err("a call of what is no global".into());
@@ -412,7 +412,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Gives the value below the top the state on top.
-    fn build(&mut self) -> Step {
+    fn build(&mut self) -> Outcome {
         let (state, target) = (self.pop()?, self.peek()?);
         let state = self.few(state)?;
         let nodes: Vec<&Node> = state.iter().map(|(_, node)| *node).collect();
@@ -448,7 +448,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn shape(&self, dims: &[Id]) -> Step<Vec<usize>> {
+    fn shape(&self, dims: &[Id]) -> Outcome<Vec<usize>> {
         let dim = |id: &Id| match self.nodes[*id as usize] {
             Node::Int(value) => usize::try_from(value).ok(),
             _ => None,
@@ -459,6 +459,6 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn memo_key(line: &[u8]) -> Step<u32> {
+fn memo_key(line: &[u8]) -> Outcome<u32> {
     u32::try_from(decimal(line)?).map_err(|_| "a key of the memo out of range".into())
 }

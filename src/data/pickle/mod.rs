@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 type Id = u32;
 
-type Step<T = ()> = Result<T, String>;
+type Outcome<T = ()> = Result<T, String>;
 
 /// A value; parts of composite ones are places in the table.
 #[derive(Clone, Debug)]
@@ -193,7 +193,7 @@ impl Array<'_> {
 
 impl Layout {
     /// Refuses a shape that does not fit `length`, the number of bytes, and types without a fixed size.
-    fn check(self, length: usize) -> Step<Layout> {
+    fn check(self, length: usize) -> Outcome<Layout> {
         let size = match self.dtype[..] {
             [b'b', b'1'] => Some(1),
             [b'u' | b'i' | b'f', digit @ (b'1' | b'2' | b'4' | b'8')] => Some(digit - b'0'),

@@ -1,9 +1,9 @@
 //! Integers and strings as a pickle's lines spell them.
 
-use super::{Step, text};
+use super::{Outcome, text};
 
 /// An integer in decimal digits.
-pub fn decimal(digits: &[u8]) -> Step<i64> {
+pub fn decimal(digits: &[u8]) -> Outcome<i64> {
     let value = std::str::from_utf8(digits)
         .ok()
         .and_then(|d| d.parse().ok());
@@ -11,7 +11,7 @@ pub fn decimal(digits: &[u8]) -> Step<i64> {
 }
 
 /// The content of a Python 2 string literal.
-pub fn quoted(line: &[u8]) -> Step<Vec<u8>> {
+pub fn quoted(line: &[u8]) -> Outcome<Vec<u8>> {
     let inner = match line {
         [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
         _ => return Err("a string without quotes".into()),
@@ -35,7 +35,7 @@ pub fn quoted(line: &[u8]) -> Step<Vec<u8>> {
     Ok(out)
 }
 
-fn hexadecimal(rest: &mut std::slice::Iter<u8>, digits: usize) -> Step<u32> {
+fn hexadecimal(rest: &mut std::slice::Iter<u8>, digits: usize) -> Outcome<u32> {
     let (now, later) = rest.as_slice().split_at_checked(digits).unwrap_or_default();
     *rest = later.iter();
     let all_digits = !now.is_empty() && now.iter().all(u8::is_ascii_hexdigit);
@@ -45,7 +45,7 @@ fn hexadecimal(rest: &mut std::slice::Iter<u8>, digits: usize) -> Step<u32> {
 }
 
 /// Text of protocol 0: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
-pub fn raw_unicode(line: &[u8]) -> Step<String> {
+pub fn raw_unicode(line: &[u8]) -> Outcome<String> {
     let mut out = String::with_capacity(line.len());
     let mut rest = line.iter();
     while let Some(byte) = rest.next() {
@@ -65,7 +65,7 @@ pub fn raw_unicode(line: &[u8]) -> Step<String> {
 }
 
 /// The bytes that a text of the first 256 characters stands for.
-pub fn latin1(utf8: &[u8]) -> Step<Vec<u8>> {
+pub fn latin1(utf8: &[u8]) -> Outcome<Vec<u8>> {
     let text = std::str::from_utf8(utf8).map_err(|_| "text that is not UTF-8")?;
     let byte = |c: char| u8::try_from(c).map_err(|_| "text that is not Latin-1".to_owned());
     text.chars().map(byte).collect()

@@ -57,7 +57,7 @@ struct Parser<'a> {
     at: usize,
 }
 
-type Step<T> = Result<T, String>;
+type Parsed<T> = Result<T, String>;
 
 impl<'a> Parser<'a> {
     fn new(text: &'a str) -> Parser<'a> {
@@ -90,7 +90,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn end(&mut self) -> Step<()> {
+    fn end(&mut self) -> Parsed<()> {
         self.space();
         match self.peek() {
             None => Ok(()),
@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
         found
     }
 
-    fn value(&mut self, depth: usize) -> Step<Json<'a>> {
+    fn value(&mut self, depth: usize) -> Parsed<Json<'a>> {
         if depth > MAX_DEPTH {
             return Err(format!("nested more than {MAX_DEPTH} deep"));
         }
@@ -150,7 +150,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The items between the bracket at hand and `close`.
-    fn items(&mut self, close: u8, mut item: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
+    fn items(&mut self, close: u8, mut item: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
         self.at += 1;
         self.space();
         if self.peek() == Some(close) {
@@ -181,7 +181,7 @@ impl<'a> Parser<'a> {
         self.at - start
     }
 
-    fn number(&mut self) -> Step<Json<'a>> {
+    fn number(&mut self) -> Parsed<Json<'a>> {
         let start = self.at;
         let negative = self.word("-");
         if negative && self.word("Infinity") {
@@ -215,7 +215,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn string(&mut self) -> Step<Cow<'a, str>> {
+    fn string(&mut self) -> Parsed<Cow<'a, str>> {
         self.at += 1;
         let mut start = self.at;
         let mut escaped: Option<String> = None;
@@ -243,7 +243,7 @@ impl<'a> Parser<'a> {
     }
 
     /// One escape sequence, backslash first.
-    fn escape(&mut self) -> Step<char> {
+    fn escape(&mut self) -> Parsed<char> {
         let letter = self.bytes.get(self.at + 1).copied();
         let plain = match letter {
             Some(c @ (b'"' | b'\\' | b'/')) => c as char,
@@ -274,7 +274,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The four hexadecimal digits of `\uXXXX`.
-    fn unit(&mut self) -> Step<u16> {
+    fn unit(&mut self) -> Parsed<u16> {
         let digits = self.bytes.get(self.at + 2..self.at + 6).unwrap_or_default();
         let hex = |n: u16, &b: &u8| Some((n << 4) | (b as char).to_digit(16)? as u16);
         match digits.iter().try_fold(0, hex) {

@@ -12,7 +12,7 @@ use crate::graph::Mode;
 use crate::optim::Optimizer;
 use crate::optim::schedule::Rate;
 
-pub struct Pace {
+pub struct StepTime {
     /// Calls of a training step: launches of kernels, or functions on the CPU.
     pub calls: usize,
     /// Of a step: the median of the epochs, each with its tables' upload and the reading of its reports.
@@ -23,7 +23,12 @@ pub struct Pace {
 ///
 /// # Errors
 /// As a run.
-pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> Result<Pace> {
+pub fn step_time(
+    config: &RunConfig,
+    data: &Pair,
+    target: Target,
+    epochs: usize,
+) -> Result<StepTime> {
     const LR: f64 = 1e-3;
     let plans = Plans::new(config, data, target.device, Mode::Train)?;
     let optimizer = Optimizer::new(&config.opt)?;
@@ -42,7 +47,7 @@ pub fn pace(config: &RunConfig, data: &Pair, target: Target, epochs: usize) -> R
         }
     }
     seconds.sort_by(f64::total_cmp);
-    Ok(Pace {
+    Ok(StepTime {
         calls: trainer.calls(),
         seconds: seconds.get(epochs / 2).copied(),
     })

@@ -16,7 +16,7 @@ use std::sync::Arc;
 ///
 /// # Panics
 /// If the data set is not made from files.
-pub fn made_up<'a>(
+pub fn random_bytes<'a>(
     request: impl Into<Request<'a>>,
     sample: &[usize],
     classes: u32,
