@@ -22,7 +22,7 @@ use crate::results::file::Lock;
 use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
-use crate::train::checkpoint::{self, Checkpoint, Weights};
+use crate::train::checkpoint::{self, Checkpoint, Place, Weights};
 use crate::train::sweep::{self, lock};
 
 #[derive(Args)]
@@ -89,9 +89,10 @@ pub struct Train {
 /// An experiment with its output, and what is left of it.
 struct Job {
     experiment: Experiment,
-    store: Store,
     pending: Vec<(usize, RunConfig)>,
+    /// Given up before the store: its folder may lie in the store's.
     weights: Option<WeightFiles>,
+    store: Store,
 }
 
 /// Given up in reverse order: the folder that was made for the first one goes last, if nothing is in it.
@@ -100,7 +101,7 @@ struct Jobs(VecDeque<Job>);
 
 /// The files that the weights of pending runs go to, in a folder that this process holds.
 struct WeightFiles {
-    paths: Vec<PathBuf>,
+    places: Vec<Place>,
     _lock: Lock,
 }
 
@@ -132,12 +133,15 @@ impl Train {
         // What is wrong with any of them is told before anything is trained, too.
         jobs.check(&library, target, &weights)?;
         let chosen = sweep::chosen(target, &weights);
-        for job in &jobs.0 {
-            job.check_data(&self, &library, &chosen)?;
+        for job in &mut jobs.0 {
+            let identity = job.identity(&self, &library, &chosen);
+            let all: Vec<Identity> = job.experiment.all.iter().map(&identity).collect();
+            job.store.check_problems(&all)?;
+            job.weights = self.weight_files(job, identity)?;
         }
         let mut failure = None;
         while let Some(job) = jobs.0.pop_front() {
-            weights.save = job.weights.as_ref().map(|files| files.paths.clone());
+            weights.save = job.weights.as_ref().map(|files| files.places.clone());
             let outcome = self.train(&job, &library, &targets, &weights)?;
             failure = failure.or(outcome);
             if let Some(signal) = signals::received() {
@@ -212,10 +216,10 @@ impl Train {
         let runs = experiment.runs.iter().cloned().enumerate();
         let pending: Vec<_> = runs.filter(|(index, _)| !done[*index]).collect();
         Ok(Job {
-            weights: self.weight_files(&experiment, &pending)?,
             experiment,
-            store,
             pending,
+            weights: None,
+            store,
         })
     }
 
@@ -238,20 +242,20 @@ impl Train {
     /// Where the weights of pending runs go, if they are to be saved.
     fn weight_files(
         &self,
-        Experiment { id, runs, .. }: &Experiment,
-        pending: &[(usize, RunConfig)],
+        job: &Job,
+        identity: impl Fn(&RunConfig) -> Identity,
     ) -> Result<Option<WeightFiles>> {
         let Some(dir) = &self.save_weights else {
             return Ok(None);
         };
+        let Experiment { id, all, .. } = &job.experiment;
         let default = || self.output_dir.join("weights");
         let folder = dir.clone().unwrap_or_else(default).join(id);
-        let all: Vec<&RunConfig> = runs.iter().collect();
-        let paths = checkpoint::paths(&folder, &all);
-        let pending = pending.iter().map(|(index, _)| paths[*index].clone());
+        let lock = checkpoint::take_folder(&folder)?;
+        let pending = job.pending.iter().map(|(_, run)| (run, identity(run)));
         Ok(Some(WeightFiles {
-            paths: pending.collect(),
-            _lock: checkpoint::take_folder(&folder)?,
+            places: checkpoint::places(&folder, &pending.collect::<Vec<_>>(), all)?,
+            _lock: lock,
         }))
     }
 
@@ -323,31 +327,31 @@ impl Train {
 }
 
 impl Job {
-    /// Refuses an output of other data under the same name. Data are not downloaded for it: where they are not there,
-    /// nothing is known of them.
-    fn check_data(
+    /// What runs are told apart by, now that their data can be had. Data are not downloaded for it: where those of runs
+    /// that are done already are not there, nothing is known of them.
+    fn identity(
         &self,
         options: &Train,
         library: &Library,
         chosen: &Map<String, Value>,
-    ) -> Result<()> {
+    ) -> impl Fn(&RunConfig) -> Identity {
         let offline = options.library(true);
         let all = self.experiment.runs.iter().map(|run| (&offline, run));
         let left = self.pending.iter().map(|(_, run)| (library, run));
         let name = |run: &RunConfig| (run.dataset.clone(), json!(run.dataset_kwargs).to_string());
-        let mut sums = HashMap::new();
+        let mut sums: HashMap<_, Option<Value>> = HashMap::new();
         for (library, run) in left.chain(all) {
-            let sum = || library.load(run).ok()?.checksum();
+            // As summaries say it: null where they are computed.
+            let sum = || Some(library.load(run).ok()?.checksum().into());
             sums.entry(name(run)).or_insert_with(sum);
         }
-        let identity = |run: &RunConfig| {
+        let chosen = chosen.clone();
+        move |run| {
             let mut chosen = chosen.clone();
             let sum = sums.get(&name(run)).cloned().flatten();
-            chosen.extend(sum.map(|sum| ("data".to_owned(), sum.into())));
+            chosen.extend(sum.map(|sum| ("data".to_owned(), sum)));
             Identity::new(&run.to_json(), &chosen)
-        };
-        let identities: Vec<Identity> = self.experiment.all.iter().map(identity).collect();
-        self.store.check_problems(&identities)
+        }
     }
 }
 

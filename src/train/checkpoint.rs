@@ -2,6 +2,7 @@
 //! of the reference's model takes them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
@@ -13,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::graph::{Params, Tensor};
 use crate::results::file::{self, Lock};
+use crate::results::identity::Identity;
 
 /// Beside its running averages PyTorch's batch norm counts the batches that went into them, as a scalar of 64
 /// bits. Older files lack it: PyTorch takes it for 0 then.
@@ -24,6 +26,9 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 
 /// Problems of one kind that are listed; hundreds would hide what they have in common.
 const LISTED: usize = 8;
+
+/// The key of a file's metadata that says whose weights it has.
+const RUN: &str = "run";
 
 /// Names of a lock and of temporary files in a folder of weights.
 const NAME: &str = "weights";
@@ -45,7 +50,15 @@ pub struct Weights {
     /// stream stays where it is).
     pub init: Option<Checkpoint>,
     /// For each run the file that its final weights go to.
-    pub save: Option<Vec<PathBuf>>,
+    pub save: Option<Vec<Place>>,
+}
+
+/// A file for the final weights of a run.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub path: PathBuf,
+    /// The hash of the run's identity, by which the file says whose weights it has.
+    pub run: String,
 }
 
 /// A file of weights, read and checked against its own header.
@@ -91,18 +104,20 @@ fn counts(params: &Params) -> impl Iterator<Item = String> {
 
 impl Snapshot<'_> {
     /// Writes the file in whole or not at all.
-    pub fn save(&self, config: &RunConfig, path: &Path) -> Result<()> {
+    pub fn save(&self, config: &RunConfig, place: &Place) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| {
-            let path = path.display();
+            let path = place.path.display();
             Error::new(Kind::Io, format!("cannot save weights to {path}: {e}"))
         };
-        let bytes = self.encode(config).map_err(|e| failed(&e))?;
-        file::replace(path, TEMPORARY, |out| out.write_all(&bytes)).map_err(|e| failed(&e))
+        let bytes = self.encode(config, &place.run).map_err(|e| failed(&e))?;
+        let write = file::replace(&place.path, TEMPORARY, |out| out.write_all(&bytes));
+        write.map_err(|e| failed(&e))
     }
 
     fn encode(
         &self,
         config: &RunConfig,
+        run: &str,
     ) -> std::result::Result<Vec<u8>, safetensors::SafeTensorError> {
         let count = (self.batches_tracked as i64).to_le_bytes();
         let float = |tensor: &Tensor, vector| {
@@ -119,7 +134,7 @@ impl Snapshot<'_> {
             views.collect::<std::result::Result<_, safetensors::SafeTensorError>>()?;
         let config = serde_json::Value::Object(config.to_json()).to_string();
         // PyTorch's tools look for the format.
-        let about = json!({"format": "pt", "config": config});
+        let about = json!({"format": "pt", "config": config, RUN: run});
         Ok(with_metadata(&safetensors::serialize(views, None)?, &about))
     }
 }
@@ -152,6 +167,12 @@ impl Checkpoint {
     pub fn hash(&self) -> String {
         let sum = Md5::digest(&self.bytes);
         sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The hash of the identity of the run whose weights these are, where the file says so.
+    fn run(&self) -> Option<String> {
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).ok()?;
+        metadata.metadata().as_ref()?.get(RUN).cloned()
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {
@@ -279,26 +300,45 @@ fn misfits(file: &BTreeMap<&str, TensorView>, model: &BTreeMap<String, Entry>) -
     lines
 }
 
-/// The files for the weights of these runs: `FOLDER/name=adam:lr=0.1:run_id=0.safetensors`. Where two runs
-/// have this in common, what tells them apart is added.
-pub fn paths(folder: &Path, runs: &[&RunConfig]) -> Vec<PathBuf> {
+/// Files for the weights of `pending` runs, whose folder this process holds: `FOLDER/name=adam:lr=0.1:run_id=0.safetensors`.
+/// Where that is the name of several runs among `all` of the experiment, or a file of another run has it (or one that does
+/// not say whose it is), digits of the run's identity are added.
+///
+/// # Errors
+/// If files that are not the run's have both names.
+pub fn places(
+    folder: &Path,
+    pending: &[(&RunConfig, Identity)],
+    all: &[RunConfig],
+) -> Result<Vec<Place>> {
     let label = |run: &RunConfig| -> String {
         let label = run.label();
         // No folder, and no name that is longer than file systems take.
         let safe = label.chars().map(|c| if c == '/' { '_' } else { c });
         safe.take(180).collect()
     };
-    let labels: Vec<String> = runs.iter().map(|run| label(run)).collect();
-    let mut uses: HashMap<&String, usize> = HashMap::new();
-    labels
-        .iter()
-        .for_each(|label| *uses.entry(label).or_default() += 1);
-    let path = |(run, label): (&&RunConfig, &String)| {
-        let ending = match uses[label] {
-            1 => String::new(),
-            _ => format!(":config={:08x}", crc32c::crc32c(run.identity().as_bytes())),
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    let labels = all.iter().map(label);
+    labels.for_each(|label| *uses.entry(label).or_default() += 1);
+    let place = |(config, identity): &(&RunConfig, Identity)| {
+        let (label, run) = (label(config), identity.hash());
+        let own = format!("{label}:run={}", &run[..8]);
+        let plain = (uses.get(&label) == Some(&1)).then_some(label);
+        let names = plain.into_iter().chain([own]);
+        let mut paths = names.map(|name| folder.join(name + ".safetensors"));
+        let free = |path: &PathBuf| {
+            let absent = fs::symlink_metadata(path).is_err_and(|e| files::absent(&e));
+            absent || Checkpoint::read(path).is_ok_and(|there| there.run().as_ref() == Some(&run))
         };
-        folder.join(format!("{label}{ending}.safetensors"))
+        let Some(path) = paths.find(free) else {
+            let (folder, label) = (folder.display(), config.label());
+            let text = format!(
+                "the weights of {label} have no place in {folder}: their names are those of other files; use another folder \
+                 with --save-weights=DIR"
+            );
+            return Err(Error::new(Kind::CannotCreate, text));
+        };
+        Ok(Place { path, run })
     };
-    runs.iter().zip(&labels).map(path).collect()
+    pending.iter().map(place).collect()
 }

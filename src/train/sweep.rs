@@ -272,7 +272,7 @@ impl Watch for RunWatch<'_> {
 
     fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {
         match &self.weights.save {
-            Some(paths) => weights.save(self.config, &paths[self.turn]),
+            Some(places) => weights.save(self.config, &places[self.turn]),
             None => Ok(()),
         }
     }

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use stepback_native::error::Kind;
 use stepback_native::graph::Params;
+use stepback_native::results::identity::Identity;
 use stepback_native::train::checkpoint::Checkpoint;
 
 /// Matrix factorisation: layers "0.weight" of (4, 6) and "1.weight" of (10, 4).
@@ -100,6 +101,75 @@ fn the_same_command_saves_the_same_bytes() {
 }
 
 #[test]
+fn weights_of_other_runs_stay() {
+    let folder = Folder::new();
+    let mut config = config(1, 4);
+    config["opt"]["lr"] = json!(0.1);
+    folder.config("small", &config);
+    let save = "train -q small.json --save-weights";
+    let names = || folder.names("output/weights/small");
+    let read = |name: &str| fs::read(folder.path(format!("output/weights/small/{name}"))).unwrap();
+    folder.run(save).code(0);
+    let plain = names().remove(0);
+    let first = read(&plain);
+    // The file says whose weights it has, as the output tells its runs apart.
+    let runs: Value = serde_json::from_str(&folder.read("output/small.json")).unwrap();
+    let map = |key: &str| runs[0][key].as_object().unwrap();
+    let hash = Identity::new(map("config"), map("summary")).hash();
+    let (_, metadata) = SafeTensors::read_metadata(&first).unwrap();
+    assert_eq!(metadata.metadata().as_ref().unwrap()["run"], hash);
+    // A run of more epochs goes beside it, and so does one from other initial weights; each has one file, however often
+    // it is trained.
+    let others = [
+        format!("{save} --epochs 2"),
+        format!("{save} --init-weights {FILE}"),
+    ];
+    for (command, files) in others.iter().zip([2, 3]) {
+        folder.run(command).code(0);
+        let (there, before) = (names(), names().iter().map(|n| read(n)).collect::<Vec<_>>());
+        assert_eq!(there.len(), files, "{there:?}");
+        for again in [save, command] {
+            folder.run(&format!("{again} --overwrite")).code(0);
+        }
+        assert_eq!(names(), there);
+        assert!(names().iter().map(|n| read(n)).collect::<Vec<_>>() == before);
+    }
+    assert!(read(&plain) == first);
+    let beside = format!("{}:run=", plain.strip_suffix(".safetensors").unwrap());
+    let suffixed = names().iter().filter(|n| n.starts_with(&beside)).count();
+    assert_eq!(suffixed, 2);
+}
+
+#[test]
+fn runs_of_one_label_and_files_of_nobody() {
+    let folder = Folder::new();
+    let mut two = config(1, 4);
+    two["opt"]["lr"] = json!(0.1);
+    two["batch_size"] = json!([4, 8]);
+    folder.config("small", &two);
+    let save = "train -q small.json --save-weights";
+    folder.run(&format!("{save} --only batch_size=4")).code(0);
+    folder.run(save).code(0);
+    let names = folder.names("output/weights/small");
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|name| name.contains(":run=")), "{names:?}");
+    // Files that do not say whose they are: of older versions, or of others.
+    two["batch_size"] = json!(8);
+    folder.config("old", &two);
+    let plain = "kept/old/name=sgd:lr=0.1:lr_schedule=constant:run_id=0.safetensors";
+    folder.write(plain, "old");
+    let save = "train -q old.json --overwrite --save-weights=kept";
+    folder.run(save).code(0);
+    assert_eq!(folder.read(plain), "old");
+    let names = folder.names("kept/old");
+    let own = names.iter().find(|name| name.contains(":run=")).unwrap();
+    folder.write(&format!("kept/old/{own}"), "not weights");
+    let ran = folder.run(save).code(73);
+    ran.says(&["kept/old", "lr=0.1", "--save-weights=DIR"]);
+    assert_eq!(folder.read(&format!("kept/old/{own}")), "not weights");
+}
+
+#[test]
 fn what_a_killed_save_left_goes_and_a_folder_has_one_writer() {
     let folder = Folder::new();
     folder.config("small", &config(1, 4));
@@ -126,6 +196,10 @@ fn a_folder_of_its_own_and_its_failures() {
     let ran = folder.run("train -q small.json --save-weights=file/below");
     ran.code(73).says(&["file/below", "--save-weights=DIR"]);
     assert!(!folder.exists("output/small.json"), "nothing was trained");
+    assert!(
+        folder.names(".") == ["file", "small.json"],
+        "no folder stays"
+    );
     folder
         .run("train -q small.json --save-weights=kept --only lr=0.1")
         .code(0);
