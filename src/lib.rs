@@ -4,7 +4,7 @@
 //! Modules import downwards only:
 //! `cli -> verify | bench -> train -> results -> { models | optim | data } -> nn -> ops -> graph -> device -> cpu`;
 //! the three in braces never import one another, and `optim` skips `nn` and `ops`. `config` and `random`
-//! import `error` and `files` alone, these two nothing, and all others may import the four. `tests/core/layers.rs` checks it.
+//! import `error`, `files` and `stop` alone, these three nothing, and all others may import the five. `tests/core/layers.rs` checks it.
 
 #![deny(unsafe_code)]
 
@@ -25,6 +25,7 @@ pub mod ops;
 pub mod optim;
 pub mod random;
 pub mod results;
+pub mod stop;
 pub mod train;
 pub mod verify;
 

@@ -9,13 +9,17 @@ use super::print::{self, count, print, println};
 use super::sources::Overwrite;
 use super::vocabulary;
 use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
-use crate::data;
+use crate::data::{self, Library, Origin, fetch};
+use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::optim::schedule::Schedule;
 use crate::results::escape;
 use crate::results::file::{self, Existing};
 use crate::results::identity::{Identity, Index};
 use crate::results::output;
+use crate::stop;
+use crate::train::checkpoint::Weights;
+use crate::train::sweep;
 
 /// Check experiment configs, print their runs, split them
 #[derive(clap::Args, Debug)]
@@ -111,22 +115,29 @@ impl Check {
         let (mut entries, mut problems) = (Vec::new(), Vec::new());
         for path in &self.configs {
             let file = path.display().to_string();
-            let (runs, warnings, errors) = match config::load(path, &vocabulary, self.max_runs) {
-                Ok(Experiment { runs, warnings, .. }) => {
-                    let short = too_short(&runs).into_iter();
-                    let errors: Vec<String> = short.map(|e| format!("{file}: {e}")).collect();
-                    let ok = errors.is_empty().then_some(runs.len());
-                    (ok, warnings, errors)
+            let read = config::load(path, &vocabulary, self.max_runs);
+            let read = read.and_then(|experiment| Ok((try_out(&experiment, &file)?, experiment)));
+            let (runs, warnings, untried, errors) = match read {
+                Ok((untried, Experiment { runs, warnings, .. })) => {
+                    (Some(runs.len()), warnings, untried, Vec::new())
                 }
-                Err(error) => (None, Vec::new(), lines(&error.message)),
+                Err(error) => (None, Vec::new(), BTreeSet::new(), lines(&error.message)),
             };
             if let Some(runs) = runs.filter(|_| !self.json) {
                 warn(&warnings);
-                println(format_args!("{file}: OK, {}", count(runs, "run")))?;
+                let left = match untried.is_empty() {
+                    true => String::new(),
+                    false => {
+                        let names: Vec<_> = untried.iter().copied().collect();
+                        format!("; train will tell whether they fit {}", names.join(", "))
+                    }
+                };
+                println(format_args!("{file}: OK, {}{left}", count(runs, "run")))?;
             }
             problems.extend(errors.iter().cloned());
-            entries
-                .push(json!({"file": file, "runs": runs, "warnings": warnings, "errors": errors}));
+            entries.push(json!({
+                "file": file, "runs": runs, "warnings": warnings, "errors": errors, "untried": untried,
+            }));
         }
         if self.json {
             println(format_args!("{:#}", Value::Array(entries)))?;
@@ -138,18 +149,40 @@ impl Check {
     }
 }
 
-/// What is wrong with schedules for which runs are too short, as far as is known before data are read.
-fn too_short(runs: &[RunConfig]) -> BTreeSet<String> {
-    let check = |run: &RunConfig| {
-        let steps = data::stated_samples(run).map(|n| n / run.batch_size);
-        let schedule = Schedule::new(&run.opt, run.max_epoch, steps.unwrap_or(0))?;
-        match schedule.stepwise() && steps.is_none() {
-            true => Ok(()),
-            false => schedule.check(),
+/// Tries the runs as `train` does before the first one, if their data are computed. Returns the names of the other data
+/// sets, whose files are not read.
+fn try_out(experiment: &Experiment, file: &str) -> Result<BTreeSet<&'static str>> {
+    let (mut untried, mut computed) = (BTreeSet::new(), Vec::new());
+    let mut found = Vec::new();
+    for run in &experiment.runs {
+        let row = data::row(&run.dataset)?;
+        match row.origin {
+            Origin::Computed(_) => computed.push(run),
+            Origin::Files(_) => {
+                untried.insert(row.entry.name);
+                found.extend(too_short(run).err());
+            }
         }
-    };
-    let errors = runs.iter().filter_map(|run| check(run).err());
-    errors.map(|error| error.message).collect()
+    }
+    let library = Library::new("", true, fetch::Options::new(Vec::new(), true));
+    let weights = Weights::default();
+    let check = sweep::check(computed, &library, Target::CPU, &weights, stop::flag());
+    found.extend(check);
+    if found.is_empty() {
+        return Ok(untried);
+    }
+    let lines: BTreeSet<String> = found.iter().map(|e| format!("{file}: {e}")).collect();
+    let lines: Vec<String> = lines.into_iter().collect();
+    Err(Error::usage(lines.join("\n")))
+}
+
+/// Refuses a schedule that is longer than the run, as far as that is known before data are read.
+fn too_short(run: &RunConfig) -> Result<()> {
+    let schedule = Schedule::new(&run.opt, run.max_epoch, 0)?;
+    match schedule.stepwise() {
+        true => Ok(()),
+        false => schedule.check(),
+    }
 }
 
 fn lines(text: &str) -> Vec<String> {

@@ -1,20 +1,15 @@
 //! Ctrl-C and SIGTERM: the first one asks to stop, the second one ends the process at once.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Once};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::error::{Error, Kind, Result};
+use crate::stop;
 
-static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
-
-/// True once the process should stop.
-pub fn stop() -> &'static AtomicBool {
-    &STOP
-}
 
 /// The signal that was received, if any.
 pub fn received() -> Option<u8> {
@@ -39,8 +34,8 @@ pub fn listen() -> Result<()> {
 
 fn register(signal: i32) -> std::io::Result<()> {
     // Order matters: the second signal finds the flag set by the first.
-    flag::register_conditional_shutdown(signal, 128 + signal, STOP.clone())?;
-    flag::register(signal, STOP.clone())?;
+    flag::register_conditional_shutdown(signal, 128 + signal, stop::flag().clone())?;
+    flag::register(signal, stop::flag().clone())?;
     flag::register_usize(signal, SIGNAL.clone(), signal as usize)?;
     Ok(())
 }

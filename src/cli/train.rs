@@ -22,6 +22,7 @@ use crate::results::file::Lock;
 use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
+use crate::stop;
 use crate::train::checkpoint::{self, Checkpoint, Place, Weights};
 use crate::train::sweep::{self, lock};
 
@@ -120,25 +121,21 @@ impl Train {
             init: init.transpose()?,
             save: None,
         };
-        // Every output is taken before anything is trained.
-        let mut jobs = Jobs::default();
-        for experiment in experiments {
-            jobs.0
-                .push_back(self.open(experiment, &sweep::chosen(target, &weights))?);
-        }
+        // From here on there is something to tidy up.
+        signals::listen()?;
         let library = self.library(self.offline).telling(match self.quiet {
             true => |_| {},
             false => |text| print::note(text),
         });
-        // What is wrong with any of them is told before anything is trained, too.
-        jobs.check(&library, target, &weights)?;
-        let chosen = sweep::chosen(target, &weights);
-        for job in &mut jobs.0 {
-            let identity = job.identity(&self, &library, &chosen);
-            let all: Vec<Identity> = job.experiment.all.iter().map(&identity).collect();
-            job.store.check_problems(&all)?;
-            job.weights = self.weight_files(job, identity)?;
+        let prepared = self.prepare(experiments, &library, target, &weights);
+        // Whatever has failed then has failed for it.
+        if let Some(signal) = signals::received() {
+            if !self.quiet {
+                print::note("interrupted before the first run");
+            }
+            return Ok(128 + signal);
         }
+        let mut jobs = prepared?;
         let mut failure = None;
         while let Some(job) = jobs.0.pop_front() {
             weights.save = job.weights.as_ref().map(|files| files.places.clone());
@@ -149,6 +146,29 @@ impl Train {
             }
         }
         Ok(failure.map_or(0, Kind::exit_code))
+    }
+
+    /// Takes every output, and tells what is wrong with any of them, before anything is trained.
+    fn prepare(
+        &self,
+        experiments: Vec<Experiment>,
+        library: &Library,
+        target: Target,
+        weights: &Weights,
+    ) -> Result<Jobs> {
+        let chosen = sweep::chosen(target, weights);
+        let mut jobs = Jobs::default();
+        for experiment in experiments {
+            jobs.0.push_back(self.open(experiment, &chosen)?);
+        }
+        jobs.check(library, target, weights)?;
+        for job in &mut jobs.0 {
+            let identity = job.identity(self, library, &chosen);
+            let all: Vec<Identity> = job.experiment.all.iter().map(&identity).collect();
+            job.store.check_problems(&all)?;
+            job.weights = self.weight_files(job, identity)?;
+        }
+        Ok(jobs)
     }
 
     fn library(&self, offline: bool) -> Library {
@@ -276,7 +296,6 @@ impl Train {
             ));
         }
         let begin = Instant::now();
-        signals::listen()?;
         let report = Report::new(self, job);
         let outcome = sweep::sweep(
             &job.pending,
@@ -284,7 +303,7 @@ impl Train {
             &job.store,
             targets,
             weights,
-            signals::stop(),
+            stop::flag(),
             &report,
         );
         report.bar.finish_and_clear();
@@ -360,7 +379,8 @@ impl Jobs {
     fn check(&self, library: &Library, target: Target, weights: &Weights) -> Result<()> {
         let mut problems = Vec::new();
         for job in &self.0 {
-            for error in sweep::check(&job.pending, library, target, weights) {
+            let runs = job.pending.iter().map(|(_, run)| run);
+            for error in sweep::check(runs, library, target, weights, stop::flag()) {
                 problems.push((error.kind, format!("{}: {error}", job.experiment.id)));
             }
         }
@@ -470,7 +490,7 @@ impl sweep::Progress for Report<'_> {
             && let Err(error) = print::println(json_line(&self.job.experiment.id, result))
         {
             lock(&self.failure).get_or_insert(error);
-            signals::stop().store(true, Ordering::Relaxed);
+            stop::flag().store(true, Ordering::Relaxed);
         }
         lock(&self.results).push((run, result.clone()));
     }

@@ -14,20 +14,8 @@ pub use simd::avx512;
 
 use rayon::prelude::*;
 
-use crate::error::{Error, Kind, Result};
-
 /// Elements per chunk. Chunk borders decide the order of summation, so they never move.
 pub const CHUNK: usize = 1 << 14;
-
-/// An error if there is no memory for so many floats, asked before what needs them is set up: an allocation that
-/// fails ends the process.
-pub fn room_for(floats: usize) -> Result<()> {
-    Vec::<f32>::new().try_reserve_exact(floats).map_err(|_| {
-        let mib = floats.saturating_mul(4).div_ceil(1 << 20);
-        let text = format!("cpu: no memory: {mib} MiB are needed for this run; a smaller batch_size or model needs less");
-        Error::new(Kind::Device, text)
-    })
-}
 
 /// Sum of the `term`s of all chunks, in the order of the chunks.
 fn sum_chunks<T: Sync>(a: &[T], b: &[T], term: impl Fn(&[T], &[T]) -> f64 + Sync) -> f64 {

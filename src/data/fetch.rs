@@ -5,11 +5,14 @@ use super::raw::{self, Archive, RawFile, Set};
 use super::shard::sync_folder;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::stop;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 use ureq::http::{HeaderValue, Response, StatusCode, header};
 use ureq::{Agent, Body, Timeout};
@@ -73,6 +76,50 @@ enum Trouble {
     Passing(String),
     /// The trouble is on our side.
     Ours(Error),
+}
+
+/// How often to look whether the process was asked to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What `work` sends, from a thread of its own: the network may keep it waiting for long, but not us.
+fn apart<T: Send + 'static>(
+    work: impl FnOnce(SyncSender<T>) + Send + 'static,
+) -> std::result::Result<Receiver<T>, Trouble> {
+    let (sender, receiver) = sync_channel(1);
+    let started = thread::Builder::new().spawn(move || work(sender));
+    match started {
+        Ok(_) => Ok(receiver),
+        Err(e) => {
+            let text = format!("cannot start a thread to download with: {e}");
+            Err(Trouble::Ours(Error::new(Kind::Io, text)))
+        }
+    }
+}
+
+/// The next thing that was sent, none after the last one.
+fn next<T>(sent: &Receiver<T>) -> std::result::Result<Option<T>, Trouble> {
+    loop {
+        go_on()?;
+        match sent.recv_timeout(LOOK) {
+            Ok(thing) => return Ok(Some(thing)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+fn pause(time: Duration) -> std::result::Result<(), Trouble> {
+    let begin = Instant::now();
+    while let Some(left) = time.checked_sub(begin.elapsed()) {
+        go_on()?;
+        thread::sleep(left.min(LOOK));
+    }
+    Ok(())
+}
+
+fn go_on() -> std::result::Result<(), Trouble> {
+    let asked = |e: std::io::Error| Trouble::Ours(Error::new(Kind::Io, e.to_string()));
+    stop::check().map_err(asked)
 }
 
 /// Downloads the raw files that are not there; returns their names. Fails within seconds where there is no
@@ -195,7 +242,10 @@ pub fn download(
         let url = format!("{}/{file}", mirror.trim_end_matches('/'));
         match from_mirror(&url, &mut partial, judge, options) {
             Ok(()) => return partial.into_file(target),
-            Err(Trouble::Ours(e)) => return Err(e),
+            Err(Trouble::Ours(e)) => {
+                partial.discard_if_empty()?;
+                return Err(e);
+            }
             Err(Trouble::Mirror(cause) | Trouble::Passing(cause)) => {
                 causes += &format!("\n  {url}: {cause}");
             }
@@ -209,9 +259,7 @@ pub fn download(
     if mirrors.is_empty() {
         causes += " no mirror is known";
     }
-    if partial.length == 0 {
-        partial.discard()?;
-    }
+    partial.discard_if_empty()?;
     Err(Error::new(kind, format!("cannot download {file}:{causes}")))
 }
 
@@ -222,14 +270,14 @@ fn from_mirror(
     options: &Options,
 ) -> std::result::Result<(), Trouble> {
     let agent = agent(url, &options.patience)?;
-    let mut pause = options.patience.pause;
+    let mut wait = options.patience.pause;
     for attempt in 1.. {
         let result = transfer(&agent, url, partial, options);
         match result {
             Ok(()) => break,
             Err(Trouble::Passing(_)) if attempt < options.patience.attempts => {
-                std::thread::sleep(pause);
-                pause *= 2;
+                pause(wait)?;
+                wait *= 2;
             }
             Err(trouble) => return Err(trouble),
         }
@@ -276,7 +324,9 @@ fn transfer(
             request = request.header(header::IF_RANGE, version);
         }
     }
-    let response = request.call().map_err(connection_trouble)?;
+    let response = apart(move |to| drop(to.send(request.call())))?;
+    let response = next(&response)?.expect("an answer or an error");
+    let response = response.map_err(connection_trouble)?;
     let status = response.status();
     match status {
         StatusCode::OK => partial.restart().map_err(Trouble::Ours)?,
@@ -367,20 +417,14 @@ fn receive(
     let total = expected.map(|n| n.saturating_add(partial.length));
     let bar = progress(&partial.path, total, options.quiet);
     let (mut clock, mut seen) = (Instant::now(), partial.length);
-    let mut reader = body.into_reader();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
+    let pieces = apart(move |to| read_pieces(body, &to))?;
+    while let Some(piece) = next(&pieces)? {
+        let piece = piece.map_err(|e| {
+            let text = format!("the download was cut after {} bytes: {e}", partial.length);
+            Trouble::Passing(text)
+        })?;
+        partial.append(&piece).map_err(Trouble::Ours)?;
         bar.set_position(partial.length);
-        let n = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => {
-                let text = format!("the download was cut after {} bytes: {e}", partial.length);
-                return Err(Trouble::Passing(text));
-            }
-        };
-        partial.append(&buffer[..n]).map_err(Trouble::Ours)?;
         if partial.length > MAX_BYTES {
             return Err(Trouble::Content("has no end".into()));
         }
@@ -401,6 +445,27 @@ fn receive(
             partial.length
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Sends what is read until there is no more, or it fails, or nobody wants it.
+fn read_pieces(body: Body, to: &SyncSender<std::io::Result<Vec<u8>>>) {
+    let mut reader = body.into_reader();
+    loop {
+        let mut piece = vec![0; 1 << 16];
+        let read = match reader.read(&mut piece) {
+            Ok(0) => return,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            read => read,
+        };
+        let failed = read.is_err();
+        let read = read.map(|n| {
+            piece.truncate(n);
+            piece
+        });
+        if to.send(read).is_err() || failed {
+            return;
+        }
     }
 }
 
@@ -516,6 +581,14 @@ impl Partial {
         fs::rename(&self.path, target).map_err(|e| self.failed(e))?;
         self.note_version(None)?;
         sync_folder(target)
+    }
+
+    /// Nothing stays of a download that has not begun.
+    fn discard_if_empty(self) -> Result<()> {
+        match self.length {
+            0 => self.discard(),
+            _ => Ok(()),
+        }
     }
 
     fn discard(mut self) -> Result<()> {

@@ -25,7 +25,7 @@ pub use random_bytes::random_bytes;
 pub use split::Split;
 
 use crate::config::{Entry, RunConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::random::{SEED, run_seed};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -129,14 +129,6 @@ pub fn row(name: &str) -> Result<&'static Row> {
         let names = names.join(", ");
         Error::usage(format!("no data set is called {name}; there are {names}"))
     })
-}
-
-/// How many training samples a run says that it has. Those of files are counted when they are read.
-pub fn stated_samples(run: &RunConfig) -> Option<usize> {
-    match row(&run.dataset).ok()?.origin {
-        Origin::Computed(_) => Some(run.dataset_kwargs.get("n_samples")?.as_u64()? as usize),
-        Origin::Files(_) => None,
-    }
 }
 
 /// The data sets of a sweep: what runs have in common is loaded once and shared.
@@ -271,13 +263,22 @@ impl SplitKey {
     }
 }
 
-/// Refuses what would not fit into memory before it is tried.
-fn in_bounds(name: &str, rows: usize, columns: usize) -> Result<()> {
+/// Refuses what would not fit into memory before it is tried, for an allocation that fails ends the process. `bytes` are
+/// needed for each number while it is made.
+fn in_bounds(name: &str, rows: usize, columns: usize, bytes: usize) -> Result<()> {
     const LIMIT: usize = 1 << 28;
-    match rows.checked_mul(columns) {
-        Some(size) if size <= LIMIT => Ok(()),
-        _ => Err(Error::usage(format!(
-            "{name} of {rows} by {columns} numbers is too large (at most {LIMIT} in all)"
-        ))),
-    }
+    // Their places in several orders, for one.
+    const ROW: usize = 64;
+    let what = format!("{name} of {rows} by {columns} numbers");
+    let Some(size) = rows.checked_mul(columns).filter(|size| *size <= LIMIT) else {
+        let text = format!("{what} is too large (at most {LIMIT} in all)");
+        return Err(Error::usage(text));
+    };
+    let needed = size * bytes + rows * ROW;
+    Vec::<u8>::new().try_reserve_exact(needed).map_err(|_| {
+        let mib = needed.div_ceil(1 << 20);
+        let text =
+            format!("{what}: no memory: {mib} MiB are needed; fewer samples or features need less");
+        Error::new(Kind::Device, text)
+    })
 }

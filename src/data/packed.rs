@@ -3,11 +3,12 @@
 use super::raw::damaged;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::stop;
 use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 use zip::ZipArchive;
 
@@ -15,9 +16,25 @@ use zip::ZipArchive;
 const XZ_KIB: u32 = 1 << 18;
 
 /// Opens the file at `path` as it is.
-pub fn open_plain(path: &Path) -> Result<BufReader<File>> {
+pub fn open_plain(path: &Path) -> Result<BufReader<Raw>> {
     let file = files::open(path).map_err(|e| Error::io("open", path, &e))?;
-    Ok(BufReader::with_capacity(1 << 16, file))
+    Ok(BufReader::with_capacity(1 << 16, Raw(file)))
+}
+
+/// A file that is read until the process is asked to stop: some are of gigabytes.
+pub struct Raw(File);
+
+impl Read for Raw {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        stop::check()?;
+        self.0.read(buffer)
+    }
+}
+
+impl Seek for Raw {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
 }
 
 /// Opens the file at `path`, unpacked if it is packed. Reading more than `limit` bytes of it is an error.
@@ -29,7 +46,7 @@ pub fn open(path: &Path, limit: u64) -> Result<impl Read + use<>> {
     })
 }
 
-fn unpack(mut file: BufReader<File>) -> io::Result<Box<dyn Read>> {
+fn unpack(mut file: BufReader<Raw>) -> io::Result<Box<dyn Read>> {
     let start = file.fill_buf()?;
     let foreign = |name: &str| {
         let text = format!("it is packed with {name}, which is not read here: unpack it first");

@@ -7,11 +7,14 @@ use super::split::Split;
 use crate::config::Values;
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::stop;
 use md5::{Digest, Md5};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A data set made from files.
@@ -600,7 +603,17 @@ fn denied(e: &std::io::Error) -> bool {
 fn lock(folder: &Path) -> std::io::Result<File> {
     fs::create_dir_all(folder)?;
     let lock = files::open_own(&folder.join(".lock"))?;
-    lock.lock()?;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            // Another process is at work there.
+            Err(TryLockError::WouldBlock) => {
+                stop::check()?;
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
     shard::remove_leftovers(folder);
     // The lock may have been made when the folder could be written to.
     tempfile::tempfile_in(folder)?;

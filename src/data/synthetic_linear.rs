@@ -52,7 +52,8 @@ fn create(request: &Request, part: Part) -> Result<Split> {
         values.count("n_samples"),
         values.real("noise"),
     );
-    in_bounds("synthetic_linear", n, p)?;
+    // Of 64 bits, then of 32.
+    in_bounds("synthetic_linear", n, p, 12)?;
     let mut rng = RandomState::new(part.seed(request.run_id) as u32);
     let w = weights(p);
     let a = design(&mut rng, n, p)?;

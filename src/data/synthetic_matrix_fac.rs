@@ -55,7 +55,8 @@ fn create(request: &Request, part: Part) -> Result<Split> {
         values.count("q"),
         values.count("n_samples"),
     );
-    in_bounds("synthetic_matrix_fac", n.max(q), p.max(q))?;
+    // The columns and the map are of 64 bits, x and y of 32.
+    in_bounds("synthetic_matrix_fac", n.max(q), p.max(q), 24)?;
     let map = map(&values, p, q, part);
     let mut rng = RandomState::new(part.seed(request.run_id) as u32);
     // (p, n): samples are the columns, and become the rows here.

@@ -2,14 +2,12 @@
 
 use super::checkpoint::Checkpoint;
 use crate::config::RunConfig;
-use crate::cpu;
 use crate::data::{Pair, Split};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
-use crate::optim::Optimizer;
 use crate::random::SEED;
 use crate::random::torch::Generator;
 
@@ -94,22 +92,6 @@ impl Plans {
             init.load_into(&mut plans.params, &config.model)?;
         }
         Ok(plans)
-    }
-
-    /// Floats that the model and all plans need.
-    pub fn floats(&self) -> usize {
-        let ends = self.eval.iter().map(|(_, plan)| plan.end());
-        let own = Layout::new(&self.params).end();
-        ends.chain([self.train.end()]).fold(own, usize::max)
-    }
-
-    /// An error if the CPU has no memory for a run by these plans.
-    pub fn check_memory(&self, config: &RunConfig) -> Result<()> {
-        let vectors = Optimizer::new(&config.opt)?
-            .memory(&self.params.tensors)
-            .vectors
-            .len();
-        cpu::room_for(self.floats() + vectors * self.params.values.len())
     }
 
     /// The evaluation plan for so many samples.

@@ -10,10 +10,12 @@ use super::checkpoint::{Checkpoint, Snapshot, Weights};
 use super::network::Plans;
 use super::optimum;
 use super::run::{Watch, run_plans};
+use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
+use crate::optim::Optimizer;
 use crate::optim::schedule::Schedule;
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult, provenance};
@@ -46,29 +48,32 @@ pub fn chosen(target: Target, weights: &Weights) -> Map<String, Value> {
 }
 
 /// Tries what runs need before the first one is trained: their data, that models, losses, scores and batch sizes fit
-/// them, memory, and that `weights` fit the models. Returns all that is wrong.
-pub fn check(
-    pending: &[(usize, RunConfig)],
+/// them, memory, and that `weights` fit the models. Returns all that is wrong, or what was found until `stop` was set.
+pub fn check<'r>(
+    runs: impl IntoIterator<Item = &'r RunConfig>,
     library: &Library,
     target: Target,
     weights: &Weights,
+    stop: &AtomicBool,
 ) -> Vec<Error> {
     const MOST: usize = 20;
     let mut tried = HashSet::new();
     let mut problems: Vec<Error> = Vec::new();
-    for (_, config) in pending {
+    for config in runs {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let fits = |data: Pair| {
-            let alike = RunConfig {
+            let mut alike = RunConfig {
                 run_id: 0,
                 max_epoch: 1,
                 ..config.clone()
             };
+            alike.opt.remove("lr");
             if tried.insert(alike.identity()) {
                 let init = weights.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
-                if target.device == Device::Cpu {
-                    plans.check_memory(config)?;
-                }
+                Trainer::new(plans, Optimizer::new(&config.opt)?, &data, target)?;
             }
             let batches = data.train.len() / config.batch_size;
             Schedule::new(&config.opt, config.max_epoch, batches)?.check()
@@ -387,7 +392,8 @@ mod tests {
         let (counts, stop) = (Counts::default(), AtomicBool::new(false));
         let mut pending = configs();
         pending[1].1.batch_size = 41;
-        let found = check(&pending, &library, Target::CPU, &Weights::default());
+        let runs = pending.iter().map(|(_, run)| run);
+        let found = check(runs, &library, Target::CPU, &Weights::default(), &stop);
         assert_eq!(found.len(), 1);
         assert!(found[0].message.contains("batch_size: 41"), "{}", found[0]);
         let none = Weights::default();

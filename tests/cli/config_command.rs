@@ -71,7 +71,7 @@ fn checks_count_runs_and_tell_all_mistakes_of_all_files() {
     let entries = list(&ran.stdout);
     assert_eq!(
         entries[1],
-        json!({"file": "exp.json", "runs": 14, "warnings": [], "errors": []})
+        json!({"file": "exp.json", "runs": 14, "warnings": [], "errors": [], "untried": []})
     );
     let errors = |i: usize| entries[i]["errors"].as_array().unwrap().len();
     assert_eq!((entries.len(), errors(0), errors(2)), (3, 2, 1));
@@ -81,6 +81,45 @@ fn checks_count_runs_and_tell_all_mistakes_of_all_files() {
         .code(2)
         .says(&["14 runs"]);
     assert_eq!(parts(&folder, "").len(), 4, "checking writes nothing");
+}
+
+#[test]
+fn what_train_would_refuse_at_once_is_refused() {
+    let folder = Folder::new();
+    let mut config = sweep();
+    config["dataset"] = json!("synthetic_linear");
+    config["dataset_kwargs"] = json!({"p": 5, "n_samples": 40});
+    let changed = |key: &str, value: Value| {
+        let mut config = config.clone();
+        config[key] = value;
+        config
+    };
+    folder.config("batch", &changed("batch_size", json!(1_000_000_000)));
+    let wide = json!({"output_size": 1, "hidden_sizes": [1u64 << 40]});
+    let mut mlp = changed("model_kwargs", wide);
+    mlp["model"] = json!("mlp");
+    folder.config("wide", &mlp);
+    mlp["dataset"] = json!("mnist");
+    mlp["dataset_kwargs"] = json!({});
+    folder.config("mnist", &mlp);
+    let ran = folder
+        .run("config check batch.json wide.json mnist.json")
+        .code(2);
+    let ran = ran.says(&[
+        "batch.json: batch_size: 1000000000",
+        "wide.json: model mlp",
+        "too large",
+    ]);
+    assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
+    // Of these nothing is known before their files are read.
+    assert!(
+        ran.stdout.starts_with("mnist.json: OK, 14 runs; "),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("mnist\n") && !folder.exists("data"));
+    let json = folder.run("config check mnist.json --json").code(0).stdout;
+    assert_eq!(list(&json)[0]["untried"], json!(["mnist"]));
 }
 
 #[test]

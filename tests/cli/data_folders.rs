@@ -125,30 +125,20 @@ fn what_cannot_be_read_is_not_missing() {
     mode(&folder, "data/libsvm", 0o755);
 }
 
+/// `train` tidies up first: tests/cli/interrupted.rs.
 #[test]
 fn a_signal_ends_a_download() {
     let folder = folder();
-    let mnist = json!({
-        "dataset": "mnist", "model": "linear", "model_kwargs": {"output_size": 10}, "loss_func": "cross_entropy",
-        "score_func": "cross_entropy_accuracy", "opt": {"name": "sgd"}, "batch_size": 2, "max_epoch": 1, "n_runs": 1,
-    });
-    folder.config("mnist", &mnist);
     // Answers nobody.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", mute.local_addr().unwrap());
-    for arguments in [
-        "train mnist.json".to_owned(),
-        format!("data fetch mnist --mirror {url}"),
-    ] {
-        let mut command = folder.command(&arguments);
-        command.env("https_proxy", &url).env("HTTPS_PROXY", &url);
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        let (mut connection, _) = mute.accept().unwrap();
-        connection.read_exact(&mut [0]).unwrap();
-        send("TERM", child.id());
-        let status = child.wait().unwrap();
-        assert_eq!(status.signal(), Some(15), "{arguments}: {status}");
-    }
+    let mut command = folder.command(&format!("data fetch mnist --mirror {url}"));
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let (mut connection, _) = mute.accept().unwrap();
+    connection.read_exact(&mut [0]).unwrap();
+    send("TERM", child.id());
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(15), "{status}");
 }
 
 #[test]

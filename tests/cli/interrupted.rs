@@ -1,11 +1,14 @@
 //! `train` ended from outside: signals, kills, and a second process on the same output.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::cifar::write_cifar;
 use crate::common::program::{Folder, Ran, runs_in, send, without_times};
 use serde_json::{Value, json};
 use stepback_native::random::torch::Generator;
@@ -177,4 +180,79 @@ fn no_kill_loses_a_finished_run() {
         sweeps += 1;
     }
     assert!(sweeps > 1, "all kills fell on one sweep");
+}
+
+#[test]
+fn a_signal_during_a_download_leaves_nothing() {
+    // Takes connections and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    mute.set_nonblocking(true).unwrap();
+    let proxy = format!("http://{}", mute.local_addr().unwrap());
+    let folder = Folder::new();
+    let mut config = sweep(2, 1);
+    config["dataset"] = json!("mnist");
+    config["dataset_kwargs"] = json!({});
+    folder.config("sweep", &config);
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut command = folder.command("train sweep.json --save-weights");
+        for variable in ["NO_PROXY", "no_proxy"] {
+            command.env_remove(variable);
+        }
+        for variable in ["HTTPS_PROXY", "https_proxy"] {
+            command.env(variable, &proxy);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let _connection = loop {
+            match mute.accept() {
+                Ok(connection) => break connection,
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it asks for data");
+            thread::sleep(Duration::from_millis(10));
+        };
+        send(signal, child.id());
+        let ran = Ran::from(child.wait_with_output().unwrap()).code(code);
+        assert!(ran.stderr.contains("interrupted before the first run"));
+        assert_eq!(folder.names(""), ["sweep.json"]);
+    }
+}
+
+#[test]
+fn a_signal_at_any_moment_leaves_no_half_of_anything() {
+    let folder = Folder::new();
+    write_cifar(&folder.path("data"), 2000, 100);
+    let mut config = sweep(2, 1000);
+    for (key, value) in [
+        ("dataset", json!("cifar10")),
+        ("dataset_kwargs", json!({})),
+        ("model", json!("resnet20")),
+        ("loss_func", json!("cross_entropy")),
+        ("score_func", json!("cross_entropy_accuracy")),
+    ] {
+        config[key] = value;
+    }
+    folder.config("sweep", &config);
+    for wait in [0, 2, 4, 8, 16, 32, 64, 128] {
+        let mut command =
+            folder.command("train -q sweep.json --offline --threads 1 --save-weights");
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        send("TERM", child.id());
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        // Before it listens, a signal ends it by itself: nothing is there yet.
+        assert!(matches!(ran.code, None | Some(143)), "{}", ran.stderr);
+        assert_eq!(ran.stderr, "");
+        assert!(!folder.exists("output"), "after {wait} ms");
+        let Ok(shards) = fs::read_dir(folder.path("data/shards")) else {
+            continue;
+        };
+        let names = shards.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        match names.len() {
+            1 => assert_eq!(names, [".lock"]),
+            _ => assert_eq!(names, [".lock", "cifar10-train.shard", "cifar10-val.shard"]),
+        }
+        fs::remove_dir_all(folder.path("data/shards")).unwrap();
+    }
 }

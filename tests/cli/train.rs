@@ -388,6 +388,18 @@ fn memory_that_is_not_there() {
         "batch_size",
     ]);
     assert!(!folder.exists("output"));
+    // Data of 2^28 numbers, in several shapes: samples and features each cost something of their own.
+    let mut config = linear();
+    for (samples, features) in [(1 << 14, 1 << 14), (1 << 26, 4), (8, 1 << 25)] {
+        config["dataset_kwargs"] = json!({"p": features, "n_samples": samples});
+        folder.config("large", &config);
+        let ran = folder
+            .limited("ulimit -v 1000000", "train large.json --threads 1")
+            .code(1);
+        let numbers = format!("of {samples} by {features} numbers: no memory");
+        ran.says(&["large: ", "synthetic_linear", &numbers, " MiB are needed"]);
+        assert!(!folder.exists("output"));
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{BLOCK, Features, HEADER, Header, MAGIC, Shard, Source, VERSION};
 use crate::error::{Error, Result};
+use crate::stop;
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -87,6 +88,7 @@ impl Writer {
     /// The next features: bytes, floats, or (u32, f32) pairs, as they are in memory.
     pub fn features(&mut self, bytes: &[u8]) -> Result<()> {
         assert!(self.header.is_none(), "the features come first");
+        stop::check().map_err(|e| Error::io("write", &self.path, &e))?;
         self.body(bytes)
     }
 
