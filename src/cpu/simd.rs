@@ -25,6 +25,7 @@ pub fn avx512() -> Result<bool> {
         let there = avx512_is_there();
         match env::var_os(VARIABLE) {
             None => Ok(there),
+            Some(set) if set.is_empty() => Ok(there),
             Some(set) if set == "avx2" => Ok(false),
             Some(set) if set == "avx512" && there => Ok(true),
             Some(set) => {

@@ -12,7 +12,8 @@
 //!
 //! Where a run forks (a ReLU's input near zero, a step size near divergence), members part suddenly. A
 //! member that parts alone is many spreads away from the others. Then a fork may come at any step, so s is that of the
-//! whole series, and such a member does not say how far rounding goes. Behind forks ours need not be within the
+//! whole series, and such a member does not say how far rounding goes. Members may also part in groups, each of which
+//! agrees within itself: that is a fork as well, though none of them is alone. Behind forks ours need not be within the
 //! median's branch: whatever is near some member is within the spread.
 
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +65,8 @@ impl Number {
 const SAME: f64 = 4.0 * f32::EPSILON as f64 / 2.0;
 /// Spreads beyond which a member has parted from all others.
 const ALONE: f64 = 10.0;
+/// Two groups of members have parted if the gap between them is so many times as wide as the wider one.
+const PARTED: f64 = 100.0;
 /// Members without whom there is no spread.
 const FEWEST: usize = 3;
 /// What passes, in distances that a correct run shows.
@@ -134,7 +137,7 @@ struct Case {
     ours: Numbers,
     /// Of each member, the values in the order of `ours`.
     members: Vec<Vec<f64>>,
-    /// Does a member part from all others?
+    /// Do members part from the others, alone or in a group?
     forks: bool,
     /// The largest distance of each member from the others, in spreads of theirs.
     members_apart: Vec<f64>,
@@ -157,11 +160,29 @@ impl Case {
             members_apart: Vec::new(),
         };
         case.members_apart = case.leave_one_out();
-        case.forks = case.members_apart.iter().any(|x| *x > ALONE);
+        case.forks = case.members_apart.iter().any(|x| *x > ALONE) || case.parts_in_groups();
         if case.forks {
             case.members_apart = case.leave_one_out();
         }
         case
+    }
+
+    /// Is there a number of which the members have values in two groups, far from each other?
+    fn parts_in_groups(&self) -> bool {
+        let parts = |(k, number): (usize, &Number)| {
+            let values = self.members.iter().map(|m| m[k]);
+            let mut values: Vec<f64> = values.filter(|x| x.is_finite()).collect();
+            values.sort_by(f64::total_cmp);
+            let (Some(first), Some(last)) = (values.first(), values.last()) else {
+                return false;
+            };
+            let least = number.grain.max(SAME * first.abs().max(last.abs()));
+            values.windows(2).any(|pair| {
+                let width = (pair[0] - first).max(last - pair[1]).max(least);
+                pair[1] - pair[0] > PARTED * width
+            })
+        };
+        self.ours.values().enumerate().any(parts)
     }
 
     fn leave_one_out(&self) -> Vec<f64> {
@@ -337,6 +358,25 @@ mod tests {
             assert_eq!(judge(members, &ours).verdict(), Verdict::Passed, "{ours:?}");
         }
         assert_eq!(judge(members, &[1.0, 0.5, 0.5]).verdict(), Verdict::Failed);
+    }
+
+    #[test]
+    fn a_branch_that_several_members_take_is_a_fork() {
+        let ours = [1.01, 2.1];
+        let judged = |parted: f64| {
+            let members: [&[f64]; 6] = [
+                &[1.0, 2.0],
+                &[1.0 + 1e-6, 2.0],
+                &[1.0 - 1e-6, 2.0],
+                &[1.0, 2.0],
+                &[1.0 + parted, 2.1],
+                &[1.0 + parted, 2.2],
+            ];
+            judge(&members, &ours).verdict()
+        };
+        // A third branch may be as far away as the two have come in the end; where none have parted, it is not one.
+        assert_eq!(judged(1e-3), Verdict::Passed);
+        assert_eq!(judged(1e-5), Verdict::Failed);
     }
 
     #[test]
