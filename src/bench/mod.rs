@@ -8,6 +8,8 @@ mod experiments;
 mod machine;
 mod shapes;
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 
 use crate::device::gpu::Precision;
@@ -16,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::graph::Params;
 use crate::ops::{Case, ROWS, distance};
 use crate::optim::{self, Optimizer, Stepper};
-use crate::random::torch::Generator;
 pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, StepTime};
 use machine::seconds;
 use shapes::AT_SIZE;
@@ -214,10 +215,9 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let opt = opt.as_object().expect("an object");
     let whole = [Params::vector(n)];
     let vectors = Optimizer::new(opt)?.memory(&whole).vectors.len();
-    let (mut w, mut g) = (vec![0.0; n], vec![0.0; n]);
-    let mut generator = Generator::new(4);
-    generator.normal(&mut w, 0.0, 1.0);
-    generator.normal(&mut g, 0.0, 1.0);
+    let mut draws = Xoshiro256PlusPlus::seed_from_u64(4);
+    let [mut w, g] =
+        [(); 2].map(|()| -> Vec<f32> { (0..n).map(|_| draws.random_range(-1.0..1.0)).collect() });
     let mut expected = w.clone();
     Stepper::new(opt, n, Target::CPU)?.step(0.01, 1.0, &mut expected, &g)?;
     let mut stepper = Stepper::new(opt, n, target)?;
@@ -243,6 +243,7 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
 #[cfg(all(test, emulator))]
 mod tests {
     use super::*;
+    use crate::random::torch::Generator;
 
     const EMULATOR: Target = Target {
         device: Device::Emulator,

@@ -1,7 +1,8 @@
-//! Matrix products, by the crate `gemm`.
+//! Matrix products, by the crate `gemm-f32`: the single precision of `gemm`.
 
 use super::simd;
-use gemm::Parallelism;
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
 use rayon::prelude::*;
 
 /// A matrix that is read: entry (i, j) is `data[i * rows + j * columns]`.
@@ -75,30 +76,44 @@ pub fn gemm(
     #[cfg(target_arch = "x86_64")]
     let product = match simd::avx512_is_there() && !simd::wide() {
         true => by_avx2,
-        false => gemm::gemm::<f32>,
+        false => get_gemm_fn(),
     };
     #[cfg(not(target_arch = "x86_64"))]
-    let product = gemm::gemm::<f32>;
+    let product = get_gemm_fn();
     let block = |index: usize| {
         let c = &c;
         let (i, j) = (index / across * height, index % across * width);
         let (rows, columns) = (height.min(m - i), width.min(n - j));
+        let left = (a.data.as_ptr().wrapping_add(i * a.strides.0), a.strides);
+        let right = (b.data.as_ptr().wrapping_add(j * b.strides.1), b.strides);
+        let transposed = |(data, (down, right))| (data, (right, down));
+        // Its kernels want C by columns: they compute the transpose, which lies there.
+        let (m, n, c_strides, (a, a_strides), (b, b_strides)) = match c_stride {
+            1 => (rows, columns, (1, 1), left, right),
+            _ => (
+                columns,
+                rows,
+                (1, c_stride),
+                transposed(right),
+                transposed(left),
+            ),
+        };
         // SAFETY: the assertions above; blocks of C are disjoint, so no two threads share an entry.
         unsafe {
             product(
-                rows,
-                columns,
+                m,
+                n,
                 k,
                 c.0.add(i * c_stride + j),
-                1,
-                c_stride as isize,
+                c_strides.1 as isize,
+                c_strides.0 as isize,
                 beta != 0.0,
-                a.data.as_ptr().wrapping_add(i * a.strides.0),
-                a.strides.1 as isize,
-                a.strides.0 as isize,
-                b.data.as_ptr().wrapping_add(j * b.strides.1),
-                b.strides.1 as isize,
-                b.strides.0 as isize,
+                a,
+                a_strides.1 as isize,
+                a_strides.0 as isize,
+                b,
+                b_strides.1 as isize,
+                b_strides.0 as isize,
                 beta,
                 alpha,
                 false,
@@ -121,11 +136,11 @@ struct SharedMut(*mut f32);
 // SAFETY: see `gemm`, the only user.
 unsafe impl Sync for SharedMut {}
 
-/// `gemm::gemm` as it is on a processor without AVX-512. The crate goes by what is there; this names the kernels that it takes
-/// where that is AVX2. How it cuts a product still follows the caches.
+/// What [`get_gemm_fn`] is on a processor without AVX-512. The crate goes by what is there; this names the kernels that it
+/// takes where that is AVX2. How it cuts a product still follows the caches.
 ///
 /// # Safety
-/// That of `gemm::gemm`.
+/// All entries that sizes and strides reach are there.
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn by_avx2(
@@ -153,33 +168,6 @@ unsafe fn by_avx2(
     use gemm_common::simd::{MixedSimd, V3};
     use gemm_f32::microkernel::fma::f32::{H_M, H_N, H_UKR, MR_DIV_N, NR, UKR};
     const LANES: usize = 8;
-    if c_columns < c_rows {
-        // Its kernels want C by columns.
-        // SAFETY: the transposed product reads and writes the same.
-        return unsafe {
-            by_avx2(
-                n,
-                m,
-                k,
-                c,
-                c_rows,
-                c_columns,
-                read_c,
-                b,
-                b_rows,
-                b_columns,
-                a,
-                a_rows,
-                a_columns,
-                beta,
-                alpha,
-                conj_c,
-                conj_b,
-                conj_a,
-                parallelism,
-            )
-        };
-    }
     let avx2 = <V3 as MixedSimd<f32, f32, f32, f32>>::try_new().expect("AVX-512 comes with AVX2");
     // SAFETY: the caller's promise.
     unsafe {

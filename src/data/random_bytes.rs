@@ -4,8 +4,8 @@ use super::shard::{Contents, Features, Shard, Targets, Writer};
 use super::{Origin, Pair, Part, Request, Split, row};
 use crate::config::Values;
 use crate::error::{Error, Kind, Result};
-use crate::random::SEED;
-use crate::random::torch::Generator;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 
 /// A data set of random bytes and classes, in shards that are opened, and augmented, as the real ones are: so many
@@ -32,17 +32,14 @@ pub fn random_bytes<'a>(
         Error::new(Kind::CannotCreate, text)
     })?;
     let values = Values::new(row.entry.keys, request.kwargs);
-    let mut draws = Generator::new(SEED);
+    let mut draws = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut half = |part: Part, n: usize| -> Result<Arc<Split>> {
         let path = folder.path().join(part.name());
         let mut writer = Writer::create(&path)?;
-        let length = n * sample.iter().product::<usize>();
-        let words = (0..length.div_ceil(8)).map(|_| draws.random64().to_le_bytes());
-        let bytes: Vec<u8> = words.flatten().take(length).collect();
+        let mut bytes = vec![0u8; n * sample.iter().product::<usize>()];
+        draws.fill(&mut bytes);
         writer.features(&bytes)?;
-        let labels: Vec<u32> = (0..n)
-            .map(|_| draws.randint(classes.into()) as u32)
-            .collect();
+        let labels: Vec<u32> = (0..n).map(|_| draws.random_range(0..classes)).collect();
         writer.finish(&Contents {
             features: Features::Bytes,
             sample,

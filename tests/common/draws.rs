@@ -1,6 +1,9 @@
 //! What several tests share.
 #![allow(dead_code)] // each test binary uses its part
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use rand_distr::StandardNormal;
 use serde_json::{Map, Value};
 use stepback_native::graph::Params;
 use stepback_native::models::{self, Data, Model};
@@ -8,22 +11,20 @@ use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
 
 /// Random test values.
-pub struct Draws(Generator);
+pub struct Draws(Xoshiro256PlusPlus);
 
 impl Draws {
     pub fn new(seed: u64) -> Draws {
-        Draws(Generator::new(seed))
+        Draws(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
     pub fn normal(&mut self, n: usize) -> Vec<f32> {
-        let mut values = vec![0.0; n];
-        self.0.normal(&mut values, 0.0, 1.0);
-        values
+        (&mut self.0).sample_iter(StandardNormal).take(n).collect()
     }
 
     /// An integer below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0.randint(bound as u64) as usize
+        self.0.random_range(0..bound)
     }
 }
 

@@ -5,6 +5,8 @@ use std::env;
 use std::hash::{Hash, Hasher};
 use std::process::Command;
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use stepback_native::cpu::attention::{Attention, Keep};
 use stepback_native::cpu::avx512;
 use stepback_native::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
@@ -14,17 +16,10 @@ use stepback_native::cpu::layer_norm::LayerNorm;
 use stepback_native::cpu::math::{cross_entropy, erf_all, exp_all, gelu, gelu_backward};
 use stepback_native::cpu::pool::{Images, add, add_to, relu, relu_backward};
 
-/// Numbers in -1..1 from a linear congruential generator.
+/// Numbers in -1..1.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..len)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
+    let mut draws = Xoshiro256PlusPlus::seed_from_u64(seed);
+    (0..len).map(|_| draws.random_range(-1.0..1.0)).collect()
 }
 
 /// Fails unless |got - want| <= tolerance * (1 + |want|) everywhere.

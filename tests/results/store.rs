@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 use stepback_native::error::Kind;
 use stepback_native::results::edit::{Choice, filter};
@@ -185,13 +187,12 @@ fn await_line(child: &mut Child, line: &str) {
 fn no_kill_loses_a_run() {
     let undisturbed = file_of(&(0..RUNS).collect::<Vec<_>>());
     let dir = tempfile::tempdir().unwrap();
-    let mut random = 12345u32;
+    let mut draws = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut added: Vec<usize> = Vec::new();
     let mut finished = 0;
     for round in 0..100 {
         let mut child = spawn("fill", dir.path());
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        std::thread::sleep(Duration::from_micros(u64::from(random >> 16) % 40_000));
+        std::thread::sleep(Duration::from_micros(draws.random_range(0..40_000)));
         let ended = child
             .try_wait()
             .unwrap()
