@@ -5,7 +5,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use stepback_native::device::gpu::kernels::Step;
 use stepback_native::device::{Device, Target};
-use stepback_native::graph::{Mode, Params, Plan, Session, Targets};
+use stepback_native::graph::{Mode, Params, Plan, Sample, Session, Targets};
 use stepback_native::models::{self, Data};
 use stepback_native::nn::loss;
 use stepback_native::optim::Stepper;
@@ -22,10 +22,12 @@ struct Setting {
 
 fn settings() -> Vec<Setting> {
     let data = |input: &[usize], target: &[usize], classes| Data {
-        input: input.to_vec(),
+        sample: match input {
+            [2] => Sample::IndexPair { bounds: [7, 7] },
+            shape => Sample::of_shape(shape),
+        },
         target: target.to_vec(),
         classes,
-        index_bounds: (input == [2]).then_some([7, 7]),
     };
     let network = |model, kwargs, classes| Setting {
         model,
@@ -93,10 +95,7 @@ fn steps(c: &mut Criterion) {
         let row = models::row(model).expect("a model of the table");
         let built = row.build(&mut params, &data, kwargs).expect("it fits");
         let loss = loss::loss(loss).expect("a loss of the table");
-        let sample = match data.input[..] {
-            [channels, height, width] => vec![height, width, channels],
-            _ => data.input.clone(),
-        };
+        let sample = data.sample.shape_on_tape();
         let record = |mode| {
             Plan::record(&params, mode, Device::Cpu, |tape| {
                 let x = tape.input(&[&[batch], &sample[..]].concat());
@@ -141,7 +140,7 @@ fn steps(c: &mut Criterion) {
             group.bench_function(name, |b| rayon::scope(|_| b.iter(&mut iterate)));
         };
         run(record(Mode::Train), "step", true);
-        if data.input.len() == 3 {
+        if let Sample::Image { .. } = data.sample {
             run(record(Mode::Eval), "evaluation", false);
         }
     }

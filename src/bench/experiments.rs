@@ -166,10 +166,9 @@ mod tests {
             let data =
                 random_bytes(&config, &experiment.sample, experiment.classes, [2, 2]).unwrap();
             let data = models::Data {
-                input: data.train.input_shape().to_vec(),
+                sample: data.train.sample(),
                 target: data.train.target_shape().to_vec(),
                 classes: data.train.classes(),
-                index_bounds: None,
             };
             let mut params = Params::new(Generator::new(1));
             let row = models::row(&config.model).unwrap();

@@ -11,6 +11,7 @@ use super::{Origin, Part, Row, Split};
 use crate::config::{Entry, Values};
 use crate::data::shard::map::MappedFile;
 use crate::error::Result;
+use crate::graph::Sample;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -189,7 +190,12 @@ pub(super) const fn form(classes: u32) -> Form {
 
 /// A split of colour photographs; those for training are augmented.
 pub(super) fn open(shard: Shard, part: Part, mean_and_std: &[(f32, f32)], recipe: Recipe) -> Split {
-    let split = Split::of_shard(shard, vec![3, SIDE, SIDE], normalise(mean_and_std));
+    let sample = Sample::Image {
+        channels: 3,
+        height: SIDE,
+        width: SIDE,
+    };
+    let split = Split::of_shard(shard, sample, normalise(mean_and_std));
     match part {
         Part::Train => split.augmented(recipe),
         Part::Val => split,

@@ -10,6 +10,7 @@ use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::{Origin, Part, Row, Split, TARGET_SEED};
 use crate::config::{Entry, Values};
 use crate::error::Result;
+use crate::graph::Sample;
 use crate::random::numpy::RandomState;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -256,5 +257,5 @@ fn read(path: &Path) -> Result<Table> {
 
 fn open(shard: Shard, _: Part, _: &Values) -> Split {
     let features = shard.header().sample[0] as usize;
-    Split::of_shard(shard, vec![features], Vec::new())
+    Split::of_shard(shard, Sample::Vector(features), Vec::new())
 }

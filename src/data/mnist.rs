@@ -7,6 +7,7 @@ use super::split::normalise;
 use super::{Origin, Part, Row, Split};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::Result;
+use crate::graph::Sample;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -202,9 +203,13 @@ fn open(shard: Shard, _: Part, values: &Values) -> Split {
         true => (0.1307, 0.3081),
         false => (0.0, 1.0),
     };
-    let shape = match values.flag("as_image") {
-        true => vec![1, SIDE, SIDE],
-        false => vec![SIDE * SIDE],
+    let sample = match values.flag("as_image") {
+        true => Sample::Image {
+            channels: 1,
+            height: SIDE,
+            width: SIDE,
+        },
+        false => Sample::Vector(SIDE * SIDE),
     };
-    Split::of_shard(shard, shape, normalise(&[mean_and_std]))
+    Split::of_shard(shard, sample, normalise(&[mean_and_std]))
 }

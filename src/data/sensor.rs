@@ -6,6 +6,7 @@ use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
 use super::{Origin, Part, Row, Split, TARGET_SEED};
 use crate::config::{Entry, Values};
 use crate::error::Result;
+use crate::graph::Sample;
 use crate::random::numpy::RandomState;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -117,5 +118,5 @@ fn read(path: &Path) -> Result<Vec<([f32; 2], f64)>> {
 }
 
 fn open(shard: Shard, _: Part, _: &Values) -> Split {
-    Split::of_shard(shard, vec![2], Vec::new())
+    Split::of_shard(shard, Sample::Vector(2), Vec::new()).as_index_pairs()
 }

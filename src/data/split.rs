@@ -3,6 +3,7 @@
 use super::augment::{self, Placement, Recipe};
 use super::shard::{Features, Shard};
 use crate::error::Result;
+use crate::graph::Sample;
 use crate::random::torch::Generator;
 use rayon::prelude::*;
 
@@ -13,7 +14,7 @@ const PARALLEL: usize = 1 << 15;
 pub struct Split {
     storage: Storage,
     len: usize,
-    input_shape: Vec<usize>,
+    sample: Sample,
     target_shape: Vec<usize>,
     classes: Option<usize>,
     augmentation: Option<Recipe>,
@@ -40,18 +41,13 @@ pub fn normalise(mean_and_std: &[(f32, f32)]) -> Vec<[f32; 256]> {
 
 impl Split {
     /// Samples and targets as rows, one after the other.
-    pub fn in_memory(
-        x: Vec<f32>,
-        y: Vec<f32>,
-        input_shape: Vec<usize>,
-        target_shape: Vec<usize>,
-    ) -> Split {
+    pub fn in_memory(x: Vec<f32>, y: Vec<f32>, sample: Sample, target_shape: Vec<usize>) -> Split {
         let len = y.len() / target_shape.iter().product::<usize>();
-        assert_eq!(x.len(), len * input_shape.iter().product::<usize>());
+        assert_eq!(x.len(), len * sample.len());
         Split {
             storage: Storage::Memory { x, y },
             len,
-            input_shape,
+            sample,
             target_shape,
             classes: None,
             augmentation: None,
@@ -59,13 +55,12 @@ impl Split {
         }
     }
 
-    /// A shard of images or of vectors; `input_shape` is PyTorch's, which puts the channels first.
-    /// `tables` holds one table per channel, of which there are one or three, for a shard of bytes, and
+    /// A shard of such samples. `tables` holds one table per channel, of which there are one or three, for a shard of bytes, and
     /// nothing for any other.
-    pub fn of_shard(shard: Shard, input_shape: Vec<usize>, tables: Vec<[f32; 256]>) -> Split {
+    pub fn of_shard(shard: Shard, sample: Sample, tables: Vec<[f32; 256]>) -> Split {
         let header = shard.header();
         let stored: usize = header.sample.iter().map(|d| *d as usize).product();
-        assert_eq!(stored, input_shape.iter().product::<usize>());
+        assert_eq!(stored, sample.len());
         match header.features {
             Features::Bytes => {
                 assert!([1, 3].contains(&tables.len()) && stored.is_multiple_of(tables.len()))
@@ -74,7 +69,7 @@ impl Split {
         }
         Split {
             len: header.samples as usize,
-            input_shape,
+            sample,
             target_shape: header.target.iter().map(|d| *d as usize).collect(),
             classes: header.classes.map(|c| c as usize),
             augmentation: None,
@@ -111,9 +106,30 @@ impl Split {
         self.len == 0
     }
 
-    /// PyTorch's shape of one sample: (channels, rows, columns) or (features,).
-    pub fn input_shape(&self) -> &[usize] {
-        &self.input_shape
+    /// The same samples of two features, as pairs of indices if they are that.
+    pub fn as_index_pairs(self) -> Split {
+        let mut bounds = [0; 2];
+        let mut x = vec![0.0; 2 * self.len];
+        let mut y = vec![0.0; self.len * self.target_shape.iter().product::<usize>()];
+        let all: Vec<u32> = (0..self.len as u32).collect();
+        self.gather(&all, &[], &mut x, &mut y);
+        for pair in x.chunks_exact(2) {
+            for (bound, index) in bounds.iter_mut().zip(pair) {
+                if *index < 0.0 || index.fract() != 0.0 {
+                    return self;
+                }
+                *bound = (*bound).max(*index as usize + 1);
+            }
+        }
+        Split {
+            sample: Sample::IndexPair { bounds },
+            ..self
+        }
+    }
+
+    /// What one sample is.
+    pub fn sample(&self) -> Sample {
+        self.sample
     }
 
     /// Shape of one target: `[1]` for labels and scalars.
@@ -143,14 +159,14 @@ impl Split {
     /// float that equals it. `placements` has an entry for every index, or none: the images as they are.
     /// Does not allocate.
     pub fn gather(&self, indices: &[u32], placements: &[Placement], x: &mut [f32], y: &mut [f32]) {
-        let features: usize = self.input_shape.iter().product();
+        let features = self.sample.len();
         let targets: usize = self.target_shape.iter().product();
         assert_eq!(x.len(), indices.len() * features);
         assert_eq!(y.len(), indices.len() * targets);
         assert!(placements.is_empty() || placements.len() == indices.len());
         let one = |(i, (x, y)): (usize, (&mut [f32], &mut [f32]))| {
             let index = indices[i] as usize;
-            self.sample(index, placements.get(i), x);
+            self.copy_sample(index, placements.get(i), x);
             self.target(index, y);
         };
         if x.len() < PARALLEL {
@@ -166,7 +182,7 @@ impl Split {
         }
     }
 
-    fn sample(&self, index: usize, placement: Option<&Placement>, out: &mut [f32]) {
+    fn copy_sample(&self, index: usize, placement: Option<&Placement>, out: &mut [f32]) {
         let place = index * out.len()..(index + 1) * out.len();
         match &self.storage {
             Storage::Memory { x, .. } => out.copy_from_slice(&x[place]),

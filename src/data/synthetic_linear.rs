@@ -3,6 +3,7 @@
 use super::{Origin, Part, Request, Row, Split, TARGET_SEED, in_bounds};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::{Error, Result};
+use crate::graph::Sample;
 use crate::random::numpy::RandomState;
 
 pub const ROW: Row = Row {
@@ -72,7 +73,12 @@ fn create(request: &Request, part: Part) -> Result<Split> {
         }
     }
     let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect();
-    Ok(Split::in_memory(narrow(a), narrow(b), vec![p], vec![1]))
+    Ok(Split::in_memory(
+        narrow(a),
+        narrow(b),
+        Sample::Vector(p),
+        vec![1],
+    ))
 }
 
 /// The true weights, of norm 1 and the same for every run.

@@ -3,6 +3,7 @@
 use super::{Origin, Part, Request, Row, Split, TARGET_SEED, in_bounds};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::Result;
+use crate::graph::Sample;
 use crate::random::numpy::RandomState;
 
 pub const ROW: Row = Row {
@@ -71,7 +72,7 @@ fn create(request: &Request, part: Part) -> Result<Split> {
             products.map(|row| row.iter().zip(column()).map(|(t, x)| t * x).sum::<f64>() as f32),
         );
     }
-    Ok(Split::in_memory(x, y, vec![p], vec![q]))
+    Ok(Split::in_memory(x, y, Sample::Vector(p), vec![q]))
 }
 
 /// The map, (q, p), row by row.

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
+use super::arena::ALIGN;
 use super::gpu::{Argument, Grid, Kernel, Launch, Precision};
 use super::{Device, Slot, Target};
 
@@ -203,6 +204,8 @@ impl Call {
 /// Calls, one after the other, for one kind of machine.
 pub struct Program {
     target: Target,
+    /// Where the arena that slots lie in begins in the first buffer, in floats.
+    base: usize,
     calls: Vec<Call>,
 }
 
@@ -210,7 +213,29 @@ impl Program {
     pub fn new(target: Target) -> Program {
         Program {
             target,
+            base: 0,
             calls: Vec::new(),
+        }
+    }
+
+    /// For an arena that begins so many floats behind the start of the machine's first buffer: several runs can share it.
+    ///
+    /// # Panics
+    /// If slots would not begin at cache lines any more.
+    pub fn based(self, base: usize) -> Program {
+        assert!(base.is_multiple_of(ALIGN), "a base of {base} floats");
+        Program { base, ..self }
+    }
+
+    /// A range as it was named, in the arena of this program.
+    fn in_arena(&self, range: ByteRange) -> ByteRange {
+        let base = match range.buffer {
+            ARENA => self.base * size_of::<f32>(),
+            _ => 0,
+        };
+        ByteRange {
+            start: range.start + base,
+            ..range
         }
     }
 
@@ -255,6 +280,8 @@ impl Program {
         body: impl Fn([&[u8]; R], [&mut [u8]; W]) + Send + 'static,
     ) {
         assert!(self.on_host(), "{name}: a function in a program of kernels");
+        let reads = reads.map(|range| self.in_arena(range));
+        let writes = writes.map(|range| self.in_arena(range));
         for (i, w) in writes.iter().enumerate() {
             let clash = reads.iter().chain(&writes[i + 1..]).any(|o| w.overlaps(*o));
             assert!(
@@ -294,6 +321,12 @@ impl Program {
             "{}: a kernel in a program of the host",
             kernel.name
         );
+        let based = |argument| match argument {
+            Argument::Read(range) => Argument::Read(self.in_arena(range)),
+            Argument::Write(range) => Argument::Write(self.in_arena(range)),
+            Argument::Value(words) => Argument::Value(words),
+        };
+        let arguments = arguments.into_iter().map(based).collect();
         self.calls.push(Call::Launch(Launch {
             kernel,
             grid,
@@ -326,6 +359,7 @@ pub fn one_mut<T: Pod>(bytes: &mut [u8]) -> &mut T {
 mod tests {
     use super::*;
     use crate::device::Machine;
+    use crate::device::gpu::kernels;
 
     /// A program that writes x[0] + y[0] and 7 to `to`, on an arena of 40 floats.
     fn run(x: Slot, y: Slot, to: Slot) -> Vec<f32> {
@@ -356,6 +390,40 @@ mod tests {
     #[should_panic(expected = "ranges overlap")]
     fn a_written_range_is_alone() {
         run(slot(0, 8), slot(1, 1), slot(7, 2));
+    }
+
+    #[test]
+    fn arenas_share_a_buffer() {
+        let mut devices = vec![Device::Cpu];
+        devices.extend(crate::device::emulator_usable().map(|()| Device::Emulator));
+        for device in devices {
+            let mut machine = Machine::open(device).unwrap();
+            let arena = machine.alloc::<f32>("arenas", 64).unwrap();
+            let values: Vec<f32> = (0..64).map(|i| 40.0 - i as f32).collect();
+            machine.upload(arena, &values).unwrap();
+            let target = Target {
+                device,
+                precision: None,
+            };
+            let (x, y) = (slot(6, 4), slot(16, 4));
+            for base in [0, 32] {
+                let mut program = Program::new(target).based(base);
+                if program.on_host() {
+                    program.host("relu", [x.into()], [y.into()], |[x], [y]| {
+                        let (x, y) = (floats(x), floats_mut(y));
+                        x.iter().zip(y).for_each(|(x, y)| *y = x.max(0.0));
+                    });
+                } else {
+                    kernels::relu_fwd(&mut program, 1, x, y, 4);
+                }
+                let program = machine.prepare(program).unwrap();
+                machine.run(program).unwrap();
+            }
+            let mut expected = values;
+            expected.copy_within(6..10, 16);
+            expected[48..52].copy_from_slice(&[2.0, 1.0, 0.0, 0.0]);
+            assert_eq!(machine.download(arena).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod layout;
 mod op;
 mod params;
 mod plan;
+mod sample;
 mod session;
 mod tape;
 
@@ -14,5 +15,6 @@ pub use layout::Layout;
 pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
 pub use params::{Params, Range, Role, Tensor};
 pub use plan::{Plan, Targets};
+pub use sample::Sample;
 pub use session::Session;
 pub use tape::{Mode, Tape, Var};

@@ -2,7 +2,7 @@
 
 use super::{Model, Row};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Range, Role, Var};
+use crate::graph::{Range, Role, Sample, Var};
 use crate::nn::Linear;
 
 struct MatrixCompletion {
@@ -43,7 +43,10 @@ pub const MATRIX_COMPLETION: Row = Row {
         ],
     },
     build: |params, data, values| {
-        let Some([rows, columns]) = data.index_bounds else {
+        let Sample::IndexPair {
+            bounds: [rows, columns],
+        } = data.sample
+        else {
             return Err("its samples must be pairs (row, column)".into());
         };
         let (dim, rank) = (values.counts("dim"), values.count("rank"));

@@ -14,7 +14,7 @@ mod vit;
 use serde_json::{Map, Value};
 
 use crate::config::{Entry, Values};
-use crate::graph::{Params, Var};
+use crate::graph::{Params, Sample, Var};
 
 pub trait Model: Send + Sync {
     /// Records the forward pass of a batch (N, input shape...): (N, output shape...).
@@ -24,14 +24,11 @@ pub trait Model: Send + Sync {
 /// What a model must know of its data set.
 #[derive(Clone, Debug)]
 pub struct Data {
-    /// Shape of one sample, as PyTorch has it: (features,) or (channels, height, width).
-    pub input: Vec<usize>,
+    pub sample: Sample,
     /// Shape of one target.
     pub target: Vec<usize>,
     /// Number of classes, where the targets are class indices.
     pub classes: Option<usize>,
-    /// Where a sample is a pair of indices: one more than the largest of each.
-    pub index_bounds: Option<[usize; 2]>,
 }
 
 /// Builds a model, or says why it does not fit its data or its own keys.
@@ -107,22 +104,27 @@ fn depth(key: &str, layers: usize) -> Result<usize, String> {
 
 /// The number of features of flat samples.
 fn features(data: &Data) -> Result<usize, String> {
-    match data.input[..] {
-        [n] => Ok(n),
-        _ => Err(format!(
+    match data.sample {
+        Sample::Vector(n) => Ok(n),
+        Sample::IndexPair { .. } => Ok(2),
+        image @ Sample::Image { .. } => Err(format!(
             "it takes flat samples, not samples of shape {:?} (for mnist: \"as_image\": false)",
-            data.input
+            image.shape()
         )),
     }
 }
 
 /// The (channels, height, width) of samples that are images.
 fn images(data: &Data) -> Result<[usize; 3], String> {
-    match data.input[..] {
-        [channels, height, width] => Ok([channels, height, width]),
-        _ => Err(format!(
+    match data.sample {
+        Sample::Image {
+            channels,
+            height,
+            width,
+        } => Ok([channels, height, width]),
+        other => Err(format!(
             "it takes images, not samples of shape {:?}",
-            data.input
+            other.shape()
         )),
     }
 }

@@ -118,7 +118,7 @@ impl Resident {
                 (features, split.targets())
             }
             None => {
-                let width: usize = split.input_shape().iter().product();
+                let width: usize = split.sample().len();
                 let all: Vec<u32> = (0..split.len() as u32).collect();
                 let mut x = vec![0.0; split.len() * width];
                 let mut y = split.targets();

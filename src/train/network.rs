@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use crate::config::RunConfig;
-use crate::data::{Pair, Split};
+use crate::data::Pair;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
@@ -33,10 +33,9 @@ impl Plans {
             ))
         };
         let data = models::Data {
-            input: train.input_shape().to_vec(),
+            sample: train.sample().and(val.sample()),
             target: train.target_shape().to_vec(),
             classes: train.classes(),
-            index_bounds: index_bounds([train, val]),
         };
         let row = models::row(&config.model)
             .ok_or_else(|| Error::usage(format!("unknown model {}", config.model)))?;
@@ -54,7 +53,7 @@ impl Plans {
         }
         let recorder = Recorder::new(config, model.as_ref(), &data)?;
         let batches = match device {
-            Device::Cpu => eval_batches(batch_size * data.input.iter().product::<usize>()),
+            Device::Cpu => eval_batches(batch_size * data.sample.len()),
             Device::Emulator | Device::Cuda(_) => {
                 let plan = recorder.record(&params, Mode::Eval, device, batch_size)?;
                 let slots = plan.end() - Layout::new(&params).end();
@@ -115,26 +114,6 @@ fn resident_eval_batches(batch_size: usize, floats: usize) -> usize {
     const FLOATS: usize = 1 << 25;
     const SAMPLES: usize = 1 << 12;
     (FLOATS / floats).min(SAMPLES / batch_size).max(1)
-}
-
-/// For samples of two features that are all indices: one more than the largest of each.
-fn index_bounds(splits: [&Split; 2]) -> Option<[usize; 2]> {
-    let mut bounds = [0; 2];
-    for split in splits.into_iter().filter(|s| s.input_shape() == [2]) {
-        let mut x = vec![0.0; 2 * split.len()];
-        let mut y = vec![0.0; split.len() * split.target_shape().iter().product::<usize>()];
-        let all: Vec<u32> = (0..split.len() as u32).collect();
-        split.gather(&all, &[], &mut x, &mut y);
-        for pair in x.chunks_exact(2) {
-            for (bound, index) in bounds.iter_mut().zip(pair) {
-                if *index < 0.0 || index.fract() != 0.0 {
-                    return None;
-                }
-                *bound = (*bound).max(*index as usize + 1);
-            }
-        }
-    }
-    (bounds != [0; 2]).then_some(bounds)
 }
 
 /// Records a model, its loss and its score at any batch size.
@@ -199,13 +178,10 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Samples and their targets. Images are channels-last inside.
+    /// Samples and their targets.
     fn inputs<'t>(&self, tape: &'t Tape<'t>, samples: usize) -> (Var<'t>, Var<'t>) {
         let mut shape = vec![samples];
-        match self.data.input[..] {
-            [channels, height, width] => shape.extend([height, width, channels]),
-            _ => shape.extend(&self.data.input),
-        }
+        shape.extend(self.data.sample.shape_on_tape());
         let mut target = vec![samples];
         target.extend(&self.data.target);
         (tape.input(&shape), tape.input(&target))

@@ -53,7 +53,7 @@ pub fn optimum(loss: &str, data: &Split, weight_decay: f64, bias: bool) -> Optio
         "logistic" => Loss::Logistic,
         _ => return None,
     };
-    let (n, features) = (data.len(), data.input_shape().iter().product::<usize>());
+    let (n, features) = (data.len(), data.sample().len());
     let columns = features + usize::from(bias);
     if data.classes().is_some() || data.target_shape() != [1] || n * columns > MAX_ENTRIES {
         return None;

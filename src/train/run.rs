@@ -139,7 +139,7 @@ fn summary(
         "end_time": timestamp(SystemTime::now()),
         "num_workers": 0,
         "data_parallel": "false",
-        "input_dim": data.train.input_shape(),
+        "input_dim": data.train.sample().shape(),
         "output_dim": data.train.target_shape(),
         "device": target.device.name(),
         "precision": target.precision_name(),

@@ -30,7 +30,7 @@ struct Case {
 /// All features and targets of a split.
 fn contents(split: &Split) -> (Vec<f32>, Vec<f32>) {
     let size = |shape: &[usize]| split.len() * shape.iter().product::<usize>();
-    let mut x = vec![0.0; size(split.input_shape())];
+    let mut x = vec![0.0; size(&split.sample().shape())];
     let mut y = vec![0.0; size(split.target_shape())];
     let all: Vec<u32> = (0..split.len() as u32).collect();
     split.gather(&all, &[], &mut x, &mut y);

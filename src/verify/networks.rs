@@ -10,7 +10,7 @@ use super::{Check, Context, Goldens};
 use crate::device::Target;
 use crate::device::gpu::kernels::Step;
 use crate::error::Result;
-use crate::graph::{Mode, Params, Plan, Session, Tape, Targets, Tensor, Var};
+use crate::graph::{Mode, Params, Plan, Sample, Session, Tape, Targets, Tensor, Var};
 use crate::models::{self, Model};
 use crate::optim::Stepper;
 use crate::random::SEED;
@@ -39,10 +39,9 @@ impl Setting {
         let row = models::row(&self.model).ok_or_else(|| format!("no model {}", self.model))?;
         let mut params = Params::new(Generator::new(SEED));
         let data = models::Data {
-            input: self.x.clone(),
+            sample: Sample::of_shape(&self.x),
             target: vec![1],
             classes: Some(self.classes),
-            index_bounds: None,
         };
         let model = row.build(&mut params, &data, &self.model_kwargs);
         let model = model.map_err(|why| format!("{} on {}: {why}", self.model, self.dataset))?;

@@ -5,7 +5,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 use serde_json::{Map, Value};
-use stepback_native::graph::Params;
+use stepback_native::graph::{Params, Sample};
 use stepback_native::models::{self, Data, Model};
 use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
@@ -31,10 +31,9 @@ impl Draws {
 /// CIFAR's shapes.
 pub fn cifar(classes: usize) -> Data {
     Data {
-        input: vec![3, 32, 32],
+        sample: Sample::of_shape(&[3, 32, 32]),
         target: vec![1],
         classes: Some(classes),
-        index_bounds: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::common::draws::{build, cifar};
 use crate::common::networks::{Bench, small};
 use serde_json::json;
-use stepback_native::graph::{Role, Tensor};
+use stepback_native::graph::{Role, Sample, Tensor};
 use stepback_native::models::Data;
 
 #[test]
@@ -92,7 +92,7 @@ fn parameters_know_their_roles() {
 #[test]
 fn other_data_are_refused() {
     let shaped = |input: &[usize], classes| Data {
-        input: input.to_vec(),
+        sample: Sample::of_shape(input),
         classes,
         ..cifar(10)
     };

@@ -4,7 +4,7 @@ use crate::common::draws::{build, cifar};
 use serde_json::{Value, json};
 use stepback_native::device::gpu::kernels::Step;
 use stepback_native::device::{Device, Target};
-use stepback_native::graph::{Mode, Params, Plan, Session, Targets};
+use stepback_native::graph::{Mode, Params, Plan, Sample, Session, Targets};
 use stepback_native::models::Data;
 use stepback_native::random::torch::Generator;
 
@@ -116,7 +116,7 @@ fn attention_drops_the_same_probabilities_both_ways() {
 #[test]
 fn what_does_not_fit_is_said() {
     let with = |input: &[usize], classes| Data {
-        input: input.to_vec(),
+        sample: Sample::of_shape(input),
         classes,
         ..cifar(CLASSES)
     };

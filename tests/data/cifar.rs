@@ -112,7 +112,7 @@ impl ImageSet {
 fn assert_holds(pair: &Pair, n: usize, m: usize, classes: usize, mean_and_std: [(f32, f32); 3]) {
     assert_eq!((pair.train.len(), pair.val.len()), (n, m));
     for (split, start) in [(&pair.train, 0), (&pair.val, n)] {
-        assert_eq!(split.input_shape(), [3, 32, 32]);
+        assert_eq!(split.sample().shape(), [3, 32, 32]);
         assert_eq!(split.classes(), Some(classes));
         let (x, y) = all(split);
         for i in 0..split.len() {

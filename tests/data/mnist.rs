@@ -65,7 +65,7 @@ fn mnist_is_normalised_like_torchvision() {
     let dir = small_mnist();
     let pair = mnist(dir.path()).unwrap();
     assert_eq!((pair.train.len(), pair.val.len()), (40, 12));
-    assert_eq!(pair.train.input_shape(), [1, 28, 28]);
+    assert_eq!(pair.train.sample().shape(), [1, 28, 28]);
     assert_eq!(pair.train.target_shape(), [1]);
     assert_eq!(pair.train.classes(), Some(10));
     let (x, y) = gather(&pair.train, &[3, 17, 3]);
@@ -79,7 +79,7 @@ fn mnist_is_normalised_like_torchvision() {
 
     let kwargs = json!({"normalize": false, "as_image": false});
     let flat = load(&offline(dir.path()), "mnist", kwargs, "cross_entropy", 0).unwrap();
-    assert_eq!(flat.val.input_shape(), [784]);
+    assert_eq!(flat.val.sample().shape(), [784]);
     let (x, _) = all(&flat.val);
     assert_eq!(x[785], f32::from(pixel(1, 1)) / 255.0);
 }

@@ -7,6 +7,7 @@ use stepback_native::data::shard::{
     BLOCK, Contents, Features, HEADER, Shard, Source, Targets, VERSION, Writer, parse,
 };
 use stepback_native::error::Kind;
+use stepback_native::graph::Sample;
 use tempfile::TempDir;
 
 /// What goes into a shard, and comes out of it again.
@@ -135,7 +136,7 @@ proptest! {
             Features::Bytes => vec![std::array::from_fn(|i| i as f32)],
             _ => Vec::new(),
         };
-        let split = Split::of_shard(shard, case.sample.clone(), tables);
+        let split = Split::of_shard(shard, Sample::Vector(case.sample.iter().product()), tables);
         let (n, width) = (case.floats.len(), case.floats[0].len());
         prop_assert_eq!(split.len(), n);
         let mut x = vec![f32::NAN; n * width];
@@ -316,12 +317,12 @@ fn channels_have_tables_of_their_own() {
     let dir = TempDir::new().unwrap();
     let shard = Shard::open(&case.write(&dir)).unwrap();
     let tables = [1000.0, 2000.0, 3000.0].map(|base| std::array::from_fn(|i| base + i as f32));
-    let split = Split::of_shard(shard, vec![3, 1, 2], tables.to_vec());
+    let split = Split::of_shard(shard, Sample::of_shape(&[3, 1, 2]), tables.to_vec());
     let (mut x, mut y) = ([0.0; 12], [0.0; 2]);
     split.gather(&[1, 0], &[], &mut x, &mut y);
     assert_eq!(x[..6], [1250.0, 2251.0, 3252.0, 1253.0, 2254.0, 3255.0]);
     assert_eq!(x[6..], [1000.0, 2001.0, 3002.0, 1003.0, 2004.0, 3005.0]);
-    assert_eq!((y, split.input_shape()), ([9.0, 8.0], &[3, 1, 2][..]));
+    assert_eq!((y, split.sample().shape()), ([9.0, 8.0], vec![3, 1, 2]));
 }
 
 #[test]

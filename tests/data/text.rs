@@ -18,8 +18,8 @@ fn sensor_splits_and_standardises() {
     let pair = load(&offline(dir.path()), "sensor", json!({}), "squared", 0).unwrap();
     assert_eq!((pair.train.len(), pair.val.len()), (8, 2));
     assert_eq!(
-        (pair.train.input_shape(), pair.train.target_shape()),
-        (&[2][..], &[1][..])
+        (pair.train.sample().shape(), pair.train.target_shape()),
+        (vec![2], &[1][..])
     );
     let (x, y) = all(&pair.train);
     let mean = y.iter().sum::<f32>() / 8.0;
@@ -71,8 +71,8 @@ fn libsvm_files_are_read_and_split_like_scikit_learn() {
     // ceil(6 / 5) = 2 for validation, and they come first in the permutation.
     assert_eq!((pair.train.len(), pair.val.len()), (4, 2));
     assert_eq!(
-        (pair.train.input_shape(), pair.train.classes()),
-        (&[4][..], None)
+        (pair.train.sample().shape(), pair.train.classes()),
+        (vec![4], None)
     );
     let rows = [
         ([0.5, 0.0, -2.0, 0.0], -1.0),
