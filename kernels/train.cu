@@ -79,6 +79,26 @@ KERNEL(add_scores, 256, const float* __restrict__ losses, const float* __restric
     for (int i = 0; i < 2; i++) sums[i] += add[i];
 }
 
+// Of every `every`-th step of an epoch: its loss and |g|^2, in two passes.
+KERNEL(log_sums, 256, const Step* __restrict__ now, long long every, const float* __restrict__ g,
+       double* __restrict__ partial, long long n) {
+  if (now->slot % every != 0) return;
+  double sums[1] = {};
+  for (long long i = grid_thread(); i < n; i += grid_threads()) sums[0] += g[i] * g[i];
+  store_sums(sums, partial);
+}
+
+KERNEL(log_step, 256, const Step* __restrict__ now, long long every, const float* __restrict__ loss,
+       const double* __restrict__ partial, int blocks, double* __restrict__ table) {
+  if (now->slot % every != 0) return;
+  double sums[1];
+  load_sums(sums, partial, blocks);
+  if (threadIdx.x != 0) return;
+  double* row = table + now->slot / every * 2;
+  row[0] = *loss;
+  row[1] = sums[0];
+}
+
 // |w|^2 and |g|^2 in two passes.
 KERNEL(norm_sums, 256, const float* __restrict__ w, const float* __restrict__ g, double* __restrict__ partial,
        long long n) {

@@ -1,4 +1,4 @@
-//! `config`: check configs, print their runs, split them.
+//! `config`: check configs, print their runs and schedules, split them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::print::{self, count, print, println};
+use super::show_schedule::ShowSchedule;
 use super::sources::Overwrite;
 use super::vocabulary;
 use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
@@ -21,7 +22,7 @@ use crate::stop;
 use crate::train::checkpoint::Weights;
 use crate::train::sweep;
 
-/// Check experiment configs, print their runs, split them
+/// Check experiment configs, print their runs and learning rates, split them
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -34,6 +35,8 @@ enum Command {
     Check(Check),
     /// Print the runs of a config
     Expand(Expand),
+    /// Show the learning rates of a config's runs, a line for each schedule
+    ShowSchedule(ShowSchedule),
     /// Split a config's runs into list-type configs, to train them on several machines
     Split(Split),
 }
@@ -53,7 +56,7 @@ struct Check {
 
 /// A config and a choice of its runs.
 #[derive(clap::Args, Debug)]
-struct Source {
+pub(super) struct Source {
     /// Experiment config
     #[arg(value_name = "CONFIG.json")]
     config: PathBuf,
@@ -104,6 +107,7 @@ impl Args {
         match self.command {
             Command::Check(command) => command.run(),
             Command::Expand(command) => command.run(),
+            Command::ShowSchedule(command) => command.run(),
             Command::Split(command) => command.run(),
         }
     }
@@ -196,7 +200,7 @@ fn warn(warnings: &[String]) {
 }
 
 impl Source {
-    fn load(&self) -> Result<Experiment> {
+    pub fn load(&self) -> Result<Experiment> {
         let filters = self.only.iter().map(|text| Filter::parse(text));
         let filters: Vec<Filter> = filters.collect::<Result<_>>()?;
         let mut experiment = config::load(&self.config, &vocabulary(), self.max_runs)?;

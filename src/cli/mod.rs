@@ -11,6 +11,7 @@ mod plot;
 mod print;
 mod record;
 mod report;
+mod show_schedule;
 mod signals;
 mod sources;
 mod table;

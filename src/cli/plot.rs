@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
 
 use super::print;
 use super::sources::{Overwrite, Sources};
 use crate::error::{Error, Result};
 use crate::results::Record;
 use crate::results::file;
-use crate::results::plot::{self, Selection, chart::Chart};
+use crate::results::plot::{self, Selection, canvas::Canvas, chart::Chart};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Figure {
@@ -19,17 +21,49 @@ enum Figure {
     Stability,
     /// Adaptive step sizes over the learning rate
     Steps,
+    /// Learning rates, losses and norms of gradients that were logged of steps
+    Stepwise,
     All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Svg,
     Png,
     Pdf,
 }
 
-/// Draw training curves, learning-rate stability and adaptive step sizes
+impl Format {
+    /// The format that a file's name asks for.
+    pub fn of(path: &Path) -> Result<Format> {
+        let all = Format::value_variants().iter();
+        let mut named = all.filter(|f| path.extension().is_some_and(|e| e == f.extension()));
+        named.next().copied().ok_or_else(|| {
+            let path = path.display();
+            Error::usage(format!(
+                "{path}: not the name of a figure (expected .svg, .png or .pdf)"
+            ))
+        })
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Format::Svg => "svg",
+            Format::Png => "png",
+            Format::Pdf => "pdf",
+        }
+    }
+
+    pub fn encode(self, canvas: &Canvas) -> Vec<u8> {
+        match self {
+            Format::Svg => canvas.svg().into_bytes(),
+            Format::Png => canvas.png(300.0),
+            Format::Pdf => canvas.pdf(),
+        }
+    }
+}
+
+/// Draw training curves, learning-rate stability, adaptive step sizes and what was logged of steps
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Experiment, as an id or as a path to a .json output or .csv record
@@ -116,15 +150,24 @@ impl Args {
                 }
             }
         }
+        if wants(Figure::Stepwise) {
+            let names = record.logged();
+            if names.is_empty() && self.figure == Figure::Stepwise {
+                return Err(Error::usage(format!(
+                    "{} has no logged steps: outputs of train --log-every-k-steps have them, records do not",
+                    record.name
+                )));
+            }
+            for name in names {
+                let chart = plot::stepwise(record, name, &selection)?;
+                charts.push((format!("stepwise_{name}"), chart));
+            }
+        }
         let mut lacking = BTreeSet::new();
         let mut files = Vec::new();
         for (name, chart) in charts {
             let canvas = chart.draw(self.width);
-            let (bytes, extension) = match self.format {
-                Format::Svg => (canvas.svg().into_bytes(), "svg"),
-                Format::Png => (canvas.png(300.0), "png"),
-                Format::Pdf => (canvas.pdf(), "pdf"),
-            };
+            let (bytes, extension) = (self.format.encode(&canvas), self.format.extension());
             if self.format != Format::Svg {
                 lacking.append(&mut canvas.lacking());
             }

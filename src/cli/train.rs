@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,6 +58,10 @@ pub struct Train {
     /// output folder]
     #[arg(long, value_name = "DIR", require_equals = true)]
     save_weights: Option<Option<PathBuf>>,
+    /// Keep the loss and the norm of the gradient of every K-th step of each epoch, and its learning rate where the
+    /// schedule goes by steps
+    #[arg(long, value_name = "K")]
+    log_every_k_steps: Option<NonZeroUsize>,
     /// Print the runs and stop
     #[arg(long)]
     dry_run: bool,
@@ -466,6 +471,10 @@ impl<'a> Report<'a> {
 }
 
 impl sweep::Progress for Report<'_> {
+    fn log_every(&self) -> Option<NonZeroUsize> {
+        self.options.log_every_k_steps
+    }
+
     fn epoch(&self, run: usize, done: &Epoch) {
         self.bar.inc(1);
         self.bar.set_message(format!("loss {:.4}", done.train_loss));

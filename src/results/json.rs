@@ -109,7 +109,11 @@ pub(super) fn write(out: &mut String, value: &Json, depth: usize, strict: bool) 
         }
         Json::Dict(members) => {
             let mut sorted: Vec<_> = members.iter().collect();
-            sorted.sort_by(|a, b| a.0.cmp(&b.0));
+            // Whole numbers are integers in Python's dict, and sorted as such.
+            match members.iter().all(|m| is_whole(&m.0)) {
+                true => sorted.sort_by(|a, b| (a.0.len(), &a.0).cmp(&(b.0.len(), &b.0))),
+                false => sorted.sort_by(|a, b| a.0.cmp(&b.0)),
+            }
             // Keeps the last of equal keys: the sort is stable, and dedup keeps the first.
             sorted.reverse();
             sorted.dedup_by(|a, b| a.0 == b.0);
@@ -121,6 +125,12 @@ pub(super) fn write(out: &mut String, value: &Json, depth: usize, strict: bool) 
             });
         }
     }
+}
+
+/// Whether a key is a whole number as it is printed.
+fn is_whole(key: &str) -> bool {
+    let digits = key.bytes().all(|b| b.is_ascii_digit());
+    digits && (key == "0" || !key.is_empty() && !key.starts_with('0'))
 }
 
 fn write_items<T>(

@@ -1,6 +1,6 @@
 //! What a setting or a method is worth beyond its final score.
 
-use super::record::{Record, Setting};
+use super::record::{Record, Setting, Stat, over_seeds};
 
 /// The first epoch whose mean metric reaches `target` (from below for scores, from above for losses).
 pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<usize> {
@@ -70,6 +70,23 @@ pub fn robustness(
     let high = scores[best..].iter().take_while(near).last();
     let (low, high) = (low.unwrap_or(&scores[best]).0, high?.0);
     Some((high / low).log10())
+}
+
+/// What was logged of steps under a name, averaged over the seeds: of the steps that all seeds have.
+pub fn logged(setting: &Setting, name: &str) -> Vec<(usize, Stat)> {
+    let mut logs = setting.runs.iter().map(|run| run.logged(name));
+    let first = logs.next().unwrap_or_default();
+    let rest: Vec<&[(usize, f64)]> = logs.collect();
+    let over_seeds = |&(step, value): &(usize, f64)| {
+        let others = rest.iter().map(|log| {
+            let at = log.binary_search_by_key(&step, |logged| logged.0);
+            Some(log[at.ok()?].1)
+        });
+        let others: Vec<f64> = others.collect::<Option<_>>()?;
+        let all = std::iter::once(value).chain(others.iter().copied());
+        Some((step, over_seeds(all)))
+    };
+    first.iter().filter_map(over_seeds).collect()
 }
 
 /// Median, 10th and 90th percentile of the adaptive steps of all seeds, epochs and steps that are finite.

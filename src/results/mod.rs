@@ -43,6 +43,9 @@ pub struct Epoch {
     pub series: Vec<(&'static str, Vec<f64>)>,
     /// What it reports of the epoch (`fstar`, `h`).
     pub values: Vec<(&'static str, Json<'static>)>,
+    /// What was logged of its steps, by name (`loss`), each value with the step's number in the run; nothing if no log
+    /// was kept.
+    pub step_logs: Vec<(&'static str, Vec<(usize, Json<'static>)>)>,
 }
 
 impl Epoch {
@@ -63,6 +66,16 @@ impl Epoch {
             let list = list.iter().copied().map(Json::Float).collect();
             (*name, Json::List(list))
         }));
+        if !self.step_logs.is_empty() {
+            let by_step = |steps: &[(usize, Json<'static>)]| -> Json<'static> {
+                let values = steps.iter();
+                let values = values.map(|(step, value)| (step.to_string().into(), value.clone()));
+                Json::Dict(values.collect())
+            };
+            let logs = self.step_logs.iter();
+            let logs = logs.map(|(name, steps)| ((*name).into(), by_step(steps)));
+            members.push(("step_logs", Json::Dict(logs.collect())));
+        }
         Json::Dict(members.into_iter().map(|(k, v)| (k.into(), v)).collect())
     }
 }

@@ -29,6 +29,8 @@ pub struct Run {
     pub metrics: Vec<(String, Vec<f64>)>,
     /// t of every step, one list per epoch; empty for methods without an adaptive step.
     pub step_sizes: Vec<Vec<f64>>,
+    /// What was logged of single steps, by name (`loss`): steps, ascending, with their values.
+    pub step_logs: Vec<(String, Vec<(usize, f64)>)>,
     /// The file it was read from.
     pub source: PathBuf,
 }
@@ -37,6 +39,12 @@ impl Run {
     pub fn metric(&self, name: &str) -> Option<&[f64]> {
         let found = self.metrics.iter().find(|m| m.0 == name);
         found.map(|m| m.1.as_slice())
+    }
+
+    /// What was logged of steps under a name; nothing where no log was kept.
+    pub fn logged(&self, name: &str) -> &[(usize, f64)] {
+        let found = self.step_logs.iter().find(|log| log.0 == name);
+        found.map_or(&[], |log| &log.1)
     }
 
     /// The optimizer's keys as stored, `name` first.
@@ -102,11 +110,16 @@ impl Run {
             epochs: Vec::with_capacity(epochs.len()),
             metrics: Vec::new(),
             step_sizes: Vec::new(),
+            step_logs: Vec::new(),
             source: source.to_owned(),
         };
         for (row, epoch) in epochs.iter().enumerate() {
             read.push_epoch(row, epoch)
                 .map_err(|what| format!("epoch {row} of the history: {what}"))?;
+        }
+        // What Python has merged has them in the order of their digits.
+        for (_, steps) in &mut read.step_logs {
+            steps.sort_by_key(|step| step.0);
         }
         Ok(read)
     }
@@ -123,6 +136,12 @@ impl Run {
                     self.step_sizes.resize(row, Vec::new());
                     let steps = steps.iter().filter_map(Json::number).collect();
                     self.step_sizes.push(steps);
+                }
+                ("step_logs", Json::Dict(logs)) => {
+                    for (name, steps) in logs {
+                        self.push_steps(name, steps)
+                            .ok_or_else(|| format!("step_logs.{name}: not numbers by steps"))?;
+                    }
                 }
                 (key, value) => {
                     // A list of another name, say: nothing to average.
@@ -156,6 +175,21 @@ impl Run {
             values.resize(row + 1, f64::NAN);
         }
         Ok(())
+    }
+
+    fn push_steps(&mut self, name: &str, steps: &Json) -> Option<()> {
+        let Json::Dict(steps) = steps else {
+            return None;
+        };
+        let steps = steps
+            .iter()
+            .map(|(k, v)| Some((k.parse().ok()?, v.number()?)));
+        let steps: Vec<(usize, f64)> = steps.collect::<Option<_>>()?;
+        match self.step_logs.iter_mut().find(|log| log.0 == name) {
+            Some((_, all)) => all.extend(steps),
+            None => self.step_logs.push((name.to_owned(), steps)),
+        }
+        Some(())
     }
 }
 

@@ -354,6 +354,18 @@ impl Record {
         })
     }
 
+    /// What was logged of steps, by names.
+    pub fn logged(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        let runs = self.settings.iter().flat_map(|setting| &setting.runs);
+        for (name, _) in runs.flat_map(|run| &run.step_logs) {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// The place of a metric among the curves.
     pub fn metric(&self, name: &str) -> Result<usize> {
         let found = self.metrics.iter().position(|m| m == name);
@@ -447,7 +459,27 @@ fn add_new<'a>(list: &mut Vec<String>, items: impl Iterator<Item = &'a String>) 
 }
 
 /// Mean (NaN if a value is NaN) and standard deviation (of the values that are not NaN), as pandas
-/// computes them: sums in the order of the runs, squares by Welford's recurrence. Empty if no run has the metric.
+/// computes them: sums in the order of the runs, squares by Welford's recurrence.
+pub(super) fn over_seeds(values: impl Iterator<Item = f64> + Clone) -> Stat {
+    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
+    for x in values.clone().filter(|x| !x.is_nan()) {
+        n += 1.0;
+        let old = mean;
+        mean += (x - old) / n;
+        squares += (x - mean) * (x - old);
+    }
+    let std = if n > 1.0 {
+        (squares / (n - 1.0)).sqrt()
+    } else {
+        f64::NAN
+    };
+    Stat {
+        mean: values.clone().sum::<f64>() / values.count() as f64,
+        std,
+    }
+}
+
+/// A metric of every epoch [over the seeds](over_seeds). Empty if no run has it.
 fn average(runs: &[Run], metric: &str, epochs: usize) -> Curve {
     let columns: Vec<Option<&[f64]>> = runs.iter().map(|run| run.metric(metric)).collect();
     let mut curve = Curve::default();
@@ -456,21 +488,9 @@ fn average(runs: &[Run], metric: &str, epochs: usize) -> Curve {
     }
     for row in 0..epochs {
         let values = columns.iter().map(|c| c.map_or(f64::NAN, |c| c[row]));
-        curve
-            .mean
-            .push(values.clone().sum::<f64>() / runs.len() as f64);
-        let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
-        for x in values.filter(|x| !x.is_nan()) {
-            n += 1.0;
-            let old = mean;
-            mean += (x - old) / n;
-            squares += (x - mean) * (x - old);
-        }
-        curve.std.push(if n > 1.0 {
-            (squares / (n - 1.0)).sqrt()
-        } else {
-            f64::NAN
-        });
+        let Stat { mean, std } = over_seeds(values);
+        curve.mean.push(mean);
+        curve.std.push(std);
     }
     curve
 }

@@ -19,6 +19,9 @@ const COLUMNS: [Column; 6] = [
     Column::Time,
 ];
 
+/// Logged steps of a setting that a report holds at most.
+const LOGGED: usize = 1000;
+
 /// The HTML of a report on these experiments. `score` ranks settings; with a `target`, a score as a fraction
 /// or a loss, the table says how many epochs and seconds each method takes to it.
 pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<String> {
@@ -145,6 +148,7 @@ fn experiment(record: &Record, table: &Table) -> Value {
         "accuracy": record.accuracy,
         "config": first_config(record),
         "metrics": record.metrics,
+        "logged": record.logged(),
         "methods": record.methods().into_iter().map(method).collect::<Vec<_>>(),
         "settings": settings,
         "table": data(table),
@@ -187,6 +191,14 @@ fn setting(record: &Record, setting: &Setting) -> Value {
                 .map(|list| list.iter().map(|x| short(*x)).collect::<Value>());
             (metric.clone(), json!({"mean": mean, "std": std}))
         });
+    let logged = record.logged().into_iter().filter_map(|name| {
+        let all = measure::logged(setting, name);
+        // More than a screen can show, evenly.
+        let every = all.len().div_ceil(LOGGED).max(1);
+        let rows = all.iter().step_by(every);
+        let rows = rows.map(|(step, x)| json!([step, short(x.mean), short(x.std)]));
+        (!all.is_empty()).then(|| (name.to_owned(), rows.collect()))
+    });
     json!({
         "id": setting.id,
         "epochs": setting.epochs,
@@ -197,6 +209,7 @@ fn setting(record: &Record, setting: &Setting) -> Value {
         "lr": setting.lr(),
         "curves": curves.collect::<serde_json::Map<_, _>>(),
         "steps": measure::steps(setting).map(|q| q.map(short)),
+        "logged": logged.collect::<serde_json::Map<_, _>>(),
         "diverged": record.diverged(setting, None),
     })
 }

@@ -288,7 +288,7 @@ fn trained(optimizer: Optimizer, device: Device) -> Vec<f64> {
         precision: None,
     };
     let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
-    let mut trainer = Trainer::new(plans, optimizer, &data, target).unwrap();
+    let mut trainer = Trainer::new(plans, optimizer, &data, target, None).unwrap();
     let mut loader = Loader::new(0, data.train.len(), config.batch_size);
     let mut told = Vec::new();
     for _ in 0..3 {

@@ -7,6 +7,7 @@ mod kinds;
 mod network;
 mod optimum;
 mod run;
+mod step_log;
 mod step_time;
 pub mod sweep;
 mod trainer;

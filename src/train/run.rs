@@ -1,18 +1,21 @@
 //! One run: the training loop.
 
+use std::num::NonZeroUsize;
 use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Checkpoint, Snapshot};
 use super::network::Plans;
+use super::step_log::Logged;
 use super::trainer::Trainer;
 use crate::config::RunConfig;
+use crate::cpu;
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
 use crate::error::Result;
 use crate::optim::Optimizer;
-use crate::optim::schedule::Schedule;
+use crate::optim::schedule::{Rate, Schedule};
 use crate::results::json::Json;
 use crate::results::{Epoch, RunResult, timestamp::timestamp};
 
@@ -21,6 +24,11 @@ pub trait Watch: Sync {
     /// Asked after every step, of training and of evaluation: true ends the run at once.
     fn stop(&self) -> bool {
         false
+    }
+
+    /// Loss and gradient of every so many steps of an epoch are logged.
+    fn log_every(&self) -> Option<NonZeroUsize> {
+        None
     }
 
     fn epoch(&self, _done: &Epoch) {}
@@ -33,6 +41,13 @@ pub trait Watch: Sync {
 
 /// Nobody follows.
 impl Watch for () {}
+
+/// Nobody follows, but steps are logged.
+impl Watch for Option<NonZeroUsize> {
+    fn log_every(&self) -> Option<NonZeroUsize> {
+        *self
+    }
+}
 
 /// Trains one config to its end, from the weights of a file or those that are drawn. `None` if the watch ended it.
 pub fn run(
@@ -56,8 +71,11 @@ pub(super) fn run_plans(
 ) -> Result<Option<RunResult>> {
     let Pair { train, val } = data;
     let start_time = SystemTime::now();
+    let initial = &plans.params.values;
+    let initial_norm = (cpu::dot(initial, initial) as f32).sqrt();
     let optimizer = Optimizer::new(&config.opt)?;
-    let mut trainer = Trainer::new(plans, optimizer, data, target)?;
+    let log_every = watch.log_every();
+    let mut trainer = Trainer::new(plans, optimizer, data, target, log_every)?;
     // Python keeps an integer of the config an integer where it computes nothing with it.
     let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
         Some(Value::Number(n)) if as_given && !n.is_f64() => Json::Int(n.to_string().into()),
@@ -65,7 +83,7 @@ pub(super) fn run_plans(
     };
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let mut schedule = Schedule::new(&config.opt, config.max_epoch, loader.batches())?;
-    let mut history = Vec::new();
+    let mut history: Vec<Epoch> = Vec::new();
 
     for epoch in 0..config.max_epoch {
         let clock = Instant::now();
@@ -91,6 +109,13 @@ pub(super) fn run_plans(
         (done.train_loss, done.train_score) = on_train;
         (done.val_loss, done.val_score) = on_val;
         schedule.evaluated(done.val_loss);
+        if log_every.is_some() {
+            let first = epoch * loader.batches();
+            done.step_logs = step_logs(first, &trained.logged, |step| {
+                let Rate { lr, as_given } = rates[step];
+                schedule.stepwise().then(|| spelled(lr, "lr", as_given))
+            });
+        }
         for (name, values) in trained.series {
             done.series
                 .push((name, values.into_iter().map(six_digits).collect()));
@@ -112,11 +137,47 @@ pub(super) fn run_plans(
     train.check_all()?;
     val.check_all()?;
     trainer.finish(watch)?;
+    let mut summary = summary(data, target, start_time, &history);
+    let last = history.last().map(|epoch| epoch.model_norm);
+    summary.extend([
+        ("init_model_norm".to_owned(), initial_norm.into()),
+        ("final_model_norm".to_owned(), last.into()),
+        ("num_batches_per_epoch".to_owned(), loader.batches().into()),
+        (
+            "step_scheduler_on_epoch".to_owned(),
+            (!schedule.stepwise()).into(),
+        ),
+    ]);
     Ok(Some(RunResult {
         config: config.to_json(),
-        summary: summary(data, target, start_time, &history),
+        summary,
         history,
     }))
+}
+
+/// What a history says of logged steps, by their numbers in the run, of which the epoch's first one is `first`; of rates
+/// where there are any.
+fn step_logs(
+    first: usize,
+    logged: &[Logged],
+    rate: impl Fn(usize) -> Option<Json<'static>>,
+) -> Vec<(&'static str, Vec<(usize, Json<'static>)>)> {
+    let by_step = |value: &dyn Fn(&Logged) -> Option<Json<'static>>| -> Vec<_> {
+        let values = logged
+            .iter()
+            .filter_map(|l| Some((first + l.step, value(l)?)));
+        values.collect()
+    };
+    let mut logs = vec![
+        ("loss", by_step(&|l| Some(Json::Float(l.loss.into())))),
+        (
+            "grad_norm",
+            by_step(&|l| Some(Json::Float(l.grad_norm.into()))),
+        ),
+        ("lr", by_step(&|l| rate(l.step))),
+    ];
+    logs.retain(|(_, values)| !values.is_empty());
+    logs
 }
 
 /// Rounded to six significant digits.

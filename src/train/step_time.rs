@@ -32,7 +32,7 @@ pub fn step_time(
     const LR: f64 = 1e-3;
     let plans = Plans::new(config, data, target.device, Mode::Train)?;
     let optimizer = Optimizer::new(&config.opt)?;
-    let mut trainer = Trainer::new(plans, optimizer, data, target)?;
+    let mut trainer = Trainer::new(plans, optimizer, data, target, None)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
     let rates = vec![Rate::computed(LR); steps];

@@ -1,6 +1,7 @@
 //! A sweep: all runs of an experiment that the output does not have yet.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -27,6 +28,10 @@ const SMALL_STEP: usize = 10_000_000;
 /// Whoever follows a sweep. Runs are named by their place among the pending ones.
 pub trait Progress: Sync {
     fn started(&self, _run: usize, _config: &RunConfig) {}
+    /// See [`Watch::log_every`].
+    fn log_every(&self) -> Option<NonZeroUsize> {
+        None
+    }
     fn epoch(&self, _run: usize, _done: &Epoch) {}
     /// The run is on disk.
     fn finished(&self, _run: usize, _result: &RunResult) {}
@@ -73,7 +78,7 @@ pub fn check<'r>(
             if tried.insert(alike.identity()) {
                 let init = weights.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
-                Trainer::new(plans, Optimizer::new(&config.opt)?, &data, target)?;
+                Trainer::new(plans, Optimizer::new(&config.opt)?, &data, target, None)?;
             }
             let batches = data.train.len() / config.batch_size;
             Schedule::new(&config.opt, config.max_epoch, batches)?.check()
@@ -269,6 +274,10 @@ struct RunWatch<'a> {
 impl Watch for RunWatch<'_> {
     fn stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn log_every(&self) -> Option<NonZeroUsize> {
+        self.progress.log_every()
     }
 
     fn epoch(&self, done: &Epoch) {

@@ -5,10 +5,13 @@
 //! takes the next entry. So all steps are the same program, of which a GPU takes many at a time, and what they report
 //! (step sizes, norms, losses and scores) is read after the epoch.
 
+use std::num::NonZeroUsize;
+
 use super::Watch;
 use super::checkpoint::Snapshot;
 use super::data::{Batch, Half};
 use super::network::Plans;
+use super::step_log::{Logged, StepLog};
 use crate::cpu;
 use crate::data::augment::Placement;
 use crate::data::{Pair, Part};
@@ -29,6 +32,7 @@ pub(super) struct EpochResult {
     /// The optimizer's reports by name: a number of every step, and a number of the epoch.
     pub series: Vec<(&'static str, Vec<f64>)>,
     pub values: Vec<(EpochReport, f64)>,
+    pub logged: Vec<Logged>,
 }
 
 /// Programs and how often to run each, in order.
@@ -49,6 +53,7 @@ pub(super) struct Trainer {
     coefficients: Vec<u8>,
     train: Sequence,
     norms: Prepared,
+    log: Option<StepLog>,
     /// The training and the validation half, and the evaluation of each.
     halves: [(Half, Sequence); 2],
     /// Between training and evaluation, and back.
@@ -69,9 +74,17 @@ struct Tables {
 }
 
 impl Trainer {
+    /// Every so many steps of an epoch are logged, if any.
+    ///
     /// # Errors
     /// If the device cannot be opened or has no memory for it, or an op of the model has no kernels.
-    pub fn new(plans: Plans, optimizer: Optimizer, data: &Pair, target: Target) -> Result<Trainer> {
+    pub fn new(
+        plans: Plans,
+        optimizer: Optimizer,
+        data: &Pair,
+        target: Target,
+        log_every: Option<NonZeroUsize>,
+    ) -> Result<Trainer> {
         let mut machine = Machine::open(target.device)?;
         let all = plans
             .eval
@@ -115,11 +128,16 @@ impl Trainer {
             order: tables.order,
             placements: tables.placements,
         };
+        let new_log = |every| StepLog::new(&mut machine, every, batches, layout.values.len);
+        let log = log_every.map(new_log).transpose()?;
         let one_step = |program: &mut Program| -> Result<()> {
             let plan = &plans.train;
             begin_step(program, tables.steps, tables.taken, now, plan.seed);
             halves[0].gather(plan, batch_size, batch, program);
             plan.emit(now, program)?;
+            if let Some(log) = log {
+                log.emit(program, now, operands.loss, operands.g);
+            }
             let gradient = |program: &mut Program| plan.emit_again(now, program);
             optimizer.step(&operands, &gradient, program)
         };
@@ -192,6 +210,7 @@ impl Trainer {
             coefficients: Vec::new(),
             train,
             norms,
+            log,
             halves,
             params: plans.params,
         })
@@ -234,6 +253,10 @@ impl Trainer {
             grad_norm: (squares[1] as f32).sqrt(),
             series: reports.steps.iter().copied().zip(series).collect(),
             values: reports.epoch.iter().copied().zip(values).collect(),
+            logged: match self.log {
+                Some(log) => log.read(&mut self.machine)?,
+                None => Vec::new(),
+            },
         }))
     }
 
@@ -401,14 +424,59 @@ mod tests {
     use crate::device::Device;
     use crate::graph::Mode;
 
-    #[test]
-    fn later_epochs_allocate_nothing_and_upload_tables_alone() {
+    fn config() -> RunConfig {
         let config = json!({
             "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
             "model_kwargs": {"bias": true}, "loss_func": "squared", "score_func": "squared",
             "opt": {"name": "momo", "lr": 0.1}, "batch_size": 4, "max_epoch": 2, "run_id": 0,
         });
-        let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+        RunConfig::from_json(config.as_object().unwrap()).unwrap()
+    }
+
+    /// Every third of ten steps, and twice; without a log a step has no call for it.
+    #[test]
+    fn steps_are_logged_alike_on_every_device() {
+        let config = config();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let data = library.load(&config).unwrap();
+        let order: Vec<u32> = (0..40).collect();
+        let [cpu, emulator] = [(Device::Cpu, 1), (Device::Emulator, 2)].map(|(device, calls)| {
+            let target = Target {
+                device,
+                precision: None,
+            };
+            let [plain, mut logged] = [None, NonZeroUsize::new(3)].map(|every| {
+                let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
+                let optimizer = Optimizer::new(&config.opt).unwrap();
+                Trainer::new(plans, optimizer, &data, target, every).unwrap()
+            });
+            assert_eq!(logged.calls(), plain.calls() + calls);
+            let rates = [Rate::computed(0.1); 10];
+            let mut epoch = || {
+                let epoch = logged.epoch(&rates, &order, &()).unwrap().unwrap();
+                // The last step is logged.
+                let last = epoch.logged.last().unwrap();
+                assert!((last.grad_norm / epoch.grad_norm - 1.0).abs() < 1e-6);
+                epoch.logged
+            };
+            [epoch(), epoch()].concat()
+        });
+        let steps: Vec<usize> = cpu.iter().map(|logged| logged.step).collect();
+        assert_eq!(steps, [0, 3, 6, 9, 0, 3, 6, 9]);
+        assert_ne!(cpu[0], cpu[4]);
+        for (ours, theirs) in emulator.iter().zip(&cpu) {
+            assert_eq!(ours.step, theirs.step);
+            assert!(
+                (ours.loss / theirs.loss - 1.0).abs() < 1e-5,
+                "{ours:?} {theirs:?}"
+            );
+            assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn later_epochs_allocate_nothing_and_upload_tables_alone() {
+        let config = config();
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
         let data = library.load(&config).unwrap();
         for device in [Device::Cpu, Device::Emulator] {
@@ -418,7 +486,7 @@ mod tests {
             };
             let plans = Plans::new(&config, &data, device, Mode::Train);
             let optimizer = Optimizer::new(&config.opt).unwrap();
-            let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target).unwrap();
+            let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target, None).unwrap();
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();

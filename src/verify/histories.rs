@@ -1,5 +1,7 @@
 //! Whole runs: the reference's, ours of the same config, and what both say of every epoch.
 
+use std::num::NonZeroUsize;
+
 use serde_json::{Map, Value};
 
 use super::ensemble::{Judge, Number, Numbers};
@@ -18,6 +20,8 @@ pub(super) struct GoldenRun {
     /// What the golden file holds of it; nothing if only an ensemble has this run.
     pub history: Numbers,
     pub opt_val: Option<f64>,
+    pub summary: Map<String, Value>,
+    pub log_every: Option<NonZeroUsize>,
     /// The same run under other roundings.
     pub members: Vec<Numbers>,
 }
@@ -58,12 +62,20 @@ fn add_runs(all: &mut Vec<GoldenRun>, file: &Json) -> Option<()> {
             Some(_) => return None,
         };
         let opt_val = run.get("summary").and_then(|s| number(s.get("opt_val")?));
+        let summary = match run.get("summary").map(Json::to_value) {
+            Some(Value::Object(summary)) => summary,
+            _ => Map::new(),
+        };
+        let log_every = run.get("log_every_k_steps").map(Json::to_value);
+        let log_every = log_every.and_then(|k| NonZeroUsize::new(k.as_u64()? as usize));
         match all.iter_mut().find(|run| run.config == config) {
             Some(run) if !members.is_empty() => run.members = members,
             _ => all.push(GoldenRun {
                 config,
                 history,
                 opt_val,
+                summary,
+                log_every,
                 members,
             }),
         }
@@ -95,6 +107,12 @@ fn numbers(history: &[Json]) -> Numbers {
             .iter()
             .filter(|(key, _)| key != "train_epoch_time" && key != "epoch")
         {
+            if let (STEP_LOGS, Json::Dict(logs)) = (key.as_ref(), value) {
+                for (name, steps) in logs {
+                    numbers.extend(logged(name, steps));
+                }
+                continue;
+            }
             let (items, listed) = match value {
                 Json::List(items) => (items.as_slice(), true),
                 one => (std::slice::from_ref(one), false),
@@ -118,6 +136,24 @@ fn numbers(history: &[Json]) -> Numbers {
     numbers
 }
 
+/// What a log says of single steps.
+fn logged<'j>(name: &'j str, steps: &'j Json) -> impl Iterator<Item = (String, Number)> + 'j {
+    let steps = match steps {
+        Json::Dict(steps) => steps.as_slice(),
+        _ => &[],
+    };
+    steps.iter().map(move |(step, value)| {
+        let time = (step.parse().unwrap_or(usize::MAX), 0);
+        let value = number(value).unwrap_or(f64::NAN);
+        let number = Number::new(&format!("{name}{OF_STEPS}"), time, value);
+        (format!("step {step} {name}"), number)
+    })
+}
+
+/// How series of logged steps are called.
+pub(super) const OF_STEPS: &str = " of steps";
+/// The key of logged steps in a history.
+const STEP_LOGS: &str = "step_logs";
 /// The key of step sizes in a history.
 pub(super) const STEP_SIZES: &str = "step_size_list";
 
@@ -141,7 +177,8 @@ impl GoldenRun {
             )
         })?;
         let data = library.load(&config)?;
-        let result = train::run(&config, &data, target, None, &())?.expect("nobody stops this run");
+        let result = train::run(&config, &data, target, None, &self.log_every)?
+            .expect("nobody stops this run");
         let history: Vec<Json> = result.history.iter().map(Epoch::to_json).collect();
         let mut numbers = numbers(&history);
         if config.score_func.ends_with("accuracy") {

@@ -87,6 +87,11 @@ pub const SUITES: &[Suite] = &[
         run: runs::runs,
     },
     Suite {
+        name: "step-logs",
+        about: "whole runs with logs of their steps, on schedules by epochs and by steps",
+        run: runs::step_logs,
+    },
+    Suite {
         name: "mnist",
         about: "two epochs of the MNIST MLP",
         run: runs::mnist,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::ensemble::Number;
-use super::histories::{GoldenRun, Ours, STEP_SIZES, golden_runs, judged};
+use super::histories::{GoldenRun, OF_STEPS, Ours, STEP_SIZES, golden_runs, judged};
 use super::{Check, Context};
 use crate::data::Library;
 use crate::error::Result;
@@ -111,6 +111,43 @@ fn published(context: &Context, library: &Library) -> Result<Vec<Check>> {
         checks.push(check);
     }
     Ok(checks)
+}
+
+/// Runs with logs of their steps. They have no ensemble.
+pub fn step_logs(context: &Context) -> Result<Vec<Check>> {
+    const FILE: &str = "next_steplogs.json";
+    let Some(runs) = golden_runs(&context.goldens, FILE)? else {
+        return Ok(vec![Check::skip("runs with logs", format!("no {FILE}"))]);
+    };
+    let library = context.library();
+    let mut logs = Check::new("steps: losses, norms of gradients, rates", 1e-4);
+    let mut epochs = Check::new("epochs of these runs", 1e-4);
+    let mut ends = Check::new("what their summaries say", 1e-4);
+    for theirs in runs {
+        let ours = theirs.ours(&library, context.target)?;
+        let name = theirs.name();
+        let of_step = |n: &Number| n.series.ends_with(OF_STEPS);
+        logs.compare_numbers(&name, &ours.numbers, &theirs.history, 0.0, of_step);
+        epochs.compare_numbers(&name, &ours.numbers, &theirs.history, 0.0, |n| !of_step(n));
+        ends.cases += 1;
+        for key in [
+            "num_batches_per_epoch",
+            "step_scheduler_on_epoch",
+            "init_model_norm",
+            "final_model_norm",
+        ] {
+            let at = format!("{name} {key}");
+            match (ours.result.summary.get(key), theirs.summary.get(key)) {
+                (Some(Value::Number(ours)), Some(Value::Number(theirs))) => {
+                    let [ours, theirs] = [ours, theirs].map(|x| x.as_f64().unwrap_or(f64::NAN));
+                    ends.compare(ours, theirs, theirs.abs(), || at);
+                }
+                (ours, theirs) if ours == theirs => ends.count(0.0, || at),
+                (ours, theirs) => ends.fail(format!("{at}: {ours:?} for {theirs:?}")),
+            }
+        }
+    }
+    Ok(vec![logs, epochs, ends])
 }
 
 /// Two epochs of the MNIST MLP.

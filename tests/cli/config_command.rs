@@ -390,3 +390,104 @@ fn schedules_that_are_longer_than_the_run() {
     let ran = folder.run("train fits.json --epochs 1 --overwrite").code(2);
     ran.says(&["2 epochs is longer than the run, which has 1"]);
 }
+
+/// What `show-schedule` must show: three schedules of two lengths, of which one goes by steps.
+fn with_schedules() -> Folder {
+    let folder = Folder::new();
+    let mut config = sweep();
+    config["max_epoch"] = json!(4);
+    config["opt"] = json!([
+        {"name": ["sgd", "adam"], "lr": [0.1, 1], "warmup_steps": 2, "weight_decay": [0, 0.1]},
+        {"name": "sgd", "lr": 0.1, "lr_schedule": "wsd", "stepwise_schedule": true, "cooldown": 0.5},
+        {"name": "sgd", "lr": 0.1, "lr_schedule": "plateau"},
+    ]);
+    folder.config("rates", &config);
+    folder
+}
+
+#[test]
+fn schedules_are_shown_before_anything_is_trained() {
+    let folder = with_schedules();
+    let ran = folder.run("config show-schedule rates.json").code(0);
+    for (part, times) in [
+        ("warmup_steps=2", 2),
+        ("wsd", 1),
+        ("cooldown=0.5", 1),
+        ("while val_loss falls", 1),
+        (" 39 ", 1),
+        ("1e-11", 1),
+    ] {
+        assert_eq!(
+            ran.stdout.matches(part).count(),
+            times,
+            "{part}: {}",
+            ran.stdout
+        );
+    }
+    assert!(ran.stdout.lines().count() < 50, "{}", ran.stdout);
+    let widest = ran.stdout.lines().map(str::len).max().unwrap();
+    assert!(widest < 100, "{}", ran.stdout);
+    let ran = folder.run("config show-schedule rates.json --json").code(0);
+    let labels: Vec<Value> = list(&ran.stdout)
+        .iter()
+        .map(|line| line["label"].clone())
+        .collect();
+    let expected = [
+        "lr=0.1, constant, warmup_steps=2",
+        "lr=1, constant, warmup_steps=2",
+        "lr=0.1, wsd, by steps, cooldown=0.5",
+        "lr=0.1, plateau (while val_loss falls)",
+    ];
+    assert_eq!(labels, expected);
+
+    let ran = folder.run("config show-schedule rates.json --json --only lr_schedule=wsd");
+    let lines = list(&ran.code(0).stdout);
+    assert_eq!(lines.len(), 1);
+    let of = |key: &str| lines[0][key].clone();
+    assert_eq!(of("tick"), "step");
+    assert_eq!((of("epochs"), of("steps_per_epoch")), (json!(4), json!(10)));
+    let rates: Vec<f64> = serde_json::from_value(of("learning_rates")).unwrap();
+    assert_eq!(rates.len(), 40);
+    assert_eq!(
+        (rates[20], rates[30], rates[39]),
+        (0.1, 0.05, 0.1 * (1.0 - 19.0 / 20.0))
+    );
+
+    for (name, start) in [("a.svg", "<svg"), ("a.png", "\u{89}PNG"), ("a.pdf", "%PDF")] {
+        let ran = folder.run(&format!("config show-schedule rates.json --out {name}"));
+        assert_eq!(ran.code(0).stdout, format!("{name}\n"));
+        let bytes = std::fs::read(folder.path(name)).unwrap();
+        let head: String = bytes.iter().take(4).map(|b| char::from(*b)).collect();
+        assert_eq!(head, start);
+    }
+    let svg = folder.read("a.svg");
+    assert!(svg.contains(">Learning rate<") && svg.contains("wsd, by steps, cooldown=0.5<"));
+    let again = folder.run("config show-schedule rates.json --out a.svg");
+    again.code(73).says(&["a.svg", "--overwrite"]);
+    let other = folder.run("config show-schedule rates.json --out a.gif");
+    other.code(2).says(&["a.gif", ".svg, .png or .pdf"]);
+    assert!(!folder.exists("output"));
+}
+
+/// Steps are counted in the data; where these are not there, it can be said how many samples they have.
+#[test]
+fn schedules_by_steps_need_the_number_of_samples() {
+    let folder = Folder::new();
+    let mut config = sweep();
+    config["dataset"] = json!("mnist");
+    config["dataset_kwargs"] = json!({});
+    config["opt"] =
+        json!({"name": "sgd", "lr": 0.1, "lr_schedule": "cosine", "stepwise_schedule": true});
+    folder.config("steps", &config);
+    folder.run("config check steps.json").code(0);
+    let ran = folder.run("config show-schedule steps.json").code(74);
+    ran.says(&["mnist", "--samples N"]);
+    let ran = folder
+        .run("config show-schedule steps.json --samples 60 --json")
+        .code(0);
+    assert_eq!(list(&ran.stdout)[0]["steps_per_epoch"], 12);
+    let ran = folder
+        .run("config show-schedule steps.json --samples 600000000")
+        .code(2);
+    ran.says(&["240000000 learning rates"]);
+}

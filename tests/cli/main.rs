@@ -12,6 +12,7 @@ mod interrupted;
 mod processors;
 mod results_cli;
 mod runs;
+mod step_logs;
 mod train;
 mod verify;
 mod weights;

@@ -175,7 +175,13 @@ fn it_works_in_a_browser() {
         );
     };
     let page = dir.path().join("report.html");
-    let records = [outputs("synthetic_small"), outputs("mnist_mlp-2")];
+    let mut records = [outputs("synthetic_small"), outputs("mnist_mlp-2")];
+    for setting in &mut records[1].settings {
+        for run in &mut setting.runs {
+            let losses = (0..5000).map(|step| (10 * step, 1.0 / (step + 1) as f64));
+            run.step_logs = vec![("loss".into(), losses.collect())];
+        }
+    }
     std::fs::write(&page, report::html(&records, "val_score", None).unwrap()).unwrap();
     browser.post("url", json!({"url": format!("file://{}", page.display())}));
     let number = |script: &str| {
@@ -185,7 +191,7 @@ fn it_works_in_a_browser() {
             .unwrap()
     };
     assert_eq!(number("document.querySelectorAll('section').length"), 2);
-    assert_eq!(number("document.querySelectorAll('figure svg').length"), 5);
+    assert_eq!(number("document.querySelectorAll('figure svg').length"), 6);
     assert_eq!(
         number("document.querySelectorAll('section:last-of-type details table tr').length"),
         49

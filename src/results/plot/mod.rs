@@ -1,4 +1,4 @@
-//! The three figures of an experiment: training curves, stability over the learning rate, adaptive steps.
+//! The figures of an experiment: training curves, stability over the learning rate, adaptive steps, logged steps.
 
 mod backend;
 pub mod canvas;
@@ -7,7 +7,7 @@ pub mod chart;
 use chart::{Axis, Chart, Scale, Series};
 
 use super::measure;
-use super::record::{Record, Setting};
+use super::record::{Record, Setting, Stat};
 use crate::error::{Error, Result};
 use crate::optim::{self, Look, Marker, Shape};
 
@@ -45,6 +45,8 @@ pub fn metric_title(metric: &str) -> String {
         "model_norm" => "Norm of the weights".into(),
         "grad_norm" => "Norm of the gradient".into(),
         "fstar" => "Lower bound f*".into(),
+        "loss" => "Loss of the batch".into(),
+        "lr" => "Learning rate".into(),
         other => other.into(),
     }
 }
@@ -75,16 +77,39 @@ fn y_scale(record: &Record, metric: &str, selection: &Selection) -> Scale {
 /// Settings that diverge are named in the legend and end where they do.
 pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Chart> {
     let column = record.metric(metric)?;
+    best(record, "Epoch", metric, selection, |setting| {
+        let curve = &setting.curves[column];
+        let rows = setting.epochs.iter().zip(curve.mean.iter().zip(&curve.std));
+        let point = |(&e, (&mean, &std)): (&usize, (&f64, &f64))| (e, Stat { mean, std });
+        rows.map(point).collect()
+    })
+}
+
+/// What was logged of steps under a name, of the best settings of every method, with a band of one standard deviation.
+pub fn stepwise(record: &Record, name: &str, selection: &Selection) -> Result<Chart> {
+    best(record, "Step", name, selection, |setting| {
+        measure::logged(setting, name)
+    })
+}
+
+/// A quantity of the best settings of every method, over what it was measured at.
+fn best(
+    record: &Record,
+    x: &str,
+    y: &str,
+    selection: &Selection,
+    values: impl Fn(&Setting) -> Vec<(usize, Stat)>,
+) -> Result<Chart> {
     let rank = record.metric(selection.rank_by)?;
     let mut series = Vec::new();
     for method in methods(record, selection)? {
         let best = record.ranking(method, rank, None);
         for (nth, setting) in best.into_iter().take(selection.top.max(1)).enumerate() {
-            let curve = &setting.curves[column];
-            let rows = setting.epochs.iter().zip(curve.mean.iter().zip(&curve.std));
-            let points: Vec<[f64; 4]> = rows
-                .map(|(&e, (&m, &s))| [e as f64, m, m - s, m + s])
-                .collect();
+            let values = values(setting);
+            if values.is_empty() {
+                continue;
+            }
+            let point = |(at, Stat { mean, std })| [at as f64, mean, mean - std, mean + std];
             let note = match record.diverged(setting, None) {
                 true => " (diverged)",
                 false => "",
@@ -94,7 +119,7 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
                 look: look(method),
                 marked: true,
                 dash: nth,
-                points,
+                points: values.into_iter().map(point).collect(),
                 diverged: Vec::new(),
             });
         }
@@ -102,12 +127,12 @@ pub fn curves(record: &Record, metric: &str, selection: &Selection) -> Result<Ch
     Ok(Chart {
         title: record.title(),
         x: Axis {
-            title: "Epoch".into(),
+            title: x.into(),
             scale: Scale::Whole,
         },
         y: Axis {
-            title: metric_title(metric),
-            scale: y_scale(record, metric, selection),
+            title: metric_title(y),
+            scale: y_scale(record, y, selection),
         },
         series,
         diverged_on_top: false,

@@ -1,0 +1,86 @@
+//! What is kept of single steps, if somebody wants it: their losses and the norms of their gradients.
+
+use std::num::NonZeroUsize;
+
+use crate::cpu;
+use crate::device::gpu::kernels::{self, Step};
+use crate::device::program::{floats, one};
+use crate::device::{Machine, Program, Slot, View};
+use crate::error::Result;
+use crate::optim::sum_blocks;
+
+/// A logged step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Logged {
+    /// Within its epoch.
+    pub step: usize,
+    /// Of its batch, before the update.
+    pub loss: f32,
+    /// l2 norm of the loss's gradient, the sum of squares being an f32.
+    pub grad_norm: f32,
+}
+
+/// The table of an epoch's logged steps, on the machine that trains.
+#[derive(Clone, Copy)]
+pub(super) struct StepLog {
+    every: usize,
+    /// Steps 0, `every`, 2 `every`, ...: loss and square of the gradient's norm.
+    table: View<f64>,
+    partial: View<f64>,
+}
+
+impl StepLog {
+    /// For epochs of so many steps of a network with so many parameters.
+    pub fn new(
+        machine: &mut Machine,
+        every: NonZeroUsize,
+        steps: usize,
+        parameters: usize,
+    ) -> Result<StepLog> {
+        let every = every.get();
+        Ok(StepLog {
+            every,
+            table: machine.alloc("logged steps", 2 * steps.div_ceil(every))?,
+            partial: machine.alloc("partial sums", sum_blocks(parameters))?,
+        })
+    }
+
+    /// Adds the calls that log a step whose loss and gradient are there.
+    pub fn emit(&self, program: &mut Program, now: View<Step>, loss: Slot, g: Slot) {
+        let &StepLog {
+            every,
+            table,
+            partial,
+        } = self;
+        if !program.on_host() {
+            let (blocks, k) = (sum_blocks(g.len), every as i64);
+            kernels::log_sums(program, blocks, now, k, g, partial, g.len as i64);
+            return kernels::log_step(program, 1, now, k, loss, partial, blocks as i32, table);
+        }
+        program.host(
+            "log_step",
+            [now.into(), loss.into(), g.into()],
+            [table.into()],
+            move |[now, loss, g], [table]| {
+                let step = one::<Step>(now).slot as usize;
+                if step.is_multiple_of(every) {
+                    let (loss, g) = (floats(loss)[0], floats(g));
+                    let rows: &mut [[f64; 2]] = bytemuck::cast_slice_mut(table);
+                    rows[step / every] = [loss.into(), cpu::dot(g, g)];
+                }
+            },
+        );
+    }
+
+    /// What an epoch has left.
+    pub fn read(&self, machine: &mut Machine) -> Result<Vec<Logged>> {
+        let table = machine.download(self.table)?;
+        let rows = table.chunks_exact(2).enumerate();
+        let logged = |(i, row): (usize, &[f64])| Logged {
+            step: i * self.every,
+            loss: row[0] as f32,
+            grad_norm: (row[1] as f32).sqrt(),
+        };
+        Ok(rows.map(logged).collect())
+    }
+}

@@ -1,0 +1,259 @@
+//! `train --log-every-k-steps`: what is kept of single steps, and who reads it.
+
+use crate::common::files;
+use crate::common::program::{Folder, without_times};
+use serde_json::{Value, json};
+use stepback_native::results::json::{Json, parse};
+use stepback_native::results::output;
+
+/// Two methods, one by steps, in batches of which the last is left out: six steps in each of three epochs.
+fn config() -> Value {
+    json!({
+        "dataset": "synthetic_linear", "dataset_kwargs": {"p": 8, "n_samples": 92}, "model": "linear",
+        "loss_func": "squared", "score_func": "squared",
+        "opt": [
+            {"name": "momo", "lr": 1, "lr_schedule": "sqrt", "warmup_steps": 5, "stepwise_schedule": true},
+            {"name": "sgd", "lr": 0.1},
+        ],
+        "batch_size": 15, "max_epoch": 3, "n_runs": 2,
+    })
+}
+
+fn trained(arguments: &str) -> Folder {
+    let folder = Folder::new();
+    folder.config("logs", &config());
+    folder
+        .run(&format!("train -q logs.json {arguments}"))
+        .code(0);
+    folder
+}
+
+/// Without what a log adds, which stands on lines of its own.
+fn without_logs(text: &str) -> String {
+    let mut depth = 0;
+    let mut kept = Vec::new();
+    for line in text.lines() {
+        let begins = line.trim() == "\"step_logs\": {";
+        if begins || depth > 0 {
+            depth += line.matches('{').count();
+            depth -= line.matches('}').count();
+        } else {
+            kept.push(line);
+        }
+    }
+    kept.join("\n")
+}
+
+#[test]
+fn a_log_changes_nothing_else() {
+    let plain = trained("").read("output/logs.json");
+    assert!(!plain.contains("step_logs"));
+    let logged = trained("--log-every-k-steps 2").read("output/logs.json");
+    assert_eq!(logged.matches("\"step_logs\"").count(), 4 * 3);
+    assert_eq!(without_times(&without_logs(&logged)), without_times(&plain));
+}
+
+#[test]
+fn a_log_holds_every_kth_step_of_each_epoch() {
+    let folder = trained("--log-every-k-steps 4");
+    let runs = output::read(&folder.path("output/logs.json")).unwrap();
+    let steps = [0, 4, 6, 10, 12, 16];
+    for run in &runs {
+        let by_steps = run.id().contains("stepwise");
+        let names: &[&str] = match by_steps {
+            true => &["grad_norm", "loss", "lr"],
+            false => &["grad_norm", "loss"],
+        };
+        let logged: Vec<&str> = run.step_logs.iter().map(|log| log.0.as_str()).collect();
+        assert_eq!(logged, names);
+        for (name, log) in &run.step_logs {
+            let at: Vec<usize> = log.iter().map(|step| step.0).collect();
+            assert_eq!(at, steps, "{name}");
+            assert!(log.iter().all(|step| step.1 > 0.0), "{log:?}");
+        }
+        // Step 17 is the last, whose gradient the epoch has.
+        let every = trained("--log-every-k-steps 1 --only run_id=0");
+        let every = output::read(&every.path("output/logs.json")).unwrap();
+        let same = every.iter().find(|other| other.identity == run.identity);
+        if let Some(same) = same {
+            let last = same.logged("grad_norm").last().unwrap();
+            assert_eq!(
+                *last,
+                (17, *run.metric("grad_norm").unwrap().last().unwrap())
+            );
+            let of_run = |step: usize| same.logged("loss").iter().find(|s| s.0 == step).unwrap();
+            assert!(run.logged("loss").iter().all(|step| step == of_run(step.0)));
+        }
+        if by_steps {
+            let rates = run.logged("lr");
+            assert_eq!(rates[2].1, 0.5f64.sqrt());
+            assert_eq!(run.metric("learning_rate").unwrap()[1], rates[2].1);
+        }
+        let summary = |key: &str| run.summary[key].clone();
+        assert_eq!(summary("num_batches_per_epoch"), 6);
+        assert_eq!(summary("step_scheduler_on_epoch"), !by_steps);
+        let last = *run.metric("model_norm").unwrap().last().unwrap();
+        assert_eq!(summary("final_model_norm"), last);
+        assert_ne!(summary("init_model_norm"), last);
+    }
+}
+
+/// A line without its numbers, but for those that are keys, and without its comma.
+fn form(line: &str) -> String {
+    let line = line.trim_end_matches(',');
+    let (key, value) = line.split_once(": ").unwrap_or((line, ""));
+    let numbers = |text: &str| text.replace(|c: char| c.is_ascii_digit() || "-+.e".contains(c), "");
+    match key.trim().starts_with('"') {
+        true => format!("{key}: {}", numbers(value)),
+        false => numbers(key),
+    }
+}
+
+/// step-back's file of two runs and ours, letter by letter, but for the numbers' digits and what only ours says.
+#[test]
+fn the_file_is_that_of_the_reference() {
+    let goldens = std::fs::read_to_string(files::path("records/goldens/next_steplogs.json"));
+    let goldens: Value = serde_json::from_str(&goldens.unwrap()).unwrap();
+    let theirs = goldens["raw_text_of_two_runs"].as_str().unwrap();
+    let runs: Vec<Value> = serde_json::from_str(theirs).unwrap();
+    let configs: Vec<&Value> = runs.iter().map(|run| &run["config"]).collect();
+    let folder = Folder::new();
+    folder.config("two", &json!(configs));
+    folder
+        .run("train -q two.json --log-every-k-steps 2")
+        .code(0);
+    let ours = folder.read("output/two.json");
+    let only_ours = [
+        "command",
+        "commit",
+        "data",
+        "data_published",
+        "device",
+        "diverged_epoch",
+        "host",
+        "init_weights",
+        "precision",
+        "processor",
+        "threads",
+        "version",
+    ];
+    let shared = |line: &&str| {
+        let key = line.trim().split('"').nth(1).unwrap_or_default();
+        !(line.starts_with("            \"") && only_ours.contains(&key))
+    };
+    let ours: Vec<String> = ours.lines().filter(shared).map(form).collect();
+    let theirs: Vec<String> = theirs.lines().map(form).collect();
+    assert_eq!(ours, theirs);
+}
+
+/// Python merges and filters dicts whose keys have become strings, and sorts them as such.
+#[test]
+fn steps_in_the_order_of_their_digits_are_read_alike() {
+    let goldens = std::fs::read_to_string(files::path("records/goldens/next_steplogs.json"));
+    let goldens: Value = serde_json::from_str(&goldens.unwrap()).unwrap();
+    let text = goldens["raw_text_of_two_runs"].as_str().unwrap();
+    let [six, eight, ten] = [
+        ("6", 0.36293724179267883),
+        ("8", 0.6026789546012878),
+        ("10", 0.17940618097782135),
+    ]
+    .map(|(step, loss)| format!("\"{step}\": {loss}"));
+    let gap = ",\n                        ";
+    let sorted = text.replace(
+        &[&six[..], &eight, &ten].join(gap),
+        &[&ten[..], &six, &eight].join(gap),
+    );
+    assert_ne!(sorted, text);
+    let folder = Folder::new();
+    let read = |name: &str, text: &str| {
+        let runs = output::read(&folder.write(name, text)).unwrap();
+        runs.into_iter()
+            .map(|run| run.step_logs)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(read("sorted.json", &sorted), read("text.json", text));
+    // And written again as they should be.
+    let again = folder.run("output filter sorted.json --drop-history h --out again.json");
+    again.code(2).says(&["no epoch has the key \"h\""]);
+    folder
+        .run("output filter sorted.json --drop-history val_loss --out again.json")
+        .code(0);
+    assert_eq!(
+        read("again.json", &folder.read("again.json")),
+        read("text.json", text)
+    );
+    assert!(
+        folder.read("again.json").find("\"8\": ").unwrap()
+            < folder.read("again.json").find("\"10\": ").unwrap()
+    );
+    let broken = text.replace("\"6\": 0.36", "\"six\": 0.36");
+    folder.write("broken.json", broken);
+    folder
+        .run("table broken.json")
+        .code(65)
+        .says(&["epoch 1", "step_logs.loss"]);
+}
+
+#[test]
+fn results_of_logs_are_shown() {
+    let folder = trained("--log-every-k-steps 1");
+    let ran = folder.run("plot logs stepwise").code(0);
+    let names = ["grad_norm", "loss", "lr"];
+    let paths = names.map(|name| format!("plots/logs/stepwise_{name}.svg"));
+    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), paths);
+    let rates = folder.read(&paths[2]);
+    assert!(rates.contains(">Learning rate<") && rates.contains(">Step<"));
+    assert!(
+        rates.contains("momo") && !rates.contains(">sgd"),
+        "sgd goes by epochs"
+    );
+    assert!(folder.read(&paths[1]).contains(">Loss of the batch<"));
+    let all = folder.run("plot logs --out-dir all").code(0);
+    assert!(
+        all.stdout.contains("all/logs/stepwise_lr.svg"),
+        "{}",
+        all.stdout
+    );
+    folder.run("report logs").code(0);
+    let html = folder.read("report.html");
+    assert!(html.contains("\"logged\":[\"grad_norm\",\"loss\",\"lr\"]"));
+    folder.run("table logs").code(0);
+    let record = folder.run("record logs --out -").code(0);
+    assert!(!record.stdout.contains("step_logs"), "{}", record.stdout);
+
+    let plain = trained("");
+    plain
+        .run("plot logs stepwise")
+        .code(2)
+        .says(&["no logged steps"]);
+    let all = plain.run("plot logs").code(0);
+    assert!(!all.stdout.contains("stepwise"), "{}", all.stdout);
+}
+
+#[test]
+fn no_step_is_no_log() {
+    let folder = Folder::new();
+    folder.config("logs", &config());
+    for k in ["0", "-1", "1.5", "every"] {
+        let ran = folder
+            .run(&format!("train logs.json --log-every-k-steps={k}"))
+            .code(2);
+        ran.says(&["--log-every-k-steps", k]);
+    }
+}
+
+/// A JSON dict of Python's integers is one of strings here, in their order as numbers.
+#[test]
+fn whole_numbers_as_keys_are_sorted_as_numbers() {
+    let sorted = |text: &str| -> Vec<String> {
+        let text = stepback_native::results::json::dumps(&parse(text).unwrap(), false);
+        match parse(&text).unwrap() {
+            Json::Dict(members) => members.into_iter().map(|m| m.0.into_owned()).collect(),
+            _ => panic!("no dict"),
+        }
+    };
+    assert_eq!(sorted(r#"{"10": 1, "9": 1, "0": 1}"#), ["0", "9", "10"]);
+    assert_eq!(sorted(r#"{"10": 1, "9": 1, "a": 1}"#), ["10", "9", "a"]);
+    assert_eq!(sorted(r#"{"10": 1, "9": 1, "09": 1}"#), ["09", "10", "9"]);
+    assert_eq!(sorted(r#"{"10": 1, "9": 1, "": 1}"#), ["", "10", "9"]);
+}
