@@ -1,9 +1,9 @@
 //! Data folders that may only be read, or not even that; downloads that are ended.
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -123,6 +123,34 @@ fn what_cannot_be_read_is_not_missing() {
     let line = ran.stdout.lines().find(|line| line.starts_with("a1a"));
     assert!(line.unwrap().ends_with("not readable"), "{}", ran.stdout);
     mode(&folder, "data/libsvm", 0o755);
+}
+
+#[test]
+fn a_shard_that_changes_during_a_run_spoils_it() {
+    let folder = folder();
+    // So many epochs that their lines do not fit into a pipe: the run waits until somebody reads them.
+    let mut child = folder
+        .command("train -v small.json --offline --threads 1 --only run_id=0 --epochs 3000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("epoch 0") {
+        assert!(lines.read_line(&mut text).unwrap() > 0, "{text}");
+    }
+    mode(&folder, "data/shards/a1a-train.shard", 0o644);
+    let shard = OpenOptions::new()
+        .write(true)
+        .open(folder.path("data/shards/a1a-train.shard"));
+    // A last digit of the first value, behind the header and the value's place.
+    shard.unwrap().write_all_at(&[1], 4096 + 4).unwrap();
+    lines.read_to_string(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(65), "{text}");
+    let error = "a1a-train.shard changed while it was being read";
+    assert!(text.contains(error), "{text}");
+    assert!(!folder.exists("output/small.json"));
 }
 
 /// `train` tidies up first: tests/cli/interrupted.rs.

@@ -379,8 +379,9 @@ fn memory_that_is_not_there() {
     config["model_kwargs"] = json!({"output_size": 10, "hidden_sizes": [300_000]});
     config["batch_size"] = json!(4000);
     folder.config("big", &config);
+    folder.config("small", &linear());
     let ran = folder
-        .limited("ulimit -v 4000000", "train big.json --threads 1")
+        .limited("ulimit -v 4000000", "train small.json big.json --threads 1")
         .code(1);
     ran.says(&[
         "big: name=adam:lr=0.01:run_id=0: cpu: no memory",

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -537,6 +537,32 @@ fn an_output_is_one_file_under_all_its_names() {
     std::os::unix::fs::symlink("z.json", out.join("z.json")).unwrap();
     let error = Store::open(&out, "z", Options::default()).unwrap_err();
     assert_eq!(error.kind, Kind::CannotCreate);
+}
+
+#[test]
+fn a_file_that_is_replaced_is_there_at_every_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.json");
+    let text = |i: usize| vec![b'0' + i as u8; 10_000];
+    file::write(&path, &text(0), Existing::Refuse).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let look = || {
+            while !done.load(Ordering::Relaxed) {
+                // Most looks are short ones, so that none of the moments is missed.
+                assert!((0..100).all(|_| path.exists()), "it is gone");
+                let bytes = fs::read(&path).unwrap();
+                assert!(bytes == text(usize::from(bytes[0] - b'0')), "not whole");
+            }
+        };
+        let looking = scope.spawn(look);
+        for i in 1..=100 {
+            file::write(&path, &text(i), Existing::Keep).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        looking.join().unwrap();
+    });
+    assert_eq!(names(dir.path()).len(), 1 + 100, "each is kept");
 }
 
 #[test]
