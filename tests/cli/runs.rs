@@ -352,3 +352,16 @@ fn the_squared_loss_takes_labels() {
     let ran = folder.run("train -q --offline to10.json").code(2);
     ran.says(&["10 outputs per sample", "1 targets"]);
 }
+
+/// Nothing improves by 99 %: after the first epoch, of which there is nothing to compare with, every one reduces the rate.
+#[test]
+fn a_plateau_reduces_the_rate() {
+    let folder = Folder::new();
+    let mut config = small();
+    config["opt"] = json!({"name": "sgd", "lr": 0.01, "lr_schedule": "plateau", "patience": 0, "threshold": 0.99});
+    config["n_runs"] = json!(1);
+    folder.config("small", &config);
+    let text = trained(&folder, "small.json");
+    let rates = spelled(&text, "\"learning_rate\": ");
+    assert_eq!(rates, ["0.01", "0.01", "0.001", "0.0001"]);
+}
