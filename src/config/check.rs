@@ -394,7 +394,14 @@ impl<'a> Checker<'a> {
                 self.report(&at, text);
             }
         }
-        self.object(path, &rest, &keys, &owner, lists);
+        self.unknown_keys(path, &rest, &keys, &owner);
+        let of_schedule = |key: &&Key| has(&schedule, key.name) && !has(entry, key.name);
+        let (of_schedule, of_method): (Vec<&Key>, Vec<&Key>) =
+            keys.iter().copied().partition(of_schedule);
+        self.missing_keys(path, &rest, &of_method, &owner);
+        let owner = format!(" of lr_schedule {:?}", schedule.name);
+        self.missing_keys(path, &rest, &of_schedule, &owner);
+        self.values(path, &rest, &keys, lists);
     }
 
     /// An object whose keys are `keys`; `owner` says whose they are.

@@ -116,7 +116,7 @@ fn unknown_names_and_keys() {
         (opt(r#"[{"name": "sgd", "patience": 5}]"#),
             &["opt[0].patience: not a key of lr_schedule \"constant\" (it is of plateau;"]),
         (opt(r#"[{"name": "sgd", "lr_schedule": "step"}]"#),
-            &["opt[0]: missing key of optimizer \"sgd\" \"milestones\" (expected a list of integers"]),
+            &["opt[0]: missing key of lr_schedule \"step\" \"milestones\" (expected a list of integers"]),
         (opt(r#"[{"name": "sgd", "lr_schedule": "wsd", "cooldwon": 0.5}]"#),
             &["opt[0].cooldwon: unknown key", "(did you mean \"cooldown\"?)"]),
         (one("dataset_kwargs", r#"{"p": 3, "n_sample": 4}"#), &[
