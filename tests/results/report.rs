@@ -160,6 +160,14 @@ impl Browser {
         self.post_to(&format!("{}/{command}", self.session), &body)
     }
 
+    /// Shows a page, once all of it is there: the driver may come back earlier.
+    fn open(&self, page: &Path) {
+        self.post("url", json!({"url": format!("file://{}", page.display())}));
+        while self.script("return document.readyState") != "complete" {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     fn script(&self, script: &str) -> Value {
         self.post("execute/sync", json!({"script": script, "args": []}))
     }
@@ -183,7 +191,7 @@ fn it_works_in_a_browser() {
         }
     }
     std::fs::write(&page, report::html(&records, "val_score", None).unwrap()).unwrap();
-    browser.post("url", json!({"url": format!("file://{}", page.display())}));
+    browser.open(&page);
     let number = |script: &str| {
         browser
             .script(&format!("return {script}"))
@@ -244,7 +252,7 @@ fn it_works_in_a_browser() {
         report::html(&[long(10_000), odd], "val_score", None).unwrap(),
     )
     .unwrap();
-    browser.post("url", json!({"url": format!("file://{}", page.display())}));
+    browser.open(&page);
     let line = "Math.max(...[...document.querySelectorAll('section:first-of-type svg path')].map(p => \
                 p.getAttribute('d').split('L').length))";
     assert!(
