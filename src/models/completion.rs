@@ -42,6 +42,7 @@ pub const MATRIX_COMPLETION: Row = Row {
             },
         ],
     },
+    linear: false,
     build: |params, data, values| {
         let Sample::IndexPair {
             bounds: [rows, columns],

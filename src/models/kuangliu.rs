@@ -139,6 +139,7 @@ pub const fn row<const DEPTH: usize>(name: &'static str) -> Row {
             paper: "He et al. 2015, arXiv:1512.03385",
             keys: &[],
         },
+        linear: false,
         build: |params, data, _| {
             let classes = images_of_cifar(data)?;
             let net = ResNet::new(params, classes, const { blocks(DEPTH) }, DEPTH >= 50);

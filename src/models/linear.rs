@@ -45,6 +45,7 @@ pub const LINEAR: Row = Row {
         paper: "",
         keys: &[OUTPUT_SIZE, BIAS],
     },
+    linear: true,
     build: |params, data, values| {
         let (inputs, outputs) = (features(data)?, values.count("output_size"));
         let layer = Linear::new(params, "0", inputs, outputs, values.flag("bias"));
@@ -84,6 +85,7 @@ pub const MLP: Row = Row {
             },
         ],
     },
+    linear: false,
     build: |params, data, values| {
         let mut inputs = features(data)?;
         let (bias, dropout) = (values.flag("bias"), values.flag("dropout"));
@@ -121,6 +123,7 @@ pub const MATRIX_FAC: Row = Row {
             about: "inner dimension; null: the larger of the outer two",
         }],
     },
+    linear: false,
     build: |params, data, values| {
         let inputs = features(data)?;
         let outputs = match (&data.target[..], data.classes) {

@@ -37,6 +37,8 @@ type Build = fn(&mut Params, &Data, &Values) -> Result<Box<dyn Model>, String>;
 /// A row of the table of models.
 pub struct Row {
     pub entry: Entry,
+    /// Is it one linear layer, the least value of whose training objective can be found otherwise?
+    pub linear: bool,
     build: Build,
 }
 

@@ -114,6 +114,7 @@ pub const fn row<const DEPTH: usize>(name: &'static str) -> Row {
                 about: "batch norm after every convolution",
             }],
         },
+        linear: false,
         build: |params, data, values| {
             let classes = images_of_cifar(data)?;
             let net = ResNet::new(params, classes, DEPTH, values.flag("batch_norm"));

@@ -171,6 +171,7 @@ pub const SWINT: Row = Row {
             },
         ],
     },
+    linear: false,
     build: |params, data, values| {
         let classes = images_of_cifar(data)?;
         let (layers, heads) = (values.counts("layers"), values.counts("heads"));

@@ -87,6 +87,7 @@ pub const fn row<const DEPTH: usize>(name: &'static str) -> Row {
                 about: "batch norm after every convolution",
             }],
         },
+        linear: false,
         build: |params, data, values| {
             let classes = images_of_cifar(data)?;
             let counts = const { convolutions(DEPTH) };

@@ -161,6 +161,7 @@ pub const VIT: Row = Row {
             },
         ],
     },
+    linear: false,
     build: |params, data, values| {
         let classes = images_of_cifar(data)?;
         let patch = values.count("patch_size");

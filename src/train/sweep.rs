@@ -16,6 +16,7 @@ use crate::config::RunConfig;
 use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
+use crate::models;
 use crate::optim::Optimizer;
 use crate::optim::schedule::Schedule;
 use crate::results::store::Store;
@@ -229,7 +230,7 @@ fn one(
     let Some(mut result) = run_plans(plans, config, data, target, watch)? else {
         return Ok(None);
     };
-    if config.model == "linear"
+    if models::row(&config.model).is_some_and(|row| row.linear)
         && let Some(value) = optimal_value(config, data, optima)
     {
         result.summary.insert("opt_val".into(), value.into());
