@@ -21,8 +21,7 @@ fn updates(criterion: &mut Criterion) {
             Optimizer::new(opt).expect("a known name"),
             [Params::vector(N)],
         );
-        let vectors = optimizer.memory(&whole).vectors;
-        let vectors = 3 + 2 * vectors.len();
+        let vectors = 3 + 2 * optimizer.vectors(&whole);
         let mut stepper = Stepper::new(opt, N, Target::CPU).expect("memory");
         let mut w: Vec<f32> = (0..N).map(|i| (i as f32).cos()).collect();
         stepper

@@ -12,6 +12,7 @@ mod adabelief;
 mod adabound;
 mod adam;
 mod lion;
+mod lookahead;
 mod momo;
 mod momo_adam;
 mod prox_sps;
@@ -72,6 +73,8 @@ pub const COMMON_KEYS: &[Key] = &[
         default: Some("\"constant\""),
         about: "the learning rate's course; a schedule has keys of its own",
     },
+    lookahead::K,
+    lookahead::ALPHA,
 ];
 
 const BETAS: Key = Key {
@@ -253,10 +256,12 @@ pub trait Method: Send + 'static {
 /// What a method remembers on its device.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
-    /// Names of vectors as long as the parameters, 0 before the first step.
+    /// Names of vectors as long as the parameters, 0 before the first step unless [`Memory::from_parameters`] says otherwise.
     pub vectors: &'static [&'static str],
     /// Numbers for each of the parameters' tensors, 0 before the first step.
     pub per_tensor: usize,
+    /// Do the vectors begin as the parameters?
+    pub from_parameters: bool,
     /// Floats of workspace, which hold anything when a step begins.
     pub workspace: usize,
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Operands, Optimizer, Reports};
 use crate::device::gpu::kernels::Step;
-use crate::device::{Machine, Prepared, Program, Slot, Target};
+use crate::device::{Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Params, Tensor};
 
@@ -14,6 +14,9 @@ pub struct Stepper {
     operands: Operands,
     machine: Machine,
     step: Prepared,
+    now: View<Step>,
+    /// Steps done.
+    done: u64,
     coefficients: Vec<u8>,
 }
 
@@ -42,6 +45,8 @@ impl Stepper {
         optimizer.step(&operands, &no_more, &mut program)?;
         Ok(Stepper {
             step: machine.prepare(program)?,
+            now,
+            done: 0,
             coefficients: Vec::with_capacity(operands.coefficients.len),
             optimizer,
             operands,
@@ -74,6 +79,15 @@ impl Stepper {
     }
 
     fn next(&mut self, lr: f64) -> Result<()> {
+        if self.done == 0 {
+            self.optimizer.start(&mut self.machine, &self.operands)?;
+        }
+        let now = Step {
+            done: self.done,
+            ..Step::default()
+        };
+        self.machine.upload(self.now, &[now])?;
+        self.done += 1;
         self.coefficients.clear();
         (self.optimizer).next_coefficients(lr, &mut self.coefficients);
         (self.machine).upload(self.operands.coefficients, &self.coefficients)

@@ -3,7 +3,7 @@
 use bytemuck::Zeroable;
 use serde_json::{Map, Value};
 
-use super::{At, COMMON_KEYS, Memory, Method, ROWS, Reports, row};
+use super::{At, COMMON_KEYS, Memory, Method, ROWS, Reports, lookahead, row};
 use crate::config::Values;
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::Step;
@@ -18,6 +18,8 @@ const SUMS: usize = 3;
 /// A method of the table, set up by a run's config.
 pub struct Optimizer {
     method: Box<dyn AnyMethod>,
+    /// What is done after each of its steps; these have no coefficients and report nothing.
+    wrappers: Vec<Box<dyn AnyMethod>>,
     pub reports: Reports,
     initial_lr: f64,
     /// Steps whose coefficients were asked for.
@@ -36,62 +38,66 @@ impl Optimizer {
             )));
         };
         let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
-        Ok(Optimizer::of(
-            (row.build)(&values),
-            row.reports,
-            values.real("lr"),
-        ))
+        let method = (row.build)(&values);
+        Ok(Optimizer {
+            wrappers: lookahead::wrapper(&values).into_iter().collect(),
+            ..Optimizer::of(method, row.reports, values.real("lr"))
+        })
     }
 
     /// Any method.
     pub fn of(method: Box<dyn AnyMethod>, reports: Reports, initial_lr: f64) -> Optimizer {
         Optimizer {
             method,
+            wrappers: Vec::new(),
             reports,
             initial_lr,
             k: 0,
         }
     }
 
-    pub fn memory(&self, of: &[Tensor]) -> Memory {
-        self.method.memory(of)
+    /// The number of vectors as long as the parameters that it remembers.
+    pub fn vectors(&self, of: &[Tensor]) -> usize {
+        let all = self.wrappers.iter().chain([&self.method]);
+        all.map(|method| method.memory(of).vectors.len()).sum()
     }
 
-    /// Sets the method up on a machine, for parameters, gradient and loss that are there: its memory as it is before
-    /// the first step, and tables for so many steps.
+    /// Sets the method up on a machine, for parameters, gradient and loss that are there: memory, and tables for so many
+    /// steps. [`Optimizer::start`] comes next.
     pub fn place(
         &self,
         machine: &mut Machine,
-        [w, g, loss]: [Slot; 3],
+        at: [Slot; 3],
         now: View<Step>,
         tensors: &[Tensor],
         steps: usize,
     ) -> Result<Operands> {
-        let Memory {
-            vectors,
-            per_tensor,
-            workspace,
-        } = self.memory(tensors);
-        let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
-        let state = zeros("the optimizer's state", vectors.len() * w.len)?;
-        let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
-        let scalars = machine.alloc_with("scalars", &self.method.scalars())?;
-        let series = vec![0f64; self.reports.steps.len() * steps];
+        let wrappers = self.wrappers.iter();
+        let wrappers = wrappers.map(|wrapper| {
+            let none = Reports::NOTHING;
+            place(wrapper.as_ref(), none, machine, at, now, tensors, steps)
+        });
+        let wrappers = wrappers.collect::<Result<_>>()?;
+        let method = self.method.as_ref();
+        let operands = place(method, self.reports, machine, at, now, tensors, steps)?;
         Ok(Operands {
-            w,
-            g,
-            loss,
-            now,
-            tensors: tensors.to_vec(),
-            steps,
-            coefficients: machine.alloc("coefficients", steps * self.method.coefficients_size())?,
-            scalars,
-            state,
-            per_tensor,
-            work: machine.alloc("the optimizer's workspace", workspace)?,
-            partial: machine.alloc("partial sums", SUMS * sum_blocks(w.len))?,
-            series: machine.alloc_with("step sizes", &series)?,
+            wrappers,
+            ..operands
         })
+    }
+
+    /// Makes the memory what it is before the first step, given the parameters.
+    pub fn start(&self, machine: &mut Machine, operands: &Operands) -> Result<()> {
+        let wrappers = self.wrappers.iter().zip(&operands.wrappers);
+        for (method, at) in wrappers.chain([(&self.method, operands)]) {
+            if method.memory(&at.tensors).from_parameters {
+                let w = machine.download::<f32>(at.w)?;
+                for vector in 0..at.state.len / w.len().max(1) {
+                    machine.upload(at.state.part(vector * w.len(), w.len()), &w)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The coefficients of the next step at a learning rate, behind what `to` holds.
@@ -112,7 +118,9 @@ impl Optimizer {
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()> {
-        self.method.step(operands, gradient, program)
+        self.method.step(operands, gradient, program)?;
+        let mut wrappers = self.wrappers.iter().zip(&operands.wrappers);
+        wrappers.try_for_each(|(wrapper, at)| wrapper.step(at, gradient, program))
     }
 
     /// See [`Method::evaluation`].
@@ -122,13 +130,54 @@ impl Optimizer {
         enter: &mut Program,
         leave: &mut Program,
     ) -> Result<()> {
-        self.method.evaluation(operands, enter, leave)
+        self.method.evaluation(operands, enter, leave)?;
+        let mut wrappers = self.wrappers.iter().zip(&operands.wrappers);
+        wrappers.try_for_each(|(wrapper, at)| wrapper.evaluation(at, enter, leave))
     }
 
     /// The numbers that [`Reports::epoch`] names, from the scalars as they are on the machine.
     pub fn epoch_reports(&self, scalars: &[u8]) -> Vec<f64> {
         self.method.epoch_reports(scalars)
     }
+}
+
+/// Memory and tables of one method.
+fn place(
+    method: &dyn AnyMethod,
+    reports: Reports,
+    machine: &mut Machine,
+    [w, g, loss]: [Slot; 3],
+    now: View<Step>,
+    tensors: &[Tensor],
+    steps: usize,
+) -> Result<Operands> {
+    let Memory {
+        vectors,
+        per_tensor,
+        workspace,
+        ..
+    } = method.memory(tensors);
+    let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
+    let state = zeros("the optimizer's state", vectors.len() * w.len)?;
+    let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
+    let scalars = machine.alloc_with("scalars", &method.scalars())?;
+    let series = vec![0f64; reports.steps.len() * steps];
+    Ok(Operands {
+        w,
+        g,
+        loss,
+        now,
+        tensors: tensors.to_vec(),
+        steps,
+        coefficients: machine.alloc("coefficients", steps * method.coefficients_size())?,
+        scalars,
+        state,
+        per_tensor,
+        work: machine.alloc("the optimizer's workspace", workspace)?,
+        partial: machine.alloc("partial sums", SUMS * sum_blocks(w.len))?,
+        series: machine.alloc_with("step sizes", &series)?,
+        wrappers: Vec::new(),
+    })
 }
 
 /// Where the calls of an update find what they read and write.
@@ -147,6 +196,8 @@ pub struct Operands {
     work: View<f32>,
     partial: View<f64>,
     pub series: View<f64>,
+    /// Those of what wraps the method.
+    wrappers: Vec<Operands>,
 }
 
 /// [`Operands`] as a method sees them.
@@ -254,6 +305,7 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             body(HostStep {
                 coefficients: one(&coefficients[slot * size..(slot + 1) * size]),
                 loss: floats(loss)[0],
+                now: *now,
                 w: floats_mut(w),
                 g: floats(g),
                 state: floats_mut(state),
@@ -277,6 +329,7 @@ pub struct HostStep<'a, M: Method + ?Sized> {
     pub coefficients: &'a M::Coefficients,
     /// The loss of this batch.
     pub loss: f32,
+    pub now: Step,
     pub scalars: &'a mut M::Scalars,
     w: &'a mut [f32],
     g: &'a [f32],

@@ -122,6 +122,7 @@ impl Trainer {
         let operands = [layout.values, layout.grads, plans.train.outputs[0]];
         let tensors = &plans.params.tensors;
         let operands = optimizer.place(&mut machine, operands, now, tensors, batches)?;
+        optimizer.start(&mut machine, &operands)?;
 
         let batch = Batch {
             now,

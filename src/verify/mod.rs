@@ -74,7 +74,7 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "optimizers",
         about: "thirty steps of each optimizer on a fixed gradient field",
-        run: optimizers::paths,
+        run: optimizers::optimizers,
     },
     Suite {
         name: "schedules",

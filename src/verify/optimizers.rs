@@ -70,7 +70,65 @@ impl Field {
     }
 }
 
-pub fn paths(context: &Context) -> Result<Vec<Check>> {
+pub fn optimizers(context: &Context) -> Result<Vec<Check>> {
+    let mut checks = paths(context)?;
+    checks.push(wrapped_paths(context)?);
+    Ok(checks)
+}
+
+/// Paths of wrapped methods, whose losses and gradients are data.
+#[derive(Deserialize)]
+struct WrappersFile {
+    initial: Vec<f32>,
+    losses: Vec<f32>,
+    gradients: Vec<Vec<f32>>,
+    /// The steps whose weights were kept, counted from 1.
+    kept_steps: Vec<usize>,
+    cases: Vec<WrappedCase>,
+}
+
+#[derive(Deserialize)]
+struct WrappedCase {
+    opt: Map<String, Value>,
+    weights: Vec<Vec<f64>>,
+}
+
+fn wrapped_paths(context: &Context) -> Result<Check> {
+    const FILE: &str = "wrappers.json";
+    let Some(file) = context.goldens.read::<WrappersFile>(FILE)? else {
+        return Ok(Check::skip("wrapped methods", format!("no {FILE}")));
+    };
+    // Rounding errors of small weights are those of the steps that made them.
+    const SMALL: f64 = 0.01;
+    let mut check = Check::new("wrapped methods, relative to the weight, or 0.01", 1e-5);
+    for case in &file.cases {
+        let mut w = file.initial.clone();
+        let mut optimizer = match Stepper::new(&case.opt, w.len(), Target::CPU) {
+            Ok(optimizer) => optimizer,
+            Err(e) => {
+                check.skip_for(e)?;
+                continue;
+            }
+        };
+        check.cases += 1;
+        let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
+        let mut kept = file.kept_steps.iter().zip(&case.weights).peekable();
+        for (k, (loss, g)) in (1..).zip(file.losses.iter().zip(&file.gradients)) {
+            optimizer.step(lr, *loss, &mut w, g)?;
+            let Some((_, theirs)) = kept.next_if(|(step, _)| **step == k) else {
+                continue;
+            };
+            for (i, (ours, theirs)) in w.iter().zip(theirs).enumerate() {
+                let scale = theirs.abs().max(SMALL);
+                let at = || format!("{} step {k} weight {i}", Value::Object(case.opt.clone()));
+                check.compare(f64::from(*ours), *theirs, scale, at);
+            }
+        }
+    }
+    Ok(check)
+}
+
+fn paths(context: &Context) -> Result<Vec<Check>> {
     const FILE: &str = "optimizers.json";
     let Some(file) = context.goldens.read::<PathsFile>(FILE)? else {
         return Ok(vec![Check::skip("paths", format!("no {FILE}"))]);

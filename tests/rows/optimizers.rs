@@ -30,7 +30,8 @@ pub fn trials() -> Vec<Trial> {
     }
     let half_square: Loss = |w| 0.5 * w.iter().map(|w| w * w).sum::<f32>();
     let undampened = json!({"name": "sgd-m", "lr": 0.01, "momentum": 0, "dampening": 0.5});
-    for opt in golden().into_iter().chain([undampened]) {
+    let wrapped = json!({"name": "adam", "lr": 0.01, "lookahead_k": 3, "lookahead_alpha": 0.8});
+    for opt in golden().into_iter().chain([undampened, wrapped]) {
         trials.push(kernels("kernels", opt, half_square));
     }
     for weight_decay in [0.0, 0.1] {
