@@ -62,7 +62,7 @@ fuzz_target!(|bytes: &[u8]| {
         train: split.clone(),
         val: split,
     };
-    match run(&config, &data, Target::CPU, None, &()) {
+    match run(&config, &data, Target::CPU, None, None, &()) {
         Ok(result) => assert_eq!(result.unwrap().history.len(), 1),
         // A place outside of the matrix.
         Err(e) => assert_eq!(e.kind, Kind::Usage, "{e}"),

@@ -19,8 +19,7 @@ use crate::results::file::{self, Existing};
 use crate::results::identity::{Identity, Index};
 use crate::results::output;
 use crate::stop;
-use crate::train::checkpoint::Weights;
-use crate::train::sweep;
+use crate::train::sweep::{self, Choices};
 
 /// Check experiment configs, print their runs and learning rates, split them
 #[derive(clap::Args, Debug)]
@@ -169,8 +168,8 @@ fn try_out(experiment: &Experiment, file: &str) -> Result<BTreeSet<&'static str>
         }
     }
     let library = Library::new("", true, fetch::Options::new(Vec::new(), true));
-    let weights = Weights::default();
-    let check = sweep::check(computed, &library, Target::CPU, &weights, stop::flag());
+    let choices = Choices::default();
+    let check = sweep::check(computed, &library, Target::CPU, &choices, stop::flag());
     found.extend(check);
     if found.is_empty() {
         return Ok(untried);

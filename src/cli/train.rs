@@ -24,8 +24,8 @@ use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
 use crate::stop;
-use crate::train::checkpoint::{self, Checkpoint, Place, Weights};
-use crate::train::sweep::{self, lock};
+use crate::train::checkpoint::{self, Checkpoint, Place};
+use crate::train::sweep::{self, Choices, lock};
 
 #[derive(Args)]
 pub struct Train {
@@ -122,9 +122,10 @@ impl Train {
         let target = targets[0];
         use_threads(self.threads)?;
         let init = self.init_weights.as_deref().map(Checkpoint::read);
-        let mut weights = Weights {
+        let mut choices = Choices {
             init: init.transpose()?,
             save: None,
+            log_every: self.log_every_k_steps,
         };
         // From here on there is something to tidy up.
         signals::listen()?;
@@ -132,7 +133,7 @@ impl Train {
             true => |_| {},
             false => |text| print::note(text),
         });
-        let prepared = self.prepare(experiments, &library, target, &weights);
+        let prepared = self.prepare(experiments, &library, target, &choices);
         // Whatever has failed then has failed for it.
         if let Some(signal) = signals::received() {
             if !self.quiet {
@@ -143,8 +144,8 @@ impl Train {
         let mut jobs = prepared?;
         let mut failure = None;
         while let Some(job) = jobs.0.pop_front() {
-            weights.save = job.weights.as_ref().map(|files| files.places.clone());
-            let outcome = self.train(&job, &library, &targets, &weights)?;
+            choices.save = job.weights.as_ref().map(|files| files.places.clone());
+            let outcome = self.train(&job, &library, &targets, &choices)?;
             failure = failure.or(outcome);
             if let Some(signal) = signals::received() {
                 return Ok(128 + signal);
@@ -159,14 +160,14 @@ impl Train {
         experiments: Vec<Experiment>,
         library: &Library,
         target: Target,
-        weights: &Weights,
+        choices: &Choices,
     ) -> Result<Jobs> {
-        let chosen = sweep::chosen(target, weights);
+        let chosen = sweep::chosen(target, choices);
         let mut jobs = Jobs::default();
         for experiment in experiments {
             jobs.0.push_back(self.open(experiment, &chosen)?);
         }
-        jobs.check(library, target, weights)?;
+        jobs.check(library, target, choices)?;
         for job in &mut jobs.0 {
             let identity = job.identity(self, library, &chosen);
             let all: Vec<Identity> = job.experiment.all.iter().map(&identity).collect();
@@ -290,7 +291,7 @@ impl Train {
         job: &Job,
         library: &Library,
         targets: &[Target],
-        weights: &Weights,
+        choices: &Choices,
     ) -> Result<Option<Kind>> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
@@ -307,7 +308,7 @@ impl Train {
             library,
             &job.store,
             targets,
-            weights,
+            choices,
             stop::flag(),
             &report,
         );
@@ -381,11 +382,11 @@ impl Job {
 
 impl Jobs {
     /// An error that tells all that would keep any of them from training.
-    fn check(&self, library: &Library, target: Target, weights: &Weights) -> Result<()> {
+    fn check(&self, library: &Library, target: Target, choices: &Choices) -> Result<()> {
         let mut problems = Vec::new();
         for job in &self.0 {
             let runs = job.pending.iter().map(|(_, run)| run);
-            for error in sweep::check(runs, library, target, weights, stop::flag()) {
+            for error in sweep::check(runs, library, target, choices, stop::flag()) {
                 problems.push((error.kind, format!("{}: {error}", job.experiment.id)));
             }
         }
@@ -471,10 +472,6 @@ impl<'a> Report<'a> {
 }
 
 impl sweep::Progress for Report<'_> {
-    fn log_every(&self) -> Option<NonZeroUsize> {
-        self.options.log_every_k_steps
-    }
-
     fn epoch(&self, run: usize, done: &Epoch) {
         self.bar.inc(1);
         self.bar.set_message(format!("loss {:.4}", done.train_loss));

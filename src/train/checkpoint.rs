@@ -43,16 +43,6 @@ pub fn take_folder(folder: &Path) -> Result<Lock> {
     )
 }
 
-/// What a sweep does with weights.
-#[derive(Default)]
-pub struct Weights {
-    /// In place of the initial weights that a run draws (it draws them all the same: what follows in the
-    /// stream stays where it is).
-    pub init: Option<Checkpoint>,
-    /// For each run the file that its final weights go to.
-    pub save: Option<Vec<Place>>,
-}
-
 /// A file for the final weights of a run.
 #[derive(Clone, Debug)]
 pub struct Place {

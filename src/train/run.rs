@@ -26,11 +26,6 @@ pub trait Watch: Sync {
         false
     }
 
-    /// Loss and gradient of every so many steps of an epoch are logged.
-    fn log_every(&self) -> Option<NonZeroUsize> {
-        None
-    }
-
     fn epoch(&self, _done: &Epoch) {}
 
     /// After the last step.
@@ -42,23 +37,18 @@ pub trait Watch: Sync {
 /// Nobody follows.
 impl Watch for () {}
 
-/// Nobody follows, but steps are logged.
-impl Watch for Option<NonZeroUsize> {
-    fn log_every(&self) -> Option<NonZeroUsize> {
-        *self
-    }
-}
-
-/// Trains one config to its end, from the weights of a file or those that are drawn. `None` if the watch ended it.
+/// Trains one config to its end, from the weights of a file or those that are drawn; loss and gradient of every so many
+/// steps of an epoch are logged. `None` if the watch ended it.
 pub fn run(
     config: &RunConfig,
     data: &Pair,
     target: Target,
     init: Option<&Checkpoint>,
+    log_every: Option<NonZeroUsize>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
     let plans = Plans::from_weights(init, config, data, target.device)?;
-    run_plans(plans, config, data, target, watch)
+    run_plans(plans, config, data, target, log_every, watch)
 }
 
 /// As [`run`], by plans that are there.
@@ -67,6 +57,7 @@ pub(super) fn run_plans(
     config: &RunConfig,
     data: &Pair,
     target: Target,
+    log_every: Option<NonZeroUsize>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
     let Pair { train, val } = data;
@@ -74,7 +65,6 @@ pub(super) fn run_plans(
     let initial = &plans.params.values;
     let initial_norm = (cpu::dot(initial, initial) as f32).sqrt();
     let optimizer = Optimizer::new(&config.opt)?;
-    let log_every = watch.log_every();
     let mut trainer = Trainer::new(plans, optimizer, data, target, log_every)?;
     // Python keeps an integer of the config an integer where it computes nothing with it.
     let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
@@ -253,7 +243,7 @@ mod tests {
                 left: AtomicUsize::new(questions),
                 epochs: AtomicUsize::new(0),
             };
-            let outcome = run(&config, &data, Target::CPU, None, &watch).unwrap();
+            let outcome = run(&config, &data, Target::CPU, None, None, &watch).unwrap();
             assert!(outcome.is_none());
             assert_eq!(
                 watch.epochs.into_inner(),

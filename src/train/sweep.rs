@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
-use super::checkpoint::{Checkpoint, Snapshot, Weights};
+use super::checkpoint::{Checkpoint, Place, Snapshot};
 use super::network::Plans;
 use super::optimum;
 use super::run::{Watch, run_plans};
@@ -29,10 +29,6 @@ const SMALL_STEP: usize = 10_000_000;
 /// Whoever follows a sweep. Runs are named by their place among the pending ones.
 pub trait Progress: Sync {
     fn started(&self, _run: usize, _config: &RunConfig) {}
-    /// See [`Watch::log_every`].
-    fn log_every(&self) -> Option<NonZeroUsize> {
-        None
-    }
     fn epoch(&self, _run: usize, _done: &Epoch) {}
     /// The run is on disk.
     fn finished(&self, _run: usize, _result: &RunResult) {}
@@ -40,12 +36,24 @@ pub trait Progress: Sync {
     fn failed(&self, _run: usize, _error: &Error) {}
 }
 
+/// What is chosen for all runs of a sweep beside their configs.
+#[derive(Default)]
+pub struct Choices {
+    /// In place of the initial weights that a run draws (it draws them all the same: what follows in the
+    /// stream stays where it is).
+    pub init: Option<Checkpoint>,
+    /// For each run the file that its final weights go to.
+    pub save: Option<Vec<Place>>,
+    /// Loss and gradient of every so many steps of an epoch are logged.
+    pub log_every: Option<NonZeroUsize>,
+}
+
 /// Optimal values by problem, shared by the runs of a sweep.
 type Optima = Mutex<HashMap<String, Option<f64>>>;
 
 /// What is chosen for all runs of a sweep beside their configs, as their summaries say it.
-pub fn chosen(target: Target, weights: &Weights) -> Map<String, Value> {
-    let hash = weights.init.as_ref().map(Checkpoint::hash);
+pub fn chosen(target: Target, choices: &Choices) -> Map<String, Value> {
+    let hash = choices.init.as_ref().map(Checkpoint::hash);
     Map::from_iter([
         ("device".to_owned(), target.device.name().into()),
         ("precision".to_owned(), target.precision_name().into()),
@@ -54,12 +62,12 @@ pub fn chosen(target: Target, weights: &Weights) -> Map<String, Value> {
 }
 
 /// Tries what runs need before the first one is trained: their data, that models, losses, scores and batch sizes fit
-/// them, memory, and that `weights` fit the models. Returns all that is wrong, or what was found until `stop` was set.
+/// them, memory, and that initial weights fit the models. Returns all that is wrong, or what was found until `stop` was set.
 pub fn check<'r>(
     runs: impl IntoIterator<Item = &'r RunConfig>,
     library: &Library,
     target: Target,
-    weights: &Weights,
+    choices: &Choices,
     stop: &AtomicBool,
 ) -> Vec<Error> {
     const MOST: usize = 20;
@@ -77,7 +85,7 @@ pub fn check<'r>(
             };
             alike.opt.remove("lr");
             if tried.insert(alike.identity()) {
-                let init = weights.init.as_ref();
+                let init = choices.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
                 Trainer::new(plans, Optimizer::new(&config.opt)?, &data, target, None)?;
             }
@@ -100,7 +108,8 @@ pub fn check<'r>(
 }
 
 /// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
-/// has, or on several devices of a kind, each of which takes the next run. A run's weights are saved before the run is stored. Returns early, with the runs finished so far stored, once
+/// has, or on several devices of a kind, each of which takes the next run. A run's weights are saved before the run is
+/// stored. Returns early, with the runs finished so far stored, once
 /// `stop` is set. A run that fails leaves the others alone, and the kind of the first failure is returned.
 ///
 /// # Errors
@@ -110,14 +119,14 @@ pub fn sweep(
     library: &Library,
     store: &Store,
     targets: &[Target],
-    weights: &Weights,
+    choices: &Choices,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Option<Kind>> {
     let (Some((_, first)), Some(target)) = (pending.first(), targets.first()) else {
         return store.finish().map(|()| None);
     };
-    let init = weights.init.as_ref();
+    let init = choices.init.as_ref();
     let plans = |data: Pair| Plans::from_weights(init, first, &data, target.device);
     // If there are none, the run itself says why.
     let first_plans = library.load(first).and_then(plans).ok();
@@ -131,7 +140,7 @@ pub fn sweep(
         _ => targets.to_vec(),
     };
     let workers = &workers[..workers.len().min(pending.len())];
-    let mut chosen = chosen(*target, weights);
+    let mut chosen = chosen(*target, choices);
     chosen.extend(provenance::of_process());
     let optima = Optima::default();
     let next = AtomicUsize::new(0);
@@ -145,7 +154,7 @@ pub fn sweep(
             let watch = RunWatch {
                 turn,
                 config,
-                weights,
+                choices,
                 stop,
                 progress,
             };
@@ -157,7 +166,15 @@ pub fn sweep(
                         Some(plans) => plans,
                         None => Plans::from_weights(init, config, &data, target.device)?,
                     };
-                    one(plans, config, &data, target, &optima, &watch)
+                    one(
+                        plans,
+                        config,
+                        &data,
+                        target,
+                        choices.log_every,
+                        &optima,
+                        &watch,
+                    )
                 })
                 .map(|result| {
                     let mut result = result?;
@@ -224,10 +241,11 @@ fn one(
     config: &RunConfig,
     data: &Pair,
     target: Target,
+    log_every: Option<NonZeroUsize>,
     optima: &Optima,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
-    let Some(mut result) = run_plans(plans, config, data, target, watch)? else {
+    let Some(mut result) = run_plans(plans, config, data, target, log_every, watch)? else {
         return Ok(None);
     };
     if models::row(&config.model).is_some_and(|row| row.linear)
@@ -267,7 +285,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct RunWatch<'a> {
     turn: usize,
     config: &'a RunConfig,
-    weights: &'a Weights,
+    choices: &'a Choices,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
@@ -277,16 +295,12 @@ impl Watch for RunWatch<'_> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn log_every(&self) -> Option<NonZeroUsize> {
-        self.progress.log_every()
-    }
-
     fn epoch(&self, done: &Epoch) {
         self.progress.epoch(self.turn, done);
     }
 
     fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {
-        match &self.weights.save {
+        match &self.choices.save {
             Some(places) => weights.save(self.config, &places[self.turn]),
             None => Ok(()),
         }
@@ -343,10 +357,7 @@ mod tests {
             device: Device::Emulator,
             precision: None,
         };
-        let weights = Weights {
-            init: None,
-            save: None,
-        };
+        let choices = Choices::default();
         let counts = Counts::default();
         let stop = AtomicBool::new(false);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
@@ -358,7 +369,7 @@ mod tests {
                 &library,
                 &store,
                 &[target],
-                &weights,
+                &choices,
                 &stop,
                 &counts,
             )
@@ -403,10 +414,10 @@ mod tests {
         let mut pending = configs();
         pending[1].1.batch_size = 41;
         let runs = pending.iter().map(|(_, run)| run);
-        let found = check(runs, &library, Target::CPU, &Weights::default(), &stop);
+        let found = check(runs, &library, Target::CPU, &Choices::default(), &stop);
         assert_eq!(found.len(), 1);
         assert!(found[0].message.contains("batch_size: 41"), "{}", found[0]);
-        let none = Weights::default();
+        let none = Choices::default();
         let outcome = sweep(
             &pending,
             &library,
@@ -445,12 +456,12 @@ mod tests {
             precision: None,
         };
         let (pairs, stop) = (Pairs(std::sync::Barrier::new(2)), AtomicBool::new(false));
-        let (pending, weights) = (configs(), Weights::default());
+        let (pending, choices) = (configs(), Choices::default());
         let targets = [target; 2];
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let outcome = pool.unwrap().install(|| {
             sweep(
-                &pending, &library, &store, &targets, &weights, &stop, &pairs,
+                &pending, &library, &store, &targets, &choices, &stop, &pairs,
             )
         });
         assert_eq!(outcome.unwrap(), None);

@@ -177,7 +177,7 @@ impl GoldenRun {
             )
         })?;
         let data = library.load(&config)?;
-        let result = train::run(&config, &data, target, None, &self.log_every)?
+        let result = train::run(&config, &data, target, None, self.log_every, &())?
             .expect("nobody stops this run");
         let history: Vec<Json> = result.history.iter().map(Epoch::to_json).collect();
         let mut numbers = numbers(&history);

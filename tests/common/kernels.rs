@@ -107,7 +107,7 @@ pub fn runs_agree(config: &RunConfig, data: &Pair, tolerances: Tolerances) {
             device,
             precision: Some(Precision::Fp32),
         };
-        run(config, data, target, None, &()).unwrap().unwrap()
+        run(config, data, target, None, None, &()).unwrap().unwrap()
     };
     let cpu = trained(Device::Cpu);
     for Candidate { device, .. } in machines(1) {

@@ -314,7 +314,9 @@ fn masks_do_not_depend_on_the_run() {
                 precision: Some(Precision::Fp32),
             };
             let data = library.load(&config).unwrap();
-            let done = run(&config, &data, target, None, &()).unwrap().unwrap();
+            let done = run(&config, &data, target, None, None, &())
+                .unwrap()
+                .unwrap();
             done.history[0].model_norm.to_bits()
         };
         // Two samples have two orders.
