@@ -1,7 +1,7 @@
 //! Data sets: a table of rows, one file per source, the shard format and the order of batches.
 //!
 //! A row either computes its samples from a seed or converts raw files, once, into two shards. Images are
-//! channels-last everywhere in here; [`Split::input_shape`] alone speaks PyTorch's order.
+//! channels-last everywhere in here; [`Sample::shape`](crate::graph::Sample::shape) alone speaks PyTorch's order.
 
 pub mod augment;
 mod cifar;
