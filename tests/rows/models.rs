@@ -1,7 +1,7 @@
 //! Networks of every kind: they learn a batch, and threads do not matter. Their numbers are in the suites of `verify`.
 
 use crate::common::networks::{Bench, small};
-use crate::trial;
+use crate::{keys, trial};
 use libtest_mimic::Trial;
 use rayon::ThreadPoolBuilder;
 use serde_json::Value;
@@ -12,7 +12,7 @@ pub fn trials() -> Vec<Trial> {
         let mut add = |what: &str, test: fn(&str, &Value, f64)| {
             let kwargs = kwargs.clone();
             trials.push(trial(
-                format!("models::{name}::{what} {kwargs}"),
+                format!("models::{name}::{what}{}", keys(&kwargs)),
                 move || {
                     test(name, &kwargs, lr);
                 },

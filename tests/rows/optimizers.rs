@@ -3,7 +3,7 @@
 use crate::common::descent::{Descent, options};
 use crate::common::draws::Draws;
 use crate::common::kernels::{ALL, machines};
-use crate::trial;
+use crate::{keys, trial};
 use libtest_mimic::Trial;
 use rayon::ThreadPoolBuilder;
 use serde_json::{Map, Value, json};
@@ -44,7 +44,11 @@ pub fn trials() -> Vec<Trial> {
 fn kernels(what: &str, mut opt: Value, loss: Loss) -> Trial {
     let all = opt.as_object().unwrap().clone();
     let name = opt.as_object_mut().unwrap().remove("name").unwrap();
-    let name = format!("optimizers::{}::{what} {opt}", name.as_str().unwrap());
+    let name = format!(
+        "optimizers::{}::{what}{}",
+        name.as_str().unwrap(),
+        keys(&opt)
+    );
     trial(name, move || kernels_agree(&all, loss))
 }
 
