@@ -6,7 +6,7 @@
 // that share it, by `column_sums`.
 //   x, dx (sequences, T, 3, heads, D): Q, K, V; y, dy (sequences, T, heads, D); bias (biases, T, T)
 //   stats (pairs, T, 2): maximum and 1 / sum of exp of a row of scores, from which backward computes P again
-//   ds (pairs, T, T) if `wants_ds`
+//   ds (pairs, T, T) if it is wanted
 //
 // attention_{fwd,bwd}_*: a block per pair, whose matrices all lie in shared memory. D is a multiple of 4.
 //   warp, block  one warp for short sequences, several for longer ones
@@ -383,64 +383,71 @@ DEVICE void backward(float* q, const float* x, const float* bias, int biases, co
   mix<THREADS, R, TF32, true>(p, d, tokens, dim, to + 2 * inner, 3 * inner, 1.0f);
 }
 
-KERNEL(attention_fwd_warp_fp32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
-       float keep, unsigned stream, int tokens, int heads, int dim) {
-  SHARED_DYN(float, memory);
-  forward<32, 2, false>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
-}
-KERNEL(attention_fwd_warp_tf32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
-       float keep, unsigned stream, int tokens, int heads, int dim) {
-  SHARED_DYN(float, memory);
-  forward<32, 2, true>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
-}
-// 65 tokens in fives are 13, which with 17 by 4 columns make 221 tiles of scores.
-KERNEL(attention_fwd_block_fp32, 224, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
-       float keep, unsigned stream, int tokens, int heads, int dim) {
-  SHARED_DYN(float, memory);
-  forward<224, 5, false>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
-}
-// 65 tokens are 5 by 3 tiles of 16 by 24: two each for 8 warps.
-KERNEL(attention_fwd_block_tf32, 256, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
-       float keep, unsigned stream, int tokens, int heads, int dim) {
-  SHARED_DYN(float, memory);
-  forward<256, 5, true>(memory, x, bias, biases, y, stats, {now, drops, threshold, keep, stream}, tokens, heads, dim);
+// What the kernels take beside their operands.
+struct AttentionSizes {
+  int sequences, heads, tokens, dim;
+  int biases;    // shared by the sequences in turn, 0 if there are none
+  int wants_ds;  // is the gradient of the scores to be written?
+  int drops;     // is there dropout? Then of what follows
+  unsigned threshold;
+  float keep;
+  unsigned stream;
+};
+
+DEVICE Dropout dropout_of(const Step* now, const AttentionSizes& s) {
+  return {now, s.drops, s.threshold, s.keep, s.stream};
 }
 
-KERNEL(attention_bwd_warp_fp32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
-       int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
-       int tokens, int heads, int dim) {
+KERNEL(attention_fwd_warp_fp32, 32, const float* __restrict__ x, const float* __restrict__ bias, float* __restrict__ y,
+       float* __restrict__ stats, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
-  backward<32, 2, false>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
-           {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  forward<32, 2, false>(memory, x, bias, s.biases, y, stats, dropout_of(now, s), s.tokens, s.heads, s.dim);
 }
-KERNEL(attention_bwd_warp_tf32, 32, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
-       int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
-       int tokens, int heads, int dim) {
+KERNEL(attention_fwd_warp_tf32, 32, const float* __restrict__ x, const float* __restrict__ bias, float* __restrict__ y,
+       float* __restrict__ stats, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
-  backward<32, 2, true>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
-           {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  forward<32, 2, true>(memory, x, bias, s.biases, y, stats, dropout_of(now, s), s.tokens, s.heads, s.dim);
 }
-KERNEL(attention_bwd_block_fp32, 224, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
-       int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
-       int tokens, int heads, int dim) {
+// 65 tokens in fives are 13, which with 17 by 4 columns make 221 tiles of scores.
+KERNEL(attention_fwd_block_fp32, 224, const float* __restrict__ x, const float* __restrict__ bias,
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
-  backward<224, 5, false>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
-           {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  forward<224, 5, false>(memory, x, bias, s.biases, y, stats, dropout_of(now, s), s.tokens, s.heads, s.dim);
 }
-KERNEL(attention_bwd_block_tf32, 256, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
-       int wants_ds, const Step* __restrict__ now, int drops, unsigned threshold, float keep, unsigned stream,
-       int tokens, int heads, int dim) {
+// 65 tokens are 5 by 3 tiles of 16 by 24: two each for 8 warps.
+KERNEL(attention_fwd_block_tf32, 256, const float* __restrict__ x, const float* __restrict__ bias,
+       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
-  backward<256, 5, true>(memory, x, bias, biases, stats, dy, dx, ds, wants_ds,
-           {now, drops, threshold, keep, stream}, tokens, heads, dim);
+  forward<256, 5, true>(memory, x, bias, s.biases, y, stats, dropout_of(now, s), s.tokens, s.heads, s.dim);
+}
+
+KERNEL(attention_bwd_warp_fp32, 32, const float* __restrict__ x, const float* __restrict__ bias,
+       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
+       const Step* __restrict__ now, AttentionSizes s) {
+  SHARED_DYN(float, memory);
+  backward<32, 2, false>(memory, x, bias, s.biases, stats, dy, dx, ds, s.wants_ds, dropout_of(now, s), s.tokens,
+           s.heads, s.dim);
+}
+KERNEL(attention_bwd_warp_tf32, 32, const float* __restrict__ x, const float* __restrict__ bias,
+       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
+       const Step* __restrict__ now, AttentionSizes s) {
+  SHARED_DYN(float, memory);
+  backward<32, 2, true>(memory, x, bias, s.biases, stats, dy, dx, ds, s.wants_ds, dropout_of(now, s), s.tokens,
+           s.heads, s.dim);
+}
+KERNEL(attention_bwd_block_fp32, 224, const float* __restrict__ x, const float* __restrict__ bias,
+       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
+       const Step* __restrict__ now, AttentionSizes s) {
+  SHARED_DYN(float, memory);
+  backward<224, 5, false>(memory, x, bias, s.biases, stats, dy, dx, ds, s.wants_ds, dropout_of(now, s), s.tokens,
+           s.heads, s.dim);
+}
+KERNEL(attention_bwd_block_tf32, 256, const float* __restrict__ x, const float* __restrict__ bias,
+       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
+       const Step* __restrict__ now, AttentionSizes s) {
+  SHARED_DYN(float, memory);
+  backward<256, 5, true>(memory, x, bias, s.biases, stats, dy, dx, ds, s.wants_ds, dropout_of(now, s), s.tokens,
+           s.heads, s.dim);
 }
 
 // ---- any sizes ----
@@ -472,15 +479,16 @@ DEVICE float score(const ScoreRow& at, int i, int j, int tokens, int dim) {
   return at.bias ? fmaf(sum, at.scale, at.bias[(long long)i * tokens + j]) : sum * at.scale;
 }
 
-KERNEL(attention_fwd_any, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
-       float* __restrict__ y, float* __restrict__ stats, const Step* __restrict__ now, int drops, unsigned threshold,
-       float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
+KERNEL(attention_fwd_any, 128, const float* __restrict__ x, const float* __restrict__ bias, float* __restrict__ y,
+       float* __restrict__ stats, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
+  const int tokens = s.tokens, heads = s.heads, dim = s.dim;
+  const long long rows = (long long)s.sequences * heads * tokens;
   float* p = memory + threadIdx.x / 32 * tokens;
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * 4 + threadIdx.x / 32; row < rows; row += gridDim.x * 4) {
-    const ScoreRow at = score_row(row, x, bias, biases, tokens, heads, dim);
-    const Dropout dropout = {now, drops, threshold, keep, stream};
+    const ScoreRow at = score_row(row, x, bias, s.biases, tokens, heads, dim);
+    const Dropout dropout = dropout_of(now, s);
     float most = -INFINITY, sum = 0.0f;
     for (int j = lane; j < tokens; j += 32) {
       p[j] = score(at, at.token, j, tokens, dim);
@@ -506,16 +514,17 @@ KERNEL(attention_fwd_any, 128, const float* __restrict__ x, const float* __restr
 }
 
 // dQ, dS, and for the columns rowsum(P . dP) to `dots` (pairs, T).
-KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
+KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restrict__ bias,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, float* __restrict__ ds,
-       int wants_ds, float* __restrict__ dots, const Step* __restrict__ now, int drops, unsigned threshold,
-       float keep, unsigned stream, long long rows, int tokens, int heads, int dim) {
+       float* __restrict__ dots, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
+  const int tokens = s.tokens, heads = s.heads, dim = s.dim;
+  const long long rows = (long long)s.sequences * heads * tokens;
   float *p = memory + threadIdx.x / 32 * 2 * tokens, *dp = p + tokens;
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * 4 + threadIdx.x / 32; row < rows; row += gridDim.x * 4) {
-    const ScoreRow at = score_row(row, x, bias, biases, tokens, heads, dim);
-    const Dropout dropout = {now, drops, threshold, keep, stream};
+    const ScoreRow at = score_row(row, x, bias, s.biases, tokens, heads, dim);
+    const Dropout dropout = dropout_of(now, s);
     const float* d_row = dy + ((at.pair / heads * tokens + at.token) * heads + at.pair % heads) * dim;
     float sum = 0.0f;
     for (int j = lane; j < tokens; j += 32) {
@@ -527,7 +536,7 @@ KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restric
     if (lane == 0) dots[row] = sum;
     for (int j = lane; j < tokens; j += 32) {
       dp[j] = p[j] * (dp[j] - sum);
-      if (wants_ds) ds[row * tokens + j] = dp[j];
+      if (s.wants_ds) ds[row * tokens + j] = dp[j];
     }
     __syncwarp();
     float* to = dx + (at.q - x) + (long long)at.token * at.stride;
@@ -541,16 +550,17 @@ KERNEL(attention_bwd_q, 128, const float* __restrict__ x, const float* __restric
 }
 
 // dK and dV of a token, from its column of scores.
-KERNEL(attention_bwd_kv, 128, const float* __restrict__ x, const float* __restrict__ bias, int biases,
+KERNEL(attention_bwd_kv, 128, const float* __restrict__ x, const float* __restrict__ bias,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx,
-       const float* __restrict__ dots, const Step* __restrict__ now, int drops, unsigned threshold, float keep,
-       unsigned stream, long long rows, int tokens, int heads, int dim) {
+       const float* __restrict__ dots, const Step* __restrict__ now, AttentionSizes s) {
   SHARED_DYN(float, memory);
+  const int tokens = s.tokens, heads = s.heads, dim = s.dim;
+  const long long rows = (long long)s.sequences * heads * tokens;
   float *p = memory + threadIdx.x / 32 * 2 * tokens, *ds = p + tokens;
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * 4 + threadIdx.x / 32; row < rows; row += gridDim.x * 4) {
-    const ScoreRow at = score_row(row, x, bias, biases, tokens, heads, dim);
-    const Dropout dropout = {now, drops, threshold, keep, stream};
+    const ScoreRow at = score_row(row, x, bias, s.biases, tokens, heads, dim);
+    const Dropout dropout = dropout_of(now, s);
     const float* d_rows = dy + (at.pair / heads * tokens * heads + at.pair % heads) * dim;
     const long long d_stride = (long long)heads * dim;
     for (int i = lane; i < tokens; i += 32) {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::dropout::Mask;
 use crate::cpu::attention;
 use crate::device::Slot;
-use crate::device::gpu::kernels::Step;
+use crate::device::gpu::kernels::{AttentionSizes, Step};
 use crate::device::gpu::{Grid, MOST_SHARED, Precision, aligned, kernels};
 use crate::device::{Program, View};
 use crate::error::{Error, Result};
@@ -73,30 +73,24 @@ const WARP_TOKENS: usize = 32;
 /// Rows of scores that a block of the kernels for any sizes works on side by side.
 const ROWS_AT_ONCE: usize = 4;
 
-/// What the kernels take at their ends.
-struct Sizes {
-    drops: i32,
-    threshold: u32,
-    keep: f32,
-    stream: u32,
-    tokens: i32,
-    heads: i32,
-    dim: i32,
-}
-
 impl Attention {
-    fn sizes(&self) -> Sizes {
+    /// What the kernels take beside their operands.
+    fn sizes(&self, wants_ds: bool) -> AttentionSizes {
         let (threshold, keep) = self.mask.map_or((0, 1.0), |m| m.threshold_and_scale());
-        let sizes = [self.shape.tokens, self.shape.heads, self.shape.head_dim];
-        let [tokens, heads, dim] = sizes.map(|n| n as i32);
-        Sizes {
-            drops: i32::from(self.mask.is_some()),
+        let shape = &self.shape;
+        let sizes = [shape.sequences, shape.heads, shape.tokens, shape.head_dim];
+        let [sequences, heads, tokens, dim] = sizes.map(|n| n as i32);
+        AttentionSizes {
+            sequences,
+            heads,
+            tokens,
+            dim,
+            biases: self.biases as i32,
+            wants_ds: wants_ds.into(),
+            drops: self.mask.is_some().into(),
             threshold,
             keep,
             stream: self.mask.map_or(0, |mask| mask.stream),
-            tokens,
-            heads,
-            dim,
         }
     }
 
@@ -235,35 +229,10 @@ impl Op for Attention {
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, bias, ..], y, stats, now) = (io.x, io.y, io.saved, io.now);
-        let Sizes {
-            drops,
-            threshold,
-            keep,
-            stream,
-            tokens,
-            heads,
-            dim,
-        } = self.sizes();
-        let biases = self.biases as i32;
+        let sizes = self.sizes(false);
         let Some(grid) = self.grid(3, 1, &[x, y]) else {
-            let (grid, rows) = (self.any_grid(1)?, (stats.len / 2) as i64);
-            let arguments = kernels::AttentionFwdAny {
-                x: x.into(),
-                bias: bias.into(),
-                biases,
-                y: y.into(),
-                stats: stats.into(),
-                now,
-                drops,
-                threshold,
-                keep,
-                stream,
-                rows,
-                tokens,
-                heads,
-                dim,
-            };
-            kernels::attention_fwd_any(program, grid, arguments);
+            let grid = self.any_grid(1)?;
+            kernels::attention_fwd_any(program, grid, x, bias, y, stats, now, sizes);
             return Ok(());
         };
         let launch = match (self.shape.tokens <= WARP_TOKENS, program.linear_precision()) {
@@ -272,22 +241,7 @@ impl Op for Attention {
             (false, Precision::Fp32) => kernels::attention_fwd_block_fp32,
             (false, Precision::Tf32) => kernels::attention_fwd_block_tf32,
         };
-        let arguments = kernels::AttentionFwd {
-            x: x.into(),
-            bias: bias.into(),
-            biases,
-            y: y.into(),
-            stats: stats.into(),
-            now,
-            drops,
-            threshold,
-            keep,
-            stream,
-            tokens,
-            heads,
-            dim,
-        };
-        launch(program, grid, arguments);
+        launch(program, grid, x, bias, y, stats, now, sizes);
         Ok(())
     }
 
@@ -298,16 +252,7 @@ impl Op for Attention {
         let ds = work.part(0, self.scores_gradient());
         let partial = work.part(ds.len, self.bias_partial());
         let dots = work.part(ds.len + partial.len, self.pairs() * self.shape.tokens);
-        let Sizes {
-            drops,
-            threshold,
-            keep,
-            stream,
-            tokens,
-            heads,
-            dim,
-        } = self.sizes();
-        let (biases, wants_ds) = (self.biases as i32, i32::from(dbias.len > 0));
+        let sizes = self.sizes(dbias.len > 0);
         if let Some(grid) = self.grid(4, 2, &[x, dy, dx]) {
             let launch = match (self.shape.tokens <= WARP_TOKENS, program.linear_precision()) {
                 (true, Precision::Fp32) => kernels::attention_bwd_warp_fp32,
@@ -315,67 +260,22 @@ impl Op for Attention {
                 (false, Precision::Fp32) => kernels::attention_bwd_block_fp32,
                 (false, Precision::Tf32) => kernels::attention_bwd_block_tf32,
             };
-            let arguments = kernels::AttentionBwd {
-                x: x.into(),
-                bias: bias.into(),
-                biases,
-                stats: stats.into(),
-                dy: dy.into(),
-                dx: dx.into(),
-                ds,
-                wants_ds,
-                now,
-                drops,
-                threshold,
-                keep,
-                stream,
-                tokens,
-                heads,
-                dim,
-            };
-            launch(program, grid, arguments);
+            launch(program, grid, x, bias, stats, dy, dx, ds, now, sizes);
         } else {
-            let (grid, rows) = (self.any_grid(2)?, (stats.len / 2) as i64);
-            let of_queries = kernels::AttentionBwdQ {
+            let grid = self.any_grid(2)?;
+            let arguments = kernels::AttentionBwdQ {
                 x: x.into(),
                 bias: bias.into(),
-                biases,
                 stats: stats.into(),
                 dy: dy.into(),
                 dx: dx.into(),
                 ds,
-                wants_ds,
                 dots,
                 now,
-                drops,
-                threshold,
-                keep,
-                stream,
-                rows,
-                tokens,
-                heads,
-                dim,
+                s: sizes,
             };
-            let of_keys = kernels::AttentionBwdKv {
-                x: x.into(),
-                bias: bias.into(),
-                biases,
-                stats: stats.into(),
-                dy: dy.into(),
-                dx: dx.into(),
-                dots,
-                now,
-                drops,
-                threshold,
-                keep,
-                stream,
-                rows,
-                tokens,
-                heads,
-                dim,
-            };
-            kernels::attention_bwd_q(program, grid, of_queries);
-            kernels::attention_bwd_kv(program, grid, of_keys);
+            kernels::attention_bwd_q(program, grid, arguments);
+            kernels::attention_bwd_kv(program, grid, x, bias, stats, dy, dx, dots, now, sizes);
         }
         if dbias.len > 0 {
             self.emit_bias_gradient(ds, partial, dbias, program);
