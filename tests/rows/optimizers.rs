@@ -14,6 +14,7 @@ use stepback_native::ops::distance;
 use stepback_native::optim::{Optimizer, ROWS, Stepper};
 
 pub fn trials() -> Vec<Trial> {
+    let half_square: Loss = |w| 0.5 * w.iter().map(|w| w * w).sum::<f32>();
     let mut trials = Vec::new();
     for row in ROWS {
         let name = row.entry.name;
@@ -27,8 +28,9 @@ pub fn trials() -> Vec<Trial> {
             add("every_coordinate_for_itself", every_coordinate_for_itself);
             add("infinite_weights_stay", infinite_weights_stay);
         }
+        let defaults = json!({"name": name, "lr": 0.02});
+        trials.push(kernels("kernels_by_default", defaults, half_square));
     }
-    let half_square: Loss = |w| 0.5 * w.iter().map(|w| w * w).sum::<f32>();
     let undampened = json!({"name": "sgd-m", "lr": 0.01, "momentum": 0, "dampening": 0.5});
     let wrapped = json!({"name": "adam", "lr": 0.01, "lookahead_k": 3, "lookahead_alpha": 0.8});
     for opt in golden().into_iter().chain([undampened, wrapped]) {
