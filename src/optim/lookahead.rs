@@ -10,7 +10,7 @@
 //! w = slow
 //! ```
 
-use super::{AnyMethod, At, Memory, Method, Update, Vectors};
+use super::{AnyMethod, At, Memory, Method, NO_LESS_THAN_0, Update, Vectors};
 use crate::config::{Key, Kind, Values};
 use crate::device::Program;
 use crate::device::gpu::{elementwise, kernels};
@@ -18,7 +18,7 @@ use crate::graph::Tensor;
 
 pub(super) const K: Key = Key {
     name: "lookahead_k",
-    kind: Kind::Checked("an integer of 0 or more", |value| value.as_u64().is_some()),
+    kind: NO_LESS_THAN_0,
     default: Some("0"),
     about: "steps after which Lookahead's slow weights follow (5 is usual); 0: no Lookahead (Zhang et al. 2019, arXiv:1907.08610)",
 };

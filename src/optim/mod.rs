@@ -77,6 +77,8 @@ pub const COMMON_KEYS: &[Key] = &[
     lookahead::ALPHA,
 ];
 
+const NO_LESS_THAN_0: Kind = Kind::Checked("an integer of 0 or more", Value::is_u64);
+
 const BETAS: Key = Key {
     name: "betas",
     kind: Kind::FractionPair,

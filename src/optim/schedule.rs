@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 
 use serde_json::{Map, Value};
 
-use super::COMMON_KEYS;
+use super::{COMMON_KEYS, NO_LESS_THAN_0};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::{Error, Result};
 
@@ -92,7 +92,6 @@ struct Plateau {
     cooling: u64,
 }
 
-const NO_LESS_THAN_0: Kind = Kind::Checked("an integer of 0 or more", Value::is_u64);
 const FROM_0_TO_1: Kind = Kind::Checked("a number in [0, 1]", |value| {
     value.as_f64().is_some_and(|x| (0.0..=1.0).contains(&x))
 });
