@@ -24,8 +24,8 @@ use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
 use crate::stop;
-use crate::train::checkpoint::{self, Checkpoint, Place};
 use crate::train::sweep::{self, Choices, lock};
+use crate::train::weights::{self, Place, Weights};
 
 #[derive(Args)]
 pub struct Train {
@@ -121,7 +121,7 @@ impl Train {
         let targets = self.device.targets("cpu")?;
         let target = targets[0];
         use_threads(self.threads)?;
-        let init = self.init_weights.as_deref().map(Checkpoint::read);
+        let init = self.init_weights.as_deref().map(Weights::read);
         let mut choices = Choices {
             init: init.transpose()?,
             save: None,
@@ -277,10 +277,10 @@ impl Train {
         let Experiment { id, all, .. } = &job.experiment;
         let default = || self.output_dir.join("weights");
         let folder = dir.clone().unwrap_or_else(default).join(id);
-        let lock = checkpoint::take_folder(&folder)?;
+        let lock = weights::take_folder(&folder)?;
         let pending = job.pending.iter().map(|(_, run)| (run, identity(run)));
         Ok(Some(WeightFiles {
-            places: checkpoint::places(&folder, &pending.collect::<Vec<_>>(), all)?,
+            places: weights::places(&folder, &pending.collect::<Vec<_>>(), all)?,
             _lock: lock,
         }))
     }

@@ -1,6 +1,5 @@
 //! Training: one run, and a sweep of runs.
 
-pub mod checkpoint;
 mod data;
 #[cfg(all(test, emulator))]
 mod kinds;
@@ -11,6 +10,7 @@ mod step_log;
 mod step_time;
 pub mod sweep;
 mod trainer;
+pub mod weights;
 
 pub use network::Plans;
 pub use optimum::optimum;

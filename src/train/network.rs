@@ -1,6 +1,6 @@
 //! A model with its loss and score, recorded: the plans of a run.
 
-use super::checkpoint::Checkpoint;
+use super::weights::Weights;
 use crate::config::RunConfig;
 use crate::data::Pair;
 use crate::device::Device;
@@ -81,7 +81,7 @@ impl Plans {
 
     /// Those of a run that starts from the weights of a file, if there is one.
     pub fn from_weights(
-        init: Option<&Checkpoint>,
+        init: Option<&Weights>,
         config: &RunConfig,
         data: &Pair,
         device: Device,

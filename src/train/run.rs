@@ -5,10 +5,10 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{Checkpoint, Snapshot};
 use super::network::Plans;
 use super::step_log::Logged;
 use super::trainer::Trainer;
+use super::weights::{Snapshot, Weights};
 use crate::config::RunConfig;
 use crate::cpu;
 use crate::data::{Loader, Pair, Part};
@@ -43,7 +43,7 @@ pub fn run(
     config: &RunConfig,
     data: &Pair,
     target: Target,
-    init: Option<&Checkpoint>,
+    init: Option<&Weights>,
     log_every: Option<NonZeroUsize>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {

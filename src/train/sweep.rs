@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
-use super::checkpoint::{Checkpoint, Place, Snapshot};
 use super::network::Plans;
 use super::optimum;
 use super::run::{Watch, run_plans};
 use super::trainer::Trainer;
+use super::weights::{Place, Snapshot, Weights};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
@@ -41,7 +41,7 @@ pub trait Progress: Sync {
 pub struct Choices {
     /// In place of the initial weights that a run draws (it draws them all the same: what follows in the
     /// stream stays where it is).
-    pub init: Option<Checkpoint>,
+    pub init: Option<Weights>,
     /// For each run the file that its final weights go to.
     pub save: Option<Vec<Place>>,
     /// Loss and gradient of every so many steps of an epoch are logged.
@@ -53,7 +53,7 @@ type Optima = Mutex<HashMap<String, Option<f64>>>;
 
 /// What is chosen for all runs of a sweep beside their configs, as their summaries say it.
 pub fn chosen(target: Target, choices: &Choices) -> Map<String, Value> {
-    let hash = choices.init.as_ref().map(Checkpoint::hash);
+    let hash = choices.init.as_ref().map(Weights::hash);
     Map::from_iter([
         ("device".to_owned(), target.device.name().into()),
         ("precision".to_owned(), target.precision_name().into()),

@@ -8,10 +8,10 @@
 use std::num::NonZeroUsize;
 
 use super::Watch;
-use super::checkpoint::Snapshot;
 use super::data::{Batch, Half};
 use super::network::Plans;
 use super::step_log::{Logged, StepLog};
+use super::weights::Snapshot;
 use crate::cpu;
 use crate::data::augment::Placement;
 use crate::data::{Pair, Part};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use stepback_native::error::Kind;
 use stepback_native::graph::Params;
 use stepback_native::results::identity::Identity;
-use stepback_native::train::checkpoint::Checkpoint;
+use stepback_native::train::weights::Weights;
 
 /// Matrix factorisation: layers "0.weight" of (4, 6) and "1.weight" of (10, 4).
 fn config(epochs: usize, rank: usize) -> Value {
@@ -365,7 +365,7 @@ fn files_are_taken_as_pytorch_takes_them() {
     ] {
         let path = written(&folder, &params, prefix, dtype, counts);
         let mut loaded = fresh();
-        Checkpoint::read(&path)
+        Weights::read(&path)
             .and_then(|file| file.load_into(&mut loaded, "resnet20"))
             .unwrap();
         assert_eq!(loaded.batches_tracked, if counts { 7 } else { 0 });
@@ -384,7 +384,7 @@ fn what_all_tensors_have_in_common_is_said_once() {
         let path = written(&folder, &params, prefix, dtype, true);
         let mut other = build(other, &json!({}), &cifar(10)).unwrap().0;
         let before = other.values.clone();
-        let file = Checkpoint::read(&path).unwrap();
+        let file = Weights::read(&path).unwrap();
         let e = file.load_into(&mut other, "other").unwrap_err();
         assert!(e.kind == Kind::Usage && other.values == before, "{e}");
         e.message

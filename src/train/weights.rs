@@ -52,7 +52,7 @@ pub struct Place {
 }
 
 /// A file of weights, read and checked against its own header.
-pub struct Checkpoint {
+pub struct Weights {
     path: PathBuf,
     bytes: Vec<u8>,
 }
@@ -142,15 +142,15 @@ fn with_metadata(file: &[u8], about: &serde_json::Value) -> Vec<u8> {
     [&length, new.as_slice(), data].concat()
 }
 
-impl Checkpoint {
-    pub fn read(path: &Path) -> Result<Checkpoint> {
+impl Weights {
+    pub fn read(path: &Path) -> Result<Weights> {
         let bytes = files::read(path).map_err(|e| Error::io("read", path, &e))?;
-        let checkpoint = Checkpoint {
+        let weights = Weights {
             path: path.to_owned(),
             bytes,
         };
-        checkpoint.tensors()?;
-        Ok(checkpoint)
+        weights.tensors()?;
+        Ok(weights)
     }
 
     /// The file's md5, in hexadecimal digits.
@@ -318,7 +318,7 @@ pub fn places(
         let mut paths = names.map(|name| folder.join(name + ".safetensors"));
         let free = |path: &PathBuf| {
             let absent = fs::symlink_metadata(path).is_err_and(|e| files::absent(&e));
-            absent || Checkpoint::read(path).is_ok_and(|there| there.run().as_ref() == Some(&run))
+            absent || Weights::read(path).is_ok_and(|there| there.run().as_ref() == Some(&run))
         };
         let Some(path) = paths.find(free) else {
             let (folder, label) = (folder.display(), config.label());
