@@ -522,6 +522,7 @@ fn json_line(id: &str, result: &RunResult) -> Value {
             "val_loss": e.val_loss,
             "val_score": e.val_score,
             "train_epoch_time": e.train_epoch_time,
+            "eval_epoch_time": e.eval_epoch_time,
         })
     });
     json!({"id": id, "config": result.config, "last_epoch": last, "summary": result.summary})

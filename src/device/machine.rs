@@ -217,6 +217,11 @@ impl Machine {
         (1..=most).min_by_key(starts).unwrap_or(1)
     }
 
+    /// Bytes in all buffers. There are never fewer: buffers stay as long as the machine does.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// Counts so far, for tests.
     pub fn traffic(&self) -> Traffic {
         self.traffic

@@ -200,6 +200,25 @@ pub struct Operands {
     wrappers: Vec<Operands>,
 }
 
+impl Operands {
+    /// All that is kept from step to step, by name: what makes the next step what it is, beside parameters and
+    /// coefficients.
+    pub fn memory(&self) -> Vec<(String, View<u8>)> {
+        let own = [
+            ("state", self.state.cast()),
+            ("per_tensor", self.per_tensor.cast()),
+            ("scalars", self.scalars),
+        ];
+        let own = own.map(|(name, view)| (name.to_owned(), view));
+        let wrappers = self.wrappers.iter().enumerate();
+        let wrappers = wrappers.flat_map(|(i, wrapper)| {
+            let of_wrapper = wrapper.memory().into_iter();
+            of_wrapper.map(move |(name, view)| (format!("wrapper.{i}.{name}"), view))
+        });
+        own.into_iter().chain(wrappers).collect()
+    }
+}
+
 /// [`Operands`] as a method sees them.
 pub struct Update<'a, M: Method + ?Sized> {
     /// The parameters and the gradient.

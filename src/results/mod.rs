@@ -25,6 +25,9 @@ pub use store::{Options, Overwrite, Store};
 
 use json::Json;
 
+/// Keys of a history that hold seconds, which depend on the machine: nothing that compares runs looks at them.
+pub const TIMES: [&str; 2] = ["train_epoch_time", "eval_epoch_time"];
+
 /// What is recorded of one epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epoch {
@@ -32,6 +35,8 @@ pub struct Epoch {
     pub learning_rate: Json<'static>,
     /// Seconds, training only.
     pub train_epoch_time: f64,
+    /// Seconds of evaluation, both halves.
+    pub eval_epoch_time: f64,
     /// l2 norms over all parameters, accumulated in f32.
     pub model_norm: f32,
     pub grad_norm: f32,
@@ -54,6 +59,7 @@ impl Epoch {
             ("epoch", Json::Int(self.epoch.to_string().into())),
             ("learning_rate", self.learning_rate.clone()),
             ("train_epoch_time", Json::Float(self.train_epoch_time)),
+            ("eval_epoch_time", Json::Float(self.eval_epoch_time)),
             ("model_norm", Json::Float(self.model_norm.into())),
             ("grad_norm", Json::Float(self.grad_norm.into())),
             ("train_loss", Json::Float(self.train_loss)),

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use super::escape;
 use super::identity::{Varying, of_problem};
 use super::json::repr;
 use super::output::{self, Run};
+use super::{TIMES, escape};
 use crate::error::{Error, Result};
 
 /// The settings of an experiment that are of one problem, which alone can be ranked: every setting's curves,
@@ -257,10 +257,8 @@ impl Record {
             }
             // How long an epoch took depends on the machine: records leave it out.
             let names = run.metrics.iter().map(|m| &m.0);
-            add_new(
-                &mut record.metrics,
-                names.filter(|m| *m != "train_epoch_time"),
-            );
+            let names = names.filter(|m| !TIMES.contains(&m.as_str()));
+            add_new(&mut record.metrics, names);
             let mut options = run.options();
             add_new(&mut record.keys, options.iter().map(|o| &o.0));
             let more = varying.beside_opt(&run.identity);

@@ -89,6 +89,7 @@ pub(super) fn run_plans(
             grad_norm: trained.grad_norm,
             ..Epoch::default()
         };
+        let clock = Instant::now();
         trainer.enter_evaluation()?;
         let Some(on_train) = trainer.evaluate(Part::Train, watch)? else {
             return Ok(None);
@@ -96,6 +97,7 @@ pub(super) fn run_plans(
         let Some(on_val) = trainer.evaluate(Part::Val, watch)? else {
             return Ok(None);
         };
+        done.eval_epoch_time = clock.elapsed().as_secs_f64();
         (done.train_loss, done.train_score) = on_train;
         (done.val_loss, done.val_score) = on_val;
         schedule.evaluated(done.val_loss);
@@ -129,6 +131,7 @@ pub(super) fn run_plans(
     trainer.finish(watch)?;
     let mut summary = summary(data, target, start_time, &history);
     let last = history.last().map(|epoch| epoch.model_norm);
+    let costs = trainer.costs();
     summary.extend([
         ("init_model_norm".to_owned(), initial_norm.into()),
         ("final_model_norm".to_owned(), last.into()),
@@ -136,6 +139,14 @@ pub(super) fn run_plans(
         (
             "step_scheduler_on_epoch".to_owned(),
             (!schedule.stepwise()).into(),
+        ),
+        (
+            "state_bytes_per_parameter".to_owned(),
+            costs.state_bytes_per_parameter.into(),
+        ),
+        (
+            "peak_memory_bytes".to_owned(),
+            costs.peak_memory_bytes.into(),
         ),
     ]);
     Ok(Some(RunResult {

@@ -87,7 +87,8 @@ pub fn check<'r>(
             if tried.insert(alike.identity()) {
                 let init = choices.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
-                Trainer::new(plans, Optimizer::new(&config.opt)?, &data, target, None)?;
+                let optimizer = Optimizer::new(&config.opt)?;
+                Trainer::new(plans, optimizer, &data, target, choices.log_every)?;
             }
             let batches = data.train.len() / config.batch_size;
             Schedule::new(&config.opt, config.max_epoch, batches)?.check()

@@ -35,6 +35,15 @@ pub(super) struct EpochResult {
     pub logged: Vec<Logged>,
 }
 
+/// The memory that a run takes.
+pub(super) struct Costs {
+    /// Of what the optimizer keeps from step to step.
+    pub state_bytes_per_parameter: f64,
+    /// Of all buffers on the machine: parameters, gradients, activations, the optimizer's memory, tables, and the data where
+    /// the machine has a copy.
+    pub peak_memory_bytes: usize,
+}
+
 /// Programs and how often to run each, in order.
 type Sequence = Vec<(Prepared, usize)>;
 
@@ -221,6 +230,15 @@ impl Trainer {
     pub fn calls(&self) -> usize {
         let calls = |(program, times): &(Prepared, usize)| self.machine.calls(*program) * times;
         self.train.iter().map(calls).sum::<usize>() / self.tables.steps.len
+    }
+
+    pub fn costs(&self) -> Costs {
+        let memory = self.operands.memory();
+        let state: usize = memory.iter().map(|(_, view)| view.len).sum();
+        Costs {
+            state_bytes_per_parameter: state as f64 / self.layout.values.len as f64,
+            peak_memory_bytes: self.machine.held(),
+        }
     }
 
     /// Trains on the whole batches of `order`, each at its own rate. `None` if the watch ended it.

@@ -11,7 +11,7 @@ use crate::data::{Library, Pair};
 use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::results::json::{self, Json};
-use crate::results::{Epoch, RunResult};
+use crate::results::{Epoch, RunResult, TIMES};
 use crate::train;
 
 /// A run of the reference.
@@ -98,14 +98,14 @@ fn number(value: &Json) -> Option<f64> {
     }
 }
 
-/// All numbers of all epochs, lists item by item, but the time it took.
+/// All numbers of all epochs, lists item by item, but the times it took.
 fn numbers(history: &[Json]) -> Numbers {
     let mut numbers = Numbers::new();
     for (e, epoch) in history.iter().enumerate() {
         let Json::Dict(members) = epoch else { continue };
         for (key, value) in members
             .iter()
-            .filter(|(key, _)| key != "train_epoch_time" && key != "epoch")
+            .filter(|(key, _)| key != "epoch" && !TIMES.contains(&key.as_ref()))
         {
             if let (STEP_LOGS, Json::Dict(logs)) = (key.as_ref(), value) {
                 for (name, steps) in logs {

@@ -195,6 +195,39 @@ fn write_digits(folder: &Folder, name: &str, n: usize) {
     );
 }
 
+#[test]
+fn what_a_run_costs_stands_in_the_output() {
+    let folder = Folder::new();
+    let mut config = small();
+    config["n_runs"] = json!(1);
+    config["opt"] = json!([
+        {"name": "sgd", "lr": 0.001},
+        {"name": "adam", "lr": 0.001},
+        {"name": "adam", "lr": 0.001, "lookahead_k": 5},
+    ]);
+    folder.config("small", &config);
+    let runs: Value = serde_json::from_str(&trained(&folder, "small.json")).unwrap();
+    let cost = |run: usize, key: &str| runs[run]["summary"][key].as_f64().unwrap();
+    let state = [0, 1, 2].map(|run| cost(run, "state_bytes_per_parameter"));
+    assert_eq!(state, [0.0, 8.0, 12.0]);
+    // (4, 6) and (10, 4), and buffers begin at cache lines.
+    let parameters = 64.0;
+    let memory = [0, 1, 2].map(|run| cost(run, "peak_memory_bytes"));
+    assert!(memory[1] >= memory[0] + 8.0 * parameters, "{memory:?}");
+    assert!(memory[2] >= memory[1] + 4.0 * parameters, "{memory:?}");
+    // Parameters, gradient, and a batch of inputs and targets.
+    assert!(memory[0] >= 8.0 * parameters + 4.0 * 8.0 * (6.0 + 10.0));
+    assert!(memory[2] < 1e5, "{memory:?}");
+    let history = runs[0]["history"].as_array().unwrap();
+    folder.run("record small").code(0);
+    let record = folder.read("records/small.csv");
+    let csv = folder.run("output export output/small.json --out -").stdout;
+    for key in ["train_epoch_time", "eval_epoch_time"] {
+        assert!(history.iter().all(|e| e[key].as_f64().unwrap() > 0.0));
+        assert!(csv.contains(key) && !record.contains(key), "{key}");
+    }
+}
+
 fn digits(model_kwargs: Value, batch_size: usize) -> Value {
     json!({
         "dataset": "mnist",

@@ -113,6 +113,7 @@ impl Folder {
 pub fn without_times(text: &str) -> String {
     let timed = [
         "\"train_epoch_time\"",
+        "\"eval_epoch_time\"",
         "\"start_time\"",
         "\"end_time\"",
         "\"command\"",
