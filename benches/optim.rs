@@ -18,7 +18,7 @@ fn updates(criterion: &mut Criterion) {
         let opt = json!({"name": row.entry.name, "weight_decay": 1e-4});
         let opt = opt.as_object().expect("an object");
         let (optimizer, whole) = (
-            Optimizer::new(opt).expect("a known name"),
+            Optimizer::new(opt, &[]).expect("a known name"),
             [Params::vector(N)],
         );
         let vectors = 3 + 2 * optimizer.vectors(&whole);

@@ -25,13 +25,13 @@ KERNEL(momo_sums, 256, const Step* __restrict__ now, const MomoStep* __restrict_
 }
 
 KERNEL(momo_step_size, 256, const Step* __restrict__ now, const MomoStep* __restrict__ steps,
-       const float* __restrict__ loss, const double* __restrict__ partial, int blocks, int star,
+       const float* __restrict__ loss, const double* __restrict__ partial, ModelStep how,
        ModelScalars* __restrict__ scalars, double* __restrict__ step_sizes) {
   double sums[3];
-  load_sums(sums, partial, blocks);
+  load_sums(sums, partial, how.blocks);
   if (threadIdx.x != 0) return;
   const MomoStep c = steps[now->slot];
-  step_sizes[now->slot] = model_step(*scalars, sums, loss[0], c.beta, c.rho, c.c, c.lr, c.lower_bound, star);
+  step_sizes[now->slot] = model_step(*scalars, sums, loss[0], c.beta, c.rho, c.c, c.lr, c.lower_bound, how);
 }
 
 KERNEL(momo_update, 256, const Step* __restrict__ now, const MomoStep* __restrict__ steps,

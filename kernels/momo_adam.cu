@@ -31,14 +31,14 @@ KERNEL(momo_adam_sums, 256, const Step* __restrict__ now, const MomoAdamStep* __
 }
 
 KERNEL(momo_adam_step_size, 256, const Step* __restrict__ now, const MomoAdamStep* __restrict__ steps,
-       const float* __restrict__ loss, const double* __restrict__ partial, int blocks, int star,
+       const float* __restrict__ loss, const double* __restrict__ partial, ModelStep how,
        ModelScalars* __restrict__ scalars, double* __restrict__ step_sizes) {
   double sums[3];
-  load_sums(sums, partial, blocks);
+  load_sums(sums, partial, how.blocks);
   if (threadIdx.x != 0) return;
   const MomoAdamStep c = steps[now->slot];
   step_sizes[now->slot] =
-      model_step(*scalars, sums, loss[0], c.beta1, c.rho, 1.0 + c.decay, c.lr, c.lower_bound, star);
+      model_step(*scalars, sums, loss[0], c.beta1, c.rho, 1.0 + c.decay, c.lr, c.lower_bound, how);
 }
 
 KERNEL(momo_adam_update, 256, const Step* __restrict__ now, const MomoAdamStep* __restrict__ steps,

@@ -41,22 +41,31 @@ DEVICE void load_sums(double (&sums)[N], const double* partial, int blocks) {
   block_sums<256, N>(sums);
 }
 
+// How a step of MoMo's family goes on behind its sums, for one group of parameters.
+struct ModelStep {
+  int blocks;  // of the sums over all groups
+  int star;    // does it estimate the lower bound?
+  int first;   // is it the first group, before which the averages move on?
+};
+
 // The averages F and G, the lower bound and the step size of the model; formula and names in src/optim/momo.rs.
 // Returns the adaptive step size, before the learning rate limits it.
 DEVICE double model_step(ModelScalars& s, const double (&sums)[3], float loss, double beta, double rho, double c,
-                         double lr, double initial_bound, bool star) {
+                         double lr, double initial_bound, ModelStep how) {
   const float slope = (float)sums[0], inner = (float)sums[1], norm = (float)sums[2];
-  s.loss_average = average(beta, s.loss_average, loss);
-  s.inner_average = average(beta, s.inner_average, slope);
+  if (how.first) {
+    s.loss_average = average(beta, s.loss_average, loss);
+    s.inner_average = average(beta, s.inner_average, slope);
+  }
   const float F = s.loss_average, G = s.inner_average, cf = (float)c;
-  if (star) {
+  if (how.star) {
     const double cap = cf * (F - 0.0f) + inner - cf * G;
     if (cap < c * rho * s.lower_bound) s.lower_bound = at_least(cap / (2.0 * c * rho), initial_bound);
   }
   const float model = cf * (F - (float)(rho * s.lower_bound)) + inner - cf * G;
   const double step_size = (float)at_least(model, 0.0) / norm;
   s.tau = at_most(step_size, lr / rho);
-  if (star) {
+  if (how.star) {
     const float h = F + inner - G;
     s.lower_bound = at_least((h - (float)(0.5 * s.tau) * norm) / (float)rho, initial_bound);
     s.h = h;

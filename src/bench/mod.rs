@@ -214,7 +214,7 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let opt = json!({"name": name, "lr": 0.01});
     let opt = opt.as_object().expect("an object");
     let whole = [Params::vector(n)];
-    let vectors = Optimizer::new(opt)?.vectors(&whole);
+    let vectors = Optimizer::new(opt, &[])?.vectors(&whole);
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(4);
     let [mut w, g] =
         [(); 2].map(|()| -> Vec<f32> { (0..n).map(|_| draws.random_range(-1.0..1.0)).collect() });

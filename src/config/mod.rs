@@ -44,6 +44,9 @@ pub struct RunConfig {
     pub score_func: String,
     /// The optimizer's keys as the config spells them, `name` among them.
     pub opt: Map<String, Value>,
+    /// Groups of parameters, each with what differs from `opt`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Map<String, Value>>,
     #[serde(default = "one")]
     pub batch_size: usize,
     pub max_epoch: usize,

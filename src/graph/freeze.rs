@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fuse::fuse;
-use super::layout::{Layout, part};
+use super::layout::Layout;
 use super::op::{Bwd, Fwd, MAX_INPUTS, Op};
 use super::params::Range;
 use super::plan::{Action, Plan, Task};
@@ -180,7 +180,7 @@ impl Builder {
                     self.values[id] = input;
                 }
                 Source::Param(range) => {
-                    self.values[id] = Operand::Fixed(part(self.layout.values, *range));
+                    self.values[id] = Operand::Fixed(range.of(self.layout.values));
                     self.wants_grad[id] = true;
                 }
                 Source::Op { op, inputs, state } if needed[id] => {
@@ -200,7 +200,7 @@ impl Builder {
         task.saved = self.buffer(needs.saved);
         task.work = self.buffer(needs.fwd_work);
         if let Some(range) = state {
-            task.state = Operand::Fixed(part(self.layout.buffers, range));
+            task.state = Operand::Fixed(range.of(self.layout.buffers));
         }
         if let (true, Some(before)) = (op.reads_counts(), self.op_of[inputs[0]]) {
             // The op before leaves its sums there.
@@ -262,7 +262,7 @@ impl Builder {
                 continue;
             }
             task.dx[place] = match nodes[i].source {
-                Source::Param(range) if first => Operand::Fixed(part(self.layout.grads, range)),
+                Source::Param(range) if first => Operand::Fixed(range.of(self.layout.grads)),
                 _ => self.buffer(nodes[i].shape.iter().product()),
             };
             if first {

@@ -1,6 +1,6 @@
 //! The arena of a run: the model's vectors first, and the plans' slots behind them.
 
-use super::params::{Params, Range};
+use super::params::Params;
 use super::plan::Plan;
 use crate::device::Machine;
 use crate::device::arena::{Slot, round_up};
@@ -50,12 +50,5 @@ impl Layout {
     /// The first float behind the model's vectors.
     pub fn end(&self) -> usize {
         self.buffers.start + round_up(self.buffers.len)
-    }
-}
-
-pub(super) fn part(vector: Slot, range: Range) -> Slot {
-    Slot {
-        start: vector.start + range.start,
-        len: range.len,
     }
 }

@@ -13,7 +13,7 @@ mod tape;
 
 pub use layout::Layout;
 pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
-pub use params::{Params, Range, Role, Tensor};
+pub use params::{Param, Params, Range, Role, Tensor};
 pub use plan::{Plan, Targets};
 pub use sample::Sample;
 pub use session::Session;

@@ -1,7 +1,7 @@
 //! Parameters and buffers: named contiguous ranges of flat vectors, with PyTorch's names, shapes and
 //! layouts.
 
-use crate::device::View;
+use crate::device::{Slot, View};
 use crate::random::torch::Generator;
 
 /// Index range in a flat vector.
@@ -10,6 +10,21 @@ pub struct Range {
     pub start: usize,
     pub len: usize,
 }
+
+impl Range {
+    /// Its part of a vector of the arena.
+    pub fn of(self, vector: Slot) -> Slot {
+        assert!(self.start + self.len <= vector.len, "outside of a vector");
+        Slot {
+            start: vector.start + self.start,
+            len: self.len,
+        }
+    }
+}
+
+/// A parameter of a model: its place among [`Params::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param(usize);
 
 /// What a parameter is in its network. Recipes of optimizers treat them differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +39,26 @@ pub enum Role {
     Embedding,
     /// The weight of the layer that gives a network's outputs.
     Head,
+}
+
+impl Role {
+    pub const ALL: [Role; 5] = [
+        Role::Hidden,
+        Role::Bias,
+        Role::Norm,
+        Role::Embedding,
+        Role::Head,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Hidden => "hidden",
+            Role::Bias => "bias",
+            Role::Norm => "norm",
+            Role::Embedding => "embedding",
+            Role::Head => "head",
+        }
+    }
 }
 
 /// A named tensor in a flat vector.
@@ -53,6 +88,7 @@ impl Tensor {
 /// Layers draw their initial values from the generator in the order in which they are made.
 pub struct Params {
     pub generator: Generator,
+    /// In the order in which they were made; where they lie is another matter, see [`Params::arrange`].
     pub tensors: Vec<Tensor>,
     pub values: Vec<f32>,
     pub buffers: Vec<Tensor>,
@@ -93,59 +129,72 @@ impl Params {
     }
 
     /// A new parameter, filled with `value`.
-    pub fn constant(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
+    pub fn constant(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Param {
         let (all, values) = (&mut self.tensors, &mut self.values);
-        add(all, values, &mut self.too_large, name, shape, value)
+        add(all, values, &mut self.too_large, name, shape, value);
+        Param(self.tensors.len() - 1)
     }
 
     /// A new parameter, uniform in [-bound, bound).
-    pub fn uniform(&mut self, name: impl Into<String>, shape: &[usize], bound: f32) -> Range {
-        let range = self.constant(name, shape, 0.0);
-        self.generator
-            .uniform(slice(&mut self.values, range), -bound, bound);
-        range
+    pub fn uniform(&mut self, name: impl Into<String>, shape: &[usize], bound: f32) -> Param {
+        let param = self.constant(name, shape, 0.0);
+        let values = slice(&mut self.values, self.tensors[param.0].range);
+        self.generator.uniform(values, -bound, bound);
+        param
     }
 
     /// A new parameter, normal with mean 0.
-    pub fn normal(&mut self, name: impl Into<String>, shape: &[usize], std: f32) -> Range {
-        let range = self.constant(name, shape, 0.0);
-        self.redraw_normal(range, std);
-        range
+    pub fn normal(&mut self, name: impl Into<String>, shape: &[usize], std: f32) -> Param {
+        let param = self.constant(name, shape, 0.0);
+        self.redraw_normal(param, std);
+        param
     }
 
     /// Draws a parameter again, normal with mean 0.
-    pub fn redraw_normal(&mut self, range: Range, std: f32) {
+    pub fn redraw_normal(&mut self, param: Param, std: f32) {
+        let tensor = &mut self.tensors[param.0];
+        tensor.normal = true;
         self.generator
-            .normal(slice(&mut self.values, range), 0.0, std);
-        self.tensor(range).normal = true;
+            .normal(slice(&mut self.values, tensor.range), 0.0, std);
     }
 
     /// Says what parameters are. Those that nothing is said of are hidden.
-    pub fn mark(&mut self, ranges: impl IntoIterator<Item = Range>, role: Role) {
-        for range in ranges {
-            self.tensor(range).role = role;
+    pub fn mark(&mut self, params: impl IntoIterator<Item = Param>, role: Role) {
+        for param in params {
+            self.tensors[param.0].role = role;
         }
     }
 
-    fn tensor(&mut self, range: Range) -> &mut Tensor {
-        let tensor = self.tensors.iter_mut().find(|t| t.range == range);
-        tensor.expect("a parameter of this model")
+    /// Sets all values of a parameter.
+    pub fn fill(&mut self, param: Param, value: f32) {
+        slice(&mut self.values, self.tensors[param.0].range).fill(value);
     }
 
-    /// Sets all values of a parameter.
-    pub fn fill(&mut self, range: Range, value: f32) {
-        slice(&mut self.values, range).fill(value);
+    pub fn all(&self) -> impl Iterator<Item = Param> {
+        (0..self.tensors.len()).map(Param)
+    }
+
+    pub fn tensor(&self, param: Param) -> &Tensor {
+        &self.tensors[param.0]
+    }
+
+    /// Lays the parameters out in this order, which names each of [`Params::tensors`] once. Plans are recorded afterwards.
+    pub fn arrange(&mut self, order: &[usize]) {
+        let mut values = Vec::with_capacity(self.values.len());
+        for &i in order {
+            let tensor = &mut self.tensors[i];
+            let start = values.len();
+            values.extend_from_slice(tensor.of(&self.values));
+            tensor.range.start = start;
+        }
+        assert_eq!(values.len(), self.values.len(), "an order of all tensors");
+        self.values = values;
     }
 
     /// A new buffer, filled with `value`.
     pub fn buffer(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> Range {
         let (all, values) = (&mut self.buffers, &mut self.buffer_values);
         add(all, values, &mut self.too_large, name, shape, value)
-    }
-
-    pub fn shape(&self, range: Range) -> &[usize] {
-        let tensor = self.tensors.iter().find(|t| t.range == range);
-        &tensor.expect("a parameter of this model").shape
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::op::{MAX_INPUTS, Op};
-use super::params::{Params, Range};
+use super::params::{Param, Params, Range};
 
 /// Are we training or evaluating? Dropout and batch norm differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,9 @@ impl<'t> Tape<'t> {
         self.push(shape, Source::Input)
     }
 
-    pub fn param(&'t self, range: Range) -> Var<'t> {
-        self.push(self.params.shape(range), Source::Param(range))
+    pub fn param(&'t self, param: Param) -> Var<'t> {
+        let tensor = self.params.tensor(param);
+        self.push(&tensor.shape, Source::Param(tensor.range))
     }
 
     /// Records an op.

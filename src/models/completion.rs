@@ -2,14 +2,14 @@
 
 use super::{Model, Row};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Range, Role, Sample, Var};
+use crate::graph::{Param, Role, Sample, Var};
 use crate::nn::Linear;
 
 struct MatrixCompletion {
     u: Linear,
     v: Linear,
-    bias_u: Range,
-    bias_v: Range,
+    bias_u: Param,
+    bias_v: Param,
 }
 
 impl Model for MatrixCompletion {

@@ -3,7 +3,7 @@
 
 use super::{Model, Row, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Role, Var};
 use crate::nn::{BatchNorm, Conv2d, Linear};
 
 struct ResNet {
@@ -66,9 +66,9 @@ impl ResNet {
             .into_iter()
             .chain(convs)
             .map(|conv| conv.weight);
-        let weights: Vec<Range> = convs.chain([self.linear.weight]).collect();
+        let weights: Vec<Param> = convs.chain([self.linear.weight]).collect();
         for weight in weights {
-            let fan_in: usize = params.shape(weight)[1..].iter().product();
+            let fan_in: usize = params.tensor(weight).shape[1..].iter().product();
             params.redraw_normal(weight, (2.0 / fan_in as f64).sqrt() as f32);
         }
     }

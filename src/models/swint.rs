@@ -2,7 +2,7 @@
 
 use super::{Model, Row, depth, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Role, Var};
 use crate::nn::{FeedForward, LayerNorm, Linear};
 use crate::ops::window_bias::apart;
 
@@ -24,7 +24,7 @@ struct Stage {
 /// The attention half of a block.
 struct Attention {
     norm: LayerNorm,
-    bias: Range,
+    bias: Param,
     to_qkv: Linear,
     to_out: Linear,
     heads: usize,

@@ -47,7 +47,7 @@ impl Vgg {
         params.mark([classifier[2].weight], Role::Head);
         // The reference draws the convolutions' weights a second time and sets their biases to 0.
         for (conv, _) in stages.iter().flatten() {
-            let outputs = params.shape(conv.weight)[0];
+            let outputs = params.tensor(conv.weight).shape[0];
             params.redraw_normal(conv.weight, (2.0 / (9 * outputs) as f64).sqrt() as f32);
             params.fill(conv.bias.expect("a bias"), 0.0);
         }

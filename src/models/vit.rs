@@ -2,7 +2,7 @@
 
 use super::{Model, Row, depth, images_of_cifar};
 use crate::config::{Entry, Key, Kind};
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Role, Var};
 use crate::nn::{FeedForward, LayerNorm, Linear};
 
 struct Vit {
@@ -10,8 +10,8 @@ struct Vit {
     patch_norm: LayerNorm,
     embedding: Linear,
     embedding_norm: LayerNorm,
-    position: Range,
-    class: Range,
+    position: Param,
+    class: Param,
     dropout: f64,
     blocks: Vec<(Attention, FeedForward)>,
     pool: Pool,

@@ -1,10 +1,10 @@
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Range, Role, Var};
 
 /// PyTorch's `BatchNorm2d`: weight 1, bias 0, and running averages that start as mean 0 and variance 1.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm {
-    pub weight: Range,
-    pub bias: Range,
+    pub weight: Param,
+    pub bias: Param,
     /// The running mean and, behind it, the running variance.
     averages: Range,
 }

@@ -1,11 +1,11 @@
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Role, Var};
 
 /// PyTorch's `Conv2d` with a square kernel of odd size and as much padding as keeps an image's size:
 /// weight (out, in, kernel, kernel) and bias (out), uniform in ±1/sqrt(in kernel²).
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
-    pub weight: Range,
-    pub bias: Option<Range>,
+    pub weight: Param,
+    pub bias: Option<Param>,
     kernel: usize,
     stride: usize,
 }

@@ -1,10 +1,10 @@
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Role, Var};
 
 /// PyTorch's `LayerNorm` over the last dimension: weight 1 and bias 0.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm {
-    pub weight: Range,
-    pub bias: Range,
+    pub weight: Param,
+    pub bias: Param,
 }
 
 impl LayerNorm {

@@ -11,13 +11,13 @@ pub use conv2d::Conv2d;
 pub use feed_forward::FeedForward;
 pub use layer_norm::LayerNorm;
 
-use crate::graph::{Params, Range, Role, Var};
+use crate::graph::{Param, Params, Role, Var};
 
 /// PyTorch's `Linear`: weight (out, in) and bias (out), uniform in ±1/sqrt(in).
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
-    pub weight: Range,
-    pub bias: Option<Range>,
+    pub weight: Param,
+    pub bias: Option<Param>,
 }
 
 impl Linear {

@@ -145,8 +145,7 @@ impl Case {
     /// Forward and backward on a device, of operands that are in `params`.
     pub fn plan(&self, params: &Params, device: Device) -> Plan {
         Plan::record(params, Mode::Train, device, |tape| {
-            let ranges = params.tensors.iter().map(|t| t.range);
-            let mut operands: Vec<_> = ranges.map(|range| tape.param(range)).collect();
+            let mut operands: Vec<_> = params.all().map(|param| tape.param(param)).collect();
             operands.extend(self.data.map(|(shape, _)| tape.input(shape)));
             let y = (self.apply)(&operands);
             Targets {

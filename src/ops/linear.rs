@@ -249,7 +249,8 @@ mod tests {
         let b = params.normal("b", &[outputs], 1.0);
         let large = (6.0 * (inputs as f32).sqrt() + 1.0).sqrt();
         for (matrix, period) in [(x, 3), (w, 2)] {
-            let values = &mut params.values[matrix.start..][..matrix.len];
+            let range = params.tensor(matrix).range;
+            let values = &mut params.values[range.start..][..range.len];
             for (i, row) in values.chunks_exact_mut(inputs).enumerate() {
                 row[0] = if i % period == 0 { large } else { -large };
             }

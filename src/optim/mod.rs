@@ -11,6 +11,7 @@
 mod adabelief;
 mod adabound;
 mod adam;
+mod groups;
 mod lion;
 mod lookahead;
 mod momo;
@@ -29,8 +30,9 @@ use crate::device::Program;
 use crate::error::Result;
 use crate::graph::Tensor;
 
+pub use groups::Match;
 pub use stepper::Stepper;
-pub use update::{AnyMethod, HostStep, Operands, Optimizer, Update, Vectors, sum_blocks};
+pub use update::{AnyMethod, HostStep, Operands, Optimizer, Place, Update, Vectors, sum_blocks};
 
 /// All optimizers, in the order in which `list` shows them.
 pub const ROWS: &[Row] = &[
@@ -213,6 +215,12 @@ pub trait Method: Send + 'static {
 
     /// For parameters of these shapes.
     fn memory(&self, of: &[Tensor]) -> Memory;
+
+    /// Has it one update for all groups of parameters, such as one that sums over all of them or asks for another gradient,
+    /// and not one for each? It goes through [`Update::groups`] then, whose own keys are the same.
+    fn joins_groups(&self) -> bool {
+        false
+    }
 
     /// The scalars before the first step.
     fn scalars(&self) -> Self::Scalars {

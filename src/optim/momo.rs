@@ -27,7 +27,7 @@ use crate::cpu::dot;
 use crate::device::Program;
 use crate::device::gpu::{
     elementwise,
-    kernels::{self, ModelScalars, MomoStep},
+    kernels::{self, ModelScalars, ModelStep, MomoStep},
 };
 use crate::graph::Tensor;
 
@@ -110,6 +110,10 @@ impl Method for Momo {
         }
     }
 
+    fn joins_groups(&self) -> bool {
+        true
+    }
+
     fn scalars(&self) -> ModelScalars {
         self.bound.scalars()
     }
@@ -131,38 +135,49 @@ impl Method for Momo {
     }
 
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
-        let (now, steps, [d]) = (u.now, u.coefficients, u.vectors());
-        let (blocks, grid) = (u.sum_blocks(), elementwise(u.w.len));
-        let (count, star, sizes) = (blocks as i32, i32::from(self.bound.star), u.series(0));
-        kernels::momo_sums(program, blocks, now, steps, u.w, u.g, d, u.partial, u.n());
-        kernels::momo_step_size(
-            program, 1, now, steps, u.loss, u.partial, count, star, u.scalars, sizes,
-        );
-        kernels::momo_update(program, grid, now, steps, u.scalars, d, u.w, u.n());
+        for group in u.groups() {
+            let (blocks, steps, partial) =
+                (group.sum_blocks(), group.coefficients(), group.partial(3));
+            let (w, g, [d]) = (group.w(), group.g(), group.vectors());
+            kernels::momo_sums(program, blocks, u.now, steps, w, g, d, partial, group.n());
+        }
+        let mut how = self.bound.model_step(u.sum_blocks());
+        for group in u.groups() {
+            let (now, steps, w, [d]) = (u.now, group.coefficients(), group.w(), group.vectors());
+            let sizes = u.series(0);
+            kernels::momo_step_size(
+                program, 1, now, steps, u.loss, u.partial, how, u.scalars, sizes,
+            );
+            let grid = elementwise(w.len);
+            kernels::momo_update(program, grid, now, steps, u.scalars, d, w, group.n());
+            how.first = 0;
+        }
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
         let bound = self.bound;
         u.host(program, "momo", move |mut step| {
-            let (c, loss) = (*step.coefficients, step.loss);
-            let sums = step
-                .vectors()
-                .sum_pieces(move |Vectors { w, g, state: [d] }| {
+            let sums = step.sum_groups(|c, group| {
+                group.sum_pieces(move |Vectors { w, g, state: [d] }| {
                     for (d, &g) in d.iter_mut().zip(g) {
                         *d = average(c.beta, *d, g);
                     }
                     [dot(w, g), dot(w, d), dot(d, d)]
-                });
-            let sums = Sums::new(step.scalars, c.beta, loss, sums);
-            let t = bound.step_size(step.scalars, &sums, c.lr, c.c, c.rho);
-            step.report(0, t);
-            let (tau, c) = (step.scalars.tau as f32, c.c as f32);
-            step.vectors()
-                .for_pieces(move |Vectors { w, state: [d], .. }| {
-                    for (w, &mut d) in w.iter_mut().zip(d) {
-                        *w = (-tau).mul_add(d, *w) / c;
-                    }
-                });
+                })
+            });
+            let sums = Sums::new(step.scalars, step.coefficients.beta, step.loss, sums);
+            for i in 0..step.groups() {
+                let c = step.coefficients_of(i);
+                let t = bound.step_size(step.scalars, &sums, c.lr, c.c, c.rho);
+                step.report(0, t);
+                let (tau, c) = (step.scalars.tau as f32, c.c as f32);
+                step.vectors_of(i)
+                    .for_pieces(move |Vectors { w, state: [d], .. }| {
+                        for (w, &mut d) in w.iter_mut().zip(d) {
+                            *w = (-tau).mul_add(d, *w) / c;
+                        }
+                    });
+            }
         });
     }
 
@@ -199,6 +214,15 @@ impl Bound {
         Bound {
             initial: values.real("lb"),
             star,
+        }
+    }
+
+    /// How kernels go on behind the sums of so many blocks.
+    pub fn model_step(&self, blocks: usize) -> ModelStep {
+        ModelStep {
+            blocks: blocks as i32,
+            star: self.star.into(),
+            first: 1,
         }
     }
 

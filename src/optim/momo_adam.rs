@@ -103,6 +103,10 @@ impl Method for MomoAdam {
         }
     }
 
+    fn joins_groups(&self) -> bool {
+        true
+    }
+
     fn scalars(&self) -> ModelScalars {
         self.bound.scalars()
     }
@@ -123,76 +127,82 @@ impl Method for MomoAdam {
     }
 
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
-        let (now, steps, [d, v]) = (u.now, u.coefficients, u.vectors());
-        let (blocks, grid) = (u.sum_blocks(), elementwise(u.w.len));
-        let (count, star, sizes) = (blocks as i32, i32::from(self.bound.star), u.series(0));
-        kernels::momo_adam_sums(
-            program,
-            blocks,
-            now,
-            steps,
-            u.w,
-            u.g,
-            d,
-            v,
-            u.partial,
-            u.n(),
+        for group in u.groups() {
+            let (blocks, steps, partial) =
+                (group.sum_blocks(), group.coefficients(), group.partial(3));
+            let (w, g, [d, v]) = (group.w(), group.g(), group.vectors());
+            kernels::momo_adam_sums(
+                program,
+                blocks,
+                u.now,
+                steps,
+                w,
+                g,
+                d,
+                v,
+                partial,
+                group.n(),
+            );
+        }
+        let (mut how, divide) = (
+            self.bound.model_step(u.sum_blocks()),
+            i32::from(self.divide),
         );
-        kernels::momo_adam_step_size(
-            program, 1, now, steps, u.loss, u.partial, count, star, u.scalars, sizes,
-        );
-        let divide = i32::from(self.divide);
-        kernels::momo_adam_update(
-            program,
-            grid,
-            now,
-            steps,
-            u.scalars,
-            d,
-            v,
-            u.w,
-            divide,
-            u.n(),
-        );
+        for group in u.groups() {
+            let (now, steps, w, [d, v]) = (u.now, group.coefficients(), group.w(), group.vectors());
+            let (grid, sizes, n) = (elementwise(w.len), u.series(0), group.n());
+            kernels::momo_adam_step_size(
+                program, 1, now, steps, u.loss, u.partial, how, u.scalars, sizes,
+            );
+            kernels::momo_adam_update(program, grid, now, steps, u.scalars, d, v, w, divide, n);
+            how.first = 0;
+        }
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
         let (bound, divide) = (self.bound, self.divide);
         u.host(program, "momo-adam", move |mut step| {
-            let (c, loss) = (*step.coefficients, step.loss);
-            let (correction, eps) = (c.correction as f32, c.eps as f32);
-            let scale = move |v: f32| (v / correction).sqrt() + eps;
-            let sums = step.vectors().sum_pieces(
-                move |Vectors {
-                          w,
-                          g,
-                          state: [d, v],
-                      }| {
-                    for ((&g, d), v) in g.iter().zip(&mut *d).zip(&mut *v) {
-                        *d = average(c.beta1, *d, g);
-                        *v = average_square(c.beta2, *v, g);
-                    }
-                    let norm = sum_of(d, v, |d, v| d * (d / scale(v)));
-                    [dot(w, g), dot(w, d), norm]
-                },
-            );
-            let sums = Sums::new(step.scalars, c.beta1, loss, sums);
-            let t = bound.step_size(step.scalars, &sums, c.lr, 1.0 + c.decay, c.rho);
-            step.report(0, t);
-            let tau = step.scalars.tau as f32;
-            let (shrink, c) = match divide {
-                true => (1.0, (1.0 + c.decay) as f32),
-                false => ((1.0 - c.decay) as f32, 1.0),
+            let scale = |c: MomoAdamStep| {
+                let (correction, eps) = (c.correction as f32, c.eps as f32);
+                move |v: f32| (v / correction).sqrt() + eps
             };
-            step.vectors().for_pieces(
-                move |Vectors {
-                          w, state: [d, v], ..
-                      }| {
-                    for ((w, &mut d), &mut v) in w.iter_mut().zip(d).zip(v) {
-                        *w = (shrink * *w - tau * d / scale(v)) / c;
-                    }
-                },
-            );
+            let sums = step.sum_groups(|c, group| {
+                let scale = scale(c);
+                group.sum_pieces(
+                    move |Vectors {
+                              w,
+                              g,
+                              state: [d, v],
+                          }| {
+                        for ((&g, d), v) in g.iter().zip(&mut *d).zip(&mut *v) {
+                            *d = average(c.beta1, *d, g);
+                            *v = average_square(c.beta2, *v, g);
+                        }
+                        let norm = sum_of(d, v, |d, v| d * (d / scale(v)));
+                        [dot(w, g), dot(w, d), norm]
+                    },
+                )
+            });
+            let sums = Sums::new(step.scalars, step.coefficients.beta1, step.loss, sums);
+            for i in 0..step.groups() {
+                let c = step.coefficients_of(i);
+                let t = bound.step_size(step.scalars, &sums, c.lr, 1.0 + c.decay, c.rho);
+                step.report(0, t);
+                let (tau, scale) = (step.scalars.tau as f32, scale(c));
+                let (shrink, c) = match divide {
+                    true => (1.0, (1.0 + c.decay) as f32),
+                    false => ((1.0 - c.decay) as f32, 1.0),
+                };
+                step.vectors_of(i).for_pieces(
+                    move |Vectors {
+                              w, state: [d, v], ..
+                          }| {
+                        for ((w, &mut d), &mut v) in w.iter_mut().zip(d).zip(v) {
+                            *w = (shrink * *w - tau * d / scale(v)) / c;
+                        }
+                    },
+                );
+            }
         });
     }
 

@@ -58,6 +58,10 @@ impl Method for ProxSps {
         Memory::default()
     }
 
+    fn joins_groups(&self) -> bool {
+        true
+    }
+
     fn coefficients(&mut self, at: At) -> ProxSpsStep {
         ProxSpsStep {
             decay: at.lr * self.weight_decay,
@@ -67,36 +71,44 @@ impl Method for ProxSps {
     }
 
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
-        let (now, steps) = (u.now, u.coefficients);
-        let (blocks, grid) = (u.sum_blocks(), elementwise(u.w.len));
-        let (count, sizes) = (blocks as i32, u.series(0));
-        kernels::prox_sps_sums(program, blocks, u.w, u.g, u.partial, u.n());
-        kernels::prox_sps_step_size(
-            program, 1, now, steps, u.loss, u.partial, count, u.scalars, sizes,
-        );
-        kernels::prox_sps_update(program, grid, now, steps, u.scalars, u.w, u.g, u.n());
+        for group in u.groups() {
+            let (w, g, blocks) = (group.w(), group.g(), group.sum_blocks());
+            kernels::prox_sps_sums(program, blocks, w, g, group.partial(2), group.n());
+        }
+        let (now, count) = (u.now, u.sum_blocks() as i32);
+        for group in u.groups() {
+            let (w, g, steps) = (group.w(), group.g(), group.coefficients());
+            let (grid, sizes) = (elementwise(w.len), u.series(0));
+            kernels::prox_sps_step_size(
+                program, 1, now, steps, u.loss, u.partial, count, u.scalars, sizes,
+            );
+            kernels::prox_sps_update(program, grid, now, steps, u.scalars, w, g, group.n());
+        }
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
         u.host(program, "prox-sps", |mut step| {
-            let (coefficients, loss) = (*step.coefficients, step.loss);
-            let c = (1.0 + coefficients.decay) as f32;
-            let sums = (step.vectors())
-                .sum_pieces(move |Vectors { w, g, state: [] }| [dot(w, g), dot(g, g)]);
+            let sums = step.sum_groups(|_, group| {
+                group.sum_pieces(move |Vectors { w, g, state: [] }| [dot(w, g), dot(g, g)])
+            });
             let [inner, norm] = sums.map(|sum| sum as f32);
-            let gap = c * (loss - coefficients.lower_bound as f32);
-            let ratio = f64::from((gap - coefficients.decay as f32 * inner) / norm);
-            // Python's max(0, ratio): 0 where the ratio is NaN.
-            let t = if ratio > 0.0 { ratio } else { 0.0 };
-            step.report(0, t);
-            *step.scalars = at_most(t, coefficients.lr);
-            let tau = *step.scalars as f32;
-            step.vectors()
-                .for_pieces(move |Vectors { w, g, state: [] }| {
-                    for (w, &g) in w.iter_mut().zip(g) {
-                        *w = (-tau).mul_add(g, *w) / c;
-                    }
-                });
+            for i in 0..step.groups() {
+                let coefficients = step.coefficients_of(i);
+                let c = (1.0 + coefficients.decay) as f32;
+                let gap = c * (step.loss - coefficients.lower_bound as f32);
+                let ratio = f64::from((gap - coefficients.decay as f32 * inner) / norm);
+                // Python's max(0, ratio): 0 where the ratio is NaN.
+                let t = if ratio > 0.0 { ratio } else { 0.0 };
+                step.report(0, t);
+                *step.scalars = at_most(t, coefficients.lr);
+                let tau = *step.scalars as f32;
+                step.vectors_of(i)
+                    .for_pieces(move |Vectors { w, g, state: [] }| {
+                        for (w, &g) in w.iter_mut().zip(g) {
+                            *w = (-tau).mul_add(g, *w) / c;
+                        }
+                    });
+            }
         });
     }
 }

@@ -16,15 +16,27 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     pub lr: f64,
+    /// What it is of the initial one: groups of parameters have initial rates of their own.
+    pub factor: f64,
     /// The config's own number, nothing having been computed.
     pub as_given: bool,
 }
 
 impl Rate {
-    /// One that was computed.
-    pub fn computed(lr: f64) -> Rate {
+    /// An initial one times a factor.
+    pub fn computed(initial: f64, factor: f64) -> Rate {
         Rate {
-            lr,
+            lr: initial * factor,
+            factor,
+            as_given: false,
+        }
+    }
+
+    /// This one times a factor.
+    fn times(self, factor: f64) -> Rate {
+        Rate {
+            lr: self.lr * factor,
+            factor: self.factor * factor,
             as_given: false,
         }
     }
@@ -338,6 +350,7 @@ impl Schedule {
             tick: 0,
             current: Rate {
                 lr: initial,
+                factor: 1.0,
                 as_given,
             },
         })
@@ -388,7 +401,11 @@ impl Schedule {
         if let Shape::Plateau(plateau) = &mut self.shape
             && let Some(lr) = plateau.reduced(self.current.lr, val_loss)
         {
-            self.current = Rate::computed(lr);
+            self.current = Rate {
+                lr,
+                factor: lr / self.initial,
+                as_given: false,
+            };
         }
     }
 
@@ -398,7 +415,7 @@ impl Schedule {
         if t < self.warmup {
             const START: f64 = 1e-10;
             let factor = START + ((1.0 - START) * t as f64) / self.warmup as f64;
-            return Rate::computed(self.initial * factor);
+            return Rate::computed(self.initial, factor);
         }
         self.after_warmup(t - self.warmup)
     }
@@ -413,14 +430,14 @@ impl Schedule {
             Shape::Constant | Shape::Plateau(_) => return self.current,
             Shape::Exponential { period, factor } => {
                 if u > 0 && u.is_multiple_of(*period) {
-                    self.current = Rate::computed(self.current.lr * factor);
+                    self.current = self.current.times(*factor);
                 }
                 return self.current;
             }
             Shape::Step { milestones, gamma } => {
                 let times = milestones.iter().filter(|m| **m as u64 == u).count();
                 if times > 0 {
-                    self.current = Rate::computed(self.current.lr * gamma.powf(times as f64));
+                    self.current = self.current.times(gamma.powf(times as f64));
                 }
                 return self.current;
             }
@@ -437,7 +454,7 @@ impl Schedule {
                 left => raised(*min, fall(part(cooldown - left, *cooldown))),
             },
         };
-        Rate::computed(self.initial * factor)
+        Rate::computed(self.initial, factor)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::schedule::Rate;
 use super::{Operands, Optimizer, Reports};
 use crate::device::gpu::kernels::Step;
 use crate::device::{Machine, Prepared, Program, Slot, Target, View};
@@ -17,14 +18,18 @@ pub struct Stepper {
     now: View<Step>,
     /// Steps done.
     done: u64,
-    coefficients: Vec<u8>,
 }
 
 impl Stepper {
     /// Before the first step on `n` parameters. `opt` is a run's optimizer object, checked against the table.
     pub fn new(opt: &Map<String, Value>, n: usize, target: Target) -> Result<Stepper> {
         let machine = Machine::open(target.device)?;
-        Stepper::on(machine, Optimizer::new(opt)?, &[Params::vector(n)], target)
+        Stepper::on(
+            machine,
+            Optimizer::new(opt, &[])?,
+            &[Params::vector(n)],
+            target,
+        )
     }
 
     /// The same on parameters with tensors, and on a machine that holds nothing yet.
@@ -47,7 +52,6 @@ impl Stepper {
             step: machine.prepare(program)?,
             now,
             done: 0,
-            coefficients: Vec::with_capacity(operands.coefficients.len),
             optimizer,
             operands,
             machine,
@@ -88,9 +92,13 @@ impl Stepper {
         };
         self.machine.upload(self.now, &[now])?;
         self.done += 1;
-        self.coefficients.clear();
-        (self.optimizer).next_coefficients(lr, &mut self.coefficients);
-        (self.machine).upload(self.operands.coefficients, &self.coefficients)
+        let initial = self.optimizer.initial_lr;
+        let rate = Rate {
+            lr,
+            factor: if lr == initial { 1.0 } else { lr / initial },
+            as_given: false,
+        };
+        (self.optimizer).write_coefficients(&[rate], &self.operands, &mut self.machine)
     }
 
     /// Calls of a step.
@@ -106,13 +114,13 @@ impl Stepper {
     pub fn report(&mut self, name: &str) -> Result<Option<f64>> {
         let Reports { steps, epoch } = self.optimizer.reports;
         if let Some(i) = steps.iter().position(|n| *n == name) {
-            let series = self.machine.download(self.operands.series)?;
+            let series = self.machine.download(self.operands.series())?;
             return Ok(Some(series[i]));
         }
         let Some(i) = epoch.iter().position(|r| r.name == name) else {
             return Ok(None);
         };
-        let scalars = self.machine.download(self.operands.scalars)?;
+        let scalars = self.machine.download(self.operands.scalars())?;
         Ok(Some(self.optimizer.epoch_reports(&scalars)[i]))
     }
 }

@@ -3,93 +3,198 @@
 use bytemuck::Zeroable;
 use serde_json::{Map, Value};
 
-use super::{At, COMMON_KEYS, Memory, Method, ROWS, Reports, lookahead, row};
+use super::groups::{self, Group};
+use super::schedule::Rate;
+use super::{At, COMMON_KEYS, Memory, Method, Reports, lookahead, row};
 use crate::config::Values;
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::Step;
 use crate::device::program::{floats, floats_mut, one, one_mut};
 use crate::device::{Machine, Program, Slot, View};
 use crate::error::{Error, Result};
-use crate::graph::Tensor;
+use crate::graph::{Range, Tensor};
 
 /// Partial sums of a block that a method's kernels need at most.
 const SUMS: usize = 3;
 
-/// A method of the table, set up by a run's config.
+/// The optimizer of a run: a method of the table, or several for groups of parameters, and what wraps them.
 pub struct Optimizer {
-    method: Box<dyn AnyMethod>,
-    /// What is done after each of its steps; these have no coefficients and report nothing.
+    groups: Vec<Group>,
+    /// The groups of each update, by their places.
+    parts: Vec<Vec<usize>>,
+    /// The part of the method that the run is named after, which reports.
+    own: usize,
+    /// What is done after each step; these have no coefficients and report nothing.
     wrappers: Vec<Box<dyn AnyMethod>>,
     pub reports: Reports,
-    initial_lr: f64,
+    pub(super) initial_lr: f64,
     /// Steps whose coefficients were asked for.
     k: u64,
+    coefficients: Vec<u8>,
 }
 
 impl Optimizer {
-    /// `opt` is a run's optimizer object, checked against the table.
-    pub fn new(opt: &Map<String, Value>) -> Result<Optimizer> {
-        let name = opt.get("name").and_then(Value::as_str).unwrap_or_default();
-        let Some(row) = row(name) else {
-            let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
-            return Err(Error::usage(format!(
-                "unknown optimizer {name:?}; there are {}",
-                known.join(", ")
-            )));
-        };
+    /// `opt` is a run's optimizer object, `groups` are those of its parameters, all checked against the tables.
+    ///
+    /// # Errors
+    /// If a name is none of the table's, or groups of one update differ in what they must share.
+    pub fn new(opt: &Map<String, Value>, groups: &[Map<String, Value>]) -> Result<Optimizer> {
+        let groups = groups::all(opt, groups)?;
+        let name = groups.last().expect("the rest").name;
+        let row = row(name).expect("groups have methods of the table");
         let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
-        let method = (row.build)(&values);
-        Ok(Optimizer {
-            wrappers: lookahead::wrapper(&values).into_iter().collect(),
-            ..Optimizer::of(method, row.reports, values.real("lr"))
-        })
+        let wrappers = lookahead::wrapper(&values).into_iter().collect();
+        Optimizer::of_groups(groups, wrappers, row.reports, values.real("lr"))
     }
 
-    /// Any method.
+    /// Any method, for all parameters.
     pub fn of(method: Box<dyn AnyMethod>, reports: Reports, initial_lr: f64) -> Optimizer {
-        Optimizer {
-            method,
-            wrappers: Vec::new(),
+        let groups = vec![Group::rest(method)];
+        let made = Optimizer::of_groups(groups, Vec::new(), reports, initial_lr);
+        made.expect("one group")
+    }
+
+    fn of_groups(
+        groups: Vec<Group>,
+        wrappers: Vec<Box<dyn AnyMethod>>,
+        reports: Reports,
+        initial_lr: f64,
+    ) -> Result<Optimizer> {
+        let parts = groups::parts(&groups)?;
+        let rest = groups.len() - 1;
+        Ok(Optimizer {
+            own: parts
+                .iter()
+                .position(|part| part.contains(&rest))
+                .expect("it is in one"),
+            groups,
+            parts,
+            wrappers,
             reports,
             initial_lr,
             k: 0,
-        }
+            coefficients: Vec::new(),
+        })
     }
 
-    /// The number of vectors as long as the parameters that it remembers.
+    /// What steps a part's groups.
+    fn method(&self, part: &[usize]) -> &dyn AnyMethod {
+        self.groups[part[0]].method.as_ref()
+    }
+
+    /// The methods of all parts, and what wraps them.
+    fn all(&self) -> impl Iterator<Item = &dyn AnyMethod> {
+        let methods = self.parts.iter().map(|part| self.method(part));
+        methods.chain(self.wrappers.iter().map(AsRef::as_ref))
+    }
+
+    /// The number of vectors as long as the parameters that it remembers, if it has no groups.
     pub fn vectors(&self, of: &[Tensor]) -> usize {
-        let all = self.wrappers.iter().chain([&self.method]);
-        all.map(|method| method.memory(of).vectors.len()).sum()
+        self.all()
+            .map(|method| method.memory(of).vectors.len())
+            .sum()
     }
 
-    /// Sets the method up on a machine, for parameters, gradient and loss that are there: memory, and tables for so many
+    /// The order in which the parameters' tensors, by their places, are to lie: group by group.
+    ///
+    /// # Errors
+    /// If a group takes none of them, or they leave none to the optimizer's own method.
+    pub fn order(&self, tensors: &[Tensor]) -> Result<Vec<usize>> {
+        let members = groups::assign(&self.groups, tensors)?;
+        let groups = self.parts.iter().flatten();
+        Ok(groups.flat_map(|group| members[*group].clone()).collect())
+    }
+
+    /// Sets the methods up on a machine, for parameters, gradient and loss that are there: memory, and tables for so many
     /// steps. [`Optimizer::start`] comes next.
+    ///
+    /// # Panics
+    /// If the tensors do not lie in the order that [`Optimizer::order`] wants.
     pub fn place(
         &self,
         machine: &mut Machine,
-        at: [Slot; 3],
+        [w, g, loss]: [Slot; 3],
         now: View<Step>,
         tensors: &[Tensor],
         steps: usize,
     ) -> Result<Operands> {
-        let wrappers = self.wrappers.iter();
-        let wrappers = wrappers.map(|wrapper| {
-            let none = Reports::NOTHING;
-            place(wrapper.as_ref(), none, machine, at, now, tensors, steps)
+        let mut place = |method: &dyn AnyMethod, reports, share| {
+            place(method, reports, machine, share, loss, now, steps)
+        };
+        let parts = self.parts.iter().zip(self.shares(w, g, tensors)?);
+        let parts = parts.enumerate().map(|(i, (part, share))| {
+            let own = i == self.own;
+            let reports = if own { self.reports } else { Reports::NOTHING };
+            place(self.method(part), reports, share)
         });
-        let wrappers = wrappers.collect::<Result<_>>()?;
-        let method = self.method.as_ref();
-        let operands = place(method, self.reports, machine, at, now, tensors, steps)?;
+        let parts = parts.collect::<Result<_>>()?;
+        let wrappers = self.wrappers.iter().map(|wrapper| {
+            let (tensors, groups) = (tensors.to_vec(), vec![whole(w.len)]);
+            place(
+                wrapper.as_ref(),
+                Reports::NOTHING,
+                Share {
+                    w,
+                    g,
+                    tensors,
+                    groups,
+                },
+            )
+        });
         Ok(Operands {
-            wrappers,
-            ..operands
+            w,
+            g,
+            loss,
+            parts,
+            own: self.own,
+            wrappers: wrappers.collect::<Result<_>>()?,
         })
+    }
+
+    /// What each part has of the parameters.
+    fn shares(&self, w: Slot, g: Slot, tensors: &[Tensor]) -> Result<Vec<Share>> {
+        let members = groups::assign(&self.groups, tensors)?;
+        let mut end = 0;
+        let share = |part: &Vec<usize>| {
+            let start = end;
+            let (mut own, mut groups) = (Vec::new(), Vec::new());
+            for group in part {
+                let first = end;
+                for tensor in members[*group].iter().map(|i| &tensors[*i]) {
+                    let Range { start: at, len } = tensor.range;
+                    assert_eq!(at, end, "{} lies outside of its group", tensor.name);
+                    end += len;
+                    let range = Range {
+                        start: at - start,
+                        len,
+                    };
+                    own.push(Tensor {
+                        range,
+                        ..tensor.clone()
+                    });
+                }
+                groups.push(Range {
+                    start: first - start,
+                    len: end - first,
+                });
+            }
+            let all = Range {
+                start,
+                len: end - start,
+            };
+            Share {
+                w: all.of(w),
+                g: all.of(g),
+                tensors: own,
+                groups,
+            }
+        };
+        Ok(self.parts.iter().map(share).collect())
     }
 
     /// Makes the memory what it is before the first step, given the parameters.
     pub fn start(&self, machine: &mut Machine, operands: &Operands) -> Result<()> {
-        let wrappers = self.wrappers.iter().zip(&operands.wrappers);
-        for (method, at) in wrappers.chain([(&self.method, operands)]) {
+        for (method, at) in self.all().zip(operands.all()) {
             if method.memory(&at.tensors).from_parameters {
                 let w = machine.download::<f32>(at.w)?;
                 for vector in 0..at.state.len / w.len().max(1) {
@@ -100,15 +205,30 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The coefficients of the next step at a learning rate, behind what `to` holds.
-    pub fn next_coefficients(&mut self, lr: f64, to: &mut Vec<u8>) {
-        self.k += 1;
-        let at = At {
-            k: self.k,
-            lr,
-            initial_lr: self.initial_lr,
-        };
-        self.method.coefficients(at, to);
+    /// Puts the coefficients of the next steps, at these learning rates, into the tables.
+    pub fn write_coefficients(
+        &mut self,
+        rates: &[Rate],
+        operands: &Operands,
+        machine: &mut Machine,
+    ) -> Result<()> {
+        for (part, at) in self.parts.iter().zip(&operands.parts) {
+            self.coefficients.clear();
+            for group in part {
+                let Group { method, lr, .. } = &mut self.groups[*group];
+                for (k, rate) in (self.k + 1..).zip(rates) {
+                    let at = At {
+                        k,
+                        lr: lr.map_or(rate.lr, |lr| lr * rate.factor),
+                        initial_lr: lr.unwrap_or(self.initial_lr),
+                    };
+                    method.coefficients(at, &mut self.coefficients);
+                }
+            }
+            machine.upload(at.coefficients, &self.coefficients)?;
+        }
+        self.k += rates.len() as u64;
+        Ok(())
     }
 
     /// See [`Method::step`]. `gradient` adds the gradient of the same batch at whatever the parameters then are.
@@ -118,9 +238,8 @@ impl Optimizer {
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()> {
-        self.method.step(operands, gradient, program)?;
-        let mut wrappers = self.wrappers.iter().zip(&operands.wrappers);
-        wrappers.try_for_each(|(wrapper, at)| wrapper.step(at, gradient, program))
+        let mut all = self.all().zip(operands.all());
+        all.try_for_each(|(method, at)| method.step(at, gradient, program))
     }
 
     /// See [`Method::evaluation`].
@@ -130,15 +249,26 @@ impl Optimizer {
         enter: &mut Program,
         leave: &mut Program,
     ) -> Result<()> {
-        self.method.evaluation(operands, enter, leave)?;
-        let mut wrappers = self.wrappers.iter().zip(&operands.wrappers);
-        wrappers.try_for_each(|(wrapper, at)| wrapper.evaluation(at, enter, leave))
+        let mut all = self.all().zip(operands.all());
+        all.try_for_each(|(method, at)| method.evaluation(at, enter, leave))
     }
 
     /// The numbers that [`Reports::epoch`] names, from the scalars as they are on the machine.
     pub fn epoch_reports(&self, scalars: &[u8]) -> Vec<f64> {
-        self.method.epoch_reports(scalars)
+        self.method(&self.parts[self.own]).epoch_reports(scalars)
     }
+}
+
+/// What an update has of the parameters and their gradient: groups that lie one behind the other.
+struct Share {
+    w: Slot,
+    g: Slot,
+    tensors: Vec<Tensor>,
+    groups: Vec<Range>,
+}
+
+fn whole(len: usize) -> Range {
+    Range { start: 0, len }
 }
 
 /// Memory and tables of one method.
@@ -146,80 +276,111 @@ fn place(
     method: &dyn AnyMethod,
     reports: Reports,
     machine: &mut Machine,
-    [w, g, loss]: [Slot; 3],
+    share: Share,
+    loss: Slot,
     now: View<Step>,
-    tensors: &[Tensor],
     steps: usize,
-) -> Result<Operands> {
+) -> Result<Place> {
+    let Share {
+        w,
+        g,
+        tensors,
+        groups,
+    } = share;
     let Memory {
         vectors,
         per_tensor,
         workspace,
         ..
-    } = method.memory(tensors);
+    } = method.memory(&tensors);
     let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
     let state = zeros("the optimizer's state", vectors.len() * w.len)?;
     let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
     let scalars = machine.alloc_with("scalars", &method.scalars())?;
     let series = vec![0f64; reports.steps.len() * steps];
-    Ok(Operands {
+    let coefficients = groups.len() * steps * method.coefficients_size();
+    let blocks: usize = groups.iter().map(|group| sum_blocks(group.len)).sum();
+    Ok(Place {
         w,
         g,
         loss,
         now,
-        tensors: tensors.to_vec(),
+        tensors,
+        groups,
         steps,
-        coefficients: machine.alloc("coefficients", steps * method.coefficients_size())?,
+        coefficients: machine.alloc("coefficients", coefficients)?,
         scalars,
         state,
         per_tensor,
         work: machine.alloc("the optimizer's workspace", workspace)?,
-        partial: machine.alloc("partial sums", SUMS * sum_blocks(w.len))?,
+        partial: machine.alloc("partial sums", SUMS * blocks)?,
         series: machine.alloc_with("step sizes", &series)?,
-        wrappers: Vec::new(),
     })
 }
 
-/// Where the calls of an update find what they read and write.
+/// An optimizer's memory and tables on a machine.
 pub struct Operands {
     pub w: Slot,
     pub g: Slot,
     pub loss: Slot,
-    pub now: View<Step>,
-    pub tensors: Vec<Tensor>,
+    /// Those of each update, and of what wraps them.
+    parts: Vec<Place>,
+    own: usize,
+    wrappers: Vec<Place>,
+}
+
+impl Operands {
+    fn all(&self) -> impl Iterator<Item = &Place> {
+        self.parts.iter().chain(&self.wrappers)
+    }
+
+    /// All that is kept from step to step, by name: what makes the next step what it is, beside parameters and
+    /// coefficients.
+    pub fn memory(&self) -> Vec<(String, View<u8>)> {
+        let all = self.all().enumerate().flat_map(|(i, at)| {
+            let own = [
+                ("state", at.state.cast()),
+                ("per_tensor", at.per_tensor.cast()),
+                ("scalars", at.scalars),
+            ];
+            own.map(|(name, view)| (format!("{i}.{name}"), view))
+        });
+        all.collect()
+    }
+
+    /// The tables of [`Reports::steps`], end to end.
+    pub fn series(&self) -> View<f64> {
+        self.parts[self.own].series
+    }
+
+    /// What [`Optimizer::epoch_reports`] takes.
+    pub fn scalars(&self) -> View<u8> {
+        self.parts[self.own].scalars
+    }
+}
+
+/// Where the calls of an update find what they read and write.
+pub struct Place {
+    w: Slot,
+    g: Slot,
+    loss: Slot,
+    now: View<Step>,
+    tensors: Vec<Tensor>,
+    /// Where each group lies in `w` and in vectors that are as long.
+    groups: Vec<Range>,
     /// Steps of an epoch, which the tables of coefficients and of reports are for.
-    pub steps: usize,
-    pub coefficients: View<u8>,
-    pub scalars: View<u8>,
+    steps: usize,
+    /// (groups, steps)
+    coefficients: View<u8>,
+    scalars: View<u8>,
     state: View<f32>,
     per_tensor: View<f32>,
     work: View<f32>,
     partial: View<f64>,
-    pub series: View<f64>,
-    /// Those of what wraps the method.
-    wrappers: Vec<Operands>,
+    series: View<f64>,
 }
 
-impl Operands {
-    /// All that is kept from step to step, by name: what makes the next step what it is, beside parameters and
-    /// coefficients.
-    pub fn memory(&self) -> Vec<(String, View<u8>)> {
-        let own = [
-            ("state", self.state.cast()),
-            ("per_tensor", self.per_tensor.cast()),
-            ("scalars", self.scalars),
-        ];
-        let own = own.map(|(name, view)| (name.to_owned(), view));
-        let wrappers = self.wrappers.iter().enumerate();
-        let wrappers = wrappers.flat_map(|(i, wrapper)| {
-            let of_wrapper = wrapper.memory().into_iter();
-            of_wrapper.map(move |(name, view)| (format!("wrapper.{i}.{name}"), view))
-        });
-        own.into_iter().chain(wrappers).collect()
-    }
-}
-
-/// [`Operands`] as a method sees them.
+/// A [`Place`] as a method sees it.
 pub struct Update<'a, M: Method + ?Sized> {
     /// The parameters and the gradient.
     pub w: Slot,
@@ -227,7 +388,7 @@ pub struct Update<'a, M: Method + ?Sized> {
     /// One number.
     pub loss: Slot,
     pub now: View<Step>,
-    /// A table; the entry of this step is at `now.slot`.
+    /// A table; the entry of this step is at `now.slot`. Of a method that joins groups it is the first one's.
     pub coefficients: View<M::Coefficients>,
     /// One structure.
     pub scalars: View<M::Scalars>,
@@ -241,22 +402,23 @@ pub struct Update<'a, M: Method + ?Sized> {
     pub state: View<f32>,
     series: View<f64>,
     steps: usize,
+    /// (groups, steps)
+    tables: View<M::Coefficients>,
+    groups: &'a [Range],
     /// Names, shapes and ranges of the parameters.
     pub tensors: &'a [Tensor],
     gradient: &'a dyn Fn(&mut Program) -> Result<()>,
 }
 
 impl<'a, M: Method + ?Sized> Update<'a, M> {
-    fn new(
-        operands: &'a Operands,
-        gradient: &'a dyn Fn(&mut Program) -> Result<()>,
-    ) -> Update<'a, M> {
+    fn new(operands: &'a Place, gradient: &'a dyn Fn(&mut Program) -> Result<()>) -> Update<'a, M> {
+        let tables: View<M::Coefficients> = operands.coefficients.cast();
         Update {
             w: operands.w,
             g: operands.g,
             loss: operands.loss,
             now: operands.now,
-            coefficients: operands.coefficients.cast(),
+            coefficients: tables.part(0, tables.len / operands.groups.len()),
             scalars: operands.scalars.cast(),
             per_tensor: operands.per_tensor,
             work: operands.work,
@@ -264,6 +426,8 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             state: operands.state,
             series: operands.series,
             steps: operands.steps,
+            tables,
+            groups: &operands.groups,
             tensors: &operands.tensors,
             gradient,
         }
@@ -285,9 +449,27 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
         self.w.len as i64
     }
 
-    /// Blocks of a pass that sums: they depend on the number of parameters alone.
+    /// The groups of a method that joins them, in their order. Any other method has an update for each group.
+    pub fn groups(&self) -> impl Iterator<Item = GroupUpdate<'_, 'a, M>> {
+        let mut first_block = 0;
+        let groups = self.groups.iter().enumerate();
+        groups
+            .filter(|(_, range)| range.len > 0)
+            .map(move |(i, &range)| {
+                let group = GroupUpdate {
+                    update: self,
+                    i,
+                    range,
+                    first_block,
+                };
+                first_block += group.sum_blocks();
+                group
+            })
+    }
+
+    /// Blocks of a pass that sums over all groups: they depend on the numbers of parameters alone.
     pub fn sum_blocks(&self) -> usize {
-        sum_blocks(self.w.len)
+        self.groups().map(|group| group.sum_blocks()).sum()
     }
 
     /// Adds the loss and the gradient of the same batch, with the same masks, at the parameters as they then are.
@@ -305,7 +487,7 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
     ) {
         let reads = [
             self.now.into(),
-            self.coefficients.into(),
+            self.tables.into(),
             self.loss.into(),
             self.g.into(),
         ];
@@ -316,13 +498,16 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             self.series.into(),
         ];
         let steps = self.steps;
+        let groups: Vec<(usize, Range)> =
+            self.groups().map(|group| (group.i, group.range)).collect();
         program.host(name, reads, writes, move |reads, writes| {
-            let ([now, coefficients, loss, g], [w, state, scalars, series]) = (reads, writes);
+            let ([now, tables, loss, g], [w, state, scalars, series]) = (reads, writes);
             let now: &Step = one(now);
             let slot = now.slot as usize;
-            let size = size_of::<M::Coefficients>();
             body(HostStep {
-                coefficients: one(&coefficients[slot * size..(slot + 1) * size]),
+                coefficients: entry::<M>(tables, slot),
+                tables,
+                groups: &groups,
                 loss: floats(loss)[0],
                 now: *now,
                 w: floats_mut(w),
@@ -337,6 +522,58 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
     }
 }
 
+/// A group of an update.
+pub struct GroupUpdate<'u, 'a, M: Method + ?Sized> {
+    update: &'u Update<'a, M>,
+    i: usize,
+    range: Range,
+    first_block: usize,
+}
+
+impl<M: Method + ?Sized> GroupUpdate<'_, '_, M> {
+    pub fn w(&self) -> Slot {
+        self.range.of(self.update.w)
+    }
+
+    pub fn g(&self) -> Slot {
+        self.range.of(self.update.g)
+    }
+
+    /// The number of its parameters, as kernels take it.
+    pub fn n(&self) -> i64 {
+        self.range.len as i64
+    }
+
+    /// See [`Update::coefficients`].
+    pub fn coefficients(&self) -> View<M::Coefficients> {
+        let steps = self.update.steps;
+        self.update.tables.part(self.i * steps, steps)
+    }
+
+    /// Its part of [`Update::vectors`].
+    pub fn vectors<const K: usize>(&self) -> [View<f32>; K] {
+        let Range { start, len } = self.range;
+        self.update.vectors().map(|vector| vector.part(start, len))
+    }
+
+    /// Blocks of a pass that sums over the group.
+    pub fn sum_blocks(&self) -> usize {
+        sum_blocks(self.range.len)
+    }
+
+    /// Room for so many sums of each of these blocks, behind those of the groups before.
+    pub fn partial(&self, sums: usize) -> View<f64> {
+        let all = self.update.partial;
+        all.part(sums * self.first_block, sums * self.sum_blocks())
+    }
+}
+
+/// An entry of a table of coefficients.
+fn entry<M: Method + ?Sized>(table: &[u8], i: usize) -> &M::Coefficients {
+    let size = size_of::<M::Coefficients>();
+    one(&table[i * size..(i + 1) * size])
+}
+
 /// Blocks in which kernels sum over `n` elements.
 pub fn sum_blocks(n: usize) -> usize {
     const MOST: usize = 256;
@@ -345,7 +582,10 @@ pub fn sum_blocks(n: usize) -> usize {
 
 /// One update on the CPU.
 pub struct HostStep<'a, M: Method + ?Sized> {
+    /// Those of the first group, which is the only one unless the method joins groups.
     pub coefficients: &'a M::Coefficients,
+    tables: &'a [u8],
+    groups: &'a [(usize, Range)],
     /// The loss of this batch.
     pub loss: f32,
     pub now: Step,
@@ -367,6 +607,35 @@ impl<M: Method + ?Sized> HostStep<'_, M> {
             g: self.g,
             state: [(); K].map(|()| vectors.next().unwrap_or_default()),
         }
+    }
+
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The coefficients of the i-th group.
+    pub fn coefficients_of(&self, i: usize) -> M::Coefficients {
+        *entry::<M>(self.tables, self.groups[i].0 * self.steps + self.slot)
+    }
+
+    /// The i-th group's part of [`HostStep::vectors`].
+    pub fn vectors_of<const K: usize>(&mut self, i: usize) -> Vectors<'_, K> {
+        let Range { start, len } = self.groups[i].1;
+        self.vectors().split_at(start).1.split_at(len).0
+    }
+
+    /// Adds up what `f` makes of each group.
+    pub fn sum_groups<const K: usize, const N: usize>(
+        &mut self,
+        f: impl Fn(M::Coefficients, Vectors<'_, K>) -> [f64; N],
+    ) -> [f64; N] {
+        let mut sums = f(self.coefficients_of(0), self.vectors_of(0));
+        for i in 1..self.groups() {
+            let of_group = f(self.coefficients_of(i), self.vectors_of(i));
+            sums.iter_mut().zip(of_group).for_each(|(sum, x)| *sum += x);
+        }
+        sums
     }
 
     /// Reports a number of this step, the i-th of [`Reports::steps`].
@@ -439,27 +708,27 @@ impl<const K: usize> Vectors<'_, K> {
 /// A [`Method`] of whatever types.
 pub trait AnyMethod: Send {
     fn memory(&self, of: &[Tensor]) -> Memory;
+    fn joins_groups(&self) -> bool;
     fn coefficients_size(&self) -> usize;
     fn coefficients(&mut self, at: At, to: &mut Vec<u8>);
     fn scalars(&self) -> Vec<u8>;
     fn step(
         &self,
-        operands: &Operands,
+        operands: &Place,
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()>;
-    fn evaluation(
-        &self,
-        operands: &Operands,
-        enter: &mut Program,
-        leave: &mut Program,
-    ) -> Result<()>;
+    fn evaluation(&self, operands: &Place, enter: &mut Program, leave: &mut Program) -> Result<()>;
     fn epoch_reports(&self, scalars: &[u8]) -> Vec<f64>;
 }
 
 impl<M: Method> AnyMethod for M {
     fn memory(&self, of: &[Tensor]) -> Memory {
         Method::memory(self, of)
+    }
+
+    fn joins_groups(&self) -> bool {
+        Method::joins_groups(self)
     }
 
     fn coefficients_size(&self) -> usize {
@@ -477,19 +746,17 @@ impl<M: Method> AnyMethod for M {
 
     fn step(
         &self,
-        operands: &Operands,
+        operands: &Place,
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()> {
+        if operands.w.len == 0 {
+            return Ok(());
+        }
         Method::step(self, &Update::new(operands, gradient), program)
     }
 
-    fn evaluation(
-        &self,
-        operands: &Operands,
-        enter: &mut Program,
-        leave: &mut Program,
-    ) -> Result<()> {
+    fn evaluation(&self, operands: &Place, enter: &mut Program, leave: &mut Program) -> Result<()> {
         let none = |_: &mut Program| Err(Error::usage("evaluation has no gradient"));
         Method::evaluation(self, &Update::new(operands, &none), enter, leave)
     }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
+use crate::optim::Optimizer;
 use crate::random::SEED;
 use crate::random::torch::Generator;
 
@@ -43,6 +44,10 @@ impl Plans {
         let model = row
             .build(&mut params, &data, &config.model_kwargs)
             .map_err(misfit)?;
+        if !config.groups.is_empty() {
+            let optimizer = Optimizer::new(&config.opt, &config.groups)?;
+            params.arrange(&optimizer.order(&params.tensors)?);
+        }
         let batch_size = config.batch_size;
         if batch_size > train.len() {
             return Err(Error::usage(format!(

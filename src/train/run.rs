@@ -64,7 +64,7 @@ pub(super) fn run_plans(
     let start_time = SystemTime::now();
     let initial = &plans.params.values;
     let initial_norm = (cpu::dot(initial, initial) as f32).sqrt();
-    let optimizer = Optimizer::new(&config.opt)?;
+    let optimizer = Optimizer::new(&config.opt, &config.groups)?;
     let mut trainer = Trainer::new(plans, optimizer, data, target, log_every)?;
     // Python keeps an integer of the config an integer where it computes nothing with it.
     let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
@@ -104,7 +104,7 @@ pub(super) fn run_plans(
         if log_every.is_some() {
             let first = epoch * loader.batches();
             done.step_logs = step_logs(first, &trained.logged, |step| {
-                let Rate { lr, as_given } = rates[step];
+                let Rate { lr, as_given, .. } = rates[step];
                 schedule.stepwise().then(|| spelled(lr, "lr", as_given))
             });
         }

@@ -31,11 +31,11 @@ pub fn step_time(
 ) -> Result<StepTime> {
     const LR: f64 = 1e-3;
     let plans = Plans::new(config, data, target.device, Mode::Train)?;
-    let optimizer = Optimizer::new(&config.opt)?;
+    let optimizer = Optimizer::new(&config.opt, &config.groups)?;
     let mut trainer = Trainer::new(plans, optimizer, data, target, None)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = data.train.len() / config.batch_size;
-    let rates = vec![Rate::computed(LR); steps];
+    let rates = vec![Rate::computed(LR, 1.0); steps];
     let mut seconds = Vec::with_capacity(epochs);
     let trained = if epochs > 0 { epochs + 1 } else { 0 };
     for epoch in 0..trained {

@@ -87,7 +87,7 @@ pub fn check<'r>(
             if tried.insert(alike.identity()) {
                 let init = choices.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
-                let optimizer = Optimizer::new(&config.opt)?;
+                let optimizer = Optimizer::new(&config.opt, &config.groups)?;
                 Trainer::new(plans, optimizer, &data, target, choices.log_every)?;
             }
             let batches = data.train.len() / config.batch_size;

@@ -57,9 +57,8 @@ pub(super) struct Trainer {
     /// Training steps done.
     done: u64,
     tables: Tables,
-    /// An epoch's steps, and their coefficients.
+    /// An epoch's steps.
     steps: Vec<Step>,
-    coefficients: Vec<u8>,
     train: Sequence,
     norms: Prepared,
     log: Option<StepLog>,
@@ -217,7 +216,6 @@ impl Trainer {
             done: 0,
             tables,
             steps: Vec::new(),
-            coefficients: Vec::new(),
             train,
             norms,
             log,
@@ -260,8 +258,8 @@ impl Trainer {
         self.done += self.tables.steps.len as u64;
         self.machine.run(self.norms)?;
         let squares = self.machine.download(self.tables.squares)?;
-        let series = self.machine.download(self.operands.series)?;
-        let scalars = self.machine.download(self.operands.scalars)?;
+        let series = self.machine.download(self.operands.series())?;
+        let scalars = self.machine.download(self.operands.scalars())?;
         let reports = self.optimizer.reports;
         let series = series
             .chunks_exact(self.tables.steps.len)
@@ -290,12 +288,8 @@ impl Trainer {
         let steps = (0..n).map(step);
         self.steps.clear();
         self.steps.extend(steps);
-        self.coefficients.clear();
-        for rate in rates {
-            (self.optimizer).next_coefficients(rate.lr, &mut self.coefficients);
-        }
         self.machine.upload(self.tables.steps, &self.steps)?;
-        (self.machine).upload(self.operands.coefficients, &self.coefficients)?;
+        (self.optimizer).write_coefficients(rates, &self.operands, &mut self.machine)?;
         self.machine.upload(self.tables.order, order)?;
         self.place(Part::Train, n * self.batch_size)?;
         self.machine.upload(self.tables.taken, &[0])
@@ -466,11 +460,11 @@ mod tests {
             };
             let [plain, mut logged] = [None, NonZeroUsize::new(3)].map(|every| {
                 let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
-                let optimizer = Optimizer::new(&config.opt).unwrap();
+                let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
                 Trainer::new(plans, optimizer, &data, target, every).unwrap()
             });
             assert_eq!(logged.calls(), plain.calls() + calls);
-            let rates = [Rate::computed(0.1); 10];
+            let rates = [Rate::computed(0.1, 1.0); 10];
             let mut epoch = || {
                 let epoch = logged.epoch(&rates, &order, &()).unwrap().unwrap();
                 // The last step is logged.
@@ -504,12 +498,12 @@ mod tests {
                 precision: None,
             };
             let plans = Plans::new(&config, &data, device, Mode::Train);
-            let optimizer = Optimizer::new(&config.opt).unwrap();
+            let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
             let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target, None).unwrap();
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();
-                run.epoch(&[Rate::computed(0.1); 10], &order, &())
+                run.epoch(&[Rate::computed(0.1, 1.0); 10], &order, &())
                     .unwrap()
                     .unwrap();
                 run.evaluate(Part::Train, &()).unwrap();

@@ -164,6 +164,7 @@ fn ours(case: &StepsCase, library: &Library, target: Target) -> Result<(Vec<f64>
         loss_func: "cross_entropy".into(),
         score_func: "cross_entropy_accuracy".into(),
         opt: case.opt.clone(),
+        groups: Vec::new(),
         batch_size: case.batch_size,
         max_epoch: 1,
         run_id: case.run_id,

@@ -4,16 +4,16 @@
 use crate::common::draws::Draws;
 use stepback_native::device::gpu::kernels::Step;
 use stepback_native::device::{Device, Target};
-use stepback_native::graph::{Mode, Params, Plan, Range, Session, Targets, Var};
+use stepback_native::graph::{Mode, Param, Params, Plan, Range, Session, Targets, Var};
 use stepback_native::random::torch::Generator;
 
 /// A residual block of the kind of the models: parameters, and the tensors of its forward pass in order.
 struct Block {
     params: Params,
-    conv1: Range,
-    conv2: Range,
-    bias: Range,
-    norms: Option<[(Range, Range, Range); 2]>,
+    conv1: Param,
+    conv2: Param,
+    bias: Param,
+    norms: Option<[(Param, Param, Range); 2]>,
 }
 
 const CHANNELS: usize = 5;
@@ -45,7 +45,7 @@ impl Block {
 
     /// Everything that the block computes, its output last.
     fn forward<'t>(&self, x: Var<'t>) -> Vec<Var<'t>> {
-        let param = |range| x.tape.param(range);
+        let param = |param| x.tape.param(param);
         let norm = |y: Var<'t>, i: usize| match &self.norms {
             None => y,
             Some(norms) => {

@@ -53,10 +53,9 @@ fn attention_drops_the_same_probabilities_both_ways() {
     const SEQUENCES: usize = 8;
     const RATE: f64 = 0.3;
     let mut params = Params::new(Generator::new(0));
-    params.constant("qkv", &[SEQUENCES, T, 3 * HEADS * T], 0.0);
-    let range = params.tensors[0].range;
+    let qkv = params.constant("qkv", &[SEQUENCES, T, 3 * HEADS * T], 0.0);
     let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
-        let y = tape.param(range).attention(HEADS, None, RATE);
+        let y = tape.param(qkv).attention(HEADS, None, RATE);
         Targets {
             outputs: vec![y],
             backward: Some(y),

@@ -7,11 +7,12 @@ use crate::{keys, trial};
 use libtest_mimic::Trial;
 use rayon::ThreadPoolBuilder;
 use serde_json::{Map, Value, json};
-use stepback_native::device::Target;
 use stepback_native::device::gpu::Precision;
-use stepback_native::graph::Params;
+use stepback_native::device::{Device, Machine, Target};
+use stepback_native::graph::{Params, Role};
 use stepback_native::ops::distance;
-use stepback_native::optim::{Optimizer, ROWS, Stepper};
+use stepback_native::optim::{Optimizer, ROWS, Stepper, row};
+use stepback_native::random::torch::Generator;
 
 pub fn trials() -> Vec<Trial> {
     let half_square: Loss = |w| 0.5 * w.iter().map(|w| w * w).sum::<f32>();
@@ -24,34 +25,57 @@ pub fn trials() -> Vec<Trial> {
             }));
         };
         add("same_bits_on_any_number_of_threads", same_bits);
+        add("every_group_has_its_kernels", every_group_has_its_kernels);
         if row.reports.steps.is_empty() {
             add("every_coordinate_for_itself", every_coordinate_for_itself);
             add("infinite_weights_stay", infinite_weights_stay);
         }
+        // The star variants' lower bound moves once for every group, as in the authors' code.
+        if row.reports.epoch.is_empty() {
+            add("equal_groups_change_nothing", equal_groups_change_nothing);
+        }
         let defaults = json!({"name": name, "lr": 0.02});
-        trials.push(kernels("kernels_by_default", defaults, half_square));
+        trials.push(kernels(
+            "kernels_by_default",
+            defaults,
+            json!([]),
+            half_square,
+        ));
+        let opt = json!({"name": name, "lr": 0.02, "weight_decay": 0.1});
+        let groups = json!([{"match": "bias", "lr": 0.01, "weight_decay": 0}, {"match": "^b", "lr_factor": 2}]);
+        trials.push(kernels("kernels_of_groups", opt, groups, half_square));
     }
+    let mixed = json!([{"match": "role==bias", "name": "momo-star", "weight_decay": 0.05}, {"match": "^b", "name": "sgd-m"}]);
+    let opt = json!({"name": "momo-star", "lr": 0.5, "lb": -10, "lookahead_k": 3});
+    trials.push(kernels(
+        "kernels_of_groups_and_other_methods",
+        opt,
+        mixed,
+        half_square,
+    ));
     let undampened = json!({"name": "sgd-m", "lr": 0.01, "momentum": 0, "dampening": 0.5});
     let wrapped = json!({"name": "adam", "lr": 0.01, "lookahead_k": 3, "lookahead_alpha": 0.8});
     for opt in golden().into_iter().chain([undampened, wrapped]) {
-        trials.push(kernels("kernels", opt, half_square));
+        trials.push(kernels("kernels", opt, json!([]), half_square));
     }
     for weight_decay in [0.0, 0.1] {
         let opt = json!({"name": "prox-sps", "lr": 0.5, "weight_decay": weight_decay});
-        trials.push(kernels("kernels_where_the_loss_is_nan", opt, |_| f32::NAN));
+        let name = "kernels_where_the_loss_is_nan";
+        trials.push(kernels(name, opt, json!([]), |_| f32::NAN));
     }
     trials
 }
 
-fn kernels(what: &str, mut opt: Value, loss: Loss) -> Trial {
+fn kernels(what: &str, mut opt: Value, groups: Value, loss: Loss) -> Trial {
     let all = opt.as_object().unwrap().clone();
+    let groups = serde_json::from_value::<Groups>(groups).unwrap();
     let name = opt.as_object_mut().unwrap().remove("name").unwrap();
     let name = format!(
         "optimizers::{}::{what}{}",
         name.as_str().unwrap(),
         keys(&opt)
     );
-    trial(name, move || kernels_agree(&all, loss))
+    trial(name, move || kernels_agree(&all, &groups, loss))
 }
 
 fn same_bits(name: &str) {
@@ -84,6 +108,77 @@ fn infinite_weights_stay(name: &str) {
 
 type Loss = fn(&[f32]) -> f32;
 
+type Groups = Vec<Map<String, Value>>;
+
+/// An optimizer of three tensors, which are laid out for its groups.
+fn stepper(
+    opt: &Map<String, Value>,
+    groups: &[Map<String, Value>],
+    machine: Machine,
+    target: Target,
+) -> (Params, Stepper) {
+    let mut params = Params::new(Generator::new(0));
+    params.constant("a.weight", &[40, 50], 0.0);
+    let bias = params.constant("a.bias", &[1000], 0.0);
+    params.constant("b.weight", &[25, 10, 2, 4], 0.0);
+    params.mark([bias], Role::Bias);
+    let optimizer = Optimizer::new(opt, groups).unwrap();
+    params.arrange(&optimizer.order(&params.tensors).unwrap());
+    let stepper = Stepper::on(machine, optimizer, &params.tensors, target);
+    (params, stepper.unwrap())
+}
+
+/// A step has as many launches for each of three groups as for all parameters together, which is one where nothing is
+/// summed.
+fn every_group_has_its_kernels(name: &str) {
+    let opt = options(name, json!({}));
+    let groups: Groups =
+        serde_json::from_value(json!([{"match": "bias"}, {"match": "^b"}])).unwrap();
+    for machine in machines(1) {
+        let target = machine.target(Precision::Fp32);
+        let calls = |groups: &[_]| stepper(&opt, groups, machine.open(), target).1.calls();
+        let (alone, grouped) = (calls(&[]), calls(&groups));
+        assert_eq!(grouped, 3 * alone);
+        assert_eq!(alone == 1, row(name).unwrap().reports.steps.is_empty());
+    }
+}
+
+/// Two groups that say nothing, of which one lies around the other.
+fn equal_groups_change_nothing(name: &str) {
+    let opt = options(name, json!({"lr": 0.05, "weight_decay": 0.01}));
+    let path = |groups: Value| {
+        let groups: Groups = serde_json::from_value(groups).unwrap();
+        let machine = Machine::open(Device::Cpu).unwrap();
+        let (params, mut stepper) = stepper(&opt, &groups, machine, Target::CPU);
+        let mut w = vec![0.0; params.values.len()];
+        let mut draws = Draws::new(5);
+        for k in 0..6 {
+            let mut g = w.clone();
+            for tensor in &params.tensors {
+                let values = draws.normal(tensor.range.len);
+                let to = if k == 0 { &mut w } else { &mut g };
+                to[tensor.range.start..][..tensor.range.len].copy_from_slice(&values);
+            }
+            stepper
+                .step(0.05 / (1 + k) as f64, 1.0, &mut w, &g)
+                .unwrap();
+        }
+        let tensors = params.tensors.iter().map(|tensor| tensor.of(&w));
+        (tensors.collect::<Vec<_>>().concat(), stepper)
+    };
+    let (whole, mut alone) = path(json!([]));
+    let (parts, mut grouped) = path(json!([{"match": "weight"}]));
+    match row(name).unwrap().reports.steps.first() {
+        None => assert!(whole == parts),
+        // The order of summation has changed.
+        Some(report) => {
+            assert!(distance(&whole, &parts) <= 1e-6);
+            let [t, other] = [&mut alone, &mut grouped].map(|s| s.report(report).unwrap().unwrap());
+            assert!((t / other - 1.0).abs() <= 1e-5, "{t} {other}");
+        }
+    }
+}
+
 /// The optimizer objects of the golden paths: every method, with every key.
 fn golden() -> Vec<Value> {
     // In the binary, which may be carried to a machine with a GPU.
@@ -94,16 +189,19 @@ fn golden() -> Vec<Value> {
 }
 
 /// Ten steps by the kernels and by the CPU body, which the suite `optimizers` of `verify` compares with PyTorch.
-fn kernels_agree(opt: &Map<String, Value>, loss: Loss) {
+fn kernels_agree(opt: &Map<String, Value>, groups: &Groups, loss: Loss) {
     const STEPS: usize = 10;
-    let n = 5000;
     for machine in machines(ALL) {
-        let optimizer = Optimizer::new(opt).unwrap();
-        let reports = optimizer.reports;
-        let tensors = [Params::vector(n)];
+        let reports = Optimizer::new(opt, groups).unwrap().reports;
         let target = machine.target(Precision::Fp32);
-        let mut ours = Stepper::on(machine.open(), optimizer, &tensors, target).unwrap();
-        let mut cpu = Stepper::new(opt, n, Target::CPU).unwrap();
+        let (_, mut ours) = stepper(opt, groups, machine.open(), target);
+        let (params, mut cpu) = stepper(
+            opt,
+            groups,
+            Machine::open(Device::Cpu).unwrap(),
+            Target::CPU,
+        );
+        let n = params.values.len();
         let mut draws = Draws::new(31);
         let mut w = draws.normal(n);
         let mut our_w = w.clone();

@@ -10,7 +10,7 @@ use stepback_native::data::{Library, fetch};
 use stepback_native::device::gpu::Precision;
 use stepback_native::device::gpu::kernels::{self, Step};
 use stepback_native::device::{self, Device, Machine, Program, Target};
-use stepback_native::graph::{Bwd, Fwd, Mode, Op, Params, Plan, Range, Session, Targets, Var};
+use stepback_native::graph::{Bwd, Fwd, Mode, Op, Param, Params, Plan, Session, Targets, Var};
 use stepback_native::ops::{Example, distance};
 use stepback_native::random::torch::Generator;
 use stepback_native::train::run;
@@ -51,11 +51,11 @@ fn example(
     apply: impl for<'t> Fn(&[Var<'t>]) -> Var<'t>,
 ) -> Example {
     let mut params = Params::new(Generator::new(5));
-    let ranges: Vec<Range> = (shapes.iter())
+    let made: Vec<Param> = (shapes.iter())
         .map(|shape| params.normal("x", shape, 1.0))
         .collect();
     let plan = Plan::record(&params, Mode::Train, device, |tape| {
-        let operands: Vec<Var> = ranges.iter().map(|r| tape.param(*r)).collect();
+        let operands: Vec<Var> = made.iter().map(|p| tape.param(*p)).collect();
         let y = apply(&operands);
         Targets {
             outputs: vec![y],

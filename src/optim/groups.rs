@@ -1,0 +1,227 @@
+//! Groups of parameters with hyper-parameters, or a method, of their own.
+//!
+//! A config's `groups` says which parameters each takes and what differs from `opt`; the first that matches a parameter
+//! takes it. Those that none matches are the last group, to which all of `opt` applies.
+
+use std::ops::RangeInclusive;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use super::{AnyMethod, COMMON_KEYS, ROWS, row};
+use crate::config::{Values, canonical, nearest};
+use crate::error::{Error, Result};
+use crate::graph::{Role, Tensor};
+
+/// Which parameters a group takes.
+#[derive(Clone, Debug)]
+pub enum Match {
+    /// Those in whose name it is found.
+    Name(Regex),
+    /// Those with so many dimensions.
+    Dimensions(RangeInclusive<usize>),
+    Role(Role),
+}
+
+impl Match {
+    /// A role (`role==bias`, or the word alone), `ndim==1`, `ndim>=2`, `ndim<=1`, or else a regular expression.
+    ///
+    /// # Errors
+    /// What is wrong, and where in a regular expression.
+    pub fn parse(text: &str) -> std::result::Result<Match, String> {
+        let names = Role::ALL.map(Role::name);
+        let role = |name: &str| Role::ALL.into_iter().find(|role| role.name() == name);
+        if let Some(role) = role(text) {
+            return Ok(Match::Role(role));
+        }
+        if let Some(name) = text.strip_prefix("role==") {
+            let hint = crate::config::suggestion(name, &names);
+            return role(name)
+                .map(Match::Role)
+                .ok_or_else(|| format!("unknown role {name:?} {hint}"));
+        }
+        if let Some(rest) = text.strip_prefix("ndim") {
+            let number = |sign| rest.strip_prefix(sign)?.parse::<usize>().ok();
+            let range = match (number("=="), number(">="), number("<=")) {
+                (Some(n), ..) => n..=n,
+                (_, Some(n), _) => n..=usize::MAX,
+                (.., Some(n)) => 0..=n,
+                _ => return Err(format!("{text:?} is none of ndim==N, ndim>=N and ndim<=N")),
+            };
+            return Ok(Match::Dimensions(range));
+        }
+        Regex::new(text).map(Match::Name).map_err(|error| {
+            let (what, at) = match regex_syntax::parse(text) {
+                Err(regex_syntax::Error::Parse(e)) => (e.kind().to_string(), e.span().start),
+                Err(regex_syntax::Error::Translate(e)) => (e.kind().to_string(), e.span().start),
+                _ => return format!("{text:?} is no regular expression: {error}"),
+            };
+            let (at, rest) = (at.column, &text[at.offset..]);
+            let place = match rest {
+                "" => "at its end".to_owned(),
+                _ => format!("at character {at}, {rest:?}"),
+            };
+            format!("{text:?} is no regular expression: {what} {place}")
+        })
+    }
+
+    pub fn takes(&self, tensor: &Tensor) -> bool {
+        match self {
+            Match::Name(regex) => regex.is_match(&tensor.name),
+            Match::Dimensions(range) => range.contains(&tensor.shape.len()),
+            Match::Role(role) => tensor.role == *role,
+        }
+    }
+}
+
+/// A group before it is known which parameters it has.
+pub(super) struct Group {
+    /// The config's text and what it means; none takes what is left.
+    takes: Option<(String, Match)>,
+    /// Its method's name in the table.
+    pub name: &'static str,
+    pub method: Box<dyn AnyMethod>,
+    /// The method's own keys, written such that equal ones are the same.
+    own_keys: String,
+    /// Its initial learning rate, if it has one of its own.
+    pub lr: Option<f64>,
+}
+
+/// The groups of a run in the config's order, the rest behind them. Objects were checked against the tables.
+pub(super) fn all(opt: &Map<String, Value>, groups: &[Map<String, Value>]) -> Result<Vec<Group>> {
+    let rest = Map::new();
+    let all = groups.iter().chain([&rest]).enumerate();
+    all.map(|(i, group)| {
+        let place = |text: String| Error::usage(format!("groups[{i}]{text}"));
+        let takes = match group.get("match").and_then(Value::as_str) {
+            Some(text) => Some((
+                text.to_owned(),
+                Match::parse(text).map_err(|why| place(format!(".match: {why}")))?,
+            )),
+            None if i < groups.len() => return Err(place(": no match".into())),
+            None => None,
+        };
+        Group::new(opt, group, takes)
+    })
+    .collect()
+}
+
+impl Group {
+    /// All parameters, with a method that need not be in the table.
+    pub fn rest(method: Box<dyn AnyMethod>) -> Group {
+        Group {
+            takes: None,
+            name: "",
+            method,
+            own_keys: String::new(),
+            lr: None,
+        }
+    }
+
+    fn new(
+        opt: &Map<String, Value>,
+        group: &Map<String, Value>,
+        takes: Option<(String, Match)>,
+    ) -> Result<Group> {
+        let name =
+            |map: &Map<String, Value>| map.get("name").and_then(Value::as_str).map(str::to_owned);
+        let base = name(opt).unwrap_or_default();
+        let name = name(group).unwrap_or_else(|| base.clone());
+        let Some(row) = row(&name) else {
+            let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
+            return Err(Error::usage(format!(
+                "unknown optimizer {name:?}; there are {}",
+                known.join(", ")
+            )));
+        };
+        let mut all = opt.clone();
+        if name != base {
+            // Another method's own keys start from its own defaults.
+            all.retain(|key, _| COMMON_KEYS.iter().any(|common| common.name == key));
+        }
+        all.extend(group.clone());
+        let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), &all);
+        let factor = group.get("lr_factor").and_then(Value::as_f64);
+        let lr = match factor {
+            Some(factor) => Some(factor * values.real("lr")),
+            None => group.get("lr").map(|_| values.real("lr")),
+        };
+        let own_keys = row.entry.keys.iter();
+        let own_keys = own_keys.map(|key| (key.name.to_owned(), values.get(key.name)));
+        Ok(Group {
+            takes,
+            name: row.entry.name,
+            method: (row.build)(&values),
+            own_keys: canonical(&Value::Object(own_keys.collect())),
+            lr,
+        })
+    }
+}
+
+/// The groups whose updates are one: all of a method that joins them, any other alone. Groups by their places.
+pub(super) fn parts(groups: &[Group]) -> Result<Vec<Vec<usize>>> {
+    let mut parts: Vec<Vec<usize>> = Vec::new();
+    for (i, group) in groups.iter().enumerate() {
+        let name = group.name;
+        let joins =
+            |part: &&mut Vec<usize>| group.method.joins_groups() && groups[part[0]].name == name;
+        let Some(part) = parts.iter_mut().find(joins) else {
+            parts.push(vec![i]);
+            continue;
+        };
+        if groups[part[0]].own_keys != group.own_keys {
+            // The rest has what all have.
+            let other = if group.takes.is_some() { i } else { part[0] };
+            return Err(Error::usage(format!(
+                "groups[{other}]: all groups of {name} share its sums, so that they differ in lr, lr_factor and weight_decay alone"
+            )));
+        }
+        part.push(i);
+    }
+    Ok(parts)
+}
+
+/// The places in `tensors` of each group's parameters.
+///
+/// # Errors
+/// If a group has none, or the groups leave none to the method that the run is named after.
+pub(super) fn assign(groups: &[Group], tensors: &[Tensor]) -> Result<Vec<Vec<usize>>> {
+    let mut members = vec![Vec::new(); groups.len()];
+    for (i, tensor) in tensors.iter().enumerate() {
+        let takes = |group: &Group| group.takes.as_ref().is_none_or(|(_, m)| m.takes(tensor));
+        let group = groups.iter().position(takes);
+        members[group.expect("the last one takes all")].push(i);
+    }
+    for (i, (group, members)) in groups.iter().zip(&members).enumerate() {
+        if let (Some((text, matches)), true) = (&group.takes, members.is_empty()) {
+            let hint = match tensors.iter().any(|tensor| matches.takes(tensor)) {
+                true => "groups before it take all that it matches".to_owned(),
+                false => unmatched(text, tensors),
+            };
+            return Err(Error::usage(format!(
+                "groups[{i}].match: {text:?} takes no parameter ({hint})"
+            )));
+        }
+    }
+    let method = groups.last().expect("the rest").name;
+    let mut own = groups.iter().zip(&members);
+    if !own.any(|(group, members)| group.name == method && !members.is_empty()) {
+        return Err(Error::usage(format!(
+            "groups: they leave no parameter to {method} (name the method that all have in opt)"
+        )));
+    }
+    Ok(members)
+}
+
+/// What may have been meant by a text that matches nothing.
+fn unmatched(text: &str, tensors: &[Tensor]) -> String {
+    let names = || tensors.iter().map(|tensor| &tensor.name[..]);
+    let roles = Role::ALL.map(Role::name);
+    match nearest(text, roles.into_iter().chain(names())) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => {
+            let first: Vec<&str> = names().take(3).collect();
+            format!("the first are {}", first.join(", "))
+        }
+    }
+}
