@@ -5,7 +5,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use stepback_native::cpu::attention::Attention;
-use stepback_native::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
+use stepback_native::cpu::batch_norm::{Affine, Averages, BatchNorm, MOMENTUM, Saved, Then};
 use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::cpu::gemm::{Matrix, gemm};
 use stepback_native::cpu::layer_norm::LayerNorm;
@@ -161,7 +161,11 @@ impl Unit {
             Affine { gamma, beta },
             shortcut,
             true,
-            (running_mean, running_var),
+            Averages {
+                mean: running_mean,
+                var: running_var,
+                weight: MOMENTUM,
+            },
             Saved { mean, rstd },
             &mut self.y,
             &mut self.ws,

@@ -1,11 +1,6 @@
 // Adam and AdamW; formulas and coefficients in src/optim/adam.rs.
 #include "optim.cuh"
 
-// (1 - weight) a + weight b, rounded as torch.lerp rounds it.
-DEVICE float lerp(float a, float b, float weight) {
-  return weight < 0.5f ? fmaf(weight, b - a, a) : fmaf(weight - 1.0f, b - a, b);
-}
-
 struct AdamStep {
   double lr;    // lr / (1 - beta1^k)
   double root;  // sqrt(1 - beta2^k)
@@ -25,5 +20,23 @@ KERNEL(adam, 256, const Step* __restrict__ now, const AdamStep* __restrict__ ste
     d[i] = lerp(d[i], x, weight);
     v[i] = average_square(c.beta2, v[i], x);
     w[i] = shrink * w[i] - lr * d[i] / (sqrtf(v[i]) / root + eps);
+  }
+}
+
+// AdamW, but the update goes to a vector of its own. If decay is cautious, its sign says which weights decay; an update
+// that is cautious itself is 0 where it goes against the gradient.
+KERNEL(adam_direction, 256, const Step* __restrict__ now, const AdamStep* __restrict__ steps, float* __restrict__ w,
+       const float* __restrict__ g, float* __restrict__ d, float* __restrict__ v, float* __restrict__ update,
+       int cautious, int cautious_decay, long long n) {
+  const AdamStep c = steps[now->slot];
+  const float lr = (float)c.lr, root = (float)c.root, eps = (float)c.eps;
+  const float shrink = (float)c.shrink, weight = (float)(1.0 - c.beta1);
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    d[i] = lerp(d[i], g[i], weight);
+    v[i] = average_square(c.beta2, v[i], g[i]);
+    const float u = lr * d[i] / (sqrtf(v[i]) / root + eps);
+    update[i] = u;
+    const bool left_out = cautious && u * g[i] <= 0.0f;
+    if (!cautious_decay || left_out || u * w[i] >= 0.0f) w[i] *= shrink;
   }
 }

@@ -33,7 +33,7 @@ struct Dropout {
 DEVICE uint4 draws(const Dropout& dropout, long long pair, long long block, int tokens) {
   const long long blocks = ((long long)tokens * tokens + 3) / 4;
   const unsigned long long first = (unsigned long long)dropout.stream << 32;
-  return philox(dropout.now->seed, first + pair * blocks + block, dropout.now->done);
+  return philox(dropout.now->seed, first + pair * blocks + block, dropout.now->batch);
 }
 
 DEVICE float keep_at(const Dropout& dropout, long long pair, int row, int column, int tokens) {

@@ -88,8 +88,8 @@ DEVICE Lane load_partial(double (&sums)[2], const double* partial, int blocks, i
   return lane;
 }
 
-KERNEL(batch_norm_finish, 256, const double* __restrict__ partial, float* __restrict__ saved,
-       float* __restrict__ averages, int running, int blocks, long long pixels, int channels) {
+KERNEL(batch_norm_finish, 256, const Step* __restrict__ now, const double* __restrict__ partial,
+       float* __restrict__ saved, float* __restrict__ averages, int running, int blocks, long long pixels, int channels) {
   double sums[2];
   const Lane lane = load_partial(sums, partial, blocks, channels);
   if (!lane.inside || lane.row > 0) return;
@@ -99,9 +99,10 @@ KERNEL(batch_norm_finish, 256, const double* __restrict__ partial, float* __rest
   mean_to[0] = (float)mean;
   mean_to[channels] = (float)(1.0 / sqrt(var + (double)EPS));
   if (!running) return;
+  const float weight = now->mean_of == 0 ? MOMENTUM : 1.0f / now->mean_of;
   float* running_mean = averages + lane.channel;
-  running_mean[0] += MOMENTUM * ((float)mean - running_mean[0]);
-  running_mean[channels] += MOMENTUM * ((float)unbiased - running_mean[channels]);
+  running_mean[0] += weight * ((float)mean - running_mean[0]);
+  running_mean[channels] += weight * ((float)unbiased - running_mean[channels]);
 }
 
 template <int V, bool EVAL, bool RESIDUAL>

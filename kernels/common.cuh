@@ -39,13 +39,15 @@
 #define DEVICE static __device__ __forceinline__
 #define METHOD __device__ __forceinline__  // of a structure
 
-// Where training is: written on the host once per epoch, one per step. The build writes the Rust twin of this and of
+// Where training is: written on the host once per epoch, one per batch. The build writes the Rust twin of this and of
 // every other structure of plain numbers that a kernel takes.
 struct Step {
-  unsigned long long seed;  // of dropout's masks
-  unsigned long long done;  // training steps before this one
-  long long first;          // place of this batch's first sample in the table of indices
-  long long slot;           // place of this step in the epoch's tables: coefficients, step sizes
+  unsigned long long seed;   // of dropout's masks
+  unsigned long long batch;  // batches trained on before this one
+  unsigned long long done;   // training steps before this one, of one batch or of several
+  long long first;           // place of this batch's first sample in the table of indices
+  long long slot;            // place of this step in the epoch's tables: coefficients, step sizes
+  long long mean_of;         // k: the running averages become plain means, this batch being their k-th; 0: a tenth of it
 };
 
 // ---- asynchronous copies from global to shared memory ----

@@ -4,10 +4,10 @@
 
 KERNEL(dropout, 256, const float* __restrict__ x, float* __restrict__ y, const Step* __restrict__ now,
        unsigned threshold, float scale, unsigned stream, long long n) {
-  const unsigned long long seed = now->seed, done = now->done;
+  const unsigned long long seed = now->seed, batch = now->batch;
   const bool aligned = (reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y)) % 16 == 0;
   for (long long block = grid_thread(); block * 4 < n; block += grid_threads()) {
-    const uint4 draws = philox(seed, (unsigned long long)stream << 32 | (unsigned long long)block, done);
+    const uint4 draws = philox(seed, (unsigned long long)stream << 32 | (unsigned long long)block, batch);
     const unsigned draw[4] = {draws.x, draws.y, draws.z, draws.w};
     float m[4];
 #pragma unroll

@@ -7,6 +7,19 @@ struct LionStep {
   double shrink;  // factor of the weights
 };
 
+// As `lion`, but the update goes to a vector of its own.
+KERNEL(lion_direction, 256, const Step* __restrict__ now, const LionStep* __restrict__ steps, float* __restrict__ w,
+       const float* __restrict__ g, float* __restrict__ d, float* __restrict__ update, long long n) {
+  const LionStep c = steps[now->slot];
+  const float lr = (float)c.lr, shrink = (float)c.shrink;
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    const float x = average(c.beta1, d[i], g[i]);
+    update[i] = lr * (float)((x > 0.0f) - (x < 0.0f));
+    d[i] = average(c.beta2, d[i], g[i]);
+    w[i] *= shrink;
+  }
+}
+
 KERNEL(lion, 256, const Step* __restrict__ now, const LionStep* __restrict__ steps, float* __restrict__ w,
        const float* __restrict__ g, float* __restrict__ d, long long n) {
   const LionStep c = steps[now->slot];

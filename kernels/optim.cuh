@@ -3,6 +3,12 @@
 #pragma once
 #include "common.cuh"
 
+// A tensor in the flat vectors.
+struct TensorRange {
+  long long start;
+  long long n;
+};
+
 // What the methods of MoMo's family keep beside vectors.
 struct ModelScalars {
   float loss_average, inner_average;  // running averages of f and <w, g>
@@ -15,6 +21,11 @@ struct ModelScalars {
 DEVICE float average(double beta, float old, float x) { return fmaf((float)(1.0 - beta), x, (float)beta * old); }
 DEVICE float average_square(double beta, float old, float x) {
   return fmaf((float)(1.0 - beta) * x, x, (float)beta * old);
+}
+
+// (1 - weight) a + weight b, rounded as torch.lerp rounds it.
+DEVICE float lerp(float a, float b, float weight) {
+  return weight < 0.5f ? fmaf(weight, b - a, a) : fmaf(weight - 1.0f, b - a, b);
 }
 
 // g + wd w, untouched without decay: 0 times an infinite weight would make a NaN.

@@ -1,13 +1,13 @@
 // The training loop's own kernels: which step it is, its batch, norms, sums of losses and scores.
 #include "optim.cuh"
 
-// Takes the next entry of the table of steps; `seed` is where backward starts, df = 1.
+// Takes the next entry of the table of steps; `seed` is where backward starts, with this df.
 KERNEL(begin_step, 32, const Step* __restrict__ steps, int* __restrict__ done, Step* __restrict__ now,
-       float* __restrict__ seed) {
+       float* __restrict__ seed, float df) {
   if (threadIdx.x != 0) return;
   *now = steps[*done];
   *done += 1;
-  *seed = 1.0f;
+  *seed = df;
 }
 
 // A batch: row r of x (rows, width) and of y (rows, targets) is row order[first + r] of the data. Block (r, c) writes
@@ -79,22 +79,40 @@ KERNEL(add_scores, 256, const float* __restrict__ losses, const float* __restric
     for (int i = 0; i < 2; i++) sums[i] += add[i];
 }
 
-// Of every `every`-th step of an epoch: its loss and |g|^2, in two passes.
-KERNEL(log_sums, 256, const Step* __restrict__ now, long long every, const float* __restrict__ g,
+// A step of several batches, after each of them: `sum` is the gradients' so far, `mean` the losses' over `batches`. After the
+// last one g and loss are those of all.
+KERNEL(accumulate, 256, float* __restrict__ g, float* __restrict__ sum, float* __restrict__ loss,
+       float* __restrict__ mean, float batches, int first, int last, long long n) {
+  for (long long i = grid_thread(); i < n; i += grid_threads()) {
+    if (first) sum[i] = g[i];
+    else if (last) g[i] += sum[i];
+    else sum[i] += g[i];
+  }
+  if (grid_thread() != 0) return;
+  mean[0] = (first ? 0.0f : mean[0]) + loss[0] / batches;
+  if (last) loss[0] = mean[0];
+}
+
+// Of steps first, first + every, ... of an epoch: loss and |g|^2, in two passes.
+DEVICE bool logged(const Step* now, long long first, long long every) {
+  return now->slot >= first && (now->slot - first) % every == 0;
+}
+
+KERNEL(log_sums, 256, const Step* __restrict__ now, long long first, long long every, const float* __restrict__ g,
        double* __restrict__ partial, long long n) {
-  if (now->slot % every != 0) return;
+  if (!logged(now, first, every)) return;
   double sums[1] = {};
   for (long long i = grid_thread(); i < n; i += grid_threads()) sums[0] += g[i] * g[i];
   store_sums(sums, partial);
 }
 
-KERNEL(log_step, 256, const Step* __restrict__ now, long long every, const float* __restrict__ loss,
+KERNEL(log_step, 256, const Step* __restrict__ now, long long first, long long every, const float* __restrict__ loss,
        const double* __restrict__ partial, int blocks, double* __restrict__ table) {
-  if (now->slot % every != 0) return;
+  if (!logged(now, first, every)) return;
   double sums[1];
   load_sums(sums, partial, blocks);
   if (threadIdx.x != 0) return;
-  double* row = table + now->slot / every * 2;
+  double* row = table + (now->slot - first) / every * 2;
   row[0] = *loss;
   row[1] = sums[0];
 }

@@ -17,6 +17,7 @@ use crate::optim::schedule::Schedule;
 use crate::results::file;
 use crate::results::json::repr;
 use crate::results::plot::chart::{Axis, Chart, Scale, Series};
+use crate::train::steps_per_epoch;
 
 /// Rows of a table at most, lines of learning rates beside each other, and points of a line in a figure.
 const ROWS: usize = 24;
@@ -133,7 +134,7 @@ impl ShowSchedule {
             Some(samples) => samples,
             None => library.load(run).map_err(uncounted)?.train.len(),
         };
-        Ok(Some(samples / run.batch_size))
+        Ok(Some(steps_per_epoch(run, samples)))
     }
 
     fn chart(&self, id: &str, lines: &[Line]) -> Chart {

@@ -1,6 +1,7 @@
 //! `train`: from config files to output files.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -26,6 +27,30 @@ use crate::results::{Epoch, RunResult, escape};
 use crate::stop;
 use crate::train::sweep::{self, Choices, lock};
 use crate::train::weights::{self, Place, Weights};
+
+/// What `--save-weights` says: which weights, and where.
+#[derive(Clone, Debug)]
+struct SaveWeights {
+    trained: bool,
+    dir: Option<PathBuf>,
+}
+
+impl From<OsString> for SaveWeights {
+    fn from(text: OsString) -> SaveWeights {
+        let trained = match text.to_str() {
+            Some("raw") => Some(None),
+            Some(text) => text.strip_prefix("raw:").map(|dir| Some(dir.into())),
+            None => None,
+        };
+        match trained {
+            Some(dir) => SaveWeights { trained: true, dir },
+            None => SaveWeights {
+                trained: false,
+                dir: Some(text.into()),
+            },
+        }
+    }
+}
 
 #[derive(Args)]
 pub struct Train {
@@ -54,10 +79,10 @@ pub struct Train {
     /// Start from the weights in this safetensors file instead of drawing them
     #[arg(long, value_name = "FILE")]
     init_weights: Option<PathBuf>,
-    /// Write every run's final weights to DIR/<config's name>/<run>.safetensors [default DIR: weights in the
-    /// output folder]
+    /// Write every run's final weights, those that were evaluated, to DIR/<config's name>/<run>.safetensors [default DIR:
+    /// weights in the output folder]. raw or raw:DIR: those that were trained, where averages of them were evaluated
     #[arg(long, value_name = "DIR", require_equals = true)]
-    save_weights: Option<Option<PathBuf>>,
+    save_weights: Option<Option<SaveWeights>>,
     /// Keep the loss and the norm of the gradient of every K-th step of each epoch, and its learning rate where the
     /// schedule goes by steps
     #[arg(long, value_name = "K")]
@@ -125,6 +150,7 @@ impl Train {
         let mut choices = Choices {
             init: init.transpose()?,
             save: None,
+            save_trained: matches!(&self.save_weights, Some(Some(save)) if save.trained),
             log_every: self.log_every_k_steps,
         };
         // From here on there is something to tidy up.
@@ -275,8 +301,9 @@ impl Train {
             return Ok(None);
         };
         let Experiment { id, all, .. } = &job.experiment;
+        let dir = dir.as_ref().and_then(|save| save.dir.clone());
         let default = || self.output_dir.join("weights");
-        let folder = dir.clone().unwrap_or_else(default).join(id);
+        let folder = dir.unwrap_or_else(default).join(id);
         let lock = weights::take_folder(&folder)?;
         let pending = job.pending.iter().map(|(_, run)| (run, identity(run)));
         Ok(Some(WeightFiles {

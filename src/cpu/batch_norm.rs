@@ -25,6 +25,14 @@ pub struct BatchNorm {
     pub channels: usize,
 }
 
+/// Running averages of a batch's mean and unbiased variance, one value per channel or none, and the weight of the newest
+/// batch in them.
+pub struct Averages<'a> {
+    pub mean: &'a mut [f32],
+    pub var: &'a mut [f32],
+    pub weight: f32,
+}
+
 /// What is learned, one value per channel.
 #[derive(Clone, Copy)]
 pub struct Affine<'a> {
@@ -82,15 +90,14 @@ impl BatchNorm {
         affine: Affine,
         residual: Option<&[f32]>,
         relu: bool,
-        (running_mean, running_var): (&mut [f32], &mut [f32]),
+        running: Averages<'_>,
         saved: Saved<&mut [f32]>,
         y: &mut [f32],
         ws: &mut [f32],
     ) {
         self.check(&[x, y], &[affine.gamma, affine.beta]);
-        let running = !running_mean.is_empty();
-        if running {
-            self.check(&[], &[running_mean, running_var]);
+        if !running.mean.is_empty() {
+            self.check(&[], &[running.mean, running.var]);
         }
         let c = self.channels;
         let partials = &mut ws[..self.partials_len()];
@@ -114,9 +121,9 @@ impl BatchNorm {
             saved.mean[i] = mean as f32;
             saved.rstd[i] = (1.0 / (var + f64::from(EPS)).sqrt()) as f32;
             let unbiased = squares / (pixels - 1.0);
-            if running {
-                running_mean[i] += MOMENTUM * (mean as f32 - running_mean[i]);
-                running_var[i] += MOMENTUM * (unbiased as f32 - running_var[i]);
+            if !running.mean.is_empty() {
+                running.mean[i] += running.weight * (mean as f32 - running.mean[i]);
+                running.var[i] += running.weight * (unbiased as f32 - running.var[i]);
             }
         }
         let saved = Saved {

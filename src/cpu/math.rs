@@ -167,13 +167,20 @@ fn softmax_body<S: Simd>(s: S, x: &mut [f32], width: usize) {
     }
 }
 
-/// Mean over the rows (N, `width`) of `-log softmax(x)[label]`, as `losses[i]` per row, and its gradient
-/// `dx = (softmax(x) - onehot(label)) / N`. The loss itself is the mean of `losses`. Labels are integers held as
-/// floats.
+/// Cross entropy of the rows (N, `width`) with labels, integers held as floats: `losses[i]` is `-log softmax(x)` weighted
+/// by t, which is 1 - `smoothing` at the label and `smoothing / width` more everywhere. The loss itself is the mean of
+/// `losses`; its gradient is `dx = (softmax(x) - t) / N`.
 ///
 /// # Panics
 /// If a label is not below `width`.
-pub fn cross_entropy(x: &[f32], labels: &[f32], width: usize, losses: &mut [f32], dx: &mut [f32]) {
+pub fn cross_entropy(
+    x: &[f32],
+    labels: &[f32],
+    width: usize,
+    smoothing: f32,
+    losses: &mut [f32],
+    dx: &mut [f32],
+) {
     assert!(x.len() == labels.len() * width && x.len() == dx.len() && losses.len() == labels.len());
     let rows = (CHUNK / width).max(1);
     let n = labels.len() as f32;
@@ -183,12 +190,12 @@ pub fn cross_entropy(x: &[f32], labels: &[f32], width: usize, losses: &mut [f32]
         .zip(losses.par_chunks_mut(rows))
         .for_each(|(((dx, x), labels), losses)| {
             dx.copy_from_slice(x);
-            cross_entropy_rows(labels, width, n, losses, dx);
+            cross_entropy_rows(labels, width, n, smoothing, losses, dx);
         });
 }
 
 multiversion!(fn cross_entropy_rows = cross_entropy_body(
-    labels: &[f32], width: usize, n: f32, losses: &mut [f32], dx: &mut [f32]));
+    labels: &[f32], width: usize, n: f32, smoothing: f32, losses: &mut [f32], dx: &mut [f32]));
 
 #[inline(always)]
 fn cross_entropy_body<S: Simd>(
@@ -196,15 +203,24 @@ fn cross_entropy_body<S: Simd>(
     labels: &[f32],
     width: usize,
     n: f32,
+    smoothing: f32,
     losses: &mut [f32],
     dx: &mut [f32],
 ) {
     for ((row, label), loss) in dx.chunks_exact_mut(width).zip(labels).zip(losses) {
         let label = *label as usize;
         let x = row[label];
+        let mean = match smoothing > 0.0 {
+            true => row.iter().sum::<f32>() / width as f32,
+            false => x,
+        };
         let (most, sum) = exp_row(s, row);
-        *loss = sum.ln() - (x - most);
+        *loss = sum.ln() - (x - most) - smoothing * (mean - x);
         scale_row(s, row, 1.0 / (sum * n));
-        row[label] -= 1.0 / n;
+        row[label] -= (1.0 - smoothing) / n;
+        if smoothing > 0.0 {
+            row.iter_mut()
+                .for_each(|x| *x -= smoothing / width as f32 / n);
+        }
     }
 }

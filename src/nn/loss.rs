@@ -7,8 +7,13 @@ pub struct Row {
     pub name: &'static str,
     pub about: &'static str,
     pub apply: for<'t> fn(Var<'t>, Var<'t>, usize) -> Var<'t>,
+    /// The mean with label smoothing, where there is such a thing.
+    pub smoothed: Option<Smoothed>,
     pub targets: Targets,
 }
+
+/// Of a model's output, its targets, and the part of a label that is spread over all classes.
+pub type Smoothed = for<'t> fn(Var<'t>, Var<'t>, f32) -> Var<'t>;
 
 /// What the targets must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,18 +31,23 @@ pub const LOSSES: &[Row] = &[
         name: "cross_entropy",
         about: "mean cross entropy of softmax(output) and the class index",
         apply: |output, target, batch| output.cross_entropy_by_batch(target, batch),
+        smoothed: Some(|output, target, smoothing| {
+            output.smoothed_cross_entropy(target, smoothing)
+        }),
         targets: Targets::Classes,
     },
     Row {
         name: "logistic",
         about: "mean of ln(1 + exp(-y f)) for targets y in {-1, 1}",
         apply: |output, target, batch| output.logistic_by_batch(target, batch),
+        smoothed: None,
         targets: Targets::Signs,
     },
     Row {
         name: "squared",
         about: "mean squared error over all entries",
         apply: |output, target, batch| output.squared_by_batch(target, batch),
+        smoothed: None,
         targets: Targets::Numbers,
     },
 ];
@@ -48,12 +58,14 @@ pub const SCORES: &[Row] = &[
         name: "cross_entropy_accuracy",
         about: "share of samples whose largest output is that of their class",
         apply: |output, target, batch| output.class_accuracy(target, batch),
+        smoothed: None,
         targets: Targets::Classes,
     },
     Row {
         name: "logistic_accuracy",
         about: "share of samples where sigmoid(f) >= 0.5 says +1 and the target agrees",
         apply: |output, target, batch| output.sign_accuracy(target, batch),
+        smoothed: None,
         targets: Targets::Signs,
     },
 ];

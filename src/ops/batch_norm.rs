@@ -2,10 +2,10 @@
 //! z = gamma (x - mean) / sqrt(var + eps) + beta, r and the maximum optional (Ioffe and Szegedy 2015).
 //!
 //! In training mean and variance are the batch's, and the running averages take a tenth of them (of the
-//! unbiased variance); in evaluation they are the running averages. The gradient, of training only, is in
+//! unbiased variance), or become the plain mean of several batches ([`Step::mean_of`]); in evaluation they are the running averages. The gradient, of training only, is in
 //! `cpu::batch_norm`.
 
-use crate::cpu::batch_norm::{self, Affine, Saved, Then};
+use crate::cpu::batch_norm::{self, Affine, Averages, Saved, Then};
 use crate::device::Program;
 use crate::device::Slot;
 use crate::device::gpu::{PROCESSORS, elementwise, kernels, packs};
@@ -113,6 +113,15 @@ impl Op for BatchNorm {
         // None in a second gradient.
         let averages = io.state.split_at_mut(channels.min(io.state.len()));
         if self.training {
+            let weight = match io.now.mean_of {
+                0 => batch_norm::MOMENTUM,
+                k => 1.0 / k as f32,
+            };
+            let averages = Averages {
+                mean: averages.0,
+                var: averages.1,
+                weight,
+            };
             let (mean, rstd) = io.saved.split_at_mut(channels);
             let saved = Saved { mean, rstd };
             self.norm.train(
@@ -155,7 +164,7 @@ impl Op for BatchNorm {
             // There are none in a second gradient.
             let running = i32::from(averages.len > 0);
             kernels::batch_norm_finish(
-                program, grid, partial, saved, averages, running, blocks, pixels, channels,
+                program, grid, io.now, partial, saved, averages, running, blocks, pixels, channels,
             );
         }
         let launch = match self.training {

@@ -94,9 +94,11 @@ pub struct LoadedHalf {
 /// Where in a run examples stand: dropout draws by it.
 const NOW: Step = Step {
     seed: 3,
+    batch: 5,
     done: 5,
     first: 0,
     slot: 0,
+    mean_of: 0,
 };
 
 impl Case {

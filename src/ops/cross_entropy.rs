@@ -1,7 +1,8 @@
 //! Mean cross entropy of softmax(x) with class indices t: f = mean over a batch of rows of
-//! (log sum_j exp(x_j)) - x_t.
+//! (log sum_j exp(x_j)) - sum_j p_j x_j, where p is 1 at t; with label smoothing s (Szegedy et al. 2016,
+//! arXiv:1512.00567) it is 1 - s there, and s / C more in all C classes.
 //!
-//! Gradient, of one batch: dx = (softmax(x) - onehot(t)) df / rows. Forward, which has the exponentials, keeps it for df = 1.
+//! Gradient, of one batch: dx = (softmax(x) - p) df / rows. Forward, which has the exponentials, keeps it for df = 1.
 
 use crate::cpu::{self, math};
 use crate::device::Program;
@@ -19,6 +20,7 @@ struct CrossEntropy {
     classes: usize,
     /// Rows of a batch.
     batch: usize,
+    smoothing: f32,
 }
 
 impl<'t> Var<'t> {
@@ -29,16 +31,25 @@ impl<'t> Var<'t> {
 
     /// Of each batch of so many rows; the last one has what is left.
     pub fn cross_entropy_by_batch(self, target: Var<'t>, batch: usize) -> Var<'t> {
-        let (rows, classes) = self.rows_columns();
-        assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
-        let op = CrossEntropy {
-            rows,
-            classes,
-            batch,
-        };
-        self.tape
-            .apply(op, &[self, target], &[rows.div_ceil(batch)])
+        cross_entropy(self, target, batch, 0.0)
     }
+
+    /// With label smoothing in [0, 1).
+    pub fn smoothed_cross_entropy(self, target: Var<'t>, smoothing: f32) -> Var<'t> {
+        cross_entropy(self, target, self.rows_columns().0, smoothing)
+    }
+}
+
+fn cross_entropy<'t>(x: Var<'t>, target: Var<'t>, batch: usize, smoothing: f32) -> Var<'t> {
+    let (rows, classes) = x.rows_columns();
+    assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
+    let op = CrossEntropy {
+        rows,
+        classes,
+        batch,
+        smoothing,
+    };
+    x.tape.apply(op, &[x, target], &[rows.div_ceil(batch)])
 }
 
 impl CrossEntropy {
@@ -66,7 +77,8 @@ impl Op for CrossEntropy {
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, target, ..] = io.x;
         let (gradient, losses) = io.saved.split_at_mut(x.len());
-        math::cross_entropy(x, target, self.classes, losses, gradient);
+        let (classes, smoothing) = (self.classes, self.smoothing);
+        math::cross_entropy(x, target, classes, smoothing, losses, gradient);
         for (mean, losses) in io.y.iter_mut().zip(losses.chunks(self.batch)) {
             let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
             *mean = cpu::mean(sum, losses.len());
@@ -84,14 +96,16 @@ impl Op for CrossEntropy {
         let [x, target, ..] = io.x;
         let (gradient, losses) = self.split(io.saved);
         let (rows, classes) = (self.rows as i32, self.classes as i32);
-        let (batches, batch) = (io.y.len, self.batch as i32);
+        let (batches, batch, smoothing) = (io.y.len, self.batch as i32, self.smoothing);
         if self.batch <= ONE_BLOCK {
             kernels::cross_entropy_block(
-                program, batches, x, target, gradient, io.y, rows, classes, batch,
+                program, batches, x, target, gradient, io.y, rows, classes, batch, smoothing,
             );
         } else {
             let grid = elementwise(32 * self.rows);
-            kernels::cross_entropy_rows(program, grid, x, target, gradient, losses, rows, classes);
+            kernels::cross_entropy_rows(
+                program, grid, x, target, gradient, losses, rows, classes, smoothing,
+            );
             kernels::means_of(program, batches, losses, io.y, rows, batch);
         }
         Ok(())
@@ -123,6 +137,14 @@ pub const ROW: Row = Row {
         .with_data(&[1, 1], Data::Indices(&[1])),
         Case::new("257 rows, 3 classes", &[&[257, 3]], |x| {
             x[0].cross_entropy(x[1])
+        })
+        .with_data(&[257, 1], Data::Indices(&[3])),
+        Case::new("9 rows, 35 classes, smoothed", &[&[9, 35]], |x| {
+            x[0].smoothed_cross_entropy(x[1], 0.1)
+        })
+        .with_data(&[9, 1], Data::Indices(&[35])),
+        Case::new("257 rows, 3 classes, smoothed", &[&[257, 3]], |x| {
+            x[0].smoothed_cross_entropy(x[1], 0.3)
         })
         .with_data(&[257, 1], Data::Indices(&[3])),
     ],

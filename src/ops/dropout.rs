@@ -46,7 +46,7 @@ impl Mask {
     pub fn factors(&self, now: Step, block: usize, to: &mut [f32]) {
         let (threshold, scale) = self.threshold_and_scale();
         let first = u64::from(self.stream) << 32 | block as u64;
-        philox::fill(now.seed, now.done, first, to, |draw| {
+        philox::fill(now.seed, now.batch, first, to, |draw| {
             if draw < threshold { 0.0 } else { scale }
         });
     }

@@ -10,15 +10,19 @@
 //! w = (1 - lr wd) w            adamw
 //! d = beta1 d + (1 - beta1) g
 //! v = beta2 v + (1 - beta2) g^2
-//! w = w - lr / (1 - beta1^k) d / (sqrt(v) / sqrt(1 - beta2^k) + eps)
+//! u = lr / (1 - beta1^k) d / (sqrt(v) / sqrt(1 - beta2^k) + eps)
+//! w = w - u
 //! ```
+//!
+//! Cautious updates are those of [`super::cautious`]; cautious weight decay (L. Chen et al., "Cautious Weight Decay", 2025,
+//! arXiv:2510.12402) leaves out weights that the update enlarges: w = (1 - lr wd [u w >= 0]) w, where u is the masked one.
 
 use super::sgd::decayed;
 use super::{
-    AnyMethod, At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors,
-    average_square,
+    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors,
+    average_square, cautious, lerp,
 };
-use crate::config::{Entry, Values};
+use crate::config::{Entry, Key, Kind, Values};
 use crate::device::Program;
 use crate::device::gpu::{
     elementwise,
@@ -38,7 +42,7 @@ pub(super) const ADAM: Row = Row {
         marker: Marker::Filled(Shape::Up),
     },
     reports: Reports::NOTHING,
-    build: |values| Adam::build(values, false),
+    build: |values| Box::new(Adam::new(values, false)),
 };
 
 pub(super) const ADAMW: Row = Row {
@@ -46,14 +50,27 @@ pub(super) const ADAMW: Row = Row {
         name: "adamw",
         about: "Adam with decoupled weight decay",
         paper: "Loshchilov and Hutter 2019, arXiv:1711.05101",
-        keys: &[BETAS, EPS],
+        keys: &[BETAS, EPS, cautious::CAUTIOUS, CAUTIOUS_DECAY],
     },
     look: Look {
         colour: 0xf34213,
         marker: Marker::Filled(Shape::Down),
     },
     reports: Reports::NOTHING,
-    build: |values| Adam::build(values, true),
+    build: |values| {
+        Box::new(Adam {
+            cautious: values.flag("cautious"),
+            cautious_decay: values.flag("cautious_weight_decay"),
+            ..Adam::new(values, true)
+        })
+    },
+};
+
+const CAUTIOUS_DECAY: Key = Key {
+    name: "cautious_weight_decay",
+    kind: Kind::Flag,
+    default: Some("false"),
+    about: "weights that the update enlarges do not decay (Chen et al. 2025, arXiv:2510.12402)",
 };
 
 struct Adam {
@@ -61,16 +78,25 @@ struct Adam {
     eps: f64,
     weight_decay: f64,
     decoupled: bool,
+    cautious: bool,
+    cautious_decay: bool,
 }
 
 impl Adam {
-    fn build(values: &Values, decoupled: bool) -> Box<dyn AnyMethod> {
-        Box::new(Adam {
+    fn new(values: &Values, decoupled: bool) -> Adam {
+        Adam {
             betas: values.pair("betas"),
             eps: values.real("eps"),
             weight_decay: values.real("weight_decay"),
             decoupled,
-        })
+            cautious: false,
+            cautious_decay: false,
+        }
+    }
+
+    /// Is the update looked at before it is applied?
+    fn in_two_steps(&self) -> bool {
+        self.cautious || self.cautious_decay
     }
 }
 
@@ -78,9 +104,16 @@ impl Method for Adam {
     type Coefficients = AdamStep;
     type Scalars = ();
 
-    fn memory(&self, _: &[Tensor]) -> Memory {
+    fn memory(&self, of: &[Tensor]) -> Memory {
+        let in_two_steps = self.in_two_steps();
         Memory {
             vectors: &["exp_avg", "exp_avg_sq"],
+            workspace: if in_two_steps {
+                cautious::workspace(of)
+            } else {
+                0
+            },
+            ranges: in_two_steps,
             ..Memory::default()
         }
     }
@@ -105,10 +138,52 @@ impl Method for Adam {
 
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
         let (grid, [d, v]) = (elementwise(u.w.len), u.vectors());
-        kernels::adam(program, grid, u.now, u.coefficients, u.w, u.g, d, v, u.n());
+        if !self.in_two_steps() {
+            return kernels::adam(program, grid, u.now, u.coefficients, u.w, u.g, d, v, u.n());
+        }
+        let arguments = kernels::AdamDirection {
+            now: u.now,
+            steps: u.coefficients,
+            w: u.w.into(),
+            g: u.g.into(),
+            d,
+            v,
+            update: u.work.part(0, u.w.len),
+            cautious: self.cautious.into(),
+            cautious_decay: self.cautious_decay.into(),
+            n: u.n(),
+        };
+        kernels::adam_direction(program, grid, arguments);
+        cautious::apply(u, self.cautious, program);
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
+        if self.in_two_steps() {
+            let (cautious, cautious_decay) = (self.cautious, self.cautious_decay);
+            u.host(program, "adam_direction", move |mut step| {
+                let c = *step.coefficients;
+                let [lr, root, eps, shrink] = [c.lr, c.root, c.eps, c.shrink].map(|c| c as f32);
+                let weight = (1.0 - c.beta1) as f32;
+                step.vectors().for_pieces(
+                    move |Vectors {
+                              w,
+                              g,
+                              state: [d, v, update],
+                          }| {
+                        let state = d.iter_mut().zip(v).zip(update);
+                        for ((w, &g), ((d, v), update)) in w.iter_mut().zip(g).zip(state) {
+                            *d = lerp(*d, g, weight);
+                            *v = average_square(c.beta2, *v, g);
+                            *update = lr * *d / (v.sqrt() / root + eps);
+                            let left_out = cautious && *update * g <= 0.0;
+                            let decays = !cautious_decay || left_out || *update * *w >= 0.0;
+                            *w *= if decays { shrink } else { 1.0 };
+                        }
+                    },
+                );
+            });
+            return cautious::apply(u, self.cautious, program);
+        }
         u.host(program, "adam", |mut step| {
             let c = *step.coefficients;
             let [lr, root, eps] = [c.lr, c.root, c.eps].map(|c| c as f32);
@@ -130,14 +205,5 @@ impl Method for Adam {
                 },
             );
         });
-    }
-}
-
-/// (1 - weight) a + weight b, rounded as `torch.lerp` does.
-fn lerp(a: f32, b: f32, weight: f32) -> f32 {
-    if weight < 0.5 {
-        weight.mul_add(b - a, a)
-    } else {
-        (weight - 1.0).mul_add(b - a, b)
     }
 }

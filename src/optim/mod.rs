@@ -11,12 +11,16 @@
 mod adabelief;
 mod adabound;
 mod adam;
+mod average;
+mod cautious;
+mod clip;
 mod groups;
 mod lion;
 mod lookahead;
 mod momo;
 mod momo_adam;
 mod prox_sps;
+mod sam;
 pub mod schedule;
 mod sgd;
 mod stepper;
@@ -32,7 +36,9 @@ use crate::graph::Tensor;
 
 pub use groups::Match;
 pub use stepper::Stepper;
-pub use update::{AnyMethod, HostStep, Operands, Optimizer, Place, Update, Vectors, sum_blocks};
+pub use update::{
+    AnyMethod, HostStep, Operands, Optimizer, Place, SecondGradient, Update, Vectors, sum_blocks,
+};
 
 /// All optimizers, in the order in which `list` shows them.
 pub const ROWS: &[Row] = &[
@@ -50,6 +56,12 @@ pub const ROWS: &[Row] = &[
     adabelief::ADABELIEF,
     lion::LION,
 ];
+
+/// Batches of a step.
+pub const ACCUMULATE: &str = "accumulate_steps";
+
+/// Label smoothing of the training loss.
+pub const SMOOTHING: &str = "label_smoothing";
 
 /// The keys that every optimizer has.
 pub const COMMON_KEYS: &[Key] = &[
@@ -75,8 +87,27 @@ pub const COMMON_KEYS: &[Key] = &[
         default: Some("\"constant\""),
         about: "the learning rate's course; a schedule has keys of its own",
     },
+    Key {
+        name: ACCUMULATE,
+        kind: Kind::Count,
+        default: Some("1"),
+        about: "batches of a step, whose mean gradient it takes; the batches that an epoch has over are left out",
+    },
+    Key {
+        name: SMOOTHING,
+        kind: Kind::Fraction,
+        default: Some("0"),
+        about: "label smoothing of the training loss (cross_entropy); the losses of evaluation are without (Szegedy et al. 2016, arXiv:1512.00567)",
+    },
+    clip::NORM,
+    clip::VALUE,
+    sam::RHO,
+    sam::ADAPTIVE,
     lookahead::K,
     lookahead::ALPHA,
+    average::DECAY,
+    average::START,
+    average::MEAN_START,
 ];
 
 const NO_LESS_THAN_0: Kind = Kind::Checked("an integer of 0 or more", Value::is_u64);
@@ -241,13 +272,28 @@ pub trait Method: Send + 'static {
     }
 
     /// The step as functions on the CPU.
-    fn host(&self, update: &Update<Self>, program: &mut Program);
+    fn host(&self, _update: &Update<Self>, _program: &mut Program) {}
 
     /// The step as launches of kernels.
-    fn kernels(&self, update: &Update<Self>, program: &mut Program);
+    fn kernels(&self, _update: &Update<Self>, _program: &mut Program) {}
+
+    /// What wraps a method adds here what comes before that method's step.
+    fn before(&self, _update: &Update<Self>, _program: &mut Program) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does a step leave another gradient than the loss's at the weights before it?
+    fn changes_gradient(&self) -> bool {
+        false
+    }
+
+    /// Are other weights evaluated than those that are trained, after so many steps?
+    fn evaluates_others(&self, _done: u64) -> bool {
+        false
+    }
 
     /// Methods that evaluate other weights than those that they train put these in place of the parameters in `enter`,
-    /// and the trained ones back in `leave`. Saved files hold what is evaluated.
+    /// and the trained ones back in `leave`.
     fn evaluation(
         &self,
         _update: &Update<Self>,
@@ -274,6 +320,8 @@ pub struct Memory {
     pub from_parameters: bool,
     /// Floats of workspace, which hold anything when a step begins.
     pub workspace: usize,
+    /// Do its kernels ask for [`Update::ranges`]?
+    pub ranges: bool,
 }
 
 /// Where an update stands in a run.
@@ -294,6 +342,15 @@ fn average(beta: f64, old: f32, new: f32) -> f32 {
 /// A running average of squares as `addcmul_` makes it: beta old + (1 - beta) new^2.
 fn average_square(beta: f64, old: f32, new: f32) -> f32 {
     ((1.0 - beta) as f32 * new).mul_add(new, beta as f32 * old)
+}
+
+/// (1 - weight) a + weight b, rounded as `torch.lerp` does.
+fn lerp(a: f32, b: f32, weight: f32) -> f32 {
+    if weight < 0.5 {
+        weight.mul_add(b - a, a)
+    } else {
+        (weight - 1.0).mul_add(b - a, b)
+    }
 }
 
 /// Python's `max(x, bound)`: a NaN stays.

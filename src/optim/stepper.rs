@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::schedule::Rate;
-use super::{Operands, Optimizer, Reports};
+use super::{Operands, Optimizer, Reports, SecondGradient};
 use crate::device::gpu::kernels::Step;
 use crate::device::{Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
@@ -23,21 +23,30 @@ pub struct Stepper {
 impl Stepper {
     /// Before the first step on `n` parameters. `opt` is a run's optimizer object, checked against the table.
     pub fn new(opt: &Map<String, Value>, n: usize, target: Target) -> Result<Stepper> {
-        let machine = Machine::open(target.device)?;
-        Stepper::on(
-            machine,
-            Optimizer::new(opt, &[])?,
-            &[Params::vector(n)],
-            target,
-        )
+        let (machine, optimizer) = (Machine::open(target.device)?, Optimizer::new(opt, &[])?);
+        Stepper::on(machine, optimizer, &[Params::vector(n)], target)
     }
 
     /// The same on parameters with tensors, and on a machine that holds nothing yet.
     pub fn on(
+        machine: Machine,
+        optimizer: Optimizer,
+        tensors: &[Tensor],
+        target: Target,
+    ) -> Result<Stepper> {
+        let no_more = |_: &Operands, _: View<Step>, _: &mut Program| {
+            Err(Error::usage("there is one gradient a step here"))
+        };
+        Stepper::with_gradient(machine, optimizer, tensors, target, &no_more)
+    }
+
+    /// The same for methods with a second gradient.
+    pub fn with_gradient(
         mut machine: Machine,
         optimizer: Optimizer,
         tensors: &[Tensor],
         target: Target,
+        gradient: &SecondGradient,
     ) -> Result<Stepper> {
         let n = tensors.iter().map(|t| t.range.len).sum();
         let slot = |start, len| Slot { start, len };
@@ -46,8 +55,8 @@ impl Stepper {
         let now = machine.alloc_with("the step", &[Step::default()])?;
         let operands = optimizer.place(&mut machine, [w, g, loss], now, tensors, 1)?;
         let mut program = Program::new(target);
-        let no_more = |_: &mut Program| Err(Error::usage("there is one gradient a step here"));
-        optimizer.step(&operands, &no_more, &mut program)?;
+        let gradient = |program: &mut Program| gradient(&operands, now, program);
+        optimizer.step(&operands, &gradient, &mut program)?;
         Ok(Stepper {
             step: machine.prepare(program)?,
             now,
@@ -87,6 +96,7 @@ impl Stepper {
             self.optimizer.start(&mut self.machine, &self.operands)?;
         }
         let now = Step {
+            batch: self.done,
             done: self.done,
             ..Step::default()
         };

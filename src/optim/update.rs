@@ -5,12 +5,12 @@ use serde_json::{Map, Value};
 
 use super::groups::{self, Group};
 use super::schedule::Rate;
-use super::{At, COMMON_KEYS, Memory, Method, Reports, lookahead, row};
+use super::{At, COMMON_KEYS, Memory, Method, Reports, average, clip, lookahead, row, sam};
 use crate::config::Values;
 use crate::cpu::CHUNK;
-use crate::device::gpu::kernels::Step;
+use crate::device::gpu::kernels::{Step, TensorRange};
 use crate::device::program::{floats, floats_mut, one, one_mut};
-use crate::device::{Machine, Program, Slot, View};
+use crate::device::{Machine, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Range, Tensor};
 
@@ -24,7 +24,7 @@ pub struct Optimizer {
     parts: Vec<Vec<usize>>,
     /// The part of the method that the run is named after, which reports.
     own: usize,
-    /// What is done after each step; these have no coefficients and report nothing.
+    /// What is done before and after each step; these have no coefficients and report nothing.
     wrappers: Vec<Box<dyn AnyMethod>>,
     pub reports: Reports,
     pub(super) initial_lr: f64,
@@ -43,7 +43,14 @@ impl Optimizer {
         let name = groups.last().expect("the rest").name;
         let row = row(name).expect("groups have methods of the table");
         let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
-        let wrappers = lookahead::wrapper(&values).into_iter().collect();
+        // In the order of a step: what SAM's second gradient is gets clipped, and the average takes Lookahead's weights.
+        let wrappers = [
+            sam::wrapper(&values),
+            clip::wrapper(&values),
+            lookahead::wrapper(&values),
+            average::wrapper(&values)?,
+        ];
+        let wrappers = wrappers.into_iter().flatten().collect();
         Optimizer::of_groups(groups, wrappers, row.reports, values.real("lr"))
     }
 
@@ -90,9 +97,8 @@ impl Optimizer {
 
     /// The number of vectors as long as the parameters that it remembers, if it has no groups.
     pub fn vectors(&self, of: &[Tensor]) -> usize {
-        self.all()
-            .map(|method| method.memory(of).vectors.len())
-            .sum()
+        let vectors = self.all().map(|method| method.memory(of).vectors.len());
+        vectors.sum()
     }
 
     /// The order in which the parameters' tensors, by their places, are to lie: group by group.
@@ -238,19 +244,36 @@ impl Optimizer {
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()> {
+        let wrappers = self.wrappers.iter().zip(&operands.wrappers);
+        for (wrapper, at) in wrappers {
+            wrapper.before(at, gradient, program)?;
+        }
         let mut all = self.all().zip(operands.all());
         all.try_for_each(|(method, at)| method.step(at, gradient, program))
     }
 
-    /// See [`Method::evaluation`].
-    pub fn evaluation(
-        &self,
-        operands: &Operands,
-        enter: &mut Program,
-        leave: &mut Program,
-    ) -> Result<()> {
-        let mut all = self.all().zip(operands.all());
-        all.try_for_each(|(method, at)| method.evaluation(at, enter, leave))
+    /// See [`Method::changes_gradient`].
+    pub fn changes_gradient(&self) -> bool {
+        self.all().any(|method| method.changes_gradient())
+    }
+
+    /// See [`Method::evaluates_others`].
+    pub fn evaluates_others(&self, done: u64) -> bool {
+        self.all().any(|method| method.evaluates_others(done))
+    }
+
+    /// After so many steps the programs that put the weights in place that are evaluated, and the trained ones back.
+    pub fn evaluation(&self, operands: &Operands, target: Target) -> Result<[Program; 2]> {
+        let mut enter = Program::new(target);
+        let mut leaves = Vec::new();
+        for (method, at) in self.all().zip(operands.all()) {
+            let mut leave = Program::new(target);
+            method.evaluation(at, &mut enter, &mut leave)?;
+            leaves.push(leave);
+        }
+        let mut leave = Program::new(target);
+        leaves.into_iter().rev().for_each(|one| leave.append(one));
+        Ok([enter, leave])
     }
 
     /// The numbers that [`Reports::epoch`] names, from the scalars as they are on the machine.
@@ -258,6 +281,9 @@ impl Optimizer {
         self.method(&self.parts[self.own]).epoch_reports(scalars)
     }
 }
+
+/// Adds the calls that put loss and gradient at whatever the parameters then are in place of the step's.
+pub type SecondGradient<'a> = dyn Fn(&Operands, View<Step>, &mut Program) -> Result<()> + 'a;
 
 /// What an update has of the parameters and their gradient: groups that lie one behind the other.
 struct Share {
@@ -291,12 +317,14 @@ fn place(
         vectors,
         per_tensor,
         workspace,
+        ranges,
         ..
     } = method.memory(&tensors);
     let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
     let state = zeros("the optimizer's state", vectors.len() * w.len)?;
     let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
     let scalars = machine.alloc_with("scalars", &method.scalars())?;
+    let ranges: Vec<_> = tensors.iter().filter(|_| ranges).map(range).collect();
     let series = vec![0f64; reports.steps.len() * steps];
     let coefficients = groups.len() * steps * method.coefficients_size();
     let blocks: usize = groups.iter().map(|group| sum_blocks(group.len)).sum();
@@ -313,9 +341,17 @@ fn place(
         state,
         per_tensor,
         work: machine.alloc("the optimizer's workspace", workspace)?,
+        ranges: machine.alloc_with("ranges of tensors", &ranges)?,
         partial: machine.alloc("partial sums", SUMS * blocks)?,
         series: machine.alloc_with("step sizes", &series)?,
     })
+}
+
+fn range(tensor: &Tensor) -> TensorRange {
+    TensorRange {
+        start: tensor.range.start as i64,
+        n: tensor.range.len as i64,
+    }
 }
 
 /// An optimizer's memory and tables on a machine.
@@ -376,6 +412,7 @@ pub struct Place {
     state: View<f32>,
     per_tensor: View<f32>,
     work: View<f32>,
+    ranges: View<TensorRange>,
     partial: View<f64>,
     series: View<f64>,
 }
@@ -396,6 +433,8 @@ pub struct Update<'a, M: Method + ?Sized> {
     pub per_tensor: View<f32>,
     /// [`Memory::workspace`] floats.
     pub work: View<f32>,
+    /// Of [`Update::tensors`], where [`Memory::ranges`] asks for them.
+    pub ranges: View<TensorRange>,
     /// Room for three partial sums of each of [`Update::sum_blocks`].
     pub partial: View<f64>,
     /// All of [`Update::vectors`], end to end.
@@ -422,6 +461,7 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             scalars: operands.scalars.cast(),
             per_tensor: operands.per_tensor,
             work: operands.work,
+            ranges: operands.ranges,
             partial: operands.partial,
             state: operands.state,
             series: operands.series,
@@ -496,12 +536,13 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             self.state.into(),
             self.scalars.into(),
             self.series.into(),
+            self.work.into(),
         ];
         let steps = self.steps;
         let groups: Vec<(usize, Range)> =
             self.groups().map(|group| (group.i, group.range)).collect();
         program.host(name, reads, writes, move |reads, writes| {
-            let ([now, tables, loss, g], [w, state, scalars, series]) = (reads, writes);
+            let ([now, tables, loss, g], [w, state, scalars, series, work]) = (reads, writes);
             let now: &Step = one(now);
             let slot = now.slot as usize;
             body(HostStep {
@@ -513,6 +554,7 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
                 w: floats_mut(w),
                 g: floats(g),
                 state: floats_mut(state),
+                work: floats_mut(work),
                 scalars: one_mut(scalars),
                 series: bytemuck::cast_slice_mut(series),
                 steps,
@@ -593,15 +635,18 @@ pub struct HostStep<'a, M: Method + ?Sized> {
     w: &'a mut [f32],
     g: &'a [f32],
     state: &'a mut [f32],
+    work: &'a mut [f32],
     series: &'a mut [f64],
     steps: usize,
     slot: usize,
 }
 
 impl<M: Method + ?Sized> HostStep<'_, M> {
-    /// Parameters, gradient, and the vectors that [`Memory::vectors`] names.
+    /// Parameters, gradient, the vectors that [`Memory::vectors`] names, and behind them those of the workspace.
     pub fn vectors<const K: usize>(&mut self) -> Vectors<'_, K> {
-        let mut vectors = self.state.chunks_exact_mut(self.g.len().max(1));
+        let n = self.g.len().max(1);
+        let work = self.work.chunks_exact_mut(n);
+        let mut vectors = self.state.chunks_exact_mut(n).chain(work);
         Vectors {
             w: self.w,
             g: self.g,
@@ -712,12 +757,20 @@ pub trait AnyMethod: Send {
     fn coefficients_size(&self) -> usize;
     fn coefficients(&mut self, at: At, to: &mut Vec<u8>);
     fn scalars(&self) -> Vec<u8>;
+    fn before(
+        &self,
+        operands: &Place,
+        gradient: &dyn Fn(&mut Program) -> Result<()>,
+        program: &mut Program,
+    ) -> Result<()>;
     fn step(
         &self,
         operands: &Place,
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()>;
+    fn changes_gradient(&self) -> bool;
+    fn evaluates_others(&self, done: u64) -> bool;
     fn evaluation(&self, operands: &Place, enter: &mut Program, leave: &mut Program) -> Result<()>;
     fn epoch_reports(&self, scalars: &[u8]) -> Vec<f64>;
 }
@@ -742,6 +795,23 @@ impl<M: Method> AnyMethod for M {
 
     fn scalars(&self) -> Vec<u8> {
         bytemuck::bytes_of(&Method::scalars(self)).to_vec()
+    }
+
+    fn before(
+        &self,
+        operands: &Place,
+        gradient: &dyn Fn(&mut Program) -> Result<()>,
+        program: &mut Program,
+    ) -> Result<()> {
+        Method::before(self, &Update::new(operands, gradient), program)
+    }
+
+    fn changes_gradient(&self) -> bool {
+        Method::changes_gradient(self)
+    }
+
+    fn evaluates_others(&self, done: u64) -> bool {
+        Method::evaluates_others(self, done)
     }
 
     fn step(

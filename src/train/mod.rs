@@ -1,5 +1,8 @@
 //! Training: one run, and a sweep of runs.
 
+mod accumulate;
+#[cfg(all(test, emulator))]
+mod averages;
 mod data;
 #[cfg(all(test, emulator))]
 mod kinds;
@@ -12,7 +15,7 @@ pub mod sweep;
 mod trainer;
 pub mod weights;
 
-pub use network::Plans;
+pub use network::{Plans, steps_per_epoch};
 pub use optimum::optimum;
 pub use run::{Watch, run};
 pub use step_time::{StepTime, step_time};

@@ -1,14 +1,14 @@
 //! A model with its loss and score, recorded: the plans of a run.
 
 use super::weights::Weights;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Values};
 use crate::data::Pair;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
-use crate::optim::Optimizer;
+use crate::optim::{ACCUMULATE, COMMON_KEYS, Optimizer, SMOOTHING};
 use crate::random::SEED;
 use crate::random::torch::Generator;
 
@@ -21,6 +21,10 @@ pub struct Plans {
     /// Samples that are evaluated at once: some batches.
     pub eval_size: usize,
     pub batch_size: usize,
+    /// Batches of a step.
+    pub accumulated: usize,
+    /// The training plan of the samples that whole batches leave over, where running averages are to be those of all.
+    pub rest: Option<Plan>,
 }
 
 impl Plans {
@@ -44,14 +48,22 @@ impl Plans {
         let model = row
             .build(&mut params, &data, &config.model_kwargs)
             .map_err(misfit)?;
+        let optimizer = Optimizer::new(&config.opt, &config.groups)?;
         if !config.groups.is_empty() {
-            let optimizer = Optimizer::new(&config.opt, &config.groups)?;
             params.arrange(&optimizer.order(&params.tensors)?);
         }
         let batch_size = config.batch_size;
         if batch_size > train.len() {
             return Err(Error::usage(format!(
                 "batch_size: {batch_size} is above the {} training samples of {}",
+                train.len(),
+                config.dataset
+            )));
+        }
+        let accumulated = accumulated(config);
+        if batch_size.saturating_mul(accumulated) > train.len() {
+            return Err(Error::usage(format!(
+                "accumulate_steps: {accumulated} batches of {batch_size} are above the {} training samples of {}",
                 train.len(),
                 config.dataset
             )));
@@ -74,13 +86,20 @@ impl Plans {
                 }
             }
         }
+        let recalibrated = !params.buffers.is_empty() && optimizer.evaluates_others(u64::MAX);
+        let rest = match train.len() % batch_size {
+            n if n > 0 && recalibrated => Some(recorder.record(&params, mode, device, n)?),
+            _ => None,
+        };
         let train = recorder.record(&params, mode, device, batch_size)?;
         Ok(Plans {
             params,
             train,
+            rest,
             eval,
             eval_size,
             batch_size,
+            accumulated,
         })
     }
 
@@ -105,6 +124,16 @@ impl Plans {
     }
 }
 
+/// Batches of a step of a run.
+fn accumulated(config: &RunConfig) -> usize {
+    Values::new(COMMON_KEYS, &config.opt).count(ACCUMULATE)
+}
+
+/// Steps of an epoch of a run on so many training samples.
+pub fn steps_per_epoch(config: &RunConfig, samples: usize) -> usize {
+    samples / config.batch_size / accumulated(config)
+}
+
 /// How many batches of so many numbers to evaluate at once. Small ones keep few threads busy one by one;
 /// large ones gain nothing and cost memory.
 fn eval_batches(numbers: usize) -> usize {
@@ -127,6 +156,8 @@ struct Recorder<'a> {
     model: &'a dyn Model,
     loss: &'static loss::Row,
     score: &'static loss::Row,
+    /// How the training loss is smoothed, and by how much.
+    smoothing: Option<(loss::Smoothed, f32)>,
     data: &'a models::Data,
 }
 
@@ -134,11 +165,23 @@ impl<'a> Recorder<'a> {
     fn new(config: &'a RunConfig, model: &'a dyn Model, data: &'a models::Data) -> Result<Self> {
         let unknown = |what, name: &str| Error::usage(format!("unknown {what} {name}"));
         let (loss, score) = (&config.loss_func, &config.score_func);
+        let row = loss::loss(loss).ok_or_else(|| unknown("loss", loss))?;
+        let part = Values::new(COMMON_KEYS, &config.opt).real(SMOOTHING) as f32;
+        let smoothing = match row.smoothed {
+            _ if part == 0.0 => None,
+            Some(smoothed) => Some((smoothed, part)),
+            None => {
+                return Err(Error::usage(format!(
+                    "label_smoothing: loss {loss} has no labels to smooth; leave the key out, or take cross_entropy"
+                )));
+            }
+        };
         Ok(Recorder {
             config,
             model,
             data,
-            loss: loss::loss(loss).ok_or_else(|| unknown("loss", loss))?,
+            smoothing,
+            loss: row,
             score: loss::score(score).ok_or_else(|| unknown("score", score))?,
         })
     }
@@ -161,7 +204,10 @@ impl<'a> Recorder<'a> {
             }
             match mode {
                 Mode::Train | Mode::TrainWithoutDropout => {
-                    let loss = (self.loss.apply)(output, target, samples);
+                    let loss = match self.smoothing {
+                        Some((smoothed, part)) => smoothed(output, target, part),
+                        None => (self.loss.apply)(output, target, samples),
+                    };
                     Targets {
                         outputs: vec![loss],
                         backward: Some(loss),

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::network::Plans;
+use super::network::{Plans, steps_per_epoch};
 use super::step_log::Logged;
 use super::trainer::Trainer;
 use super::weights::{Snapshot, Weights};
@@ -27,6 +27,11 @@ pub trait Watch: Sync {
     }
 
     fn epoch(&self, _done: &Epoch) {}
+
+    /// Those that were trained, even where others were evaluated?
+    fn wants_trained_weights(&self) -> bool {
+        false
+    }
 
     /// After the last step.
     fn trained(&self, _weights: &Snapshot<'_>) -> Result<()> {
@@ -72,7 +77,8 @@ pub(super) fn run_plans(
         _ => Json::Float(x),
     };
     let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
-    let mut schedule = Schedule::new(&config.opt, config.max_epoch, loader.batches())?;
+    let steps = steps_per_epoch(config, train.len());
+    let mut schedule = Schedule::new(&config.opt, config.max_epoch, steps)?;
     let mut history: Vec<Epoch> = Vec::new();
 
     for epoch in 0..config.max_epoch {
@@ -90,7 +96,9 @@ pub(super) fn run_plans(
             ..Epoch::default()
         };
         let clock = Instant::now();
-        trainer.enter_evaluation()?;
+        if trainer.enter_evaluation(watch)?.is_none() {
+            return Ok(None);
+        }
         let Some(on_train) = trainer.evaluate(Part::Train, watch)? else {
             return Ok(None);
         };
@@ -102,8 +110,7 @@ pub(super) fn run_plans(
         (done.val_loss, done.val_score) = on_val;
         schedule.evaluated(done.val_loss);
         if log_every.is_some() {
-            let first = epoch * loader.batches();
-            done.step_logs = step_logs(first, &trained.logged, |step| {
+            done.step_logs = step_logs(epoch * steps, &trained.logged, |step| {
                 let Rate { lr, as_given, .. } = rates[step];
                 schedule.stepwise().then(|| spelled(lr, "lr", as_given))
             });
@@ -122,7 +129,7 @@ pub(super) fn run_plans(
         val.check()?;
         watch.epoch(&done);
         history.push(done);
-        if epoch + 1 < config.max_epoch {
+        if epoch + 1 < config.max_epoch || watch.wants_trained_weights() {
             trainer.leave_evaluation()?;
         }
     }
@@ -135,7 +142,7 @@ pub(super) fn run_plans(
     summary.extend([
         ("init_model_norm".to_owned(), initial_norm.into()),
         ("final_model_norm".to_owned(), last.into()),
-        ("num_batches_per_epoch".to_owned(), loader.batches().into()),
+        ("num_batches_per_epoch".to_owned(), steps.into()),
         (
             "step_scheduler_on_epoch".to_owned(),
             (!schedule.stepwise()).into(),

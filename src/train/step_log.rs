@@ -23,8 +23,9 @@ pub(super) struct Logged {
 /// The table of an epoch's logged steps, on the machine that trains.
 #[derive(Clone, Copy)]
 pub(super) struct StepLog {
+    first: usize,
     every: usize,
-    /// Steps 0, `every`, 2 `every`, ...: loss and square of the gradient's norm.
+    /// Steps `first`, `first` + `every`, ...: loss and square of the gradient's norm.
     table: View<f64>,
     partial: View<f64>,
 }
@@ -37,10 +38,26 @@ impl StepLog {
         steps: usize,
         parameters: usize,
     ) -> Result<StepLog> {
-        let every = every.get();
+        StepLog::from(0, every.get(), machine, steps, parameters)
+    }
+
+    /// Of an epoch's last step alone.
+    pub fn of_last(machine: &mut Machine, steps: usize, parameters: usize) -> Result<StepLog> {
+        StepLog::from(steps - 1, steps, machine, steps, parameters)
+    }
+
+    fn from(
+        first: usize,
+        every: usize,
+        machine: &mut Machine,
+        steps: usize,
+        parameters: usize,
+    ) -> Result<StepLog> {
+        let rows = (steps - first).div_ceil(every);
         Ok(StepLog {
+            first,
             every,
-            table: machine.alloc("logged steps", 2 * steps.div_ceil(every))?,
+            table: machine.alloc("logged steps", 2 * rows)?,
             partial: machine.alloc("partial sums", sum_blocks(parameters))?,
         })
     }
@@ -48,14 +65,16 @@ impl StepLog {
     /// Adds the calls that log a step whose loss and gradient are there.
     pub fn emit(&self, program: &mut Program, now: View<Step>, loss: Slot, g: Slot) {
         let &StepLog {
+            first,
             every,
             table,
             partial,
         } = self;
         if !program.on_host() {
-            let (blocks, k) = (sum_blocks(g.len), every as i64);
-            kernels::log_sums(program, blocks, now, k, g, partial, g.len as i64);
-            return kernels::log_step(program, 1, now, k, loss, partial, blocks as i32, table);
+            let (blocks, k, first) = (sum_blocks(g.len), every as i64, first as i64);
+            kernels::log_sums(program, blocks, now, first, k, g, partial, g.len as i64);
+            let sums = blocks as i32;
+            return kernels::log_step(program, 1, now, first, k, loss, partial, sums, table);
         }
         program.host(
             "log_step",
@@ -63,10 +82,10 @@ impl StepLog {
             [table.into()],
             move |[now, loss, g], [table]| {
                 let step = one::<Step>(now).slot as usize;
-                if step.is_multiple_of(every) {
+                if step >= first && (step - first).is_multiple_of(every) {
                     let (loss, g) = (floats(loss)[0], floats(g));
                     let rows: &mut [[f64; 2]] = bytemuck::cast_slice_mut(table);
-                    rows[step / every] = [loss.into(), cpu::dot(g, g)];
+                    rows[(step - first) / every] = [loss.into(), cpu::dot(g, g)];
                 }
             },
         );
@@ -77,7 +96,7 @@ impl StepLog {
         let table = machine.download(self.table)?;
         let rows = table.chunks_exact(2).enumerate();
         let logged = |(i, row): (usize, &[f64])| Logged {
-            step: i * self.every,
+            step: self.first + i * self.every,
             loss: row[0] as f32,
             grad_norm: (row[1] as f32).sqrt(),
         };

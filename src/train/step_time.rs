@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::network::Plans;
+use super::network::{Plans, steps_per_epoch};
 use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::{Loader, Pair};
@@ -34,7 +34,7 @@ pub fn step_time(
     let optimizer = Optimizer::new(&config.opt, &config.groups)?;
     let mut trainer = Trainer::new(plans, optimizer, data, target, None)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
-    let steps = data.train.len() / config.batch_size;
+    let steps = steps_per_epoch(config, data.train.len());
     let rates = vec![Rate::computed(LR, 1.0); steps];
     let mut seconds = Vec::with_capacity(epochs);
     let trained = if epochs > 0 { epochs + 1 } else { 0 };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
-use super::network::Plans;
+use super::network::{Plans, steps_per_epoch};
 use super::optimum;
 use super::run::{Watch, run_plans};
 use super::trainer::Trainer;
@@ -44,6 +44,8 @@ pub struct Choices {
     pub init: Option<Weights>,
     /// For each run the file that its final weights go to.
     pub save: Option<Vec<Place>>,
+    /// Save the weights that were trained, even where others were evaluated?
+    pub save_trained: bool,
     /// Loss and gradient of every so many steps of an epoch are logged.
     pub log_every: Option<NonZeroUsize>,
 }
@@ -90,8 +92,8 @@ pub fn check<'r>(
                 let optimizer = Optimizer::new(&config.opt, &config.groups)?;
                 Trainer::new(plans, optimizer, &data, target, choices.log_every)?;
             }
-            let batches = data.train.len() / config.batch_size;
-            Schedule::new(&config.opt, config.max_epoch, batches)?.check()
+            let steps = steps_per_epoch(config, data.train.len());
+            Schedule::new(&config.opt, config.max_epoch, steps)?.check()
         };
         if let Err(mut error) = library.load(config).and_then(fits)
             && problems.iter().all(|p| p.message != error.message)
@@ -298,6 +300,10 @@ impl Watch for RunWatch<'_> {
 
     fn epoch(&self, done: &Epoch) {
         self.progress.epoch(self.turn, done);
+    }
+
+    fn wants_trained_weights(&self) -> bool {
+        self.choices.save_trained
     }
 
     fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {

@@ -8,6 +8,7 @@
 use std::num::NonZeroUsize;
 
 use super::Watch;
+use super::accumulate::Accumulation;
 use super::data::{Batch, Half};
 use super::network::Plans;
 use super::step_log::{Logged, StepLog};
@@ -18,7 +19,7 @@ use crate::data::{Pair, Part};
 use crate::device::gpu::kernels::{self, Step};
 use crate::device::program::{floats, floats_mut, one_mut};
 use crate::device::{Machine, Prepared, Program, Slot, Target, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Layout, Params};
 use crate::optim::schedule::Rate;
 use crate::optim::{EpochReport, Operands, Optimizer, sum_blocks};
@@ -54,22 +55,36 @@ pub(super) struct Trainer {
     optimizer: Optimizer,
     operands: Operands,
     batch_size: usize,
+    /// Batches of a step.
+    accumulated: usize,
     /// Training steps done.
     done: u64,
     tables: Tables,
-    /// An epoch's steps.
+    /// The batches of an epoch's steps.
     steps: Vec<Step>,
     train: Sequence,
     norms: Prepared,
     log: Option<StepLog>,
+    /// The last step's, where the optimizer leaves another gradient than the loss's.
+    last: Option<StepLog>,
     /// The training and the validation half, and the evaluation of each.
     halves: [(Half, Sequence); 2],
     /// Between training and evaluation, and back.
     evaluation: Option<[Prepared; 2]>,
+    recalibration: Option<Recalibration>,
+}
+
+/// Running averages of all training batches at the weights that are evaluated.
+struct Recalibration {
+    /// Forward in training, batch after batch.
+    batches: Sequence,
+    /// Those of training, while others are in their place.
+    trained: Vec<f32>,
 }
 
 /// What the host writes for an epoch, and reads after it.
 struct Tables {
+    /// One for each batch of each step.
     steps: View<Step>,
     /// How many entries of a table of steps were taken.
     taken: View<i32>,
@@ -98,14 +113,15 @@ impl Trainer {
             .eval
             .iter()
             .map(|(_, plan)| plan)
+            .chain(&plans.rest)
             .chain([&plans.train]);
         let layout = Layout::alloc(&plans.params, all, &mut machine)?;
         let halves = [&data.train, &data.val].map(|split| Half::new(&mut machine, split));
         let [train_half, val_half] = halves;
         let halves = [train_half?, val_half?];
 
-        let batch_size = plans.batch_size;
-        let batches = data.train.len() / batch_size;
+        let (batch_size, accumulated) = (plans.batch_size, plans.accumulated);
+        let steps = data.train.len() / batch_size / accumulated;
         let longest = data.train.len().max(data.val.len());
         let in_order: Vec<u32> = (0..longest as u32).collect();
         let eval_step = |i: usize| Step {
@@ -120,7 +136,7 @@ impl Trainer {
         let augmented = halves.iter().filter(|half| half.is_augmented());
         let images = augmented.map(Half::len).max().unwrap_or(0);
         let tables = Tables {
-            steps: machine.alloc("steps of an epoch", batches)?,
+            steps: machine.alloc("steps of an epoch", steps * accumulated)?,
             taken: machine.alloc_with("steps taken", &[0i32])?,
             order: machine.alloc("the order of the samples", data.train.len())?,
             placements: machine.alloc("flips and crops of images", images)?,
@@ -129,7 +145,7 @@ impl Trainer {
         };
         let operands = [layout.values, layout.grads, plans.train.outputs[0]];
         let tensors = &plans.params.tensors;
-        let operands = optimizer.place(&mut machine, operands, now, tensors, batches)?;
+        let operands = optimizer.place(&mut machine, operands, now, tensors, steps)?;
         optimizer.start(&mut machine, &operands)?;
 
         let batch = Batch {
@@ -137,24 +153,45 @@ impl Trainer {
             order: tables.order,
             placements: tables.placements,
         };
-        let new_log = |every| StepLog::new(&mut machine, every, batches, layout.values.len);
+        let parameters = layout.values.len;
+        let new_log = |every| StepLog::new(&mut machine, every, steps, parameters);
         let log = log_every.map(new_log).transpose()?;
+        let last = match optimizer.changes_gradient() {
+            true => Some(StepLog::of_last(&mut machine, steps, parameters)?),
+            false => None,
+        };
+        let sums = match accumulated {
+            1 => None,
+            n => Some(Accumulation::new(&mut machine, n, parameters)?),
+        };
         let one_step = |program: &mut Program| -> Result<()> {
             let plan = &plans.train;
-            begin_step(program, tables.steps, tables.taken, now, plan.seed);
-            halves[0].gather(plan, batch_size, batch, program);
-            plan.emit(now, program)?;
-            if let Some(log) = log {
+            for i in 0..accumulated {
+                let part = 1.0 / accumulated as f32;
+                begin_step(program, tables.steps, tables.taken, now, plan.seed, part);
+                halves[0].gather(plan, batch_size, batch, program);
+                plan.emit(now, program)?;
+                if let Some(sums) = &sums {
+                    sums.emit(i, operands.loss, operands.g, program);
+                }
+            }
+            for log in log.iter().chain(&last) {
                 log.emit(program, now, operands.loss, operands.g);
             }
-            let gradient = |program: &mut Program| plan.emit_again(now, program);
+            let gradient = |program: &mut Program| match accumulated {
+                1 => plan.emit_again(now, program),
+                _ => Err(Error::usage(
+                    "accumulate_steps: a method with a second gradient (sam_rho) takes one batch a step; use a larger \
+                     batch_size instead",
+                )),
+            };
             optimizer.step(&operands, &gradient, program)
         };
         let mut program = Program::new(target);
         one_step(&mut program)?;
-        let at_once = machine.steps_at_once(batches, program.calls().len());
+        let at_once = machine.steps_at_once(steps, program.calls().len());
         let mut train = Sequence::new();
-        for (n, times) in [(at_once, batches / at_once), (1, batches % at_once)] {
+        for (n, times) in [(at_once, steps / at_once), (1, steps % at_once)] {
             if times > 0 {
                 let mut program = Program::new(target);
                 (0..n).try_for_each(|_| one_step(&mut program))?;
@@ -188,7 +225,7 @@ impl Trainer {
                 let plan = plans.eval(samples);
                 // There is no seed to set; the loss is written over by the plan.
                 let unused = plan.outputs[0];
-                begin_step(&mut program, eval_steps, tables.taken, now, unused);
+                begin_step(&mut program, eval_steps, tables.taken, now, unused, 1.0);
                 half.gather(plan, samples, batch, &mut program);
                 plan.emit(now, &mut program)?;
                 let outputs = [plan.outputs[0], plan.outputs[1]];
@@ -200,25 +237,53 @@ impl Trainer {
         let [train_half, val_half] = halves;
         let halves = [evaluation(train_half)?, evaluation(val_half)?];
 
-        let [mut enter, mut leave] = [(); 2].map(|()| Program::new(target));
-        optimizer.evaluation(&operands, &mut enter, &mut leave)?;
+        let [enter, leave] = optimizer.evaluation(&operands, target)?;
         let evaluation = match enter.calls().is_empty() {
             true => None,
             false => Some([machine.prepare(enter)?, machine.prepare(leave)?]),
         };
+        let recalibration = match evaluation {
+            Some(_) if layout.buffers.len > 0 => {
+                let (whole, left) = (data.train.len() / batch_size, data.train.len() % batch_size);
+                let step = |i: usize| Step {
+                    first: (i * batch_size) as i64,
+                    mean_of: i as i64 + 1,
+                    ..Step::default()
+                };
+                let steps: Vec<Step> = (0..whole + 1).map(step).collect();
+                let steps = machine.alloc_with("steps of recalibration", &steps)?;
+                let mut batches = Sequence::new();
+                let rest = plans.rest.iter().map(|plan| (plan, left, 1));
+                for (plan, samples, times) in
+                    [(&plans.train, batch_size, whole)].into_iter().chain(rest)
+                {
+                    let mut program = Program::new(target);
+                    begin_step(&mut program, steps, tables.taken, now, plan.seed, 1.0);
+                    halves[0].0.gather(plan, samples, batch, &mut program);
+                    plan.emit_halves(now, [&mut program, &mut Program::new(target)])?;
+                    batches.push((machine.prepare(program)?, times));
+                }
+                let trained = vec![0.0; layout.buffers.len];
+                Some(Recalibration { batches, trained })
+            }
+            _ => None,
+        };
         Ok(Trainer {
             evaluation,
+            recalibration,
             machine,
             layout,
             optimizer,
             operands,
             batch_size,
+            accumulated,
             done: 0,
             tables,
             steps: Vec::new(),
             train,
             norms,
             log,
+            last,
             halves,
             params: plans.params,
         })
@@ -227,7 +292,7 @@ impl Trainer {
     /// Calls of a training step.
     pub fn calls(&self) -> usize {
         let calls = |(program, times): &(Prepared, usize)| self.machine.calls(*program) * times;
-        self.train.iter().map(calls).sum::<usize>() / self.tables.steps.len
+        self.train.iter().map(calls).sum::<usize>() / self.steps_per_epoch()
     }
 
     pub fn costs(&self) -> Costs {
@@ -239,7 +304,11 @@ impl Trainer {
         }
     }
 
-    /// Trains on the whole batches of `order`, each at its own rate. `None` if the watch ended it.
+    fn steps_per_epoch(&self) -> usize {
+        self.tables.steps.len / self.accumulated
+    }
+
+    /// Trains on the whole steps of `order`, each at its own rate. `None` if the watch ended it.
     pub fn epoch(
         &mut self,
         rates: &[Rate],
@@ -247,27 +316,28 @@ impl Trainer {
         watch: &dyn Watch,
     ) -> Result<Option<EpochResult>> {
         self.write_tables(rates, order)?;
-        for &(program, times) in &self.train {
-            for _ in 0..times {
-                self.machine.run(program)?;
-                if watch.stop() {
-                    return Ok(None);
-                }
-            }
+        let train = self.train.clone();
+        if self.run_all(&train, watch)?.is_none() {
+            return Ok(None);
         }
-        self.done += self.tables.steps.len as u64;
+        self.done += self.steps_per_epoch() as u64;
         self.machine.run(self.norms)?;
         let squares = self.machine.download(self.tables.squares)?;
         let series = self.machine.download(self.operands.series())?;
         let scalars = self.machine.download(self.operands.scalars())?;
         let reports = self.optimizer.reports;
         let series = series
-            .chunks_exact(self.tables.steps.len)
+            .chunks_exact(self.steps_per_epoch())
             .map(<[f64]>::to_vec);
         let values = self.optimizer.epoch_reports(&scalars);
+        let mut grad_norm = (squares[1] as f32).sqrt();
+        if let Some(last) = self.last {
+            let last = last.read(&mut self.machine)?;
+            grad_norm = last[0].grad_norm;
+        }
         Ok(Some(EpochResult {
             model_norm: (squares[0] as f32).sqrt(),
-            grad_norm: (squares[1] as f32).sqrt(),
+            grad_norm,
             series: reports.steps.iter().copied().zip(series).collect(),
             values: reports.epoch.iter().copied().zip(values).collect(),
             logged: match self.log {
@@ -278,12 +348,14 @@ impl Trainer {
     }
 
     fn write_tables(&mut self, rates: &[Rate], order: &[u32]) -> Result<()> {
-        let n = self.tables.steps.len;
+        let (n, accumulated) = (self.tables.steps.len, self.accumulated);
         let step = |i: usize| Step {
             seed: SEED,
-            done: self.done + i as u64,
+            batch: self.done * accumulated as u64 + i as u64,
+            done: self.done + (i / accumulated) as u64,
             first: (i * self.batch_size) as i64,
-            slot: i as i64,
+            slot: (i / accumulated) as i64,
+            mean_of: 0,
         };
         let steps = (0..n).map(step);
         self.steps.clear();
@@ -291,35 +363,73 @@ impl Trainer {
         self.machine.upload(self.tables.steps, &self.steps)?;
         (self.optimizer).write_coefficients(rates, &self.operands, &mut self.machine)?;
         self.machine.upload(self.tables.order, order)?;
-        self.place(Part::Train, n * self.batch_size)?;
+        let placements = self.draw(Part::Train, n * self.batch_size);
+        self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])
     }
 
     /// Draws what becomes of the next `n` samples of a half. Nothing is drawn for data that are not augmented.
-    fn place(&mut self, part: Part, n: usize) -> Result<()> {
+    fn draw(&mut self, part: Part, n: usize) -> Vec<Placement> {
         let half = &self.halves[part as usize].0;
-        let placements = half.draw_placements(n, &mut self.params.generator);
+        half.draw_placements(n, &mut self.params.generator)
+    }
+
+    fn place(&mut self, placements: &[Placement]) -> Result<()> {
         if placements.is_empty() {
             return Ok(());
         }
         let to = self.tables.placements.part(0, placements.len());
-        self.machine.upload(to, &placements)
+        self.machine.upload(to, placements)
     }
 
-    /// Puts the weights that the method evaluates in place of those that it trains.
-    pub fn enter_evaluation(&mut self) -> Result<()> {
-        match self.evaluation {
-            Some([enter, _]) => self.machine.run(enter),
-            None => Ok(()),
+    /// Puts the weights that are evaluated, where these are others, in place of the trained ones, with running averages
+    /// of their own. `None` if the watch ended it.
+    pub fn enter_evaluation(&mut self, watch: &dyn Watch) -> Result<Option<()>> {
+        if !self.optimizer.evaluates_others(self.done) {
+            return Ok(Some(()));
         }
+        if let Some([enter, _]) = self.evaluation {
+            self.machine.run(enter)?;
+        }
+        let Some(recalibration) = &mut self.recalibration else {
+            return Ok(Some(()));
+        };
+        (self.machine).download_into(self.layout.buffers, &mut recalibration.trained)?;
+        let batches = recalibration.batches.clone();
+        // The stream goes on as if nobody had drawn.
+        let stream = self.params.generator.clone();
+        let placements = self.draw(Part::Train, self.halves[Part::Train as usize].0.len());
+        self.params.generator = stream;
+        self.place(&placements)?;
+        self.machine.upload(self.tables.taken, &[0])?;
+        self.run_all(&batches, watch)
     }
 
-    /// And back.
+    /// Back to the trained weights and their running averages.
     pub fn leave_evaluation(&mut self) -> Result<()> {
+        if !self.optimizer.evaluates_others(self.done) {
+            return Ok(());
+        }
+        if let Some(recalibration) = &self.recalibration {
+            (self.machine).upload(self.layout.buffers, &recalibration.trained)?;
+        }
         match self.evaluation {
             Some([_, leave]) => self.machine.run(leave),
             None => Ok(()),
         }
+    }
+
+    /// `None` if the watch ended it.
+    fn run_all(&mut self, programs: &Sequence, watch: &dyn Watch) -> Result<Option<()>> {
+        for &(program, times) in programs {
+            for _ in 0..times {
+                self.machine.run(program)?;
+                if watch.stop() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(()))
     }
 
     /// Mean loss and score over a half of the data: each batch's mean in f32, weighted by its size and summed in f64.
@@ -328,55 +438,58 @@ impl Trainer {
         let n = self.halves[part as usize].0.len();
         // The seed that the reference's loader draws for worker processes, of which it has none.
         self.params.generator.random64();
-        self.place(part, n)?;
+        let placements = self.draw(part, n);
+        self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])?;
         self.machine.upload(self.tables.sums, &[0.0; 2])?;
-        for &(program, times) in &self.halves[part as usize].1 {
-            for _ in 0..times {
-                self.machine.run(program)?;
-                if watch.stop() {
-                    return Ok(None);
-                }
-            }
+        let batches = self.halves[part as usize].1.clone();
+        if self.run_all(&batches, watch)?.is_none() {
+            return Ok(None);
         }
         let sums = self.machine.download(self.tables.sums)?;
         Ok(Some((sums[0] / n as f64, sums[1] / n as f64)))
     }
 
+    /// The parameters and buffers that are there.
+    pub(super) fn weights(&mut self) -> Result<[Vec<f32>; 2]> {
+        let values = self.machine.download(self.layout.values)?;
+        Ok([values, self.machine.download(self.layout.buffers)?])
+    }
+
     /// Shows the watch the weights that are there.
     pub fn finish(&mut self, watch: &dyn Watch) -> Result<()> {
-        let values = self.machine.download::<f32>(self.layout.values)?;
-        let buffers = self.machine.download::<f32>(self.layout.buffers)?;
+        let [values, buffers] = self.weights()?;
         watch.trained(&Snapshot {
             params: &self.params,
             values: &values,
             buffers: &buffers,
-            batches_tracked: self.params.batches_tracked + self.done,
+            batches_tracked: self.params.batches_tracked + self.done * self.accumulated as u64,
         })
     }
 }
 
-/// Takes the next entry of a table of steps, and starts backward with df = 1.
+/// Takes the next entry of a table of steps, and starts backward with this df.
 fn begin_step(
     program: &mut Program,
     steps: View<Step>,
     taken: View<i32>,
     now: View<Step>,
     seed: Slot,
+    df: f32,
 ) {
     if !program.on_host() {
-        return kernels::begin_step(program, 1, steps, taken, now, seed);
+        return kernels::begin_step(program, 1, steps, taken, now, seed, df);
     }
     let writes = [taken.into(), now.into(), seed.into()];
     program.host(
         "begin_step",
         [steps.into()],
         writes,
-        |[steps], [taken, now, seed]| {
+        move |[steps], [taken, now, seed]| {
             let taken: &mut i32 = one_mut(taken);
             *one_mut(now) = bytemuck::cast_slice::<u8, Step>(steps)[*taken as usize];
             *taken += 1;
-            floats_mut(seed)[0] = 1.0;
+            floats_mut(seed)[0] = df;
         },
     );
 }

@@ -6,9 +6,14 @@ use serde_json::{Map, Value};
 use super::goldens::numbers;
 use super::{Check, Context};
 use crate::config::Values;
-use crate::device::Target;
+use crate::device::gpu::kernels::Step;
+use crate::device::program::{floats, floats_mut, one};
+use crate::device::{Machine, Program, Target, View};
 use crate::error::Result;
-use crate::optim::{COMMON_KEYS, Stepper};
+use crate::graph::Params;
+use crate::optim::{COMMON_KEYS, Operands, Optimizer, Stepper};
+use crate::random::SEED;
+use crate::random::torch::Generator;
 
 #[derive(Deserialize)]
 struct PathsFile {
@@ -79,12 +84,14 @@ pub fn optimizers(context: &Context) -> Result<Vec<Check>> {
 /// Paths of wrapped methods, whose losses and gradients are data.
 #[derive(Deserialize)]
 struct WrappersFile {
+    shapes: Vec<Vec<usize>>,
     initial: Vec<f32>,
     losses: Vec<f32>,
     gradients: Vec<Vec<f32>>,
     /// The steps whose weights were kept, counted from 1.
     kept_steps: Vec<usize>,
     cases: Vec<WrappedCase>,
+    sam: Sam,
 }
 
 #[derive(Deserialize)]
@@ -93,39 +100,94 @@ struct WrappedCase {
     weights: Vec<Vec<f64>>,
 }
 
+/// Paths of which a step asks for two gradients of sum (a/2 w^2 + w^4/4 - c w), where c is one of the gradients above.
+#[derive(Deserialize)]
+struct Sam {
+    a: Vec<f32>,
+    cases: Vec<WrappedCase>,
+}
+
 fn wrapped_paths(context: &Context) -> Result<Check> {
     const FILE: &str = "wrappers.json";
     let Some(file) = context.goldens.read::<WrappersFile>(FILE)? else {
         return Ok(Check::skip("wrapped methods", format!("no {FILE}")));
     };
-    // Rounding errors of small weights are those of the steps that made them.
-    const SMALL: f64 = 0.01;
     let mut check = Check::new("wrapped methods, relative to the weight, or 0.01", 1e-5);
     for case in &file.cases {
-        let mut w = file.initial.clone();
-        let mut optimizer = match Stepper::new(&case.opt, w.len(), Target::CPU) {
-            Ok(optimizer) => optimizer,
-            Err(e) => {
-                check.skip_for(e)?;
-                continue;
-            }
-        };
-        check.cases += 1;
-        let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
-        let mut kept = file.kept_steps.iter().zip(&case.weights).peekable();
-        for (k, (loss, g)) in (1..).zip(file.losses.iter().zip(&file.gradients)) {
-            optimizer.step(lr, *loss, &mut w, g)?;
-            let Some((_, theirs)) = kept.next_if(|(step, _)| **step == k) else {
-                continue;
-            };
-            for (i, (ours, theirs)) in w.iter().zip(theirs).enumerate() {
-                let scale = theirs.abs().max(SMALL);
-                let at = || format!("{} step {k} weight {i}", Value::Object(case.opt.clone()));
-                check.compare(f64::from(*ours), *theirs, scale, at);
-            }
-        }
+        let given = |k: usize, _: &[f32]| (file.losses[k], file.gradients[k].clone());
+        follow(case, &file, &given, &mut check)?;
+    }
+    for case in &file.sam.cases {
+        let of_quartic = |k: usize, w: &[f32]| quartic(&file.sam.a, &file.gradients[k], w);
+        follow(case, &file, &of_quartic, &mut check)?;
     }
     Ok(check)
+}
+
+/// Loss and gradient of sum (a/2 w^2 + w^4/4 - c w).
+fn quartic(a: &[f32], c: &[f32], w: &[f32]) -> (f32, Vec<f32>) {
+    let terms = || a.iter().zip(c).zip(w);
+    let losses =
+        terms().map(|((a, c), w)| f64::from(0.5 * a * w * w + 0.25 * w * w * w * w - c * w));
+    let gradient = terms().map(|((a, c), w)| a * w + w * w * w - c);
+    (losses.sum::<f64>() as f32, gradient.collect())
+}
+
+/// Compares a path, given the loss and gradient of step k, counted from 0, at some weights.
+fn follow(
+    case: &WrappedCase,
+    file: &WrappersFile,
+    at: &impl Fn(usize, &[f32]) -> (f32, Vec<f32>),
+    check: &mut Check,
+) -> Result<()> {
+    // Rounding errors of small weights are those of the steps that made them.
+    const SMALL: f64 = 0.01;
+    let mut w = file.initial.clone();
+    let (a, c) = (file.sam.a.clone(), file.gradients.clone());
+    let again = |at: &Operands, now: View<Step>, program: &mut Program| {
+        let (a, c) = (a.clone(), c.clone());
+        let (reads, writes) = ([at.w.into(), now.into()], [at.g.into(), at.loss.into()]);
+        program.host("quartic", reads, writes, move |[w, now], [g, loss]| {
+            let k = one::<Step>(now).done as usize;
+            let (f, gradient) = quartic(&a, &c[k], floats(w));
+            floats_mut(g).copy_from_slice(&gradient);
+            floats_mut(loss)[0] = f;
+        });
+        Ok(())
+    };
+    let mut params = Params::new(Generator::new(SEED));
+    for (i, shape) in file.shapes.iter().enumerate() {
+        params.constant(i.to_string(), shape, 0.0);
+    }
+    let optimizer = match Optimizer::new(&case.opt, &[]) {
+        Ok(optimizer) => optimizer,
+        Err(e) => return check.skip_for(e),
+    };
+    let target = Target::CPU;
+    let machine = Machine::open(target.device)?;
+    let mut stepper = Stepper::with_gradient(machine, optimizer, &params.tensors, target, &again)?;
+    check.cases += 1;
+    let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
+    let mut kept = file.kept_steps.iter().zip(&case.weights).peekable();
+    for k in 0..file.losses.len() {
+        let (loss, g) = at(k, &w);
+        stepper.step(lr, loss, &mut w, &g)?;
+        let Some((_, theirs)) = kept.next_if(|(step, _)| **step == k + 1) else {
+            continue;
+        };
+        for (i, (ours, theirs)) in w.iter().zip(theirs).enumerate() {
+            let scale = theirs.abs().max(SMALL);
+            let at = || {
+                format!(
+                    "{} step {} weight {i}",
+                    Value::Object(case.opt.clone()),
+                    k + 1
+                )
+            };
+            check.compare(f64::from(*ours), *theirs, scale, at);
+        }
+    }
+    Ok(())
 }
 
 fn paths(context: &Context) -> Result<Vec<Check>> {

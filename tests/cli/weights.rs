@@ -80,6 +80,36 @@ fn weights_are_saved_under_pytorchs_names() {
     assert_ne!(mode & 0o044, 0, "others may read it, as the umask allows");
 }
 
+/// An average is what is evaluated and saved; below it training is the same.
+#[test]
+fn raw_weights_are_those_that_were_trained() {
+    let saved = |opt: Value, save: &str, dir: &str| {
+        let folder = Folder::new();
+        let mut config = config(2, 4);
+        config["opt"] = opt;
+        folder.config("small", &config);
+        folder.run(&format!("train -q small.json {save}")).code(0);
+        let names = folder.names(dir);
+        let file = names.iter().find(|name| name.ends_with(".safetensors"));
+        let bytes = fs::read(folder.path(dir).join(file.unwrap())).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let loss = history(&folder)[1]["train_loss"].clone();
+        (file.tensor("0.weight").unwrap().data().to_vec(), loss)
+    };
+    let sgd = json!({"name": "sgd", "lr": 0.1});
+    let averaged = json!({"name": "sgd", "lr": 0.1, "ema_decay": 0.9});
+    let (plain, plain_loss) = saved(sgd, "--save-weights", "output/weights/small");
+    let (average, loss) = saved(averaged.clone(), "--save-weights", "output/weights/small");
+    let (raw, _) = saved(
+        averaged.clone(),
+        "--save-weights=raw",
+        "output/weights/small",
+    );
+    let (elsewhere, _) = saved(averaged, "--save-weights=raw:kept", "kept/small");
+    assert!(raw == plain && elsewhere == plain && average != plain);
+    assert_ne!(loss, plain_loss);
+}
+
 #[test]
 fn the_same_command_saves_the_same_bytes() {
     let saved = || {

@@ -73,6 +73,7 @@ impl Bench {
         let (x, y): (Vec<f32>, Vec<f32>) = (x.collect(), y.collect());
         let plan = usize::from(!training);
         let now = Step {
+            batch: self.done,
             done: self.done,
             ..Step::default()
         };

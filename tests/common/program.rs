@@ -118,6 +118,8 @@ pub fn without_times(text: &str) -> String {
         "\"end_time\"",
         "\"command\"",
         "\"threads\"",
+        // Workspace goes by threads.
+        "\"peak_memory_bytes\"",
     ];
     let lines = text.lines();
     let kept = lines.filter(|line| !timed.iter().any(|key| line.contains(key)));

@@ -9,7 +9,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use stepback_native::cpu::attention::{Attention, Keep};
 use stepback_native::cpu::avx512;
-use stepback_native::cpu::batch_norm::{Affine, BatchNorm, Saved, Then};
+use stepback_native::cpu::batch_norm::{Affine, Averages, BatchNorm, MOMENTUM, Saved, Then};
 use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::cpu::gemm::{Matrix, gemm};
 use stepback_native::cpu::layer_norm::LayerNorm;
@@ -410,7 +410,11 @@ fn batch_norm_with_what_follows() {
                     affine,
                     with_residual.then_some(&residual),
                     with_relu,
-                    (&mut running_mean, &mut running_var),
+                    Averages {
+                        mean: &mut running_mean,
+                        var: &mut running_var,
+                        weight: MOMENTUM,
+                    },
                     Saved {
                         mean: &mut mean,
                         rstd: &mut rstd,
@@ -951,7 +955,7 @@ fn cross_entropy_and_its_gradient() {
         let x: Vec<f32> = numbers(1, n * width).iter().map(|x| x * 20.0).collect();
         let labels: Vec<f32> = (0..n).map(|i| (i * 7 % width) as f32).collect();
         let (mut losses, mut dx) = (dirty(n), dirty(x.len()));
-        cross_entropy(&x, &labels, width, &mut losses, &mut dx);
+        cross_entropy(&x, &labels, width, 0.0, &mut losses, &mut dx);
         let (mut losses64, mut dx64) = (vec![], vec![]);
         for (x, &label) in f64s(&x).chunks(width).zip(&labels) {
             let sum: f64 = x.iter().map(|x| x.exp()).sum();
@@ -965,6 +969,6 @@ fn cross_entropy_and_its_gradient() {
         assert_close("dx", &dx, &dx64, 1e-6);
     }
     let (mut losses, mut dx) = (dirty(1), dirty(3));
-    cross_entropy(&[0.0, f32::NAN, 1.0], &[0.0], 3, &mut losses, &mut dx);
+    cross_entropy(&[0.0, f32::NAN, 1.0], &[0.0], 3, 0.0, &mut losses, &mut dx);
     assert!(losses[0].is_nan() && dx.iter().all(|dx| dx.is_nan()));
 }

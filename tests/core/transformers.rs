@@ -9,10 +9,10 @@ use stepback_native::models::Data;
 use stepback_native::random::torch::Generator;
 
 const CLASSES: usize = 10;
-fn step(seed: u64, done: u64) -> Step {
+fn step(seed: u64, batch: u64) -> Step {
     Step {
         seed,
-        done,
+        batch,
         ..Step::default()
     }
 }

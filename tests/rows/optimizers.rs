@@ -54,8 +54,15 @@ pub fn trials() -> Vec<Trial> {
         half_square,
     ));
     let undampened = json!({"name": "sgd-m", "lr": 0.01, "momentum": 0, "dampening": 0.5});
-    let wrapped = json!({"name": "adam", "lr": 0.01, "lookahead_k": 3, "lookahead_alpha": 0.8});
-    for opt in golden().into_iter().chain([undampened, wrapped]) {
+    let wrapped = [
+        json!({"name": "adam", "lr": 0.01, "lookahead_k": 3, "lookahead_alpha": 0.8}),
+        json!({"name": "adam", "lr": 0.01, "ema_decay": 0.9, "ema_start": 2}),
+        json!({"name": "adam", "lr": 0.01, "swa_start": 0, "grad_clip_norm": 1, "grad_clip_value": 0.01}),
+        json!({"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "cautious": true}),
+        json!({"name": "adamw", "lr": 0.01, "weight_decay": 0.5, "cautious_weight_decay": true}),
+        json!({"name": "lion", "lr": 0.01, "weight_decay": 0.1, "cautious": true}),
+    ];
+    for opt in golden().into_iter().chain([undampened]).chain(wrapped) {
         trials.push(kernels("kernels", opt, json!([]), half_square));
     }
     for weight_decay in [0.0, 0.1] {
