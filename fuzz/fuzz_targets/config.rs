@@ -41,12 +41,22 @@ const COMMON: &[Key] = &[
     key("flag", Kind::Flag, Some("true")),
 ];
 
+const GROUP: &[Key] = &[
+    key("match", Kind::Checked("a text", |value| value.is_string()), None),
+    key("lr_factor", Kind::Real, Some("1")),
+];
+
 fn vocabulary() -> Vocabulary {
     Vocabulary {
         datasets: vec![DATA, BARE_DATA],
         models: vec![MODEL],
         optimizers: vec![SGD, ADAM],
         optimizer_keys: COMMON,
+        group_keys: GROUP,
+        group_match: |text| match text {
+            "(" => Err("an open group".into()),
+            _ => Ok(()),
+        },
         schedules: &[],
         schedule: |_| None,
         losses: vec!["l"],

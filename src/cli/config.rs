@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use super::groups::{self, Choice};
 use super::print::{self, count, print, println};
 use super::show_schedule::ShowSchedule;
 use super::sources::Overwrite;
@@ -48,6 +49,9 @@ struct Check {
     /// One JSON array with an object per config
     #[arg(long)]
     json: bool,
+    /// Name all parameters of every group, not the first ones
+    #[arg(long, short)]
+    verbose: bool,
     /// Largest number of runs that a config may expand to
     #[arg(long, value_name = "N", default_value_t = MAX_RUNS)]
     max_runs: u64,
@@ -120,12 +124,13 @@ impl Check {
             let file = path.display().to_string();
             let read = config::load(path, &vocabulary, self.max_runs);
             let read = read.and_then(|experiment| Ok((try_out(&experiment, &file)?, experiment)));
-            let (runs, warnings, untried, errors) = match read {
-                Ok((untried, Experiment { runs, warnings, .. })) => {
-                    (Some(runs.len()), warnings, untried, Vec::new())
+            let (runs, warnings, tried, errors) = match read {
+                Ok((tried, Experiment { runs, warnings, .. })) => {
+                    (Some(runs.len()), warnings, tried, Vec::new())
                 }
-                Err(error) => (None, Vec::new(), BTreeSet::new(), lines(&error.message)),
+                Err(error) => (None, Vec::new(), Tried::default(), lines(&error.message)),
             };
+            let Tried { untried, groups } = tried;
             if let Some(runs) = runs.filter(|_| !self.json) {
                 warn(&warnings);
                 let left = match untried.is_empty() {
@@ -136,10 +141,14 @@ impl Check {
                     }
                 };
                 println(format_args!("{file}: OK, {}{left}", count(runs, "run")))?;
+                for choice in &groups {
+                    println(choice.text(self.verbose))?;
+                }
             }
             problems.extend(errors.iter().cloned());
             entries.push(json!({
                 "file": file, "runs": runs, "warnings": warnings, "errors": errors, "untried": untried,
+                "groups": groups.iter().map(Choice::json).collect::<Vec<_>>(),
             }));
         }
         if self.json {
@@ -152,9 +161,16 @@ impl Check {
     }
 }
 
-/// Tries the runs as `train` does before the first one, if their data are computed. Returns the names of the other data
-/// sets, whose files are not read.
-fn try_out(experiment: &Experiment, file: &str) -> Result<BTreeSet<&'static str>> {
+/// What was tried of a config.
+#[derive(Default)]
+struct Tried {
+    /// Data sets whose files were not read.
+    untried: BTreeSet<&'static str>,
+    groups: Vec<Choice>,
+}
+
+/// Tries the runs as `train` does before the first one, if their data are computed, and the groups of all.
+fn try_out(experiment: &Experiment, file: &str) -> Result<Tried> {
     let (mut untried, mut computed) = (BTreeSet::new(), Vec::new());
     let mut found = Vec::new();
     for run in &experiment.runs {
@@ -171,8 +187,11 @@ fn try_out(experiment: &Experiment, file: &str) -> Result<BTreeSet<&'static str>
     let choices = Choices::default();
     let check = sweep::check(computed, &library, Target::CPU, &choices, stop::flag());
     found.extend(check);
-    if found.is_empty() {
-        return Ok(untried);
+    let groups = groups::choices(&experiment.runs, &library);
+    match groups {
+        Ok(groups) if found.is_empty() => return Ok(Tried { untried, groups }),
+        Ok(_) => {}
+        Err(problems) => found.extend(problems),
     }
     let lines: BTreeSet<String> = found.iter().map(|e| format!("{file}: {e}")).collect();
     let lines: Vec<String> = lines.into_iter().collect();

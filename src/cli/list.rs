@@ -1,18 +1,23 @@
 //! `list`: what configs can name.
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::print;
-use crate::config::{Entry, Key};
-use crate::error::Result;
+use crate::config::{self, Entry, Key, RunConfig};
+use crate::data::{self, Library, fetch};
+use crate::error::{Error, Result};
 use crate::nn::loss::{LOSSES, SCORES};
 use crate::optim::schedule;
-use crate::{data, models, optim};
+use crate::train::parameters;
+use crate::{models, optim};
 
 #[derive(Args)]
 pub struct List {
     what: What,
+    /// Of this model: its parameters, with the data set and the keys of an experiment
+    #[arg(value_name = "MODEL")]
+    model: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -96,6 +101,9 @@ impl Item {
 
 impl List {
     pub fn run(self) -> Result<u8> {
+        if let Some(model) = &self.model {
+            return self.parameters(model);
+        }
         let items: Vec<Item> = match self.what {
             What::Optimizers => {
                 let rows = optim::ROWS.iter();
@@ -128,5 +136,70 @@ impl List {
         }
         let texts: Vec<String> = items.iter().map(Item::text).collect();
         print::print(&texts.join("\n")).map(|()| 0)
+    }
+
+    /// What a model's parameters are: what groups of a config can match.
+    fn parameters(&self, model: &str) -> Result<u8> {
+        let What::Models = self.what else {
+            return Err(Error::usage(
+                "only models have parameters: list models NAME",
+            ));
+        };
+        let row = models::row(model).ok_or_else(|| {
+            let known: Vec<&str> = models::ROWS.iter().map(|row| row.entry.name).collect();
+            let hint = config::suggestion(model, &known);
+            Error::usage(format!("unknown model {model:?} {hint}"))
+        })?;
+        let mut run =
+            json!({"model": model, "loss_func": "", "score_func": "", "opt": {}, "max_epoch": 1});
+        let example: Map<String, Value> = serde_json::from_str(row.example).expect("JSON");
+        run.as_object_mut().expect("an object").extend(example);
+        let run = run
+            .as_object()
+            .and_then(RunConfig::from_json)
+            .expect("a run");
+        let library = Library::new("", true, fetch::Options::new(Vec::new(), true));
+        let data = match data::blank(&run)? {
+            Some(data) => data,
+            None => library.load(&run)?,
+        };
+        let params = parameters(&run, &data)?;
+        let numbers = params.values.len();
+        let keys = [
+            ("dataset_kwargs", &run.dataset_kwargs),
+            ("model_kwargs", &run.model_kwargs),
+        ];
+        if self.json {
+            let tensors = params.tensors.iter().map(|tensor| {
+                json!({
+                    "name": tensor.name, "shape": tensor.shape, "numbers": tensor.range.len, "role": tensor.role.name(),
+                })
+            });
+            let about = json!({
+                "name": model, "dataset": run.dataset, "dataset_kwargs": run.dataset_kwargs,
+                "model_kwargs": run.model_kwargs, "numbers": numbers, "parameters": tensors.collect::<Vec<_>>(),
+            });
+            return print::println(about).map(|()| 0);
+        }
+        let keys = keys.iter().filter(|(_, map)| !map.is_empty());
+        let keys: String = keys
+            .map(|(key, map)| format!(", {key} {}", json!(map)))
+            .collect();
+        let mut table = print::table(&["parameter", "shape", "numbers", "role"]);
+        for tensor in &params.tensors {
+            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+            let (name, numbers) = (tensor.name.clone(), tensor.range.len.to_string());
+            table.add_row([
+                name,
+                shape.join("x"),
+                numbers,
+                tensor.role.name().to_owned(),
+            ]);
+        }
+        print::println(format_args!(
+            "{model} on {}{keys}: {numbers} numbers\n{table}",
+            run.dataset
+        ))?;
+        Ok(0)
     }
 }

@@ -5,6 +5,7 @@ mod compare;
 mod config;
 mod data;
 mod device;
+mod groups;
 mod list;
 mod output;
 mod plot;
@@ -116,6 +117,8 @@ pub fn vocabulary() -> Vocabulary {
         models: models::ROWS.iter().map(|r| r.entry).collect(),
         optimizers: optim::ROWS.iter().map(|r| r.entry).collect(),
         optimizer_keys: optim::COMMON_KEYS,
+        group_keys: optim::GROUP_KEYS,
+        group_match: |text| optim::Match::parse(text).map(|_| ()),
         schedules: schedule::ENTRIES,
         schedule: schedule::named,
         losses: LOSSES.iter().map(|r| r.name).collect(),

@@ -555,7 +555,7 @@ fn json_line(id: &str, result: &RunResult) -> Value {
     json!({"id": id, "config": result.config, "last_epoch": last, "summary": result.summary})
 }
 
-/// The last epoch of each run, with those keys of the optimizers that differ between runs.
+/// The last epoch of each run, with those keys of the optimizers, and groups, that differ between runs.
 fn results_table(results: &[RunResult]) -> comfy_table::Table {
     let opts: Vec<&Map<String, Value>> = results
         .iter()
@@ -570,6 +570,9 @@ fn results_table(results: &[RunResult]) -> comfy_table::Table {
     keys.retain(|key| opts.iter().any(|opt| opt.get(*key) != opts[0].get(*key)));
     let mut header = vec!["name"];
     header.extend(keys.iter().map(|k| k.as_str()));
+    let groups = |result: &RunResult| result.config.get("groups").map(config::groups);
+    let grouped = results.iter().any(|r| groups(r) != groups(&results[0]));
+    header.extend(grouped.then_some("groups"));
     header.extend([
         "run_id",
         "train_loss",
@@ -587,6 +590,7 @@ fn results_table(results: &[RunResult]) -> comfy_table::Table {
         };
         let mut row = vec![cell(opt.get("name"))];
         row.extend(keys.iter().map(|key| cell(opt.get(*key))));
+        row.extend(grouped.then(|| groups(result).unwrap_or_default()));
         row.push(cell(result.config.get("run_id")));
         let last = result.history.last().cloned().unwrap_or_default();
         row.push(number(last.train_loss));

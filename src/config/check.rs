@@ -21,6 +21,7 @@ const MAX_RUN_ID: u64 = u32::MAX as u64 - 456_789;
 /// What the reference has for ImageNet's photographs in their full size.
 const LEFT_OUT: [&str; 3] = ["imagenet", "resnet18-pytorch", "resnet50-pytorch"];
 
+const GROUPS: &str = "groups";
 const NAME: Kind = Kind::Checked("a name", Value::is_string);
 const OBJECT: Kind = Kind::Checked("an object", Value::is_object);
 /// As many as `train --epochs` takes; more would take centuries.
@@ -31,7 +32,7 @@ const EPOCHS: Kind = Kind::Checked("an integer from 1 to 4294967295", |value| {
 });
 
 /// The keys of a run, all but the one that says which seed.
-const KEYS: [Key; 9] = [
+const KEYS: [Key; 10] = [
     key("dataset", NAME, None, "the data set's name"),
     key("dataset_kwargs", OBJECT, Some("{}"), "the data set's keys"),
     key("model", NAME, None, "the model's name"),
@@ -39,6 +40,15 @@ const KEYS: [Key; 9] = [
     key("loss_func", NAME, None, "the training loss's name"),
     key("score_func", NAME, None, "the score's name"),
     key("opt", OBJECT, None, "the optimizer's name and keys"),
+    key(
+        GROUPS,
+        Kind::Checked(
+            "a list of groups; where a list is a choice, a list of such lists: [[{\"match\": ...}, ...]]",
+            Value::is_array,
+        ),
+        Some("[]"),
+        "groups of parameters with values of their own",
+    ),
     key("batch_size", Kind::Count, Some("1"), "samples in a batch"),
     key("max_epoch", EPOCHS, None, "how many epochs to train"),
 ];
@@ -270,10 +280,74 @@ impl<'a> Checker<'a> {
                 }
             }
         }
+        let mut methods: Vec<&Entry> = Vec::new();
         for (path, opt) in choices("opt") {
             if let Value::Object(opt) = opt {
                 self.opt(path, opt, lists);
+                let names = opt.get(OPT_NAME.name).into_iter();
+                let names = names.flat_map(|value| expand::choices(String::new(), value, lists));
+                methods.extend(names.filter_map(|(_, name)| vocabulary.optimizer(name)));
             }
+        }
+        for (path, groups) in choices(GROUPS) {
+            for (index, group) in groups.as_array().into_iter().flatten().enumerate() {
+                let path = item(path, index);
+                match group {
+                    Value::Object(group) => self.group(&path, group, &methods),
+                    other => self.wrong(&path, "an object, one group", other),
+                }
+            }
+        }
+    }
+
+    /// A group of parameters under these methods. Nothing in it is a choice.
+    fn group(&mut self, path: &str, map: &Object, methods: &[&Entry]) {
+        let vocabulary = self.vocabulary;
+        let known: Vec<&str> = (vocabulary.optimizers.iter())
+            .map(|entry| entry.name)
+            .collect();
+        let own = map.get(OPT_NAME.name);
+        let named: Vec<Placed> = own
+            .map(|name| (child(path, OPT_NAME.name), name))
+            .into_iter()
+            .collect();
+        self.names(&named, "optimizer", &known);
+        let own = own.and_then(|name| vocabulary.optimizer(name));
+        if ["lr", "lr_factor"].iter().all(|key| map.contains_key(*key)) {
+            self.report(path, "has both lr and lr_factor (give one of them)");
+        }
+        let (key, pattern) = ("match", map.get("match").and_then(Value::as_str));
+        if let Some(Err(why)) = pattern.map(vocabulary.group_match) {
+            self.report(&child(path, key), why);
+        }
+        let common: Vec<&Key> = vocabulary.group_keys.iter().collect();
+        let methods = if named.is_empty() {
+            methods
+        } else {
+            own.as_slice()
+        };
+        if methods.is_empty() {
+            self.missing_keys(path, map, &common, " of a group");
+            self.values(path, map, &common, false);
+        }
+        for method in methods {
+            let keys = [common.clone(), method.keys.iter().collect()].concat();
+            let mut rest = Object::new();
+            for (name, value) in map {
+                let at = child(path, name);
+                if keys.iter().any(|key| key.name == name) {
+                    rest.insert(name.clone(), value.clone());
+                } else if vocabulary.shared_by_groups(name) {
+                    self.report(&at, "belongs into opt, since all groups share it");
+                } else if vocabulary.optimizers.iter().any(|other| other.has(name)) {
+                    let text = format!("has no effect on {}, which does not have it", method.name);
+                    self.warn(&at, text);
+                } else {
+                    rest.insert(name.clone(), value.clone());
+                }
+            }
+            let owner = format!(" of a group of optimizer {:?}", method.name);
+            self.object(path, &rest, &keys, &owner, false);
         }
     }
 
@@ -357,7 +431,7 @@ impl<'a> Checker<'a> {
 
     /// An optimizer object as one of a method and of a schedule.
     fn method(&mut self, path: &str, map: &Object, entry: &Entry, schedule: Entry, lists: bool) {
-        let has = |entry: &Entry, name: &str| entry.keys.iter().any(|key| key.name == name);
+        let has = Entry::has;
         let Vocabulary {
             optimizers,
             optimizer_keys,

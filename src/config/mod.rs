@@ -17,7 +17,7 @@ pub use filter::{Filter, select};
 pub use parts::{list, split};
 pub use same::canonical;
 pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete, opt_keys};
-pub use text::{nearest, suggestion};
+pub use text::{groups, nearest, suggestion};
 
 use std::path::Path;
 
@@ -84,7 +84,7 @@ impl RunConfig {
         self.identity() == other.identity()
     }
 
-    /// Optimizer and seed in one word, such as `name=momo:lr=0.1:run_id=0`.
+    /// Optimizer, groups if there are any, and seed in one word, such as `name=momo:lr=0.1:run_id=0`.
     pub fn label(&self) -> String {
         let name = self.opt.get_key_value("name");
         let rest = self.opt.iter().filter(|(key, _)| *key != "name");
@@ -93,6 +93,9 @@ impl RunConfig {
             .chain(rest)
             .map(|(key, value)| format!("{key}={}", text::plain(value)))
             .collect();
+        if let Some(groups) = self.to_json().get("groups") {
+            parts.push(format!("groups={}", text::groups(groups)));
+        }
         parts.push(format!("run_id={}", self.run_id));
         parts.join(":")
     }

@@ -117,11 +117,36 @@ pub struct Vocabulary {
     pub optimizers: Vec<Entry>,
     /// Keys that every optimizer has (`lr`, `weight_decay`, `lr_schedule`).
     pub optimizer_keys: &'static [Key],
+    /// Keys that a group of parameters has beside those of its method.
+    pub group_keys: &'static [Key],
+    /// What is wrong with a group's `match`.
+    pub group_match: fn(&str) -> std::result::Result<(), String>,
     pub schedules: &'static [Entry],
     /// The schedule that an `lr_schedule` names.
     pub schedule: fn(&str) -> Option<&'static Entry>,
     pub losses: Vec<&'static str>,
     pub scores: Vec<&'static str>,
+}
+
+impl Entry {
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|own| own.name == key)
+    }
+}
+
+impl Vocabulary {
+    /// The optimizer that a config's value names.
+    pub fn optimizer(&self, name: &Value) -> Option<&Entry> {
+        self.optimizers.iter().find(|entry| *name == entry.name)
+    }
+
+    /// Is it a key of `opt` that groups of parameters cannot have for themselves?
+    pub fn shared_by_groups(&self, key: &str) -> bool {
+        let of_all = self.optimizer_keys.iter().any(|other| other.name == key);
+        let of_groups = self.group_keys.iter().any(|other| other.name == key);
+        let of_schedules = self.schedules.iter().any(|entry| entry.has(key));
+        !of_groups && (of_all || of_schedules)
+    }
 }
 
 /// The keys of an optimizer object beside `name`: the method's, those of all methods, and its schedule's. Of two of one

@@ -27,6 +27,30 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
+/// A run's groups in one line: `bias weight_decay 0; ndim 2+ lr 0.1, beta 0.8`. Ids of settings are cut at `:` and `=`.
+pub fn groups(groups: &Value) -> String {
+    let group = |group: &Value| {
+        let matches = group["match"].as_str().unwrap_or_default();
+        let matches = match matches.split_once("==").or(matches.split_once(">=")) {
+            Some(("role", role)) => role.to_owned(),
+            Some(("ndim", n)) if matches.contains('>') => format!("ndim {n}+"),
+            Some(("ndim", n)) => format!("ndim {n}"),
+            _ => matches.to_owned(),
+        };
+        let pairs = group.as_object().into_iter().flatten();
+        let mut pairs: Vec<_> = pairs.filter(|(key, _)| *key != "match").collect();
+        // Output files have another order than configs.
+        pairs.sort_by_key(|(key, _)| (*key != "name", *key));
+        let pairs = pairs.iter().map(|(k, v)| format!("{k} {}", plain(v)));
+        let pairs: Vec<String> = pairs.collect();
+        format!("{matches} {}", pairs.join(", "))
+            .trim_end()
+            .to_owned()
+    };
+    let groups: Vec<String> = groups.as_array().into_iter().flatten().map(group).collect();
+    printable(&groups.join("; ").replace(':', ";"))
+}
+
 /// A value for a message: JSON, cut where it gets long.
 pub(super) fn shown(value: &Value) -> String {
     shown_text(&value.to_string())

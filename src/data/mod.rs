@@ -21,7 +21,7 @@ mod synthetic_linear;
 mod synthetic_matrix_fac;
 
 pub use loader::Loader;
-pub use random_bytes::random_bytes;
+pub use random_bytes::{blank, random_bytes};
 pub use split::Split;
 
 use crate::config::{Entry, RunConfig};

@@ -1,5 +1,6 @@
-//! Random bytes in place of a data set's files, for measurements.
+//! What stands in place of a data set's files: random bytes for measurements, zeros for what models must know.
 
+use super::raw::Files;
 use super::shard::{Contents, Features, Shard, Targets, Writer};
 use super::{Origin, Pair, Part, Request, Split, row};
 use crate::config::Values;
@@ -22,20 +23,9 @@ pub fn random_bytes<'a>(
     classes: u32,
     samples: [usize; 2],
 ) -> Result<Pair> {
-    let request = request.into();
-    let row = row(request.name)?;
-    let Origin::Files(files) = &row.origin else {
-        panic!("{} is computed", request.name);
-    };
-    let folder = tempfile::tempdir().map_err(|e| {
-        let text = format!("cannot create a temporary folder: {e}; TMPDIR names another place");
-        Error::new(Kind::CannotCreate, text)
-    })?;
-    let values = Values::new(row.entry.keys, request.kwargs);
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(1);
-    let mut half = |part: Part, n: usize| -> Result<Arc<Split>> {
-        let path = folder.path().join(part.name());
-        let mut writer = Writer::create(&path)?;
+    written(request.into(), |part, writer| {
+        let n = samples[part as usize];
         let mut bytes = vec![0u8; n * sample.iter().product::<usize>()];
         draws.fill(&mut bytes);
         writer.features(&bytes)?;
@@ -49,13 +39,69 @@ pub fn random_bytes<'a>(
                 classes,
             },
             rows: &[],
-        })?;
+        })
+    })
+}
+
+/// A data set of one sample of zeros a half, which tells without the files what models must know of it. None where the
+/// files alone say how many features there are, and where samples are computed.
+pub fn blank<'a>(request: impl Into<Request<'a>>) -> Result<Option<Pair>> {
+    let request = request.into();
+    let Origin::Files(Files { form, .. }) = &row(request.name)?.origin else {
+        return Ok(None);
+    };
+    let Some(sample) = form.sample else {
+        return Ok(None);
+    };
+    let sample: Vec<usize> = sample.iter().map(|side| *side as usize).collect();
+    let size = if form.features == Features::Bytes {
+        1
+    } else {
+        4
+    };
+    let pair = written(request, |_, writer| {
+        writer.features(&vec![0; size * sample.iter().product::<usize>()])?;
+        writer.finish(&Contents {
+            features: form.features,
+            sample: &sample,
+            target: &[1],
+            targets: match form.classes {
+                Some(classes) => Targets::Classes {
+                    labels: &[0],
+                    classes,
+                },
+                None => Targets::Floats(&[0.0]),
+            },
+            rows: &[],
+        })
+    });
+    pair.map(Some)
+}
+
+/// A data set whose shards are written by a function.
+fn written(
+    request: Request,
+    mut write: impl FnMut(Part, &mut Writer) -> Result<()>,
+) -> Result<Pair> {
+    let row = row(request.name)?;
+    let Origin::Files(files) = &row.origin else {
+        panic!("{} is computed", request.name);
+    };
+    let folder = tempfile::tempdir().map_err(|e| {
+        let text = format!("cannot create a temporary folder: {e}; TMPDIR names another place");
+        Error::new(Kind::CannotCreate, text)
+    })?;
+    let values = Values::new(row.entry.keys, request.kwargs);
+    let mut half = |part: Part| -> Result<Arc<Split>> {
+        let path = folder.path().join(part.name());
+        let mut writer = Writer::create(&path)?;
+        write(part, &mut writer)?;
         writer.commit(Vec::new())?;
         // The map outlives the file's name.
         Ok(Arc::new((files.open)(Shard::open(&path)?, part, &values)))
     };
     Ok(Pair {
-        train: half(Part::Train, samples[0])?,
-        val: half(Part::Val, samples[1])?,
+        train: half(Part::Train)?,
+        val: half(Part::Val)?,
     })
 }

@@ -43,6 +43,7 @@ pub const MATRIX_COMPLETION: Row = Row {
         ],
     },
     linear: false,
+    example: r#"{"dataset": "sensor", "model_kwargs": {"dim": [130, 720], "rank": 24}}"#,
     build: |params, data, values| {
         let Sample::IndexPair {
             bounds: [rows, columns],

@@ -140,6 +140,7 @@ pub const fn row<const DEPTH: usize>(name: &'static str) -> Row {
             keys: &[],
         },
         linear: false,
+        example: r#"{"dataset": "imagenet32"}"#,
         build: |params, data, _| {
             let classes = images_of_cifar(data)?;
             let net = ResNet::new(params, classes, const { blocks(DEPTH) }, DEPTH >= 50);

@@ -46,6 +46,7 @@ pub const LINEAR: Row = Row {
         keys: &[OUTPUT_SIZE, BIAS],
     },
     linear: true,
+    example: r#"{"dataset": "synthetic_linear", "dataset_kwargs": {"p": 10, "n_samples": 50}}"#,
     build: |params, data, values| {
         let (inputs, outputs) = (features(data)?, values.count("output_size"));
         let layer = Linear::new(params, "0", inputs, outputs, values.flag("bias"));
@@ -86,6 +87,8 @@ pub const MLP: Row = Row {
         ],
     },
     linear: false,
+    example: r#"{"dataset": "mnist", "dataset_kwargs": {"as_image": false},
+        "model_kwargs": {"output_size": 10, "hidden_sizes": [100, 100], "bias": true}}"#,
     build: |params, data, values| {
         let mut inputs = features(data)?;
         let (bias, dropout) = (values.flag("bias"), values.flag("dropout"));
@@ -124,6 +127,8 @@ pub const MATRIX_FAC: Row = Row {
         }],
     },
     linear: false,
+    example: r#"{"dataset": "synthetic_matrix_fac", "dataset_kwargs": {"p": 6, "q": 10, "n_samples": 200},
+        "model_kwargs": {"rank": 4}}"#,
     build: |params, data, values| {
         let inputs = features(data)?;
         let outputs = match (&data.target[..], data.classes) {

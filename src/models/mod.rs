@@ -39,6 +39,8 @@ pub struct Row {
     pub entry: Entry,
     /// Is it one linear layer, the least value of whose training objective can be found otherwise?
     pub linear: bool,
+    /// The data set and the keys that an experiment has it with: part of a config.
+    pub example: &'static str,
     build: Build,
 }
 

@@ -115,6 +115,10 @@ pub const fn row<const DEPTH: usize>(name: &'static str) -> Row {
             }],
         },
         linear: false,
+        example: match DEPTH {
+            110 => r#"{"dataset": "cifar100"}"#,
+            _ => r#"{"dataset": "cifar10"}"#,
+        },
         build: |params, data, values| {
             let classes = images_of_cifar(data)?;
             let net = ResNet::new(params, classes, DEPTH, values.flag("batch_norm"));

@@ -172,6 +172,7 @@ pub const SWINT: Row = Row {
         ],
     },
     linear: false,
+    example: r#"{"dataset": "cifar10"}"#,
     build: |params, data, values| {
         let classes = images_of_cifar(data)?;
         let (layers, heads) = (values.counts("layers"), values.counts("heads"));

@@ -88,6 +88,7 @@ pub const fn row<const DEPTH: usize>(name: &'static str) -> Row {
             }],
         },
         linear: false,
+        example: r#"{"dataset": "cifar10", "model_kwargs": {"batch_norm": true}}"#,
         build: |params, data, values| {
             let classes = images_of_cifar(data)?;
             let counts = const { convolutions(DEPTH) };

@@ -162,6 +162,7 @@ pub const VIT: Row = Row {
         ],
     },
     linear: false,
+    example: r#"{"dataset": "cifar10", "model_kwargs": {"patch_size": 4, "dim": 512, "heads": 8, "mlp_dim": 512}}"#,
     build: |params, data, values| {
         let classes = images_of_cifar(data)?;
         let patch = values.count("patch_size");

@@ -8,10 +8,37 @@ use std::ops::RangeInclusive;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{AnyMethod, COMMON_KEYS, ROWS, row};
-use crate::config::{Values, canonical, nearest};
+use super::{AnyMethod, COMMON_KEYS, LR, ROWS, WEIGHT_DECAY, row};
+use crate::config::{Key, Kind, Values, canonical, nearest, suggestion};
 use crate::error::{Error, Result};
 use crate::graph::{Role, Tensor};
+
+const MATCH: Key = Key {
+    name: "match",
+    kind: Kind::Checked(
+        "a regular expression, a role such as \"role==bias\", or a condition such as \"ndim>=2\"",
+        Value::is_string,
+    ),
+    default: None,
+    about: "which parameters it takes",
+};
+
+const LR_FACTOR: Key = Key {
+    name: "lr_factor",
+    kind: Kind::NonNegative,
+    default: Some("1"),
+    about: "what its learning rate is of the one in `opt`; in place of `lr`",
+};
+
+const NAME: Key = Key {
+    name: "name",
+    kind: Kind::Checked("a name", Value::is_string),
+    default: Some("null"),
+    about: "another method, whose own keys start from its defaults",
+};
+
+/// The keys that a group has beside those of its method.
+pub const GROUP_KEYS: &[Key] = &[MATCH, NAME, LR, LR_FACTOR, WEIGHT_DECAY];
 
 /// Which parameters a group takes.
 #[derive(Clone, Debug)]
@@ -35,7 +62,7 @@ impl Match {
             return Ok(Match::Role(role));
         }
         if let Some(name) = text.strip_prefix("role==") {
-            let hint = crate::config::suggestion(name, &names);
+            let hint = suggestion(name, &names);
             return role(name)
                 .map(Match::Role)
                 .ok_or_else(|| format!("unknown role {name:?} {hint}"));
@@ -199,7 +226,7 @@ pub(super) fn assign(groups: &[Group], tensors: &[Tensor]) -> Result<Vec<Vec<usi
                 false => unmatched(text, tensors),
             };
             return Err(Error::usage(format!(
-                "groups[{i}].match: {text:?} takes no parameter ({hint})"
+                "groups[{i}].match: {text:?} takes no parameter ({hint}; `list models NAME` shows a model's)"
             )));
         }
     }
@@ -216,8 +243,9 @@ pub(super) fn assign(groups: &[Group], tensors: &[Tensor]) -> Result<Vec<Vec<usi
 /// What may have been meant by a text that matches nothing.
 fn unmatched(text: &str, tensors: &[Tensor]) -> String {
     let names = || tensors.iter().map(|tensor| &tensor.name[..]);
-    let roles = Role::ALL.map(Role::name);
-    match nearest(text, roles.into_iter().chain(names())) {
+    let roles = Role::ALL.map(Role::name).into_iter();
+    let others = roles.chain(names()).filter(|name| *name != text);
+    match nearest(text, others) {
         Some(near) => format!("did you mean {near:?}?"),
         None => {
             let first: Vec<&str> = names().take(3).collect();

@@ -34,7 +34,7 @@ use crate::device::Program;
 use crate::error::Result;
 use crate::graph::Tensor;
 
-pub use groups::Match;
+pub use groups::{GROUP_KEYS, Match};
 pub use stepper::Stepper;
 pub use update::{
     AnyMethod, HostStep, Operands, Optimizer, Place, SecondGradient, Update, Vectors, sum_blocks,
@@ -65,18 +65,8 @@ pub const SMOOTHING: &str = "label_smoothing";
 
 /// The keys that every optimizer has.
 pub const COMMON_KEYS: &[Key] = &[
-    Key {
-        name: "lr",
-        kind: Kind::NonNegative,
-        default: Some("1e-3"),
-        about: "step size; for the adaptive methods its upper limit",
-    },
-    Key {
-        name: "weight_decay",
-        kind: Kind::NonNegative,
-        default: Some("0"),
-        about: "weight decay, in the way of the method",
-    },
+    LR,
+    WEIGHT_DECAY,
     Key {
         name: "lr_schedule",
         kind: Kind::Checked(
@@ -109,6 +99,20 @@ pub const COMMON_KEYS: &[Key] = &[
     average::START,
     average::MEAN_START,
 ];
+
+const LR: Key = Key {
+    name: "lr",
+    kind: Kind::NonNegative,
+    default: Some("1e-3"),
+    about: "step size; for the adaptive methods its upper limit",
+};
+
+const WEIGHT_DECAY: Key = Key {
+    name: "weight_decay",
+    kind: Kind::NonNegative,
+    default: Some("0"),
+    about: "weight decay, in the way of the method",
+};
 
 const NO_LESS_THAN_0: Kind = Kind::Checked("an integer of 0 or more", Value::is_u64);
 

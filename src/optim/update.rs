@@ -101,12 +101,20 @@ impl Optimizer {
         vectors.sum()
     }
 
-    /// The order in which the parameters' tensors, by their places, are to lie: group by group.
+    /// The places in `tensors` of each group's parameters, in the config's order; those that no group takes are last.
     ///
     /// # Errors
     /// If a group takes none of them, or they leave none to the optimizer's own method.
+    pub fn members(&self, tensors: &[Tensor]) -> Result<Vec<Vec<usize>>> {
+        groups::assign(&self.groups, tensors)
+    }
+
+    /// The order in which the parameters' tensors, by their places, are to lie: group by group.
+    ///
+    /// # Errors
+    /// As [`Optimizer::members`].
     pub fn order(&self, tensors: &[Tensor]) -> Result<Vec<usize>> {
-        let members = groups::assign(&self.groups, tensors)?;
+        let members = self.members(tensors)?;
         let groups = self.parts.iter().flatten();
         Ok(groups.flat_map(|group| members[*group].clone()).collect())
     }
@@ -159,7 +167,7 @@ impl Optimizer {
 
     /// What each part has of the parameters.
     fn shares(&self, w: Slot, g: Slot, tensors: &[Tensor]) -> Result<Vec<Share>> {
-        let members = groups::assign(&self.groups, tensors)?;
+        let members = self.members(tensors)?;
         let mut end = 0;
         let share = |part: &Vec<usize>| {
             let start = end;

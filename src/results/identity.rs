@@ -10,7 +10,7 @@ use md5::{Digest, Md5};
 use serde_json::{Map, Value};
 
 use super::output::python_str;
-use crate::config::{Key, canonical, complete};
+use crate::config::{self, Key, canonical, complete};
 use crate::{data, models, optim};
 
 /// What tells a seed from a setting.
@@ -21,6 +21,9 @@ const RUN_ID: &str = "run_id";
 /// weights they were drawn, as nearly always.
 pub const BEYOND: [&str; 4] = ["data", "device", INIT_WEIGHTS, "precision"];
 const INIT_WEIGHTS: &str = "init_weights";
+
+/// Parameters with values of their own. A config without them has none, which is the same as an empty list.
+const GROUPS: &str = "groups";
 
 /// The objects of a config, whose keys are parts of their own.
 const OBJECTS: [&str; 3] = ["dataset_kwargs", "model_kwargs", "opt"];
@@ -178,14 +181,19 @@ impl Varying {
     /// prints them.
     pub fn beside_opt(&self, run: &Identity) -> Vec<(String, String)> {
         let keys = self.keys.iter().filter(|key| !key.starts_with("opt."));
-        let shown = |key: &String| run.0.get(key).map_or("unknown".into(), python_str);
+        let shown = |key: &String| match run.0.get(key) {
+            Some(value) if key == GROUPS => config::groups(value),
+            Some(value) => python_str(value),
+            None if key == GROUPS => "none".into(),
+            None => "unknown".into(),
+        };
         keys.map(|key| (key.clone(), shown(key))).collect()
     }
 }
 
 /// Whether this part of a setting is no key of the optimizer.
 pub fn beside_opt(key: &str) -> bool {
-    of_problem(key) || BEYOND.contains(&key) || ["batch_size", "max_epoch"].contains(&key)
+    of_problem(key) || BEYOND.contains(&key) || ["batch_size", "max_epoch", GROUPS].contains(&key)
 }
 
 /// Whether results that differ by this part are answers to different questions.
@@ -208,6 +216,9 @@ fn completed(config: &Map<String, Value>) -> Map<String, Value> {
     let mut config = config.clone();
     config.entry("batch_size").or_insert(1.into());
     config.entry(RUN_ID).or_insert(0.into());
+    if config.get(GROUPS) == Some(&Value::Array(Vec::new())) {
+        config.remove(GROUPS);
+    }
     for object in OBJECTS {
         let keys = keys_of(object, &config);
         let map = config.entry(object).or_insert_with(|| Map::new().into());

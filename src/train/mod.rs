@@ -15,7 +15,7 @@ pub mod sweep;
 mod trainer;
 pub mod weights;
 
-pub use network::{Plans, steps_per_epoch};
+pub use network::{Plans, parameters, steps_per_epoch};
 pub use optimum::optimum;
 pub use run::{Watch, run};
 pub use step_time::{StepTime, step_time};

@@ -31,23 +31,8 @@ impl Plans {
     /// Builds the model of a run, with the global generator's initial weights, for these data.
     pub fn new(config: &RunConfig, data: &Pair, device: Device, mode: Mode) -> Result<Plans> {
         let Pair { train, val } = data;
-        let misfit = |why: String| {
-            Error::usage(format!(
-                "model {} does not fit data set {}: {why}",
-                config.model, config.dataset
-            ))
-        };
-        let data = models::Data {
-            sample: train.sample().and(val.sample()),
-            target: train.target_shape().to_vec(),
-            classes: train.classes(),
-        };
-        let row = models::row(&config.model)
-            .ok_or_else(|| Error::usage(format!("unknown model {}", config.model)))?;
-        let mut params = Params::new(Generator::new(SEED));
-        let model = row
-            .build(&mut params, &data, &config.model_kwargs)
-            .map_err(misfit)?;
+        let data = shapes(data);
+        let (mut params, model) = build(config, &data)?;
         let optimizer = Optimizer::new(&config.opt, &config.groups)?;
         if !config.groups.is_empty() {
             params.arrange(&optimizer.order(&params.tensors)?);
@@ -132,6 +117,37 @@ fn accumulated(config: &RunConfig) -> usize {
 /// Steps of an epoch of a run on so many training samples.
 pub fn steps_per_epoch(config: &RunConfig, samples: usize) -> usize {
     samples / config.batch_size / accumulated(config)
+}
+
+/// The parameters of a run's model for these data, in the order in which they are made.
+///
+/// # Errors
+/// If the model does not fit the data.
+pub fn parameters(config: &RunConfig, data: &Pair) -> Result<Params> {
+    Ok(build(config, &shapes(data))?.0)
+}
+
+/// What a model must know of these data.
+fn shapes(Pair { train, val }: &Pair) -> models::Data {
+    models::Data {
+        sample: train.sample().and(val.sample()),
+        target: train.target_shape().to_vec(),
+        classes: train.classes(),
+    }
+}
+
+fn build(config: &RunConfig, data: &models::Data) -> Result<(Params, Box<dyn Model>)> {
+    let row = models::row(&config.model)
+        .ok_or_else(|| Error::usage(format!("unknown model {}", config.model)))?;
+    let mut params = Params::new(Generator::new(SEED));
+    let model = row.build(&mut params, data, &config.model_kwargs);
+    let model = model.map_err(|why| {
+        Error::usage(format!(
+            "model {} does not fit data set {}: {why}",
+            config.model, config.dataset
+        ))
+    })?;
+    Ok((params, model))
 }
 
 /// How many batches of so many numbers to evaluate at once. Small ones keep few threads busy one by one;

@@ -265,6 +265,11 @@ fn one(
 }
 
 fn optimal_value(config: &RunConfig, data: &Pair, optima: &Optima) -> Option<f64> {
+    // Weights that decay differently have another objective.
+    let decays = |group: &Map<String, Value>| group.contains_key("weight_decay");
+    if config.groups.iter().any(decays) {
+        return None;
+    }
     let number = |key| config.opt.get(key).and_then(serde_json::Value::as_f64);
     let weight_decay = number("weight_decay").unwrap_or(0.0);
     let flag = |key: &str| config.model_kwargs.get(key) == Some(&true.into());

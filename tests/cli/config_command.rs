@@ -71,7 +71,7 @@ fn checks_count_runs_and_tell_all_mistakes_of_all_files() {
     let entries = list(&ran.stdout);
     assert_eq!(
         entries[1],
-        json!({"file": "exp.json", "runs": 14, "warnings": [], "errors": [], "untried": []})
+        json!({"file": "exp.json", "runs": 14, "warnings": [], "errors": [], "untried": [], "groups": []})
     );
     let errors = |i: usize| entries[i]["errors"].as_array().unwrap().len();
     assert_eq!((entries.len(), errors(0), errors(2)), (3, 2, 1));

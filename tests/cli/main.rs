@@ -6,6 +6,7 @@ mod common;
 mod config_command;
 mod data_folders;
 mod devices;
+mod groups;
 mod identity;
 mod images;
 mod interrupted;

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use stepback_native::device::Target;
+use stepback_native::graph::{Params, Role};
 use stepback_native::optim::schedule::{ENTRIES, Schedule, named};
-use stepback_native::optim::{COMMON_KEYS, ROWS, Stepper, row};
+use stepback_native::optim::{COMMON_KEYS, Match, Optimizer, ROWS, Stepper, row};
+use stepback_native::random::torch::Generator;
 
 #[test]
 fn schedules_that_are_none() {
@@ -178,4 +180,89 @@ fn momentum_keys_accept_what_pytorch_accepts() {
         assert_eq!(accepts("sgd-m", "momentum", value.clone()), heavy_ball);
         assert_eq!(accepts("sgd-nesterov", "momentum", value), nesterov);
     }
+}
+
+/// A convolution, a norm, two layers.
+fn parameters() -> Params {
+    let mut params = Params::new(Generator::new(0));
+    params.constant("conv.weight", &[4, 3, 3, 3], 1.0);
+    let norm = ["norm.weight", "norm.bias"].map(|name| params.constant(name, &[4], 2.0));
+    params.mark(norm, Role::Norm);
+    params.constant("fc1.weight", &[5, 4], 3.0);
+    let bias = params.constant("fc1.bias", &[5], 4.0);
+    params.mark([bias], Role::Bias);
+    let head = params.constant("fc2.weight", &[2, 5], 5.0);
+    params.mark([head], Role::Head);
+    params
+}
+
+#[test]
+fn matches() {
+    let params = parameters();
+    let taken = |text: &str| -> Vec<&str> {
+        let matches = Match::parse(text).unwrap();
+        let tensors = params.tensors.iter().filter(|tensor| matches.takes(tensor));
+        tensors.map(|tensor| &tensor.name[..]).collect()
+    };
+    assert_eq!(taken("bias"), ["fc1.bias"]);
+    assert_eq!(taken("role==norm"), ["norm.weight", "norm.bias"]);
+    assert_eq!(taken("(bias)"), ["norm.bias", "fc1.bias"]);
+    assert_eq!(taken("hidden"), ["conv.weight", "fc1.weight"]);
+    assert_eq!(taken("role==head"), ["fc2.weight"]);
+    assert_eq!(taken("ndim==2"), ["fc1.weight", "fc2.weight"]);
+    assert_eq!(taken("ndim>=3"), ["conv.weight"]);
+    assert_eq!(taken("ndim<=1"), taken("ndim==1"));
+    assert_eq!(taken(r"^fc\d\.w"), taken("ndim==2"));
+    assert_eq!(taken(r"^\w{4}\.bias$"), ["norm.bias"]);
+    for (text, words) in [
+        (
+            "conv(.weight",
+            &["unclosed group", "at character 5, \"(.weight\""][..],
+        ),
+        ("a|*", &["at character 3, \"*\""]),
+        ("é[a", &["unclosed character class at character 2"]),
+        ("fc\\", &["incomplete escape", "at character 3"]),
+        (r"(?=x)", &["look-around", "at character 1"]),
+        (r"\p{Nonsense}", &["at character 1"]),
+        (
+            "role==nrom",
+            &["unknown role \"nrom\" (did you mean \"norm\"?)"],
+        ),
+        (
+            "role==weights",
+            &["known: hidden, bias, norm, embedding, head"],
+        ),
+        ("ndim=1", &["none of ndim==N, ndim>=N and ndim<=N"]),
+        ("ndim>=two", &["none of ndim==N"]),
+    ] {
+        let error = Match::parse(text).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
+
+#[test]
+fn parameters_are_laid_out_group_by_group() {
+    let mut params = parameters();
+    let opt = json!({"name": "momo", "lr": 1});
+    let groups = json!([{"match": "norm"}, {"match": "bias", "name": "lion"}, {"match": "head"}]);
+    let groups: Vec<_> = serde_json::from_value(groups).unwrap();
+    let optimizer = Optimizer::new(opt.as_object().unwrap(), &groups).unwrap();
+    let order = optimizer.order(&params.tensors).unwrap();
+    // All of momo lies together, in the order in which its groups step, the rest last.
+    assert_eq!(order, [1, 2, 5, 0, 3, 4]);
+    let before = params.tensors.clone();
+    params.arrange(&order);
+    let values = [2.0, 2.0, 5.0, 1.0, 3.0, 4.0];
+    let mut start = 0;
+    for (i, value) in order.iter().zip(values) {
+        let tensor = &params.tensors[*i];
+        assert_eq!(
+            (&tensor.name, tensor.range.start),
+            (&before[*i].name, start)
+        );
+        assert!(tensor.of(&params.values).iter().all(|x| *x == value));
+        start += tensor.range.len;
+    }
+    let alone = Optimizer::new(opt.as_object().unwrap(), &[]).unwrap();
+    assert_eq!(alone.order(&before).unwrap(), [0, 1, 2, 3, 4, 5]);
 }

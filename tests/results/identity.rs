@@ -25,6 +25,7 @@ fn spelling_and_defaults_do_not_matter_and_everything_chosen_does() {
         json!({"opt": {"lr": 1.0, "name": "sgd"}, "run_id": 0}),
         json!({"opt": {"name": "sgd", "lr": 1, "weight_decay": 0, "lr_schedule": "constant"}}),
         json!({"batch_size": 1, "model_kwargs": {}, "dataset_kwargs": {"normalize": true}}),
+        json!({"groups": []}),
     ] {
         let other = run(same.clone(), json!({}));
         assert_eq!(plain.hash(), other.hash(), "{same}");
@@ -44,6 +45,7 @@ fn spelling_and_defaults_do_not_matter_and_everything_chosen_does() {
         (json!({"batch_size": 2}), json!({})),
         (json!({"max_epoch": 1}), json!({})),
         (json!({"run_id": 1}), json!({})),
+        (json!({"groups": [{"match": "bias", "lr": 1}]}), json!({})),
         (json!({"dataset_kwargs": {"normalize": false}}), json!({})),
         (json!({}), json!({"init_weights": "x"})),
         (json!({}), json!({"data": "b"})),

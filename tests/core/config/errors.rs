@@ -329,3 +329,40 @@ fn a_key_of_the_method_and_of_the_schedule() {
     let clash = "opt.warmup_steps: a key of optimizer \"free\" and of lr_schedule \"wsd\"";
     assert!(both.contains(clash), "{both}");
 }
+
+#[test]
+#[rustfmt::skip]
+fn groups() {
+    let groups = |text: &str| one("groups", text);
+    let in_list = |text: &str| listed(&[("groups", text)]);
+    check(&[
+        (groups(r#"{"match": "a"}"#), &["groups: wrong value", "a list of groups; where a list is a choice, a list of such lists"]),
+        (groups(r#"[{"match": "a"}]"#), &["groups[0]: wrong value", "a list of such lists: [[{"]),
+        (groups("[]"), &["groups: empty list (expected at least one choice)"]),
+        (groups(r#"[["a"]]"#), &["groups[0][0]: wrong value \"a\" (expected an object, one group)"]),
+        (groups("[[{}]]"), &["groups[0][0]: missing key of a group of optimizer \"sgd\" \"match\""]),
+        (groups(r#"[[{"match": 3}]]"#), &["groups[0][0].match: wrong value 3"]),
+        (groups(r#"[[], [{"match": "a"}, {"match": "("}]]"#), &["groups[1][1].match: an open group"]),
+        (groups(r#"[[{"match": "a", "lr": [1]}]]"#), &["groups[0][0].lr: wrong value [1] (expected a finite number of 0"]),
+        (groups(r#"[[{"match": "a", "lr": -1, "lr_factor": 2}]]"#),
+            &["groups[0][0]: has both lr and lr_factor (give one of them)", "groups[0][0].lr: wrong value -1"]),
+        (groups(r#"[[{"match": "a", "weight_deacy": 1}]]"#),
+            &["groups[0][0].weight_deacy: unknown key of a group of optimizer \"sgd\"", "did you mean \"weight_decay\"?"]),
+        (groups(r#"[[{"match": "a", "lr_schedule": "linear"}]]"#), &["groups[0][0].lr_schedule: belongs into opt"]),
+        (groups(r#"[[{"match": "a", "cooldown": 0.5}]]"#), &["groups[0][0].cooldown: belongs into opt"]),
+        (groups(r#"[[{"match": "a", "name": "adm"}]]"#), &["groups[0][0].name: unknown optimizer \"adm\" (did you mean \"adam\"?)"]),
+        (groups(r#"[[{"match": "a", "name": "adam", "betas": [0.9]}]]"#), &["groups[0][0].betas: wrong value [0.9]"]),
+        (groups(r#"[[{"match": "a"}], [{"match": "a"}]]"#), &["groups[1]: the same as groups[0]"]),
+        (in_list(r#"[[{"match": "a"}]]"#), &["[0].groups[0]: wrong value", "an object, one group"]),
+    ]);
+}
+
+#[test]
+fn keys_of_groups_that_another_method_has() {
+    let two = r#"[{"name": "sgd", "lr": 1}, {"name": "adam", "lr": 1}]"#;
+    let groups = r#"[[{"match": "a", "betas": [0.8, 0.9]}]]"#;
+    let experiment = super::parse(&dict(&[("opt", two), ("groups", groups)])).unwrap();
+    assert_eq!(experiment.runs.len(), 2);
+    let warning = "e.json: groups[0][0].betas: has no effect on sgd, which does not have it";
+    assert_eq!(experiment.warnings, [warning]);
+}

@@ -262,3 +262,26 @@ fn keys_of_other_optimizers_are_taken_with_a_warning() {
     let given: Vec<_> = parsed.runs.iter().map(|r| &r.opt["dampening"]).collect();
     assert!(given.contains(&&json!(0.5)) && given.contains(&&json!("x")));
 }
+
+#[test]
+fn groups_are_choices_of_lists() {
+    let groups = r#"[[], [{"match": "a", "betas": [0.8, 0.9]}, {"match": "b"}]]"#;
+    let runs = runs(&dict(&[("groups", groups), ("n_runs", "2")]));
+    let lengths: Vec<usize> = runs.iter().map(|run| run.groups.len()).collect();
+    assert_eq!(lengths, [0, 0, 2, 2]);
+    assert_eq!(runs[2].groups[0]["betas"], json!([0.8, 0.9]));
+    let none = runs[0].to_json();
+    assert!(
+        !none.contains_key("groups"),
+        "as in outputs of older versions"
+    );
+    assert_eq!(RunConfig::from_json(&none).unwrap(), runs[0]);
+    assert_eq!(RunConfig::from_json(&runs[2].to_json()).unwrap(), runs[2]);
+    assert_eq!(
+        runs[2].label(),
+        "name=sgd:lr=0.1:groups=a betas [0.8,0.9]; b:run_id=0"
+    );
+    assert!(!runs[2].same_run(&runs[0]));
+    let listed = listed(&[("groups", r#"[{"match": "a"}]"#)]);
+    assert_eq!(super::runs(&listed)[0].groups.len(), 1);
+}

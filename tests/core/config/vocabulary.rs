@@ -1,5 +1,6 @@
 //! Every name and key that the shipped configs and their README use.
 
+use serde_json::Value;
 use stepback_native::config::{Entry, Key, Kind, Vocabulary};
 
 const fn key(name: &'static str, kind: Kind, default: Option<&'static str>) -> Key {
@@ -32,6 +33,18 @@ const COMMON: &[Key] = &[
         }),
         Some("\"constant\""),
     ),
+];
+
+const GROUP: &[Key] = &[
+    key("match", Kind::Checked("a text", Value::is_string), None),
+    key(
+        "name",
+        Kind::Checked("a name", Value::is_string),
+        Some("\"\""),
+    ),
+    key("lr", Kind::NonNegative, Some("1e-3")),
+    key("lr_factor", Kind::NonNegative, Some("1")),
+    key("weight_decay", Kind::NonNegative, Some("0")),
 ];
 
 const WARMUP: Key = key("warmup_steps", Kind::Real, Some("0"));
@@ -148,6 +161,11 @@ pub fn vocabulary() -> Vocabulary {
         ]
         .concat(),
         optimizer_keys: COMMON,
+        group_keys: GROUP,
+        group_match: |text| match text {
+            "(" => Err("an open group".into()),
+            _ => Ok(()),
+        },
         schedules: SCHEDULES,
         schedule: |name| {
             let name = name
