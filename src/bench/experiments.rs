@@ -8,12 +8,15 @@ use crate::device::{Device, Target};
 use crate::error::{Kind, Result};
 use crate::train::step_time;
 
-struct Experiment {
-    name: &'static str,
+/// One of the five experiments.
+pub(super) struct Experiment {
+    pub name: &'static str,
     config: &'static str,
     /// (rows, columns, channels)
-    sample: [usize; 3],
-    classes: u32,
+    pub sample: [usize; 3],
+    pub classes: u32,
+    /// Of training and validation.
+    pub samples: [usize; 2],
     /// The least time of a step on an H200 in TF32, whatever the program: the largest of what arithmetic, DRAM and L2
     /// traffic take ("FLOOR max" of plan "practical", worked out in 2026 from FLOPs and bytes, not measured).
     floor: f64,
@@ -21,12 +24,13 @@ struct Experiment {
 
 const CIFAR: [usize; 3] = [32, 32, 3];
 
-const EXPERIMENTS: &[Experiment] = &[
+pub(super) const EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "mnist_mlp",
         config: include_str!("../../configs/mnist_mlp.json"),
         sample: [28, 28, 1],
         classes: 10,
+        samples: [60_000, 10_000],
         floor: 0.7e-6,
     },
     Experiment {
@@ -34,6 +38,7 @@ const EXPERIMENTS: &[Experiment] = &[
         config: include_str!("../../configs/cifar10_resnet20.json"),
         sample: CIFAR,
         classes: 10,
+        samples: [50_000, 10_000],
         floor: 187e-6,
     },
     Experiment {
@@ -41,6 +46,7 @@ const EXPERIMENTS: &[Experiment] = &[
         config: include_str!("../../configs/cifar100_resnet110.json"),
         sample: CIFAR,
         classes: 100,
+        samples: [50_000, 10_000],
         floor: 1078e-6,
     },
     Experiment {
@@ -48,6 +54,7 @@ const EXPERIMENTS: &[Experiment] = &[
         config: include_str!("../../configs/cifar10_vgg16.json"),
         sample: CIFAR,
         classes: 10,
+        samples: [50_000, 10_000],
         floor: 601e-6,
     },
     Experiment {
@@ -55,6 +62,7 @@ const EXPERIMENTS: &[Experiment] = &[
         config: include_str!("../../configs/cifar10_vit.json"),
         sample: CIFAR,
         classes: 10,
+        samples: [50_000, 10_000],
         floor: 5367e-6,
     },
 ];
@@ -114,11 +122,11 @@ pub(super) fn all(target: Target, filter: &str, to: &mut Vec<StepTime>) -> Resul
 }
 
 fn one(target: Target, experiment: &Experiment) -> Result<StepTime> {
-    let mut config = config(experiment);
+    let mut config = experiment.config();
     let (steps, epochs) = match target.device {
         Device::Cuda(_) => (100, 5),
         Device::Cpu => (1, 3),
-        Device::Emulator => (1, 0),
+        Device::Emulator | Device::Plan => (1, 0),
     };
     let at_size = super::at_size(target.device);
     if !at_size {
@@ -141,15 +149,17 @@ fn one(target: Target, experiment: &Experiment) -> Result<StepTime> {
     })
 }
 
-/// The experiment's first run, with Adam.
-fn config(experiment: &Experiment) -> RunConfig {
-    let file = serde_json::from_str(experiment.config);
-    let Ok(Value::Object(mut map)) = file else {
-        panic!("configs/{}.json is an object", experiment.name);
-    };
-    map.remove("n_runs");
-    map.insert("opt".into(), json!({"name": "adam", "lr": 1e-3}));
-    RunConfig::from_json(&map).expect("a config without choices but that of opt")
+impl Experiment {
+    /// Its first run, with Adam.
+    pub fn config(&self) -> RunConfig {
+        let file = serde_json::from_str(self.config);
+        let Ok(Value::Object(mut map)) = file else {
+            panic!("configs/{}.json is an object", self.name);
+        };
+        map.remove("n_runs");
+        map.insert("opt".into(), json!({"name": "adam", "lr": 1e-3}));
+        RunConfig::from_json(&map).expect("a config without choices but that of opt")
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +172,7 @@ mod tests {
     #[test]
     fn experiments_have_their_numbers_of_parameters() {
         for (experiment, expected) in EXPERIMENTS.iter().zip(PARAMETERS) {
-            let config = config(experiment);
+            let config = experiment.config();
             let data =
                 random_bytes(&config, &experiment.sample, experiment.classes, [2, 2]).unwrap();
             let data = models::Data {

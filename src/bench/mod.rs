@@ -6,6 +6,8 @@
 
 mod experiments;
 mod machine;
+mod model;
+mod plan;
 mod shapes;
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -20,6 +22,7 @@ use crate::ops::{Case, ROWS, distance};
 use crate::optim::{self, Optimizer, Stepper};
 pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, StepTime};
 use machine::seconds;
+pub use plan::{Planned, PlannedLaunch};
 use shapes::AT_SIZE;
 
 /// Everything that was measured.
@@ -97,7 +100,7 @@ impl Report {
         let lines = |rows: &[Measured]| rows.iter().map(line).collect::<Vec<_>>();
         let gpu = match target.device {
             Device::Cuda(index) => device::usable_gpu(index).ok(),
-            Device::Cpu | Device::Emulator => None,
+            Device::Cpu | Device::Emulator | Device::Plan => None,
         };
         let experiment = |p: &StepTime| {
             let mut object: Map<String, Value> = p.to_json();
@@ -111,6 +114,18 @@ impl Report {
             "experiments": self.experiments.iter().map(experiment).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Plans the experiments whose name contains `filter`.
+///
+/// # Errors
+/// If one of them cannot be planned.
+pub fn plans(precision: Option<Precision>, filter: &str) -> Result<Vec<Planned>> {
+    let named = experiments::EXPERIMENTS
+        .iter()
+        .filter(|e| e.name.contains(filter));
+    let plan = |experiment| plan::plan(experiment, precision).map_err(|e| of(experiment.name, e));
+    named.map(plan).collect()
 }
 
 /// Measures everything whose name contains `filter`.

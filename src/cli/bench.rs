@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{device, print};
-use crate::bench::{Measured, Report, measure};
+use crate::bench::{Measured, Planned, PlannedLaunch, Report, measure, plans};
 use crate::error::{Error, Result};
 use crate::files;
 
 /// Measure kernels one by one and whole training steps, and compare kernels with the CPU
 ///
 /// On a GPU at the shapes of the five experiments; on the CPU and the emulator at small ones, where times say little
-/// and errors are the point.
+/// and errors are the point. --device plan runs nothing: it counts what a training step of each experiment and its
+/// evaluations would launch on a GPU, and what a model says of the time.
 #[derive(clap::Args)]
 pub struct Bench {
     #[command(flatten)]
@@ -24,6 +25,9 @@ pub struct Bench {
     /// One JSON object instead of the tables
     #[arg(long)]
     json: bool,
+    /// With --device plan: a line for every launch of a training step
+    #[arg(long)]
+    detail: bool,
     /// An earlier report (--json) to compare times with
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -34,6 +38,14 @@ type Baseline = HashMap<[String; 3], f64>;
 
 impl Bench {
     pub fn run(self) -> Result<u8> {
+        if self.device.plans() {
+            return self.plan();
+        }
+        if self.detail {
+            return Err(Error::usage(
+                "--detail: launches are listed with --device plan",
+            ));
+        }
         let target = self.device.target("auto")?;
         let baseline = self.baseline()?;
         let before = |name: &str, about: &str, part: &str| {
@@ -60,6 +72,27 @@ impl Bench {
             }
         }
         report.fault.map_or(Ok(0), Err)
+    }
+
+    fn plan(&self) -> Result<u8> {
+        let plans = plans(self.device.precision(), &self.filter)?;
+        if plans.is_empty() {
+            return Err(Error::usage(format!(
+                "--filter {}: no experiment has this in its name",
+                self.filter
+            )));
+        }
+        match (self.json, self.detail) {
+            (true, detail) => print::println(planned_json(&plans, detail))?,
+            (false, true) => {
+                for plan in &plans {
+                    print::println(plan.name)?;
+                    print::println(launches(plan))?;
+                }
+            }
+            (false, false) => print::println(planned(&plans))?,
+        }
+        Ok(0)
     }
 
     fn baseline(&self) -> Result<Baseline> {
@@ -172,4 +205,80 @@ fn steps(report: &Report, before: impl Fn(&str, &str, &str) -> Option<f64>) -> c
         ]);
     }
     table
+}
+
+fn planned(plans: &[Planned]) -> comfy_table::Table {
+    let mut table = print::table(&[
+        "experiment",
+        "batch",
+        "launches",
+        "path",
+        "in evaluation",
+        "MB read",
+        "MB written",
+        "GFLOP",
+        "model: µs per step",
+        "s per epoch",
+    ]);
+    for plan in plans {
+        let [read, written] = plan.traffic().map(|bytes| bytes as f64 / 1e6);
+        let modelled = &plan.modelled[0];
+        table.add_row([
+            plan.name.to_owned(),
+            plan.batch.to_string(),
+            plan.launches.len().to_string(),
+            plan.path.to_string(),
+            plan.eval_launches.to_string(),
+            shown(Some(read), 1),
+            shown(Some(written), 1),
+            shown(Some(plan.flops as f64 / 1e9), 2),
+            shown(Some(modelled.step), 0),
+            shown(Some(modelled.epoch), 3),
+        ]);
+    }
+    table
+}
+
+fn launches(plan: &Planned) -> comfy_table::Table {
+    let mut table = print::table(&[
+        "kernel",
+        "blocks",
+        "threads",
+        "shared",
+        "MB read",
+        "MB written",
+        "model: µs",
+    ]);
+    for launch in &plan.launches {
+        table.add_row([
+            launch.kernel.to_owned(),
+            launch.blocks.map(|n| n.to_string()).join("×"),
+            launch.threads.to_string(),
+            launch.shared.to_string(),
+            shown(Some(launch.traffic[0] as f64 / 1e6), 3),
+            shown(Some(launch.traffic[1] as f64 / 1e6), 3),
+            shown(Some(launch.modelled), 1),
+        ]);
+    }
+    table
+}
+
+/// One object; with `detail` every experiment has its launches.
+fn planned_json(plans: &[Planned], detail: bool) -> Value {
+    let experiments = plans.iter().map(|plan| {
+        let mut object = plan.to_json();
+        if detail {
+            let launch = |launch: &PlannedLaunch| {
+                let [read, written] = launch.traffic;
+                json!({
+                    "kernel": launch.kernel, "blocks": launch.blocks, "threads": launch.threads,
+                    "shared": launch.shared, "read": read, "written": written, "model_us": launch.modelled,
+                })
+            };
+            let all: Value = plan.launches.iter().map(launch).collect();
+            object.insert("detail".into(), all);
+        }
+        object
+    });
+    json!({"experiments": experiments.collect::<Vec<_>>()})
 }

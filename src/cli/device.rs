@@ -34,6 +34,19 @@ impl Choice {
         self.named(self.device.as_deref().unwrap_or(default))
     }
 
+    /// Does it ask for plans alone?
+    pub fn plans(&self) -> bool {
+        self.device.as_deref() == Some("plan")
+    }
+
+    /// Of matrix products, where one was chosen.
+    pub fn precision(&self) -> Option<Precision> {
+        self.precision.map(|choice| match choice {
+            PrecisionChoice::Fp32 => Precision::Fp32,
+            PrecisionChoice::Tf32 => Precision::Tf32,
+        })
+    }
+
     /// As [`Choice::target`], but several GPUs may be named, with commas between them.
     pub fn targets(&self, default: &str) -> Result<Vec<Target>> {
         let names = self.device.as_deref().unwrap_or(default);
@@ -59,6 +72,11 @@ impl Choice {
             "auto" | "cpu" => Device::Cpu,
             "emulator" => Device::Emulator,
             "cuda" => Device::Cuda(0),
+            "plan" => {
+                return Err(Error::usage(
+                    "--device plan: nothing runs there; bench-kernels counts what would",
+                ));
+            }
             _ => match name.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(index)) => Device::Cuda(index),
                 _ => {
@@ -69,14 +87,11 @@ impl Choice {
             },
         };
         match device {
-            Device::Cpu => {}
+            Device::Cpu | Device::Plan => {}
             Device::Emulator => device::emulator_usable()?,
             Device::Cuda(index) => drop(device::usable_gpu(index)?),
         }
-        let precision = self.precision.map(|choice| match choice {
-            PrecisionChoice::Fp32 => Precision::Fp32,
-            PrecisionChoice::Tf32 => Precision::Tf32,
-        });
+        let precision = self.precision();
         if (device, precision) == (Device::Cpu, Some(Precision::Tf32)) {
             return Err(Error::usage("--precision tf32: the CPU computes in fp32"));
         }

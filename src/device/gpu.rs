@@ -107,6 +107,37 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Bytes that it reads and that it writes, as far as it names them, each range once.
+    pub fn traffic(&self) -> [usize; 2] {
+        let mut ranges: [Vec<&ByteRange>; 2] = [Vec::new(), Vec::new()];
+        for argument in &self.arguments {
+            let (range, ranges) = match argument {
+                Argument::Read(range) => (range, &mut ranges[0]),
+                Argument::Write(range) => (range, &mut ranges[1]),
+                Argument::Value(_) => continue,
+            };
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+        ranges.map(|ranges| ranges.iter().map(|range| range.len).sum())
+    }
+
+    /// A parameter that is a number or a structure; `None` if it has none of this name.
+    ///
+    /// # Panics
+    /// If it is smaller than a `T`.
+    pub fn value<T: Pod>(&self, name: &str) -> Option<T> {
+        let mut parameters = self.kernel.parameters.iter().zip(&self.arguments);
+        parameters.find_map(|(parameter, argument)| match argument {
+            Argument::Value(words) if parameter.name == name => {
+                let bytes = &bytemuck::cast_slice::<u64, u8>(words)[..size_of::<T>()];
+                Some(bytemuck::pod_read_unaligned(bytes))
+            }
+            _ => None,
+        })
+    }
+
     /// The ranges that it names.
     pub(super) fn ranges(&self) -> impl Iterator<Item = &ByteRange> {
         self.arguments.iter().filter_map(|argument| match argument {

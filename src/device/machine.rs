@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 
 use super::program::{Buffer, Call, Program, View};
-use super::{Device, cuda, emulator, host};
+use super::{Device, cuda, emulator, host, planner};
 use crate::error::{Error, Kind, Result};
 
 /// What a machine must be able to do. Addresses are its own, and what is read or written there is inside of a buffer.
@@ -24,6 +24,10 @@ pub(super) trait Backend: Send {
     fn run(&mut self, program: usize) -> Result<()>;
     /// Runs it and waits: the seconds that it took, by the machine's own clock.
     fn time(&mut self, program: usize) -> Result<f64>;
+    /// The calls of a program, where they are kept.
+    fn planned(&self, _program: usize) -> Option<&[Call]> {
+        None
+    }
 }
 
 /// A machine and the buffers on it. All of them are gone with it.
@@ -61,6 +65,7 @@ impl Machine {
             Device::Cpu => Box::new(host::Host::default()),
             Device::Emulator => Box::new(emulator::Emulator::open(emulator::Schedule::default())?),
             Device::Cuda(index) => Box::new(cuda::Cuda::open(index)?),
+            Device::Plan => Box::new(planner::Planner::new()),
         };
         Ok(Machine::on(backend, device == Device::Cpu))
     }
@@ -188,6 +193,11 @@ impl Machine {
         self.calls[program.0]
     }
 
+    /// The calls of a program on the machine that only plans; `None` on others.
+    pub fn planned(&self, program: Prepared) -> Option<&[Call]> {
+        self.backend.planned(program.0)
+    }
+
     /// Starts a program, after everything that was started before. A fault may be reported by a later call.
     pub fn run(&mut self, program: Prepared) -> Result<()> {
         self.backend.run(program.0)
@@ -305,6 +315,10 @@ pub(crate) mod failing {
 
         fn time(&mut self, program: usize) -> Result<f64> {
             self.backend.time(program)
+        }
+
+        fn planned(&self, program: usize) -> Option<&[Call]> {
+            self.backend.planned(program)
         }
     }
 }

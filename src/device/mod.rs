@@ -6,6 +6,7 @@ mod emulator;
 pub mod gpu;
 mod host;
 pub(crate) mod machine;
+mod planner;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod processor;
 pub mod product;
@@ -17,7 +18,8 @@ pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
 pub(crate) use emulator::tests::planted as test_kernels;
 pub use emulator::{Order, Schedule, usable as emulator_usable};
 pub use machine::{Machine, Prepared};
-pub use program::{Program, View};
+pub use planner::longest_path;
+pub use program::{Call, Program, View};
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Device {
     Emulator,
     /// The GPU of this index.
     Cuda(usize),
+    /// None: programs for a GPU are made and looked at, nothing runs.
+    Plan,
 }
 
 impl Device {
@@ -35,6 +39,7 @@ impl Device {
             Device::Cpu => "cpu",
             Device::Emulator => "emulator",
             Device::Cuda(_) => "cuda",
+            Device::Plan => "plan",
         }
     }
 }

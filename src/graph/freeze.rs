@@ -313,7 +313,7 @@ fn needs(op: &dyn Op, device: Device) -> Needs {
             fwd_work: op.fwd_work(),
             bwd_work: op.bwd_work(),
         },
-        Device::Emulator | Device::Cuda(_) => Needs {
+        Device::Emulator | Device::Cuda(_) | Device::Plan => Needs {
             saved: op.cuda_saved(),
             fwd_work: op.cuda_fwd_work(),
             bwd_work: op.cuda_bwd_work(),
@@ -325,7 +325,7 @@ fn needs(op: &dyn Op, device: Device) -> Needs {
 fn counts(op: &dyn Op, device: Device) -> usize {
     match device {
         Device::Cpu => 0,
-        Device::Emulator | Device::Cuda(_) => op.cuda_counts(),
+        Device::Emulator | Device::Cuda(_) | Device::Plan => op.cuda_counts(),
     }
 }
 

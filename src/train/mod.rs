@@ -4,6 +4,7 @@ mod accumulate;
 #[cfg(all(test, emulator))]
 mod averages;
 mod data;
+mod epoch_plan;
 #[cfg(all(test, emulator))]
 mod kinds;
 mod network;
@@ -15,6 +16,7 @@ pub mod sweep;
 mod trainer;
 pub mod weights;
 
+pub use epoch_plan::EpochPlan;
 pub use network::{Plans, parameters, steps_per_epoch};
 pub use optimum::optimum;
 pub use run::{Watch, run};

@@ -56,7 +56,7 @@ impl Plans {
         let recorder = Recorder::new(config, model.as_ref(), &data)?;
         let batches = match device {
             Device::Cpu => eval_batches(batch_size * data.sample.len()),
-            Device::Emulator | Device::Cuda(_) => {
+            Device::Emulator | Device::Cuda(_) | Device::Plan => {
                 let plan = recorder.record(&params, Mode::Eval, device, batch_size)?;
                 let slots = plan.end() - Layout::new(&params).end();
                 resident_eval_batches(batch_size, slots)

@@ -18,7 +18,7 @@ use crate::data::augment::Placement;
 use crate::data::{Pair, Part};
 use crate::device::gpu::kernels::{self, Step};
 use crate::device::program::{floats, floats_mut, one_mut};
-use crate::device::{Machine, Prepared, Program, Slot, Target, View};
+use crate::device::{Call, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Params};
 use crate::optim::schedule::Rate;
@@ -293,6 +293,16 @@ impl Trainer {
     pub fn calls(&self) -> usize {
         let calls = |(program, times): &(Prepared, usize)| self.machine.calls(*program) * times;
         self.train.iter().map(calls).sum::<usize>() / self.steps_per_epoch()
+    }
+
+    /// On the machine that only plans: the calls of one training step, and the programs of both evaluations with how often
+    /// each runs.
+    pub fn planned(&self) -> (&[Call], Vec<(&[Call], usize)>) {
+        let calls = |program| self.machine.planned(program).expect("a machine that plans");
+        let (first, _) = self.train[0];
+        let evaluation = self.halves.iter().flat_map(|(_, programs)| programs);
+        let evaluation = evaluation.map(|(program, times)| (calls(*program), *times));
+        (&calls(first)[..self.calls()], evaluation.collect())
     }
 
     pub fn costs(&self) -> Costs {

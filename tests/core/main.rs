@@ -8,6 +8,7 @@ mod cpu_math;
 mod files;
 mod fusion;
 mod kernels;
+mod launches;
 mod layers;
 mod models;
 mod optim;

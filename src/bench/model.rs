@@ -1,0 +1,251 @@
+//! How long launches take on a GPU, by a model: bytes over bandwidths, instructions over issue rates, and a price for every
+//! launch. **It was not fitted to a GPU**, of which none has been seen; it ranks changes, within a third perhaps.
+//!
+//! A kernel takes the longest of three times: what it names, at the rate of DRAM; what its blocks load, at that of L2; and,
+//! where it multiplies matrices, its instructions and its HMMAs on the multiprocessors that have blocks. Instruction
+//! counts were read in the machine code of nvcc 13.0 for sm_90a.
+
+use crate::device::gpu::kernels::{AttentionSizes, Conv};
+use crate::device::gpu::{Launch, PROCESSORS};
+
+/// What the model knows of a GPU. Rates are those of long streams, in MB per microsecond.
+pub struct Gpu {
+    pub name: &'static str,
+    dram: f64,
+    l2: f64,
+    /// Cycles per microsecond.
+    clock: f64,
+    /// Microseconds of a launch behind another one in a graph.
+    launch: f64,
+}
+
+pub const GPUS: [Gpu; 2] = [
+    Gpu {
+        name: "H200",
+        dram: 3.7,
+        l2: 5.0,
+        clock: 1850.0,
+        launch: 1.75,
+    },
+    Gpu {
+        name: "H100",
+        dram: 2.7,
+        l2: 5.0,
+        clock: 1850.0,
+        launch: 1.75,
+    },
+];
+
+/// Cycles that a scheduler's tensor core takes for an HMMA of 16x8x8 numbers in TF32.
+const HMMA: f64 = 6.4 * 1.15;
+/// Microseconds until the first loads arrive.
+const LATENCY: f64 = 1.0;
+
+impl Gpu {
+    /// Microseconds of a launch and the wait for it.
+    pub fn time(&self, launch: &Launch) -> f64 {
+        self.launch + self.kernel(launch)
+    }
+
+    fn kernel(&self, launch: &Launch) -> f64 {
+        let [read, written] = traffic(launch).map(|bytes| bytes as f64 / 1e6);
+        let streamed = (read + written) / self.dram;
+        let name = launch.kernel.name;
+        let int = |key: &str| launch.value::<i32>(key).map_or(0.0, f64::from);
+        match name {
+            _ if name.starts_with("conv2d") => self.conv(launch, [read, written]),
+            _ if name.starts_with("attention") => attention(launch).max(streamed),
+            _ if name.starts_with("product") && name != "product_sum" => {
+                let flops = 2.0 * int("m") * int("k") * int("n");
+                product(launch, flops, int("k")).max(streamed)
+            }
+            _ if name.starts_with("linear_bwd") => {
+                let (rows, inputs, outputs) = (int("rows"), int("inputs"), int("outputs"));
+                product(launch, 4.0 * rows * inputs * outputs, outputs.max(rows)).max(streamed)
+            }
+            _ if name.starts_with("gather") => 2.5 + written / 2.0,
+            _ if name.ends_with("_finish") => 2.4,
+            "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
+            "cross_entropy_block" => 3.2,
+            "batch_norm_bwd_sums" | "batch_norm_bwd_residual" => streamed / 0.8 + 1.2,
+            "dropout" => streamed / 0.8,
+            _ => streamed,
+        }
+    }
+
+    /// Each warp adds up rows with four loads in flight.
+    fn column_sums(&self, launch: &Launch, rows: f64) -> f64 {
+        const RESIDENT: f64 = 8.0;
+        let life = 1100.0 + ((rows / 8.0).ceil() / 4.0).ceil() * 900.0;
+        waves(blocks(launch), RESIDENT) * life / self.clock
+    }
+
+    fn conv(&self, launch: &Launch, [read, written]: [f64; 2]) -> f64 {
+        let c: Conv = launch.value("c").expect("a convolution's shape");
+        let tile = Tile::of(launch.kernel.name);
+        let patch = f64::from((c.patch_h * c.patch_w) << c.log_images);
+        let [parts, _, classes] = launch.grid.blocks.map(f64::from);
+        let blocks = blocks(launch);
+        let ceil = |a: f64, b: f64| (a / b).ceil();
+        let (in_c, out_c) = (f64::from(c.in_c), f64::from(c.out_c));
+        // Instructions and HMMAs of a block's warp, MB from L2, and MB from DRAM.
+        let (instructions, hmmas, loaded, streamed);
+        if launch.kernel.name.contains("bwd_w") {
+            let [outputs, inputs] = tile.sides;
+            let pixels = f64::from(1 << (c.log_tile_h + c.log_tile_w + c.log_images));
+            // Warps that share the pixels of a tile, whose sums are added up in shared memory.
+            let sharers = 4.0 / (inputs / 8.0);
+            let rows = pixels / 8.0 / sharers;
+            let pack = if c.aligned_in == 1 { 4.0 } else { 1.0 };
+            let each = ceil(patch * inputs / pack, 128.0) * 50.0
+                + ceil(pixels * outputs / 4.0, 128.0) * 30.0
+                + rows * tile.inner
+                + 60.0;
+            let tiles = launch.value::<i32>("tiles").map_or(1.0, f64::from);
+            let of_block = ceil(tiles, parts);
+            let sums = outputs * inputs * 9.0;
+            let adding = sums / 32.0 * 3.0 / if sharers == 1.0 { 1.0 } else { 2.0 };
+            instructions = each * of_block + sums / 128.0 * 24.0 + adding + 350.0;
+            hmmas = rows * tile.hmmas * of_block;
+            let stored = parts * out_c * in_c * 36.0 / 1e6;
+            let tile_bytes = (patch * inputs + pixels * outputs) * 4.0;
+            loaded = blocks * of_block * tile_bytes / 1e6 + stored;
+            streamed = read + stored;
+        } else {
+            let [rows, columns] = tile.sides;
+            let chunk = if columns == 64.0 { 8.0 } else { 16.0 };
+            let chunks = ceil(in_c, chunk);
+            let few = chunk == 16.0 && in_c <= 8.0;
+            let half = if few { 0.5 } else { 1.0 };
+            let taps = if classes == 1.0 { 9.0 } else { 2.25 };
+            let pieces = if c.aligned_in == 1 {
+                chunk / 4.0
+            } else {
+                chunk * half
+            };
+            let weights = chunk * columns * 9.0 / if c.aligned_w == 1 { 4.0 } else { 1.0 };
+            let each = ceil(patch * pieces, 128.0) * 50.0
+                + ceil(weights, 128.0) * 22.0
+                + taps * tile.inner * if few { 0.65 } else { 1.0 }
+                + 90.0;
+            let sums = if c.counted == 1 { 350.0 } else { 60.0 };
+            instructions = each * chunks + 250.0 + rows * columns / 128.0 * 12.0 + sums;
+            hmmas = taps * tile.hmmas * chunks * half;
+            let of_chunk = patch * chunk * 4.0 + chunk * columns * 36.0;
+            loaded = blocks * chunks * of_chunk / 1e6 + written;
+            streamed = read + written;
+        }
+        let shared = f64::from(launch.grid.shared) + 1024.0;
+        let registers = (tile.registers / 8.0).ceil() * 8.0 * 128.0;
+        let fit = (232_448.0 / shared)
+            .floor()
+            .min((65536.0 / registers).floor());
+        let resident = fit.min(16.0).min(ceil(blocks, PROCESSORS as f64));
+        // A block has a warp for each scheduler.
+        let cycles = (resident * instructions / issue_rate(resident)).max(resident * hmmas * HMMA);
+        let busy = waves(blocks, resident) * cycles / self.clock;
+        busy.max(loaded / self.l2).max(streamed / self.dram * 0.7) + LATENCY
+    }
+}
+
+/// Bytes that a launch names to read and to write. A gather reads of the data set what it writes.
+pub fn traffic(launch: &Launch) -> [usize; 2] {
+    let [read, written] = launch.traffic();
+    match launch.kernel.name.starts_with("gather") {
+        true => [written, written],
+        false => [read, written],
+    }
+}
+
+fn blocks(launch: &Launch) -> f64 {
+    launch.grid.blocks.map(f64::from).iter().product()
+}
+
+/// How often all multiprocessors are filled with so many blocks each.
+fn waves(blocks: f64, resident: f64) -> f64 {
+    let waves = blocks / (PROCESSORS as f64 * resident);
+    if waves < 4.0 { waves.ceil() } else { waves }
+}
+
+/// Instructions per cycle of a scheduler with so many warps.
+fn issue_rate(warps: f64) -> f64 {
+    match warps as usize {
+        0 | 1 => 0.30,
+        2 => 0.45,
+        3 => 0.55,
+        4 => 0.60,
+        5..8 => 0.65,
+        _ => 0.72,
+    }
+}
+
+/// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.
+fn product(launch: &Launch, flops: f64, summed: f64) -> f64 {
+    let (name, blocks) = (launch.kernel.name, blocks(launch));
+    if name.ends_with("_128") || name.ends_with("_64") {
+        // MFLOP per microsecond.
+        let full = match launch.value::<i32>("tf32") {
+            Some(1) => 175.0,
+            _ => 57.0,
+        };
+        let share = if blocks < 200.0 {
+            (blocks / 264.0).max(0.25)
+        } else {
+            1.0
+        };
+        return flops / 1e6 / (full * share);
+    }
+    let slice = if name.starts_with("linear_bwd") {
+        1.2
+    } else {
+        0.45
+    };
+    1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
+}
+
+/// At rates of the products inside: two forward, five backward.
+fn attention(launch: &Launch) -> f64 {
+    let Some(s) = launch.value::<AttentionSizes>("s") else {
+        return 0.0;
+    };
+    let [sequences, heads, tokens, dim] = [s.sequences, s.heads, s.tokens, s.dim].map(f64::from);
+    let product = 2.0 * sequences * heads * tokens * tokens * dim / 1e6;
+    let name = launch.kernel.name;
+    match (name.contains("fwd"), name.ends_with("tf32")) {
+        (true, true) => 2.0 * product / 21.0,
+        (true, false) => 2.0 * product / 15.0,
+        (false, true) => 5.0 * product / 19.7,
+        (false, false) => 5.0 * product / 13.8,
+    }
+}
+
+/// What a block of a convolution computes, and the inner loop that does it.
+struct Tile {
+    /// Pixels and channels, or output and input channels of a weight gradient.
+    sides: [f64; 2],
+    registers: f64,
+    /// Instructions of a tap, or of eight pixels of a weight gradient, and the HMMAs among them.
+    inner: f64,
+    hmmas: f64,
+}
+
+impl Tile {
+    fn of(kernel: &str) -> Tile {
+        let tile = |a: u32, b: u32, registers, inner, hmmas| Tile {
+            sides: [a.into(), b.into()],
+            registers,
+            inner,
+            hmmas,
+        };
+        let back = kernel.contains("bwd_x");
+        match kernel.rsplit('_').next() {
+            Some("128x16") => tile(128, 16, if back { 70.0 } else { 64.0 }, 90.0, 8.0),
+            Some("128x32") => tile(128, 32, if back { 94.0 } else { 80.0 }, 122.0, 16.0),
+            Some("128x64") => tile(128, 64, 128.0, 100.0, 16.0),
+            Some("16x16") => tile(16, 16, 80.0, 74.0, 9.0),
+            Some("32x32") => tile(32, 32, 128.0, 95.0, 18.0),
+            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 214.0, 137.0, 36.0),
+            _ => tile(64, 32, 64.0, 87.0, 8.0),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What an epoch of an experiment would ask of a GPU: launches, bytes, and the time that a model gives them.
+
+use serde_json::{Map, Value, json};
+
+use super::experiments::Experiment;
+use super::model::{GPUS, traffic};
+use crate::data::random_bytes;
+use crate::device::gpu::{Launch, Precision};
+use crate::device::{Call, longest_path};
+use crate::error::Result;
+use crate::train::EpochPlan;
+
+/// An experiment's counts, at its own batch size and on data of its own size.
+pub struct Planned {
+    pub name: &'static str,
+    pub batch: usize,
+    /// Of a training step.
+    pub launches: Vec<PlannedLaunch>,
+    /// Of both evaluations of an epoch.
+    pub eval_launches: usize,
+    pub flops: usize,
+    /// The most launches of a step of which each needs the one before it.
+    pub path: usize,
+    /// Of each of the model's GPUs.
+    pub modelled: Vec<Modelled>,
+}
+
+pub struct Modelled {
+    pub gpu: &'static str,
+    /// Microseconds of a training step.
+    pub step: f64,
+    /// Seconds of an epoch, evaluation included.
+    pub epoch: f64,
+}
+
+/// A launch of a step.
+pub struct PlannedLaunch {
+    pub kernel: &'static str,
+    pub blocks: [u32; 3],
+    pub threads: u32,
+    /// Dynamic shared memory of a block.
+    pub shared: u32,
+    /// Bytes of the ranges that it names to read, and to write.
+    pub traffic: [usize; 2],
+    /// Microseconds on the first of the model's GPUs.
+    pub modelled: f64,
+}
+
+impl Planned {
+    /// Bytes that a step's launches name to read, and to write.
+    pub fn traffic(&self) -> [usize; 2] {
+        [0, 1].map(|i| self.launches.iter().map(|launch| launch.traffic[i]).sum())
+    }
+
+    pub fn to_json(&self) -> Map<String, Value> {
+        let [read, written] = self.traffic().map(|bytes| bytes as f64 / 1e6);
+        let of_gpu = |m: &Modelled| {
+            [
+                ("model_us", rounded(m.step, 1)),
+                ("model_epoch_s", rounded(m.epoch, 4)),
+            ]
+        };
+        let others = self.modelled[1..].iter();
+        let others = others.map(|m| (m.gpu.to_owned(), Value::from_iter(of_gpu(m))));
+        let value = json!({
+            "name": self.name, "batch": self.batch, "launches": self.launches.len(),
+            "eval_launches": self.eval_launches, "mb_read": rounded(read, 3), "mb_written": rounded(written, 3),
+            "gflop": rounded(self.flops as f64 / 1e9, 3), "path": self.path, "model_gpu": self.modelled[0].gpu,
+            "other_gpus": Map::from_iter(others),
+        });
+        let Value::Object(mut map) = value else {
+            unreachable!("an object was written");
+        };
+        map.extend(of_gpu(&self.modelled[0]).map(|(key, x)| (key.to_owned(), x.into())));
+        map
+    }
+}
+
+fn rounded(x: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (x * scale).round() / scale
+}
+
+/// Plans an experiment.
+///
+/// # Errors
+/// If the kernels cannot take it, or made-up data cannot be written.
+pub(super) fn plan(experiment: &Experiment, precision: Option<Precision>) -> Result<Planned> {
+    let config = experiment.config();
+    let Experiment {
+        sample,
+        classes,
+        samples,
+        ..
+    } = experiment;
+    let data = random_bytes(&config, sample, *classes, *samples)?;
+    let epoch = EpochPlan::new(&config, &data, precision)?;
+    let launches = |calls| <[Call]>::iter(calls).filter_map(Call::as_launch);
+    let evaluation = epoch.evaluation();
+    let modelled = GPUS.iter().map(|gpu| {
+        let time = |calls| launches(calls).map(|launch| gpu.time(launch)).sum::<f64>();
+        let step = time(epoch.step());
+        let of_evaluation = evaluation
+            .iter()
+            .map(|(calls, times)| time(calls) * *times as f64);
+        Modelled {
+            gpu: gpu.name,
+            step,
+            epoch: (step * epoch.steps as f64 + of_evaluation.sum::<f64>()) / 1e6,
+        }
+    });
+    let planned = |launch: &Launch| PlannedLaunch {
+        kernel: launch.kernel.name,
+        blocks: launch.grid.blocks,
+        threads: launch.kernel.threads,
+        shared: launch.grid.shared,
+        traffic: traffic(launch),
+        modelled: GPUS[0].time(launch),
+    };
+    Ok(Planned {
+        name: experiment.name,
+        batch: config.batch_size,
+        launches: launches(epoch.step()).map(planned).collect(),
+        eval_launches: evaluation
+            .iter()
+            .map(|(calls, times)| calls.len() * times)
+            .sum(),
+        flops: epoch.flops,
+        path: longest_path(epoch.step()),
+        modelled: modelled.collect(),
+    })
+}
