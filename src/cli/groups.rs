@@ -1,6 +1,6 @@
 //! Which of a model's parameters fall into which group of a config.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -31,54 +31,49 @@ pub fn choices(
     library: &Library,
 ) -> std::result::Result<Vec<Choice>, Vec<Error>> {
     let mut models: HashMap<String, Option<Vec<Tensor>>> = HashMap::new();
-    let (mut tried, mut choices) = (HashMap::new(), Vec::new());
-    let mut problems: Vec<Error> = Vec::new();
+    let mut tried: HashMap<String, HashSet<String>> = HashMap::new();
+    let (mut choices, mut problems) = (Vec::new(), Vec::<Error>::new());
     for run in runs.iter().filter(|run| !run.groups.is_empty()) {
-        let model = [
-            json!(run.dataset),
-            json!(run.dataset_kwargs),
-            json!(run.model),
-        ];
-        let model = format!("{model:?} {:?}", run.model_kwargs);
-        if !models.contains_key(&model) {
-            // What does not fit is told elsewhere.
-            let tensors = tensors(run, library).unwrap_or_default();
-            models.insert(model.clone(), tensors);
-        }
-        let Some(tensors) = &models[&model] else {
-            continue;
-        };
-        let (groups, mut opt) = (config::canonical(&json!(run.groups)), run.opt.clone());
+        let model = json!([run.dataset, run.dataset_kwargs, run.model, run.model_kwargs]);
+        let model = config::canonical(&model);
+        let choice = model.clone() + &config::canonical(&json!(run.groups));
+        let mut opt = run.opt.clone();
         opt.remove("lr");
-        let choice = format!("{model} {groups}");
-        let opts: &mut Vec<String> = tried.entry(choice).or_default();
-        let opt = config::canonical(&Value::Object(opt));
-        if opts.contains(&opt) {
+        let opts = tried.entry(choice).or_default();
+        let first = opts.is_empty();
+        if !opts.insert(config::canonical(&Value::Object(opt))) {
             continue;
         }
-        let first = opts.is_empty();
-        opts.push(opt);
-        let members =
-            Optimizer::new(&run.opt, &run.groups).and_then(|optimizer| optimizer.members(tensors));
-        match members {
-            Ok(members) if first => choices.push(Choice {
+        // What does not fit the data is told elsewhere.
+        let tensors = models
+            .entry(model)
+            .or_insert_with(|| tensors(run, library).unwrap_or_default());
+        match members(run, tensors.as_deref()) {
+            Ok(Some(groups)) if first => choices.push(Choice {
                 run: run.clone(),
-                groups: members
-                    .iter()
-                    .map(|group| group.iter().map(|i| tensors[*i].clone()).collect())
-                    .collect(),
+                groups,
             }),
-            Ok(_) => {}
             Err(error) if problems.iter().all(|p| p.message != error.message) => {
                 problems.push(error);
             }
-            Err(_) => {}
+            _ => {}
         }
     }
     match problems.is_empty() {
         true => Ok(choices),
         false => Err(problems),
     }
+}
+
+/// What a run's groups take of its model's parameters, if these are known.
+fn members(run: &RunConfig, tensors: Option<&[Tensor]>) -> Result<Option<Vec<Vec<Tensor>>>> {
+    let optimizer = Optimizer::new(&run.opt, &run.groups)?;
+    let Some(tensors) = tensors else {
+        return Ok(None);
+    };
+    let groups = optimizer.members(tensors)?.into_iter();
+    let tensors = |group: Vec<usize>| group.iter().map(|i| tensors[*i].clone()).collect();
+    Ok(Some(groups.map(tensors).collect()))
 }
 
 /// The parameters of a run's model, if they do not depend on what files hold.

@@ -81,7 +81,7 @@ pub fn optimizers(context: &Context) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Paths of wrapped methods, whose losses and gradients are data.
+/// Paths of methods that are wrapped, or have groups, whose losses and gradients are data.
 #[derive(Deserialize)]
 struct WrappersFile {
     shapes: Vec<Vec<usize>>,
@@ -97,6 +97,10 @@ struct WrappersFile {
 #[derive(Deserialize)]
 struct WrappedCase {
     opt: Map<String, Value>,
+    /// Parameters are called by their places in [`WrappersFile::shapes`].
+    #[serde(default)]
+    groups: Vec<Map<String, Value>>,
+    lr_per_step: Option<Vec<f64>>,
     weights: Vec<Vec<f64>>,
 }
 
@@ -112,7 +116,7 @@ fn wrapped_paths(context: &Context) -> Result<Check> {
     let Some(file) = context.goldens.read::<WrappersFile>(FILE)? else {
         return Ok(Check::skip("wrapped methods", format!("no {FILE}")));
     };
-    let mut check = Check::new("wrapped methods, relative to the weight, or 0.01", 1e-5);
+    let mut check = Check::new("wrapped or in groups, relative to it or 0.01", 1e-5);
     for case in &file.cases {
         let given = |k: usize, _: &[f32]| (file.losses[k], file.gradients[k].clone());
         follow(case, &file, &given, &mut check)?;
@@ -142,7 +146,6 @@ fn follow(
 ) -> Result<()> {
     // Rounding errors of small weights are those of the steps that made them.
     const SMALL: f64 = 0.01;
-    let mut w = file.initial.clone();
     let (a, c) = (file.sam.a.clone(), file.gradients.clone());
     let again = |at: &Operands, now: View<Step>, program: &mut Program| {
         let (a, c) = (a.clone(), c.clone());
@@ -159,10 +162,17 @@ fn follow(
     for (i, shape) in file.shapes.iter().enumerate() {
         params.constant(i.to_string(), shape, 0.0);
     }
-    let optimizer = match Optimizer::new(&case.opt, &[]) {
+    let optimizer = match Optimizer::new(&case.opt, &case.groups) {
         Ok(optimizer) => optimizer,
         Err(e) => return check.skip_for(e),
     };
+    // Groups lie elsewhere than in the file.
+    (params.values.iter_mut().enumerate()).for_each(|(i, place)| *place = i as f32);
+    params.arrange(&optimizer.order(&params.tensors)?);
+    let places = params.values.iter().map(|place| *place as usize);
+    let places: Vec<usize> = places.collect();
+    let laid = |values: &[f32]| -> Vec<f32> { places.iter().map(|i| values[*i]).collect() };
+    let mut w = laid(&file.initial);
     let target = Target::CPU;
     let machine = Machine::open(target.device)?;
     let mut stepper = Stepper::with_gradient(machine, optimizer, &params.tensors, target, &again)?;
@@ -171,11 +181,13 @@ fn follow(
     let mut kept = file.kept_steps.iter().zip(&case.weights).peekable();
     for k in 0..file.losses.len() {
         let (loss, g) = at(k, &w);
-        stepper.step(lr, loss, &mut w, &g)?;
+        let lr = case.lr_per_step.as_ref().map_or(lr, |rates| rates[k]);
+        stepper.step(lr, loss, &mut w, &laid(&g))?;
         let Some((_, theirs)) = kept.next_if(|(step, _)| **step == k + 1) else {
             continue;
         };
-        for (i, (ours, theirs)) in w.iter().zip(theirs).enumerate() {
+        for (ours, &i) in w.iter().zip(&places) {
+            let theirs = &theirs[i];
             let scale = theirs.abs().max(SMALL);
             let at = || {
                 format!(

@@ -221,7 +221,12 @@ fn where_parameters_lie_changes_nothing() {
 #[test]
 fn runs_that_differ_in_groups_are_other_runs() {
     let groups = json!([[], [{"match": "bias", "weight_decay": 0}], [{"match": "ndim==1", "name": "sgd-m", "lr": 0.01}]]);
-    let folder = with(json!([adamw(), {"name": "momo-star", "lr": 1}]), groups);
+    let sam =
+        json!({"name": "adam", "lr": 0.1, "sam_rho": 0.05, "grad_clip_norm": 1, "ema_decay": 0.9});
+    let folder = with(
+        json!([adamw(), {"name": "momo-star", "lr": 1}, sam]),
+        groups,
+    );
     let ran = folder.run("train g.json").code(0);
     assert!(
         ran.stdout.contains("groups") && ran.stdout.contains("bias weight_decay 0"),
@@ -231,12 +236,12 @@ fn runs_that_differ_in_groups_are_other_runs() {
     let output = folder.read("output/g.json");
     assert_eq!(
         output.matches("\"groups\"").count(),
-        4,
+        6,
         "no word of groups where there are none"
     );
     let again = folder.run("train g.json").code(0);
     assert!(
-        again.stderr.contains("6 of 6 runs are in"),
+        again.stderr.contains("9 of 9 runs are in"),
         "{}",
         again.stderr
     );
