@@ -25,6 +25,7 @@ use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
 use crate::stop;
+use crate::train::checkpoint::Checkpoints;
 use crate::train::sweep::{self, Choices, lock};
 use crate::train::weights::{self, Place, Weights};
 
@@ -87,6 +88,10 @@ pub struct Train {
     /// schedule goes by steps
     #[arg(long, value_name = "K")]
     log_every_k_steps: Option<NonZeroUsize>,
+    /// Write a checkpoint of every run that is under way, from which the same command goes on: at most once in so many
+    /// seconds and when interrupted; "never" writes none
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = interval)]
+    checkpoint_every: Interval,
     /// Print the runs and stop
     #[arg(long)]
     dry_run: bool,
@@ -117,10 +122,26 @@ pub struct Train {
     verbose: bool,
 }
 
+/// A time that passes between two of something, or none if there is to be nothing.
+#[derive(Clone, Copy)]
+struct Interval(Option<Duration>);
+
+fn interval(text: &str) -> std::result::Result<Interval, String> {
+    let seconds = || Duration::try_from_secs_f64(text.parse().ok()?).ok();
+    match text {
+        "never" => Ok(Interval(None)),
+        _ => match seconds() {
+            Some(every) => Ok(Interval(Some(every))),
+            None => Err("a number of seconds of 0 or more, or never".into()),
+        },
+    }
+}
+
 /// An experiment with its output, and what is left of it.
 struct Job {
     experiment: Experiment,
     pending: Vec<(usize, RunConfig)>,
+    checkpoints: Option<Checkpoints>,
     /// Given up before the store: its folder may lie in the store's.
     weights: Option<WeightFiles>,
     store: Store,
@@ -152,6 +173,7 @@ impl Train {
             save: None,
             save_trained: matches!(&self.save_weights, Some(Some(save)) if save.trained),
             log_every: self.log_every_k_steps,
+            checkpoints: None,
         };
         // From here on there is something to tidy up.
         signals::listen()?;
@@ -169,7 +191,8 @@ impl Train {
         }
         let mut jobs = prepared?;
         let mut failure = None;
-        while let Some(job) = jobs.0.pop_front() {
+        while let Some(mut job) = jobs.0.pop_front() {
+            choices.checkpoints = job.checkpoints.take();
             choices.save = job.weights.as_ref().map(|files| files.places.clone());
             let outcome = self.train(&job, &library, &targets, &choices)?;
             failure = failure.or(outcome);
@@ -198,7 +221,9 @@ impl Train {
             let identity = job.identity(self, library, &chosen);
             let all: Vec<Identity> = job.experiment.all.iter().map(&identity).collect();
             job.store.check_problems(&all)?;
+            let checkpoints = self.checkpoints(job, &identity, &all)?;
             job.weights = self.weight_files(job, identity)?;
+            job.checkpoints = Some(checkpoints);
         }
         Ok(jobs)
     }
@@ -236,6 +261,7 @@ impl Train {
             }
             if let Some(epochs) = self.epochs {
                 let runs = experiment.runs.iter_mut();
+                let runs = runs.chain(&mut experiment.all);
                 runs.for_each(|run| run.max_epoch = epochs as usize);
             }
         }
@@ -270,6 +296,7 @@ impl Train {
         Ok(Job {
             experiment,
             pending,
+            checkpoints: None,
             weights: None,
             store,
         })
@@ -289,6 +316,28 @@ impl Train {
             }
         }
         Ok(0)
+    }
+
+    /// The checkpoints of pending runs. Tells of those that are there and of no use. `all` are the experiment's runs.
+    fn checkpoints(
+        &self,
+        job: &Job,
+        identity: impl Fn(&RunConfig) -> Identity,
+        all: &[Identity],
+    ) -> Result<Checkpoints> {
+        let folder = job.store.beside("checkpoints");
+        let pending: Vec<Identity> = job.pending.iter().map(|(_, run)| identity(run)).collect();
+        let Interval(every) = self.checkpoint_every;
+        let checkpoints = Checkpoints::open(folder, every, self.log_every_k_steps, pending)?;
+        if self.overwrite {
+            checkpoints.start_anew();
+        }
+        for text in checkpoints.settle(|run| job.store.contains(run), all) {
+            if !self.quiet {
+                print::note(format_args!("{}: {text}", job.experiment.id));
+            }
+        }
+        Ok(checkpoints)
     }
 
     /// Where the weights of pending runs go, if they are to be saved.
@@ -367,7 +416,7 @@ impl Train {
                     "{id}: {done} in {seconds:.1} s, in {path}{rest}"
                 )),
                 Some(_) if results.is_empty() => print::note(format_args!(
-                    "{id}: interrupted before the first of {left} was finished"
+                    "{id}: interrupted before the first of {left} was finished; the same command goes on from there"
                 )),
                 Some(_) => print::note(format_args!(
                     "{id}: interrupted after {done} of {left}; they are in {path}, and the same command goes on from there"
@@ -483,6 +532,14 @@ impl<'a> Report<'a> {
         &self.job.pending[run].1
     }
 
+    fn tell(&self, run: usize, what: &str) {
+        if !self.options.quiet {
+            let (id, run) = (&self.job.experiment.id, self.config(run).label());
+            let tell = || print::note(format_args!("{id}: {run}: {what}"));
+            self.bar.suspend(tell);
+        }
+    }
+
     fn failure(&self) -> Result<()> {
         match lock(&self.failure).take() {
             None => Ok(()),
@@ -499,6 +556,15 @@ impl<'a> Report<'a> {
 }
 
 impl sweep::Progress for Report<'_> {
+    fn resumed(&self, run: usize, epochs: usize, steps: usize) {
+        self.bar.inc(epochs as u64);
+        self.tell(run, &format!("continues from epoch {epochs}, step {steps}"));
+    }
+
+    fn warned(&self, run: usize, what: &str) {
+        self.tell(run, &format!("warning: {what}"));
+    }
+
     fn epoch(&self, run: usize, done: &Epoch) {
         self.bar.inc(1);
         self.bar.set_message(format!("loss {:.4}", done.train_loss));

@@ -2,6 +2,7 @@
 
 use super::simd;
 use gemm_common::Parallelism;
+use gemm_common::cache::CACHE_INFO;
 use gemm_f32::gemm::f32::get_gemm_fn;
 use rayon::prelude::*;
 
@@ -33,6 +34,14 @@ impl<'a> Matrix<'a> {
     fn len(&self, rows: usize, columns: usize) -> usize {
         1 + (rows - 1) * self.strides.0 + (columns - 1) * self.strides.1
     }
+}
+
+/// What products know of the processor's caches, by which they cut their operands: bytes and ways of each level. Other
+/// caches, other last digits.
+pub fn caches() -> String {
+    let levels = CACHE_INFO.iter();
+    let levels = levels.map(|level| format!("{}/{}", level.cache_bytes, level.associativity));
+    levels.collect::<Vec<_>>().join(" ")
 }
 
 /// Rows and columns of a block of the result, the unit of parallel work: large blocks use packed operands

@@ -13,6 +13,8 @@ pub struct Generator {
     mt: Mt,
     /// The second value of the last pair drawn by [`Generator::normal`] on fewer than 16 values.
     cached_normal: Option<f64>,
+    /// Numbers of 32 bits that were drawn.
+    drawn: u64,
 }
 
 impl Generator {
@@ -21,11 +23,25 @@ impl Generator {
         Generator {
             mt: Mt::new(seed as u32),
             cached_normal: None,
+            drawn: 0,
         }
     }
 
     pub fn u32(&mut self) -> u32 {
+        self.drawn += 1;
         self.mt.next_u32()
+    }
+
+    /// Numbers of 32 bits that were drawn since the seed, of which all others are made.
+    pub fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
+    /// Draws until so many are drawn. Right where [`Generator::normal`] was not asked in between.
+    pub fn skip_to(&mut self, drawn: u64) {
+        while self.drawn < drawn {
+            self.u32();
+        }
     }
 
     /// Two draws, the first being the high half.

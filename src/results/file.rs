@@ -83,6 +83,11 @@ pub(super) fn stem(path: &Path) -> String {
     name.strip_suffix(".json").unwrap_or(&name).to_owned()
 }
 
+/// A folder beside an output: `.<id>.<what>`.
+pub(super) fn beside(target: &Path, what: &str) -> PathBuf {
+    target.with_file_name(format!(".{}.{what}", stem(target)))
+}
+
 /// The file that a path leads to, behind all links. It need not be there, but its folder must.
 pub(super) fn target(path: &Path) -> io::Result<PathBuf> {
     // As many links as Linux follows.
@@ -110,8 +115,13 @@ pub(super) fn temporary(dir: &Path, prefix: &str) -> io::Result<NamedTempFile> {
         .tempfile_in(dir)
 }
 
+/// Can files be made in this folder?
+pub fn probe(dir: &Path, prefix: &str) -> io::Result<()> {
+    temporary(dir, prefix)?.close()
+}
+
 /// Makes what became of the names in a folder durable.
-pub(super) fn sync(dir: &Path) -> io::Result<()> {
+fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -140,6 +150,15 @@ pub fn replace(
     let dir = folder(path);
     whole(dir, prefix, write)?.persist(path)?;
     sync(dir)
+}
+
+/// Makes a folder beside an output, durably. It may be there.
+pub fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Ok(()) => sync(folder(dir)),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 /// Folders that were made for something that may not come: those that are empty in the end go again.
@@ -249,7 +268,7 @@ impl Lock {
 
     /// Can files be made here?
     pub fn probe(&self) -> io::Result<()> {
-        temporary(folder(&self.target), &self.prefix)?.close()
+        probe(folder(&self.target), &self.prefix)
     }
 
     /// Writes the file, durably. At any moment there is the old one or the new one.

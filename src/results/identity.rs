@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::output::python_str;
@@ -29,7 +30,7 @@ const GROUPS: &str = "groups";
 const OBJECTS: [&str; 3] = ["dataset_kwargs", "model_kwargs", "opt"];
 
 /// A run's parts, `opt.lr` and `batch_size` say, each with its value. Whole numbers are integers here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity(BTreeMap<String, Value>);
 
 impl Identity {
@@ -76,15 +77,22 @@ impl Identity {
     /// In which keys two runs are of different problems (their results must not be ranked together), as far as is
     /// known: `model=mlp instead of linear`.
     pub fn other_problem(&self, other: &Identity) -> Vec<String> {
+        self.told(other, of_problem)
+    }
+
+    /// In which keys this is another run, as far as is known: `opt.lr=0.1 instead of 0.01`.
+    pub fn other_run(&self, other: &Identity) -> Vec<String> {
+        self.told(other, |_| true)
+    }
+
+    fn told(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let shown = |run: &Identity, key: &str| run.0.get(key).map_or("nothing".into(), python_str);
         let text = |key: String| {
             let (mine, theirs) = (shown(self, &key), shown(other, &key));
             format!("{key}={mine} instead of {theirs}")
         };
-        self.differing(other, of_problem)
-            .into_iter()
-            .map(text)
-            .collect()
+        let differing = self.differing(other, wanted).into_iter();
+        differing.map(text).collect()
     }
 
     fn differing(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {

@@ -45,6 +45,15 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// The number, spelled as it was.
+    pub fn to_number(&self) -> Option<Json<'static>> {
+        match self {
+            Json::Int(digits) => Some(Json::Int(digits.to_string().into())),
+            Json::Float(x) => Some(Json::Float(*x)),
+            _ => None,
+        }
+    }
+
     /// As serde_json's type. Non-finite numbers become null, integers beyond 64 bits floats.
     pub fn to_value(&self) -> Value {
         match self {

@@ -32,19 +32,14 @@ pub type Texts = BTreeMap<String, String>;
 impl Loose {
     /// Of the output that is this file, behind all links.
     pub fn of(target: &Path) -> Loose {
-        let stem = file::stem(target);
         Loose {
-            folder: target.with_file_name(format!(".{stem}.runs")),
+            folder: file::beside(target, "runs"),
         }
     }
 
     /// Adds a run, or replaces one of the same identity. It is on disk when this returns.
     pub fn add(&self, hash: &str, text: &str) -> io::Result<()> {
-        match fs::create_dir(&self.folder) {
-            Ok(()) => file::sync(self.folder.parent().expect("the output's folder"))?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
+        file::make(&self.folder)?;
         let path = self.folder.join(hash).with_extension(EXTENSION);
         file::replace(&path, TEMPORARY, |out| out.write_all(text.as_bytes()))
     }

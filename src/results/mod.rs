@@ -17,6 +17,8 @@ pub mod store;
 pub mod table;
 pub mod timestamp;
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 pub use output::Run;
@@ -45,32 +47,38 @@ pub struct Epoch {
     pub val_loss: f64,
     pub val_score: f64,
     /// What the optimizer reports of every step, by name (`step_size_list`).
-    pub series: Vec<(&'static str, Vec<f64>)>,
+    pub series: Vec<(Name, Vec<f64>)>,
     /// What it reports of the epoch (`fstar`, `h`).
-    pub values: Vec<(&'static str, Json<'static>)>,
+    pub values: Vec<(Name, Json<'static>)>,
     /// What was logged of its steps, by name (`loss`), each value with the step's number in the run; nothing if no log
     /// was kept.
-    pub step_logs: Vec<(&'static str, Vec<(usize, Json<'static>)>)>,
+    pub step_logs: Vec<(Name, Vec<(usize, Json<'static>)>)>,
 }
+
+/// A key of a history.
+pub type Name = Cow<'static, str>;
 
 impl Epoch {
     pub fn to_json(&self) -> Json<'static> {
-        let mut members = vec![
-            ("epoch", Json::Int(self.epoch.to_string().into())),
-            ("learning_rate", self.learning_rate.clone()),
-            ("train_epoch_time", Json::Float(self.train_epoch_time)),
-            ("eval_epoch_time", Json::Float(self.eval_epoch_time)),
-            ("model_norm", Json::Float(self.model_norm.into())),
-            ("grad_norm", Json::Float(self.grad_norm.into())),
-            ("train_loss", Json::Float(self.train_loss)),
-            ("train_score", Json::Float(self.train_score)),
-            ("val_loss", Json::Float(self.val_loss)),
-            ("val_score", Json::Float(self.val_score)),
+        let mut members: Vec<(Name, Json)> = vec![
+            ("epoch".into(), Json::Int(self.epoch.to_string().into())),
+            ("learning_rate".into(), self.learning_rate.clone()),
         ];
+        let numbers = [
+            ("train_epoch_time", self.train_epoch_time),
+            ("eval_epoch_time", self.eval_epoch_time),
+            ("model_norm", self.model_norm.into()),
+            ("grad_norm", self.grad_norm.into()),
+            ("train_loss", self.train_loss),
+            ("train_score", self.train_score),
+            ("val_loss", self.val_loss),
+            ("val_score", self.val_score),
+        ];
+        members.extend(numbers.map(|(name, x)| (name.into(), Json::Float(x))));
         members.extend(self.values.iter().cloned());
         members.extend(self.series.iter().map(|(name, list)| {
             let list = list.iter().copied().map(Json::Float).collect();
-            (*name, Json::List(list))
+            (name.clone(), Json::List(list))
         }));
         if !self.step_logs.is_empty() {
             let by_step = |steps: &[(usize, Json<'static>)]| -> Json<'static> {
@@ -79,10 +87,51 @@ impl Epoch {
                 Json::Dict(values.collect())
             };
             let logs = self.step_logs.iter();
-            let logs = logs.map(|(name, steps)| ((*name).into(), by_step(steps)));
-            members.push(("step_logs", Json::Dict(logs.collect())));
+            let logs = logs.map(|(name, steps)| (name.clone(), by_step(steps)));
+            members.push(("step_logs".into(), Json::Dict(logs.collect())));
         }
-        Json::Dict(members.into_iter().map(|(k, v)| (k.into(), v)).collect())
+        Json::Dict(members)
+    }
+
+    /// What [`Epoch::to_json`] was given; none if it is something else.
+    pub fn from_json(json: &Json) -> Option<Epoch> {
+        let name = |name: &str| Name::Owned(name.to_owned());
+        let Json::Dict(members) = json else {
+            return None;
+        };
+        let mut read = Epoch::default();
+        for (key, value) in members {
+            match (key.as_ref(), value) {
+                ("epoch", Json::Int(digits)) => read.epoch = digits.parse().ok()?,
+                ("learning_rate", rate) => read.learning_rate = rate.to_number()?,
+                ("model_norm", norm) => read.model_norm = norm.number()? as f32,
+                ("grad_norm", norm) => read.grad_norm = norm.number()? as f32,
+                ("train_epoch_time", x) => read.train_epoch_time = x.number()?,
+                ("eval_epoch_time", x) => read.eval_epoch_time = x.number()?,
+                ("train_loss", x) => read.train_loss = x.number()?,
+                ("train_score", x) => read.train_score = x.number()?,
+                ("val_loss", x) => read.val_loss = x.number()?,
+                ("val_score", x) => read.val_score = x.number()?,
+                ("step_logs", Json::Dict(logs)) => {
+                    for (log, steps) in logs {
+                        let Json::Dict(steps) = steps else {
+                            return None;
+                        };
+                        let steps = steps.iter();
+                        let steps =
+                            steps.map(|(step, x)| Some((step.parse().ok()?, x.to_number()?)));
+                        read.step_logs
+                            .push((name(log), steps.collect::<Option<_>>()?));
+                    }
+                }
+                (key, Json::List(list)) => {
+                    let list = list.iter().map(Json::number);
+                    read.series.push((name(key), list.collect::<Option<_>>()?));
+                }
+                (key, value) => read.values.push((name(key), value.to_number()?)),
+            }
+        }
+        Some(read)
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::avx512;
+use crate::cpu::gemm;
 
 /// `pid` of another host means nothing here, so the host is named wherever a process is.
 pub fn host() -> String {
@@ -33,6 +34,20 @@ pub fn of_process() -> Map<String, Value> {
             Value::Object(map) => map,
             _ => unreachable!("an object was written"),
         }
+    });
+    ALL.clone()
+}
+
+/// All of a process that bits depend on: the build, to the last byte, and the processor.
+pub fn of_bits() -> Map<String, Value> {
+    static ALL: LazyLock<Map<String, Value>> = LazyLock::new(|| {
+        let mut all = of_process();
+        all.retain(|key, _| ["version", "commit", "processor"].contains(&key.as_str()));
+        // A build of edited files has the commit of the others.
+        let sum = fs::read("/proc/self/exe").map(|bytes| crc32c::crc32c(&bytes));
+        all.insert("executable".into(), sum.ok().into());
+        all.insert("caches".into(), gemm::caches().into());
+        all
     });
     ALL.clone()
 }

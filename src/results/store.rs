@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::RunResult;
-use super::file::{Existing, Lock};
+use super::file::{self, Existing, Lock};
 use super::identity::{self, Identity, Index};
 use super::json;
 use super::loose::{self, Loose};
@@ -173,6 +173,11 @@ impl Store {
         &self.path
     }
 
+    /// A folder beside the output, behind all links, for what belongs to it: `.<id>.<what>`.
+    pub fn beside(&self, what: &str) -> PathBuf {
+        file::beside(self.lock.target(), what)
+    }
+
     /// Is this run there, as far as is known?
     pub fn contains(&self, run: &Identity) -> bool {
         let state = self.state();
@@ -313,7 +318,7 @@ impl Store {
         let write = |out: &mut dyn Write| write_runs(out, runs);
         let path = self.path.display();
         let written = match &state.elsewhere {
-            Some(place) => super::file::replace(place, ".tmp-", write).map(|()| place.clone()),
+            Some(place) => file::replace(place, ".tmp-", write).map(|()| place.clone()),
             None => self.lock.write_beside(write),
         };
         match written {

@@ -289,8 +289,7 @@ fn trained(optimizer: Optimizer, device: Device) -> Vec<f64> {
     let mut told = Vec::new();
     for _ in 0..3 {
         let epoch = trainer
-            .epoch(&[Rate::computed(0.1, 1.0); 6], loader.next_epoch(), &())
-            .unwrap()
+            .epoch(&[Rate::computed(0.1, 1.0); 6], loader.next_epoch())
             .unwrap();
         trainer.enter_evaluation(&()).unwrap().unwrap();
         let (loss, _) = trainer.evaluate(Part::Train, &()).unwrap().unwrap();

@@ -3,12 +3,15 @@
 mod accumulate;
 #[cfg(all(test, emulator))]
 mod averages;
+pub mod checkpoint;
 mod data;
 mod epoch_plan;
 #[cfg(all(test, emulator))]
 mod kinds;
 mod network;
 mod optimum;
+#[cfg(all(test, emulator))]
+mod resumed;
 mod run;
 mod step_log;
 mod step_time;

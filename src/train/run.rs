@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
+use super::checkpoint::{Checkpoint, Place, Position};
 use super::network::{Plans, steps_per_epoch};
 use super::step_log::Logged;
 use super::trainer::Trainer;
@@ -17,7 +18,7 @@ use crate::error::Result;
 use crate::optim::Optimizer;
 use crate::optim::schedule::{Rate, Schedule};
 use crate::results::json::Json;
-use crate::results::{Epoch, RunResult, timestamp::timestamp};
+use crate::results::{Epoch, Name, RunResult, timestamp::timestamp};
 
 /// Whoever follows a run, and may end it.
 pub trait Watch: Sync {
@@ -26,12 +27,18 @@ pub trait Watch: Sync {
         false
     }
 
+    /// The run goes on from a checkpoint: so many epochs are done, and so many steps of the next one.
+    fn resumed(&self, _epochs: usize, _steps: usize) {}
+
     fn epoch(&self, _done: &Epoch) {}
 
     /// Those that were trained, even where others were evaluated?
     fn wants_trained_weights(&self) -> bool {
         false
     }
+
+    /// Something went wrong, and the run goes on.
+    fn warned(&self, _what: &str) {}
 
     /// After the last step.
     fn trained(&self, _weights: &Snapshot<'_>) -> Result<()> {
@@ -53,114 +60,264 @@ pub fn run(
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
     let plans = Plans::from_weights(init, config, data, target.device)?;
-    run_plans(plans, config, data, target, log_every, watch)
+    run_plans(plans, config, data, target, log_every, None, watch)
 }
 
-/// As [`run`], by plans that are there.
+/// As [`run`], by plans that are there. The run goes on from the checkpoint in its place, and writes checkpoints there.
 pub(super) fn run_plans(
     plans: Plans,
     config: &RunConfig,
     data: &Pair,
     target: Target,
     log_every: Option<NonZeroUsize>,
+    place: Option<Place<'_>>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
     let Pair { train, val } = data;
-    let start_time = SystemTime::now();
     let initial = &plans.params.values;
     let initial_norm = (cpu::dot(initial, initial) as f32).sqrt();
     let optimizer = Optimizer::new(&config.opt, &config.groups)?;
-    let mut trainer = Trainer::new(plans, optimizer, data, target, log_every)?;
-    // Python keeps an integer of the config an integer where it computes nothing with it.
-    let spelled = |x: f64, key: &str, as_given: bool| match config.opt.get(key) {
-        Some(Value::Number(n)) if as_given && !n.is_f64() => Json::Int(n.to_string().into()),
-        _ => Json::Float(x),
-    };
-    let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let steps = steps_per_epoch(config, train.len());
-    let mut schedule = Schedule::new(&config.opt, config.max_epoch, steps)?;
-    let mut history: Vec<Epoch> = Vec::new();
-
-    for epoch in 0..config.max_epoch {
-        let clock = Instant::now();
-        let rates = schedule.next_epoch();
-        let Some(trained) = trainer.epoch(&rates, loader.next_epoch(), watch)? else {
+    let mut run = Run {
+        config,
+        log: log_every.is_some(),
+        trainer: Trainer::new(plans, optimizer, data, target, log_every)?,
+        loader: Loader::new(config.run_id, train.len(), config.batch_size),
+        schedule: Schedule::new(&config.opt, config.max_epoch, steps)?,
+        steps,
+        start_time: timestamp(SystemTime::now()),
+        history: Vec::new(),
+        place,
+        saved: Instant::now(),
+        watch,
+    };
+    let mut checkpoint = run.checkpoint()?;
+    while run.history.len() < config.max_epoch {
+        let Some(done) = run.epoch(checkpoint.take())? else {
             return Ok(None);
         };
-        let mut done = Epoch {
-            epoch,
-            learning_rate: spelled(rates[0].lr, "lr", rates[0].as_given),
-            train_epoch_time: clock.elapsed().as_secs_f64(),
-            model_norm: trained.model_norm,
-            grad_norm: trained.grad_norm,
-            ..Epoch::default()
-        };
-        let clock = Instant::now();
-        if trainer.enter_evaluation(watch)?.is_none() {
-            return Ok(None);
-        }
-        let Some(on_train) = trainer.evaluate(Part::Train, watch)? else {
-            return Ok(None);
-        };
-        let Some(on_val) = trainer.evaluate(Part::Val, watch)? else {
-            return Ok(None);
-        };
-        done.eval_epoch_time = clock.elapsed().as_secs_f64();
-        (done.train_loss, done.train_score) = on_train;
-        (done.val_loss, done.val_score) = on_val;
-        schedule.evaluated(done.val_loss);
-        if log_every.is_some() {
-            done.step_logs = step_logs(epoch * steps, &trained.logged, |step| {
-                let Rate { lr, as_given, .. } = rates[step];
-                schedule.stepwise().then(|| spelled(lr, "lr", as_given))
-            });
-        }
-        for (name, values) in trained.series {
-            done.series
-                .push((name, values.into_iter().map(six_digits).collect()));
-        }
-        for (report, value) in trained.values {
-            let limit = report.limited_by.unwrap_or_default();
-            let limited = config.opt.get(limit).and_then(Value::as_f64) == Some(value);
-            done.values
-                .push((report.name, spelled(value, limit, limited)));
-        }
         train.check()?;
         val.check()?;
         watch.epoch(&done);
-        history.push(done);
-        if epoch + 1 < config.max_epoch || watch.wants_trained_weights() {
-            trainer.leave_evaluation()?;
+        run.history.push(done);
+        if run.history.len() < config.max_epoch || watch.wants_trained_weights() {
+            run.trainer.leave_evaluation()?;
         }
     }
     train.check_all()?;
     val.check_all()?;
-    trainer.finish(watch)?;
-    let mut summary = summary(data, target, start_time, &history);
-    let last = history.last().map(|epoch| epoch.model_norm);
-    let costs = trainer.costs();
-    summary.extend([
-        ("init_model_norm".to_owned(), initial_norm.into()),
-        ("final_model_norm".to_owned(), last.into()),
-        ("num_batches_per_epoch".to_owned(), steps.into()),
-        (
-            "step_scheduler_on_epoch".to_owned(),
-            (!schedule.stepwise()).into(),
-        ),
-        (
-            "state_bytes_per_parameter".to_owned(),
-            costs.state_bytes_per_parameter.into(),
-        ),
-        (
-            "peak_memory_bytes".to_owned(),
-            costs.peak_memory_bytes.into(),
-        ),
-    ]);
+    run.trainer.finish(watch)?;
+    let mut summary = summary(data, target, &run);
+    summary.insert("init_model_norm".to_owned(), initial_norm.into());
     Ok(Some(RunResult {
         config: config.to_json(),
         summary,
-        history,
+        history: run.history,
     }))
+}
+
+/// A run under way.
+struct Run<'a> {
+    config: &'a RunConfig,
+    /// Are steps logged?
+    log: bool,
+    trainer: Trainer,
+    loader: Loader,
+    schedule: Schedule,
+    /// Of an epoch.
+    steps: usize,
+    start_time: String,
+    history: Vec<Epoch>,
+    place: Option<Place<'a>>,
+    /// When a checkpoint was written; the run's start before the first one.
+    saved: Instant,
+    watch: &'a dyn Watch,
+}
+
+impl Run<'_> {
+    /// The run's checkpoint, if there is one. All that was before its epoch is done then.
+    fn checkpoint(&mut self) -> Result<Option<Checkpoint>> {
+        let Some(place) = self.place else {
+            return Ok(None);
+        };
+        let mut checkpoint = match place.read(&self.trainer.pieces()) {
+            Ok(Some(checkpoint)) => checkpoint,
+            Ok(None) => return Ok(None),
+            Err(e) => {
+                self.watch.warned(&format!("{e}; the run starts anew"));
+                return Ok(None);
+            }
+        };
+        self.start_time.clone_from(&checkpoint.position.start_time);
+        self.history = std::mem::take(&mut checkpoint.history);
+        for done in &self.history {
+            let rates = self.schedule.next_epoch();
+            self.loader.next_epoch();
+            self.trainer.skip_epoch(&rates)?;
+            self.schedule.evaluated(done.val_loss);
+        }
+        self.trainer.draw_until(checkpoint.position.drawn);
+        let step = checkpoint.position.step;
+        self.watch.resumed(self.history.len(), step);
+        Ok(Some(checkpoint))
+    }
+
+    /// Trains and evaluates an epoch, or what a checkpoint has left of it. `None` if the watch ended the run.
+    fn epoch(&mut self, checkpoint: Option<Checkpoint>) -> Result<Option<Epoch>> {
+        let rates = self.schedule.next_epoch();
+        let Some(done) = self.train(&rates, checkpoint)? else {
+            return Ok(None);
+        };
+        let Some(done) = self.evaluate(done)? else {
+            return Ok(None);
+        };
+        self.schedule.evaluated(done.val_loss);
+        Ok(Some(done))
+    }
+
+    fn train(&mut self, rates: &[Rate], checkpoint: Option<Checkpoint>) -> Result<Option<Epoch>> {
+        let order = self.loader.next_epoch();
+        let mut done = Epoch {
+            epoch: self.history.len(),
+            learning_rate: spelled(self.config, rates[0].lr, "lr", rates[0].as_given),
+            ..Epoch::default()
+        };
+        let drawn = self.trainer.drawn();
+        match checkpoint {
+            None => self.trainer.begin_epoch(rates, order)?,
+            Some(Checkpoint {
+                position,
+                epoch,
+                state,
+                ..
+            }) => {
+                done = epoch;
+                let Some(trained) = position.trained else {
+                    self.trainer.skip_epoch(rates)?;
+                    self.trainer.restore(&state, 0)?;
+                    return Ok(Some(done));
+                };
+                self.trainer.begin_epoch(rates, order)?;
+                self.trainer.restore(&state, trained)?;
+            }
+        }
+        let mut clock = Instant::now();
+        while self.trainer.advance()? {
+            let stop = self.watch.stop();
+            if stop || self.is_due() {
+                done.train_epoch_time += clock.elapsed().as_secs_f64();
+                self.save(&done, Some(self.trainer.trained()), drawn)?;
+                clock = Instant::now();
+            }
+            if stop {
+                return Ok(None);
+            }
+        }
+        let trained = self.trainer.end_epoch()?;
+        done.train_epoch_time += clock.elapsed().as_secs_f64();
+        done.model_norm = trained.model_norm;
+        done.grad_norm = trained.grad_norm;
+        if self.log {
+            let first = done.epoch * self.steps;
+            done.step_logs = step_logs(first, &trained.logged, |step| {
+                let Rate { lr, as_given, .. } = rates[step];
+                let stepwise = self.schedule.stepwise();
+                stepwise.then(|| spelled(self.config, lr, "lr", as_given))
+            });
+        }
+        for (name, values) in trained.series {
+            let values = values.into_iter().map(six_digits);
+            done.series.push((name.into(), values.collect()));
+        }
+        for (report, value) in trained.values {
+            let limit = report.limited_by.unwrap_or_default();
+            let limited = self.config.opt.get(limit).and_then(Value::as_f64) == Some(value);
+            let value = spelled(self.config, value, limit, limited);
+            done.values.push((report.name.into(), value));
+        }
+        Ok(Some(done))
+    }
+
+    /// Of an epoch that was trained.
+    fn evaluate(&mut self, mut done: Epoch) -> Result<Option<Epoch>> {
+        let drawn = self.trainer.drawn();
+        let stop = self.watch.stop();
+        if stop || self.is_due() {
+            self.save(&done, None, drawn)?;
+        }
+        if stop {
+            return Ok(None);
+        }
+        let clock = Instant::now();
+        let Some(means) = self.means()? else {
+            // It is done again from its start.
+            self.trainer.leave_evaluation()?;
+            self.save(&done, None, drawn)?;
+            return Ok(None);
+        };
+        done.eval_epoch_time = clock.elapsed().as_secs_f64();
+        [
+            (done.train_loss, done.train_score),
+            (done.val_loss, done.val_score),
+        ] = means;
+        Ok(Some(done))
+    }
+
+    /// Losses and scores of both halves at the weights that are evaluated. `None` if the watch ended the run.
+    fn means(&mut self) -> Result<Option<[(f64, f64); 2]>> {
+        if self.trainer.enter_evaluation(self.watch)?.is_none() {
+            return Ok(None);
+        }
+        let mut means = [(0.0, 0.0); 2];
+        for (part, means) in [Part::Train, Part::Val].into_iter().zip(&mut means) {
+            let Some(of_part) = self.trainer.evaluate(part, self.watch)? else {
+                return Ok(None);
+            };
+            *means = of_part;
+        }
+        Ok(Some(means))
+    }
+
+    /// Is it time for a checkpoint?
+    fn is_due(&self) -> bool {
+        let every = self.place.and_then(|place| place.every());
+        every.is_some_and(|every| self.saved.elapsed() >= every)
+    }
+
+    /// Writes a checkpoint, if there are to be any. That it cannot be written is told, and is no reason to give up what
+    /// was trained.
+    fn save(&mut self, under_way: &Epoch, trained: Option<usize>, drawn: u64) -> Result<()> {
+        let Some(place) = self.place.filter(|place| place.every().is_some()) else {
+            return Ok(());
+        };
+        let position = Position {
+            start_time: self.start_time.clone(),
+            step: match trained {
+                Some(_) => self.trainer.step()?,
+                None => self.steps,
+            },
+            trained,
+            drawn,
+        };
+        let state = self.trainer.save()?;
+        self.history.push(under_way.clone());
+        let written = place.write(&position, &self.history, &state);
+        self.history.pop();
+        if let Err(e) = written {
+            self.watch
+                .warned(&format!("cannot write a checkpoint: {e}"));
+        }
+        self.saved = Instant::now();
+        Ok(())
+    }
+}
+
+/// Python keeps an integer of the config an integer where it computes nothing with it.
+fn spelled(config: &RunConfig, x: f64, key: &str, as_given: bool) -> Json<'static> {
+    match config.opt.get(key) {
+        Some(Value::Number(n)) if as_given && !n.is_f64() => Json::Int(n.to_string().into()),
+        _ => Json::Float(x),
+    }
 }
 
 /// What a history says of logged steps, by their numbers in the run, of which the epoch's first one is `first`; of rates
@@ -169,7 +326,7 @@ fn step_logs(
     first: usize,
     logged: &[Logged],
     rate: impl Fn(usize) -> Option<Json<'static>>,
-) -> Vec<(&'static str, Vec<(usize, Json<'static>)>)> {
+) -> Vec<(Name, Vec<(usize, Json<'static>)>)> {
     let by_step = |value: &dyn Fn(&Logged) -> Option<Json<'static>>| -> Vec<_> {
         let values = logged
             .iter()
@@ -177,12 +334,15 @@ fn step_logs(
         values.collect()
     };
     let mut logs = vec![
-        ("loss", by_step(&|l| Some(Json::Float(l.loss.into())))),
         (
-            "grad_norm",
+            "loss".into(),
+            by_step(&|l| Some(Json::Float(l.loss.into()))),
+        ),
+        (
+            "grad_norm".into(),
             by_step(&|l| Some(Json::Float(l.grad_norm.into()))),
         ),
-        ("lr", by_step(&|l| rate(l.step))),
+        ("lr".into(), by_step(&|l| rate(l.step))),
     ];
     logs.retain(|(_, values)| !values.is_empty());
     logs
@@ -193,18 +353,19 @@ fn six_digits(x: f64) -> f64 {
     format!("{x:.5e}").parse().expect("a number")
 }
 
-fn summary(
-    data: &Pair,
-    target: Target,
-    start_time: SystemTime,
-    history: &[Epoch],
-) -> Map<String, Value> {
+fn summary(data: &Pair, target: Target, run: &Run) -> Map<String, Value> {
+    let Run {
+        history,
+        start_time,
+        ..
+    } = run;
     let diverged = history.iter().find(|e| {
         let numbers = [e.train_loss, e.val_loss, e.train_score, e.val_score];
         !(numbers.iter().all(|x| x.is_finite()) && e.model_norm.is_finite())
     });
+    let costs = run.trainer.costs();
     let entries = json!({
-        "start_time": timestamp(start_time),
+        "start_time": start_time,
         "end_time": timestamp(SystemTime::now()),
         "num_workers": 0,
         "data_parallel": "false",
@@ -213,6 +374,11 @@ fn summary(
         "device": target.device.name(),
         "precision": target.precision_name(),
         "diverged_epoch": diverged.map(|e| e.epoch),
+        "final_model_norm": history.last().map(|epoch| epoch.model_norm),
+        "num_batches_per_epoch": run.steps,
+        "step_scheduler_on_epoch": !run.schedule.stepwise(),
+        "state_bytes_per_parameter": costs.state_bytes_per_parameter,
+        "peak_memory_bytes": costs.peak_memory_bytes,
     });
     match entries {
         Value::Object(map) => map,

@@ -26,7 +26,7 @@ pub(super) struct StepLog {
     first: usize,
     every: usize,
     /// Steps `first`, `first` + `every`, ...: loss and square of the gradient's norm.
-    table: View<f64>,
+    pub table: View<f64>,
     partial: View<f64>,
 }
 

@@ -41,7 +41,7 @@ pub fn step_time(
     for epoch in 0..trained {
         let order = loader.next_epoch();
         let clock = Instant::now();
-        trainer.epoch(&rates, order, &())?;
+        trainer.epoch(&rates, order)?;
         if epoch > 0 {
             seconds.push(clock.elapsed().as_secs_f64() / steps as f64);
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
+use super::checkpoint::Checkpoints;
 use super::network::{Plans, steps_per_epoch};
 use super::optimum;
 use super::run::{Watch, run_plans};
@@ -29,9 +30,13 @@ const SMALL_STEP: usize = 10_000_000;
 /// Whoever follows a sweep. Runs are named by their place among the pending ones.
 pub trait Progress: Sync {
     fn started(&self, _run: usize, _config: &RunConfig) {}
+    /// The run goes on from a checkpoint: so many epochs are done, and so many steps of the next one.
+    fn resumed(&self, _run: usize, _epochs: usize, _steps: usize) {}
     fn epoch(&self, _run: usize, _done: &Epoch) {}
     /// The run is on disk.
     fn finished(&self, _run: usize, _result: &RunResult) {}
+    /// Something went wrong, and the run goes on.
+    fn warned(&self, _run: usize, _what: &str) {}
     /// The run could not be trained to its end; the others go on.
     fn failed(&self, _run: usize, _error: &Error) {}
 }
@@ -48,6 +53,8 @@ pub struct Choices {
     pub save_trained: bool,
     /// Loss and gradient of every so many steps of an epoch are logged.
     pub log_every: Option<NonZeroUsize>,
+    /// Those of the runs, which go on from them.
+    pub checkpoints: Option<Checkpoints>,
 }
 
 /// Optimal values by problem, shared by the runs of a sweep.
@@ -169,15 +176,7 @@ pub fn sweep(
                         Some(plans) => plans,
                         None => Plans::from_weights(init, config, &data, target.device)?,
                     };
-                    one(
-                        plans,
-                        config,
-                        &data,
-                        target,
-                        choices.log_every,
-                        &optima,
-                        &watch,
-                    )
+                    one(plans, &data, target, &optima, &watch)
                 })
                 .map(|result| {
                     let mut result = result?;
@@ -188,7 +187,12 @@ pub fn sweep(
             match outcome {
                 Ok(None) => {}
                 Ok(Some(result)) => match store.add(*index, &result) {
-                    Ok(()) => progress.finished(turn, &result),
+                    Ok(()) => {
+                        if let Some(checkpoints) = &choices.checkpoints {
+                            checkpoints.place(turn).remove();
+                        }
+                        progress.finished(turn, &result);
+                    }
                     Err(error) => drop(lock(&end).get_or_insert(error)),
                 },
                 Err(mut error) => {
@@ -231,6 +235,9 @@ pub fn sweep(
             }
         });
     }
+    if let Some(checkpoints) = &choices.checkpoints {
+        checkpoints.close();
+    }
     let finished = store.finish();
     match end.into_inner().unwrap_or(None) {
         Some(error) => Err(error),
@@ -241,14 +248,20 @@ pub fn sweep(
 /// One run, with the optimal value where there is one.
 fn one(
     plans: Plans,
-    config: &RunConfig,
     data: &Pair,
     target: Target,
-    log_every: Option<NonZeroUsize>,
     optima: &Optima,
-    watch: &dyn Watch,
+    watch: &RunWatch,
 ) -> Result<Option<RunResult>> {
-    let Some(mut result) = run_plans(plans, config, data, target, log_every, watch)? else {
+    let &RunWatch {
+        config,
+        choices,
+        turn,
+        ..
+    } = watch;
+    let log_every = choices.log_every;
+    let place = choices.checkpoints.as_ref().map(|all| all.place(turn));
+    let Some(mut result) = run_plans(plans, config, data, target, log_every, place, watch)? else {
         return Ok(None);
     };
     if models::row(&config.model).is_some_and(|row| row.linear)
@@ -303,8 +316,16 @@ impl Watch for RunWatch<'_> {
         self.stop.load(Ordering::Relaxed)
     }
 
+    fn resumed(&self, epochs: usize, steps: usize) {
+        self.progress.resumed(self.turn, epochs, steps);
+    }
+
     fn epoch(&self, done: &Epoch) {
         self.progress.epoch(self.turn, done);
+    }
+
+    fn warned(&self, what: &str) {
+        self.progress.warned(self.turn, what);
     }
 
     fn wants_trained_weights(&self) -> bool {

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 
 use super::Watch;
 use super::accumulate::Accumulation;
+use super::checkpoint::State;
 use super::data::{Batch, Half};
 use super::network::Plans;
 use super::step_log::{Logged, StepLog};
@@ -57,8 +58,9 @@ pub(super) struct Trainer {
     batch_size: usize,
     /// Batches of a step.
     accumulated: usize,
-    /// Training steps done.
+    /// Training steps done when this epoch began, and its programs that were run.
     done: u64,
+    trained: usize,
     tables: Tables,
     /// The batches of an epoch's steps.
     steps: Vec<Step>,
@@ -278,6 +280,7 @@ impl Trainer {
             batch_size,
             accumulated,
             done: 0,
+            trained: 0,
             tables,
             steps: Vec::new(),
             train,
@@ -318,18 +321,37 @@ impl Trainer {
         self.tables.steps.len / self.accumulated
     }
 
-    /// Trains on the whole steps of `order`, each at its own rate. `None` if the watch ended it.
-    pub fn epoch(
-        &mut self,
-        rates: &[Rate],
-        order: &[u32],
-        watch: &dyn Watch,
-    ) -> Result<Option<EpochResult>> {
-        self.write_tables(rates, order)?;
-        let train = self.train.clone();
-        if self.run_all(&train, watch)?.is_none() {
-            return Ok(None);
-        }
+    /// Trains on the whole steps of `order`, each at its own rate.
+    pub fn epoch(&mut self, rates: &[Rate], order: &[u32]) -> Result<EpochResult> {
+        self.begin_epoch(rates, order)?;
+        while self.advance()? {}
+        self.end_epoch()
+    }
+
+    /// Writes an epoch's tables. [`Trainer::advance`] then trains until it says no, and [`Trainer::end_epoch`] reads
+    /// what is to be told.
+    pub fn begin_epoch(&mut self, rates: &[Rate], order: &[u32]) -> Result<()> {
+        self.trained = 0;
+        self.write_tables(rates, order)
+    }
+
+    /// Runs the next of the epoch's programs, of one step or of several. Is there another one?
+    pub fn advance(&mut self) -> Result<bool> {
+        let mut left = self.trained;
+        let programs = || self.train.iter().copied();
+        let next = programs().find_map(|(program, times)| match left.checked_sub(times) {
+            None => Some(program),
+            Some(rest) => {
+                left = rest;
+                None
+            }
+        });
+        self.machine.run(next.expect("a program of this epoch"))?;
+        self.trained += 1;
+        Ok(self.trained < programs().map(|(_, times)| times).sum())
+    }
+
+    pub fn end_epoch(&mut self) -> Result<EpochResult> {
         self.done += self.steps_per_epoch() as u64;
         self.machine.run(self.norms)?;
         let squares = self.machine.download(self.tables.squares)?;
@@ -345,7 +367,7 @@ impl Trainer {
             let last = last.read(&mut self.machine)?;
             grad_norm = last[0].grad_norm;
         }
-        Ok(Some(EpochResult {
+        Ok(EpochResult {
             model_norm: (squares[0] as f32).sqrt(),
             grad_norm,
             series: reports.steps.iter().copied().zip(series).collect(),
@@ -354,7 +376,84 @@ impl Trainer {
                 Some(log) => log.read(&mut self.machine)?,
                 None => Vec::new(),
             },
-        }))
+        })
+    }
+
+    /// Leaves an epoch behind that was trained before, in another process.
+    pub fn skip_epoch(&mut self, rates: &[Rate]) -> Result<()> {
+        self.done += self.steps_per_epoch() as u64;
+        (self.optimizer).write_coefficients(rates, &self.operands, &mut self.machine)
+    }
+
+    /// Programs of this epoch that were run.
+    pub fn trained(&self) -> usize {
+        self.trained
+    }
+
+    /// Steps of this epoch that were trained.
+    pub fn step(&mut self) -> Result<usize> {
+        let batches = self.machine.download(self.tables.taken)?[0] as usize;
+        Ok(batches / self.accumulated)
+    }
+
+    /// What the global generator has drawn.
+    pub fn drawn(&self) -> u64 {
+        self.params.generator.drawn()
+    }
+
+    /// Has it draw until it has drawn so much.
+    pub fn draw_until(&mut self, drawn: u64) {
+        self.params.generator.skip_to(drawn);
+    }
+
+    /// All on the machine that later steps and reports of this epoch depend on: weights, running averages, the
+    /// optimizer's memory, and what the epoch has to report so far. A step leaves nothing else to the next one.
+    fn state(&self) -> Vec<(String, View<u8>)> {
+        let bytes = |slot: Slot| View::<f32>::from(slot).cast();
+        let logged = self.log.map_or(View::default(), |log| log.table.cast());
+        let own = [
+            ("parameters", bytes(self.layout.values)),
+            ("buffers", bytes(self.layout.buffers)),
+            ("batches_taken", self.tables.taken.cast()),
+            ("series", self.operands.series().cast()),
+            ("logged", logged),
+        ];
+        let own = own.map(|(name, view)| (name.to_owned(), view));
+        let memory = self.operands.memory().into_iter();
+        let memory = memory.map(|(name, view)| (format!("optimizer.{name}"), view));
+        let all = own.into_iter().chain(memory);
+        all.filter(|(_, view)| view.len > 0).collect()
+    }
+
+    /// Names and lengths of what [`Trainer::save`] reads.
+    pub fn pieces(&self) -> Vec<(String, usize)> {
+        let views = self.state().into_iter();
+        views.map(|(name, view)| (name, view.len)).collect()
+    }
+
+    /// What a checkpoint holds of the machine.
+    pub fn save(&mut self) -> Result<State> {
+        let pieces = self.pieces();
+        let mut bytes = vec![0; pieces.iter().map(|(_, len)| len).sum()];
+        let mut rest = bytes.as_mut_slice();
+        for (_, view) in self.state() {
+            let (piece, behind) = rest.split_at_mut(view.len);
+            self.machine.download_into(view, piece)?;
+            rest = behind;
+        }
+        Ok(State { pieces, bytes })
+    }
+
+    /// Makes the machine what it was when so many programs of this epoch were run.
+    pub fn restore(&mut self, state: &State, trained: usize) -> Result<()> {
+        let mut rest = state.bytes.as_slice();
+        for (_, view) in self.state() {
+            let (piece, behind) = rest.split_at(view.len);
+            self.machine.upload(view, piece)?;
+            rest = behind;
+        }
+        self.trained = trained;
+        Ok(())
     }
 
     fn write_tables(&mut self, rates: &[Rate], order: &[u32]) -> Result<()> {
@@ -589,7 +688,7 @@ mod tests {
             assert_eq!(logged.calls(), plain.calls() + calls);
             let rates = [Rate::computed(0.1, 1.0); 10];
             let mut epoch = || {
-                let epoch = logged.epoch(&rates, &order, &()).unwrap().unwrap();
+                let epoch = logged.epoch(&rates, &order).unwrap();
                 // The last step is logged.
                 let last = epoch.logged.last().unwrap();
                 assert!((last.grad_norm / epoch.grad_norm - 1.0).abs() < 1e-6);
@@ -626,9 +725,7 @@ mod tests {
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();
-                run.epoch(&[Rate::computed(0.1, 1.0); 10], &order, &())
-                    .unwrap()
-                    .unwrap();
+                run.epoch(&[Rate::computed(0.1, 1.0); 10], &order).unwrap();
                 run.evaluate(Part::Train, &()).unwrap();
                 run.evaluate(Part::Val, &()).unwrap();
                 let after = run.machine.traffic();

@@ -50,7 +50,7 @@ fn run(index: usize) -> RunResult {
         } else {
             index as f64 / 3.0
         },
-        series: vec![("step_size_list", vec![1e-5; 20])],
+        series: vec![("step_size_list".into(), vec![1e-5; 20])],
         ..Epoch::default()
     });
     RunResult {

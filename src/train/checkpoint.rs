@@ -1,0 +1,428 @@
+//! Checkpoints: what another process needs to go on with a run that was ended from outside, to the same bits.
+//!
+//! `DIR/.<id>.checkpoints/<run>-<rest>.safetensors` beside the output: `run` is the hash of the run's identity, `rest` that
+//! of whatever else its bits depend on. The file holds the bytes of all that is on the run's machine and nowhere
+//! else ([`State`]), the history, and where the run stands. What follows from config and history alone (orders of
+//! samples, rates, coefficients) is computed again.
+//!
+//! Whoever holds the output's lock writes and removes these files.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::config::canonical;
+use crate::error::{Error, Kind, Result};
+use crate::files;
+use crate::results::identity::Identity;
+use crate::results::json::{self, Json};
+use crate::results::{Epoch, file, provenance};
+
+/// Prefix of temporary files.
+const TEMPORARY: &str = ".tmp-";
+const EXTENSION: &str = "safetensors";
+
+/// The tensor that holds the history, as the output would.
+const HISTORY: &str = "history";
+
+/// Members of a file's metadata.
+const OWNER: &str = "owner";
+const POSITION: &str = "position";
+const SUM: &str = "crc32c";
+
+/// Files that are told of; a sweep may have left many.
+const TOLD: usize = 8;
+
+/// Whose a checkpoint is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Owner {
+    run: Identity,
+    rest: Rest,
+}
+
+/// What a run's bits depend on beside its identity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Rest {
+    /// Logged steps are part of the history.
+    log_every_k_steps: Option<NonZeroUsize>,
+    build: Map<String, Value>,
+}
+
+impl Rest {
+    fn new(log_every_k_steps: Option<NonZeroUsize>) -> Rest {
+        Rest {
+            log_every_k_steps,
+            build: provenance::of_bits(),
+        }
+    }
+
+    /// 8 hexadecimal digits.
+    fn hash(&self) -> String {
+        let sum = Md5::digest(canonical(&json!(self)));
+        sum[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Owner {
+    /// In what it is another one: `opt.lr=0.1 instead of 0.01`.
+    fn other_than(&self, run: &Identity, rest: &Rest) -> Vec<String> {
+        let mut all = self.run.other_run(run);
+        let logged = [&self.rest, rest].map(|rest| rest.log_every_k_steps);
+        if logged[0] != logged[1] {
+            let [this, that] = logged.map(|k| k.map_or("none".into(), |k| k.to_string()));
+            all.push(format!("log-every-k-steps={this} instead of {that}"));
+        }
+        let builds = [&self.rest.build, &rest.build];
+        let values = |key| builds.map(|build| build.get(key).unwrap_or(&Value::Null));
+        let texts = builds[1].keys().filter_map(|key| {
+            let [this, that] = values(key);
+            (this != that).then(|| format!("{key}={this} instead of {that}"))
+        });
+        all.extend(texts);
+        all
+    }
+}
+
+/// The checkpoints of an output's runs.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    /// A run writes one at most once in this time, or none.
+    every: Option<Duration>,
+    log_every: Option<NonZeroUsize>,
+    /// Those that are to be trained.
+    runs: Vec<Identity>,
+}
+
+impl Checkpoints {
+    /// Opens the folder, which need not be there, and removes what killed processes left half written.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn open(
+        folder: PathBuf,
+        every: Option<Duration>,
+        log_every: Option<NonZeroUsize>,
+        runs: Vec<Identity>,
+    ) -> Result<Checkpoints> {
+        let usable = || match every {
+            Some(_) if fs::symlink_metadata(&folder).is_ok() => {
+                file::remove_left_overs(&folder, TEMPORARY)?;
+                file::probe(&folder, TEMPORARY)
+            }
+            // Then it is made, beside an output that can be written.
+            _ => Ok(()),
+        };
+        usable().map_err(|e| {
+            let folder = folder.display();
+            let text = format!(
+                "cannot write checkpoints in {folder}: {e}; make it a folder that can be written, or train without \
+                 them: --checkpoint-every never"
+            );
+            Error::new(Kind::CannotCreate, text)
+        })?;
+        Ok(Checkpoints {
+            folder,
+            every,
+            log_every,
+            runs,
+        })
+    }
+
+    /// Removes the checkpoints of runs that are stored. Tells of those that none of the experiment's runs (`all`) goes
+    /// on from, and why.
+    pub fn settle(&self, stored: impl Fn(&Identity) -> bool, all: &[Identity]) -> Vec<String> {
+        let (rest, mut told) = (Rest::new(self.log_every), Vec::new());
+        for path in self.files() {
+            let shown = path.display();
+            let Some(owner) = owner(&path) else {
+                // If it has a run's name, that run tells.
+                if !self.runs.iter().any(|run| self.path_of(run) == path) {
+                    told.push(format!("{shown} is damaged, and no run's; delete it"));
+                }
+                continue;
+            };
+            if stored(&owner.run) {
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            let differing = all.iter().map(|run| owner.other_than(run, &rest));
+            let least = differing.min_by_key(Vec::len).unwrap_or_default();
+            if !least.is_empty() {
+                told.push(format!(
+                    "no run continues from the checkpoint {shown}: {}; delete it if none ever will",
+                    least.join(", ")
+                ));
+            }
+        }
+        self.close();
+        let more = told.len().saturating_sub(TOLD);
+        told.truncate(TOLD);
+        if more > 0 {
+            told.push(format!("and from {more} more in {}", self.folder.display()));
+        }
+        told
+    }
+
+    /// Removes the checkpoints of all runs that are to be trained: they start anew.
+    pub fn start_anew(&self) {
+        (0..self.runs.len()).for_each(|run| self.place(run).remove());
+        self.close();
+    }
+
+    /// Where the checkpoints of a run go.
+    pub fn place(&self, run: usize) -> Place<'_> {
+        Place {
+            of: self,
+            run: &self.runs[run],
+        }
+    }
+
+    /// Removes the folder, if nothing is in it. For when no run is under way.
+    pub fn close(&self) {
+        let _ = fs::remove_dir(&self.folder);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        let mut paths: Vec<_> = paths
+            .filter(|path| path.extension().is_some_and(|e| e == EXTENSION))
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    fn path_of(&self, run: &Identity) -> PathBuf {
+        let name = format!(
+            "{}-{}.{EXTENSION}",
+            run.hash(),
+            Rest::new(self.log_every).hash()
+        );
+        self.folder.join(name)
+    }
+}
+
+/// What a file says of its owner. Of its data nothing is read.
+fn owner(path: &Path) -> Option<Owner> {
+    #[derive(Deserialize)]
+    struct Header {
+        __metadata__: HashMap<String, String>,
+    }
+    /// As safetensors has it.
+    const LONGEST: u64 = 100_000_000;
+    let mut file = files::open(path).ok()?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let length = u64::from_le_bytes(length);
+    let mut header = Vec::new();
+    let header =
+        (length <= LONGEST).then(|| file.take(length).read_to_end(&mut header).map(|_| header))?;
+    let header: Header = serde_json::from_slice(&header.ok()?).ok()?;
+    serde_json::from_str(header.__metadata__.get(OWNER)?).ok()
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// When it began.
+    pub start_time: String,
+    /// Training steps of the epoch under way that are done, for whoever wants to know.
+    pub step: usize,
+    /// Programs of its training that were run; none if it is trained, and evaluation comes next.
+    pub trained: Option<usize>,
+    /// What the global generator had drawn when the epoch, or its evaluation, began.
+    pub drawn: u64,
+}
+
+/// Bytes from a run's machine: names and lengths of pieces, none of which is empty, one behind the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct State {
+    pub pieces: Vec<(String, usize)>,
+    pub bytes: Vec<u8>,
+}
+
+/// A checkpoint, as it was read.
+pub(super) struct Checkpoint {
+    pub position: Position,
+    pub history: Vec<Epoch>,
+    /// The epoch under way, as far as it is known.
+    pub epoch: Epoch,
+    pub state: State,
+}
+
+/// Where the checkpoints of a run go.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    of: &'a Checkpoints,
+    run: &'a Identity,
+}
+
+impl Place<'_> {
+    pub fn every(&self) -> Option<Duration> {
+        self.of.every
+    }
+
+    fn path(&self) -> PathBuf {
+        self.of.path_of(self.run)
+    }
+
+    /// Removes the checkpoints of the run, those of other builds too.
+    pub fn remove(&self) {
+        let hash = self.run.hash();
+        let named = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(&hash))
+        };
+        for path in self.of.files().into_iter().filter(named) {
+            // One that stays is removed by the next command that finds the run stored.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Writes a checkpoint, whole or not at all, in place of the last one.
+    pub(super) fn write(
+        &self,
+        position: &Position,
+        history: &[Epoch],
+        state: &State,
+    ) -> io::Result<()> {
+        let owner = Owner {
+            run: self.run.clone(),
+            rest: Rest::new(self.of.log_every),
+        };
+        let epochs = history.iter().map(Epoch::to_json).collect();
+        let text = json::dumps(&Json::List(epochs), false);
+        let header = header(&owner, position, &text, state)?;
+        file::make(&self.of.folder)?;
+        file::replace(&self.path(), TEMPORARY, |out| {
+            out.write_all(&header)?;
+            out.write_all(&state.bytes)?;
+            out.write_all(text.as_bytes())
+        })
+    }
+
+    /// The run's checkpoint, if there is one, for a machine with such pieces.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is damaged.
+    pub(super) fn read(&self, pieces: &[(String, usize)]) -> Result<Option<Checkpoint>> {
+        if !self.of.folder.exists() {
+            return Ok(None);
+        }
+        let path = self.path();
+        let bytes = match files::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if files::absent(&e) => return Ok(None),
+            Err(e) => return Err(Error::io("read", &path, &e)),
+        };
+        let shown = path.display();
+        let rest = Rest::new(self.of.log_every);
+        if owner(&path).is_some_and(|owner| !owner.other_than(self.run, &rest).is_empty()) {
+            // Somebody has renamed it; [`Checkpoints::settle`] has told of it.
+            return Ok(None);
+        }
+        let read = decode(bytes, pieces);
+        read.map(Some)
+            .map_err(|what| Error::corrupt(format!("{shown} is damaged: {what}")))
+    }
+}
+
+/// What stands before the data.
+fn header(owner: &Owner, position: &Position, history: &str, state: &State) -> io::Result<Vec<u8>> {
+    let mut end = 0;
+    let tensor = |(name, len): (String, usize)| {
+        let begin = end;
+        end += len;
+        let info = TensorInfo {
+            dtype: Dtype::U8,
+            shape: vec![len],
+            data_offsets: (begin, end),
+        };
+        (name, info)
+    };
+    let history_piece = (HISTORY.to_owned(), history.len());
+    let pieces = state.pieces.iter().cloned().chain([history_piece]);
+    let tensors = pieces.map(tensor).collect();
+    let [owner, position] = [json!(owner), json!(position)].map(|value| value.to_string());
+    let sum = sum(&[
+        owner.as_bytes(),
+        position.as_bytes(),
+        &state.bytes,
+        history.as_bytes(),
+    ]);
+    let about = [(OWNER, owner), (POSITION, position), (SUM, sum)];
+    let about = about.map(|(key, value)| (key.to_owned(), value));
+    let metadata = Metadata::new(Some(HashMap::from(about)), tensors).map_err(io::Error::other)?;
+    let mut text = serde_json::to_vec(&metadata)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let length = (text.len() as u64).to_le_bytes();
+    Ok([&length[..], &text].concat())
+}
+
+fn sum(parts: &[&[u8]]) -> String {
+    let sum = parts
+        .iter()
+        .fold(0, |sum, part| crc32c::crc32c_append(sum, part));
+    format!("{sum:08x}")
+}
+
+fn decode(mut bytes: Vec<u8>, pieces: &[(String, usize)]) -> Result<Checkpoint, String> {
+    let (length, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| e.to_string())?;
+    let data = bytes.split_off(size_of::<u64>() + length);
+    let about = |key: &str| -> Result<&str, String> {
+        let all = metadata.metadata().as_ref();
+        let value = all.and_then(|all| all.get(key));
+        value.map(String::as_str).ok_or_else(|| format!("no {key}"))
+    };
+    let [owner, position] = [about(OWNER)?, about(POSITION)?];
+    if sum(&[owner.as_bytes(), position.as_bytes(), &data]) != about(SUM)? {
+        return Err("its checksum is another one".into());
+    }
+    let mut found: Vec<(String, usize)> = Vec::new();
+    for name in metadata.offset_keys() {
+        let len = metadata
+            .info(&name)
+            .map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
+        found.push((name, len));
+    }
+    let history = found.pop().filter(|(name, _)| name == HISTORY);
+    let (_, length) = history.ok_or("no history")?;
+    if found != pieces {
+        return Err("its pieces are not those of the run".into());
+    }
+    let mut state = State {
+        pieces: found,
+        bytes: data,
+    };
+    let history = state.bytes.split_off(state.bytes.len() - length);
+    let mut history = epochs(&history).ok_or("its history cannot be read")?;
+    Ok(Checkpoint {
+        position: parse(position)?,
+        epoch: history.pop().ok_or("its history is empty")?,
+        history,
+        state,
+    })
+}
+
+fn epochs(text: &[u8]) -> Option<Vec<Epoch>> {
+    let text = std::str::from_utf8(text).ok()?;
+    match json::parse(text).ok()? {
+        Json::List(epochs) => epochs.iter().map(Epoch::from_json).collect(),
+        _ => None,
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
+}
