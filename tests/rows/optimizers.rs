@@ -32,7 +32,7 @@ pub fn trials() -> Vec<Trial> {
         }
         // The star variants' lower bound moves once for every group, as in the authors' code.
         if row.reports.epoch.is_empty() {
-            add("equal_groups_change_nothing", equal_groups_change_nothing);
+            trials.push(equal_groups(json!({"name": name, "weight_decay": 0.01})));
         }
         let defaults = json!({"name": name, "lr": 0.02});
         trials.push(kernels(
@@ -44,6 +44,14 @@ pub fn trials() -> Vec<Trial> {
         let opt = json!({"name": name, "lr": 0.02, "weight_decay": 0.1});
         let groups = json!([{"match": "bias", "lr": 0.01, "weight_decay": 0}, {"match": "^b", "lr_factor": 2}]);
         trials.push(kernels("kernels_of_groups", opt, groups, half_square));
+    }
+    // A method's numbers for each tensor, and what wraps it.
+    for opt in [
+        json!({"name": "adamw", "weight_decay": 0.1, "cautious": true, "cautious_weight_decay": true}),
+        json!({"name": "lion", "cautious": true, "ema_decay": 0.5}),
+        json!({"name": "sgd-m", "lookahead_k": 2, "grad_clip_value": 0.5}),
+    ] {
+        trials.push(equal_groups(opt));
     }
     let mixed = json!([{"match": "role==bias", "name": "momo-star", "weight_decay": 0.05}, {"match": "^b", "name": "sgd-m"}]);
     let opt = json!({"name": "momo-star", "lr": 0.5, "lb": -10, "lookahead_k": 3});
@@ -150,13 +158,21 @@ fn every_group_has_its_kernels(name: &str) {
     }
 }
 
+fn equal_groups(mut opt: Value) -> Trial {
+    let all = opt.as_object().unwrap().clone();
+    let name = opt.as_object_mut().unwrap().remove("name").unwrap();
+    let name = name.as_str().unwrap().to_owned();
+    let keys = keys(&opt);
+    let what = format!("optimizers::{name}::equal_groups_change_nothing{keys}");
+    trial(what, move || equal_groups_change_nothing(&all, &name))
+}
+
 /// Two groups that say nothing, of which one lies around the other.
-fn equal_groups_change_nothing(name: &str) {
-    let opt = options(name, json!({"lr": 0.05, "weight_decay": 0.01}));
+fn equal_groups_change_nothing(opt: &Map<String, Value>, name: &str) {
     let path = |groups: Value| {
         let groups: Groups = serde_json::from_value(groups).unwrap();
         let machine = Machine::open(Device::Cpu).unwrap();
-        let (params, mut stepper) = stepper(&opt, &groups, machine, Target::CPU);
+        let (params, mut stepper) = stepper(opt, &groups, machine, Target::CPU);
         let mut w = vec![0.0; params.values.len()];
         let mut draws = Draws::new(5);
         for k in 0..6 {
