@@ -143,17 +143,16 @@ impl Optimizer {
         });
         let parts = parts.collect::<Result<_>>()?;
         let wrappers = self.wrappers.iter().map(|wrapper| {
-            let (tensors, groups) = (tensors.to_vec(), vec![whole(w.len)]);
-            place(
-                wrapper.as_ref(),
-                Reports::NOTHING,
-                Share {
-                    w,
-                    g,
-                    tensors,
-                    groups,
-                },
-            )
+            let whole = Share {
+                w,
+                g,
+                tensors: tensors.to_vec(),
+                groups: vec![Range {
+                    start: 0,
+                    len: w.len,
+                }],
+            };
+            place(wrapper.as_ref(), Reports::NOTHING, whole)
         });
         Ok(Operands {
             w,
@@ -175,17 +174,12 @@ impl Optimizer {
             for group in part {
                 let first = end;
                 for tensor in members[*group].iter().map(|i| &tensors[*i]) {
-                    let Range { start: at, len } = tensor.range;
-                    assert_eq!(at, end, "{} lies outside of its group", tensor.name);
-                    end += len;
-                    let range = Range {
-                        start: at - start,
-                        len,
-                    };
-                    own.push(Tensor {
-                        range,
-                        ..tensor.clone()
-                    });
+                    let (name, range) = (&tensor.name, tensor.range);
+                    assert_eq!(range.start, end, "{name} lies outside of its group");
+                    end += range.len;
+                    let mut tensor = tensor.clone();
+                    tensor.range.start -= start;
+                    own.push(tensor);
                 }
                 groups.push(Range {
                     start: first - start,
@@ -299,10 +293,6 @@ struct Share {
     g: Slot,
     tensors: Vec<Tensor>,
     groups: Vec<Range>,
-}
-
-fn whole(len: usize) -> Range {
-    Range { start: 0, len }
 }
 
 /// Memory and tables of one method.

@@ -28,7 +28,7 @@ pub struct Context {
     pub goldens: Goldens,
     /// Where data sets are; nothing is downloaded.
     pub data_dir: PathBuf,
-    /// What models and whole runs are computed on; everything else is computed on the CPU.
+    /// What models, whole runs, and methods on given gradients are computed on; everything else is computed on the CPU.
     pub target: Target,
 }
 

@@ -119,11 +119,11 @@ fn wrapped_paths(context: &Context) -> Result<Check> {
     let mut check = Check::new("wrapped or in groups, relative to it or 0.01", 1e-5);
     for case in &file.cases {
         let given = |k: usize, _: &[f32]| (file.losses[k], file.gradients[k].clone());
-        follow(case, &file, &given, &mut check)?;
+        follow(case, &file, &given, context.target, &mut check)?;
     }
     for case in &file.sam.cases {
         let of_quartic = |k: usize, w: &[f32]| quartic(&file.sam.a, &file.gradients[k], w);
-        follow(case, &file, &of_quartic, &mut check)?;
+        follow(case, &file, &of_quartic, Target::CPU, &mut check)?;
     }
     Ok(check)
 }
@@ -142,6 +142,7 @@ fn follow(
     case: &WrappedCase,
     file: &WrappersFile,
     at: &impl Fn(usize, &[f32]) -> (f32, Vec<f32>),
+    target: Target,
     check: &mut Check,
 ) -> Result<()> {
     // Rounding errors of small weights are those of the steps that made them.
@@ -173,7 +174,6 @@ fn follow(
     let places: Vec<usize> = places.collect();
     let laid = |values: &[f32]| -> Vec<f32> { places.iter().map(|i| values[*i]).collect() };
     let mut w = laid(&file.initial);
-    let target = Target::CPU;
     let machine = Machine::open(target.device)?;
     let mut stepper = Stepper::with_gradient(machine, optimizer, &params.tensors, target, &again)?;
     check.cases += 1;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::common::kernels::machines;
 use crate::common::program::Folder;
 use crate::trial;
 use libtest_mimic::Trial;
 use stepback_native::device::Target;
+use stepback_native::device::gpu::Precision;
 use stepback_native::verify::{Check, Context, Goldens, SUITES, Suite, Verdict};
 
 /// Suites that need files which cannot be computed.
@@ -14,17 +16,23 @@ const NEED_DATA: [&str; 2] = ["mnist", "cifar"];
 pub fn trials() -> Vec<Trial> {
     let trials = SUITES.iter().map(|suite| {
         let name = format!("suites::{}", suite.name);
-        trial(name, || passes(suite))
+        trial(name, || passes(suite, Target::CPU))
     });
-    trials.collect()
+    let by_kernels = trial("suites::optimizers_by_kernels".into(), || {
+        let suite = SUITES.iter().find(|suite| suite.name == "optimizers");
+        for machine in machines(1) {
+            passes(suite.unwrap(), machine.target(Precision::Fp32));
+        }
+    });
+    trials.chain([by_kernels]).collect()
 }
 
-fn passes(suite: &Suite) {
+fn passes(suite: &Suite, target: Target) {
     let data_dir = std::env::var_os("STEPBACK_DATA_DIR");
     let context = Context {
         goldens: Goldens::packed(),
         data_dir: data_dir.map_or_else(|| Folder::new().path("none"), PathBuf::from),
-        target: Target::CPU,
+        target,
     };
     let checks = (suite.run)(&context).unwrap();
     for check in &checks {
