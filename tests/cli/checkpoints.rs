@@ -25,7 +25,7 @@ fn long() -> Value {
     })
 }
 
-/// An MLP with dropout, methods with memory of every kind, and logs.
+/// An MLP with dropout, methods with memory of every kind, two a run, and logs.
 fn perceptrons() -> Value {
     json!({
         "dataset": "synthetic_linear", "dataset_kwargs": {"p": 20, "n_samples": 200}, "model": "mlp",
@@ -36,6 +36,7 @@ fn perceptrons() -> Value {
             {"name": "momo-star", "lr": 1},
             {"name": "momo-adam-star", "lr": 0.01},
         ],
+        "groups": [[{"match": "head", "name": "lion", "lr": 1e-3}]],
         "batch_size": 4, "max_epoch": 60, "n_runs": 1,
     })
 }
