@@ -102,20 +102,24 @@ DEVICE void copy_patch(float* to, int pitch, const float* x, const Conv& c, int 
   }
 }
 
+// Rounds a number, or four.
+DEVICE void round_piece(float* at, bool four) {
+  if (four) {
+    float4& v = *reinterpret_cast<float4*>(at);
+    v = make_float4(__uint_as_float(to_tf32(v.x)), __uint_as_float(to_tf32(v.y)), __uint_as_float(to_tf32(v.z)),
+                    __uint_as_float(to_tf32(v.w)));
+  } else {
+    *at = __uint_as_float(to_tf32(*at));
+  }
+}
+
 // Rounds what the same thread brought by `copy_patch`.
 DEVICE void round_patch(float* to, int pitch, const Conv& c, int log_c) {
   const int pixels = (c.patch_h * c.patch_w) << c.log_images;
   const int log_pieces = c.aligned_in ? log_c - 2 : log_c;
   for (int e = threadIdx.x; e < pixels << log_pieces; e += THREADS) {
     const int pixel = e >> log_pieces, part = e & ((1 << log_pieces) - 1);
-    if (c.aligned_in) {
-      float4& v = *reinterpret_cast<float4*>(to + pixel * pitch + part * 4);
-      v = make_float4(__uint_as_float(to_tf32(v.x)), __uint_as_float(to_tf32(v.y)), __uint_as_float(to_tf32(v.z)),
-                      __uint_as_float(to_tf32(v.w)));
-    } else {
-      float& v = to[pixel * pitch + part];
-      v = __uint_as_float(to_tf32(v));
-    }
+    round_piece(to + pixel * pitch + (c.aligned_in ? part * 4 : part), c.aligned_in);
   }
 }
 
@@ -133,6 +137,16 @@ DEVICE void copy_rows(float* to, int pitch, const float* from, int rows, int len
       copy_async<16>(to + row * pitch + part * 4, source, max(0, min(left, 4)) * 4);
     else
       copy_async<4>(to + row * pitch + part, source, left > 0 ? 4 : 0);
+  }
+}
+
+// Rounds what the same thread brought by `copy_rows`.
+DEVICE void round_rows(float* to, int pitch, int rows, int len, bool aligned) {
+  const int pieces = aligned ? len / 4 : len;
+  const unsigned per_row = reciprocal(pieces);
+  for (int e = threadIdx.x; e < rows * pieces; e += THREADS) {
+    const int row = divide(e, per_row), part = e - row * pieces;
+    round_piece(to + row * pitch + (aligned ? part * 4 : part), aligned);
   }
 }
 
@@ -157,6 +171,9 @@ struct Fragments {
   static METHOD int column(int j) {
     return TF32 ? (warp_n() * NF + j / 2) * 8 + lane() % 4 * 2 + j % 2 : threadIdx.x % ACROSS + j * ACROSS;
   }
+  // The row and the column of a fragment of pixels that a lane's address for `load_matrices` names.
+  static METHOD int fragment_row(int mf) { return (warp_m() * MF + mf) * 16 + lane() % 16; }
+  static METHOD int fragment_column() { return lane() / 16 * 4; }
   static METHOD int share() { return TF32 ? warp_m() * 8 + lane() / 4 : threadIdx.x / ACROSS; }
   static METHOD constexpr int index(int i, int j) {
     return TF32 ? (i / 2 * NF + j / 2) * 4 + i % 2 * 2 + j % 2 : i * COLUMNS + j;
@@ -194,9 +211,14 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
   constexpr int PITCH = F::PITCH;
   const int pitch = BACK ? TN * taps + 8 : F::CHUNK * taps + 4;
   const int per_n = BACK ? taps : pitch, per_channel = BACK ? pitch : taps;
-  int rows[F::ROWS];
+  // Where a thread's pixels lie: those of its sums, or with tensor cores those that it loads for all lanes' fragments.
+  constexpr int PIXELS = TF32 ? F::MF : F::ROWS;
+  int pixels[PIXELS];
 #pragma unroll
-  for (int i = 0; i < F::ROWS; i++) rows[i] = Pixel(c, F::row(i)).in_patch(c, down.scale) * PITCH;
+  for (int i = 0; i < PIXELS; i++) {
+    const int row = TF32 ? F::fragment_row(i) : F::row(i);
+    pixels[i] = Pixel(c, row).in_patch(c, down.scale) * PITCH + (TF32 ? F::fragment_column() : 0);
+  }
   const int q = F::lane() % 4, g = F::lane() / 4;
 #pragma unroll 1
   for (int ty = 0; ty < down.count; ty++) {
@@ -214,13 +236,11 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
           for (int nf = 0; nf < F::NF; nf++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-              b[nf][half] = tf32_operand(w[nf * 8 * per_n + (step * 8 + half * 4) * per_channel]);
+              b[nf][half] = __float_as_uint(w[nf * 8 * per_n + (step * 8 + half * 4) * per_channel]);
 #pragma unroll
           for (int mf = 0; mf < F::MF; mf++) {
-            const float* upper = x + rows[2 * mf % F::ROWS] + step * 8 + q;
-            const float* lower = x + rows[(2 * mf + 1) % F::ROWS] + step * 8 + q;
-            const unsigned a[4] = {__float_as_uint(upper[0]), __float_as_uint(lower[0]), __float_as_uint(upper[4]),
-                                   __float_as_uint(lower[4])};
+            unsigned a[4];
+            load_matrices<false>(a, x + pixels[mf % PIXELS] + step * 8);
 #pragma unroll
             for (int nf = 0; nf < F::NF; nf++)
               mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(mf * F::NF + nf) * 4]), a, b[nf]);
@@ -232,7 +252,7 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
         for (int k = 0; k < steps * 8; k += 4) {
           float4 a[F::ROWS];
 #pragma unroll
-          for (int i = 0; i < F::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x + rows[i] + k);
+          for (int i = 0; i < F::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x + pixels[i] + k);
 #pragma unroll
           for (int j = 0; j < F::COLUMNS; j++) {
             const float* b = w + j * F::ACROSS * per_n + k * per_channel;
@@ -291,7 +311,11 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
       copy_wait<0>();
     }
     float* patch = shared + chunk % c.stages * stage_len;
-    if (TF32) round_patch(patch, PITCH, c, steps(chunk) == 1 ? 3 : 4);
+    if (TF32) {
+      const int channels = steps(chunk) * 8;
+      round_patch(patch, PITCH, c, steps(chunk) == 1 ? 3 : 4);
+      round_rows(patch + patch_len, pitch, BACK ? channels : TN, (BACK ? TN : channels) * taps, c.aligned_w);
+    }
     __syncthreads();
     add_chunk<TM, TN, TF32, BACK, K>(sums, patch, patch + patch_len, c, down, across, steps(chunk));
     __syncthreads();
@@ -317,8 +341,8 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
   for (int i = 0; i < F::ROWS; i++) {
     const Pixel pixel(c, F::row(i));
     const int image = origin.image + pixel.image;
-    const int row = (origin.row + pixel.row) * side + (int)blockIdx.z / side;
-    const int column = (origin.column + pixel.column) * side + (int)blockIdx.z % side;
+    int row = origin.row + pixel.row, column = origin.column + pixel.column;
+    if (BACK) row = row * side + (int)blockIdx.z / side, column = column * side + (int)blockIdx.z % side;
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
@@ -376,13 +400,13 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
   const int pixels = 1 << (c.log_tile_h + c.log_tile_w + c.log_images);
   const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * X_PITCH, stage_len = patch_len + pixels * DY_PITCH;
   constexpr int LOG_I = IT == 16 ? 4 : 5;
+  const int pieces = c.aligned_w ? OT / 4 : OT;  // of a pixel of dy
 
   auto load_stage = [&](int tile, int stage) {
     const TileOrigin origin(c, tile);
     float* to = shared + stage * stage_len;
     copy_patch(to, X_PITCH, x, c, origin.image, origin.row * c.stride - c.pad + tap0 / c.kernel,
                origin.column * c.stride - c.pad + tap0 % c.kernel, i0, LOG_I);
-    const int pieces = c.aligned_w ? OT / 4 : OT;
     for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
       const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
       const Pixel pixel(c, m);
@@ -411,9 +435,14 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
     } else {
       copy_wait<0>();
     }
-    float* xs = shared + stage * stage_len;
-    const float* ds = xs + patch_len;
-    if (TF32) round_patch(xs, X_PITCH, c, LOG_I);
+    float *xs = shared + stage * stage_len, *ds = xs + patch_len;
+    if (TF32) {
+      round_patch(xs, X_PITCH, c, LOG_I);
+      for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
+        const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
+        round_piece(ds + m * DY_PITCH + o, c.aligned_w);
+      }
+    }
     __syncthreads();
     if (TF32) {
 #pragma unroll 1
@@ -423,7 +452,7 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
         for (int mf = 0; mf < MF; mf++)
 #pragma unroll
           for (int r = 0; r < 4; r++)
-            a[mf][r] = tf32_operand(ds[(p + q + r / 2 * 4) * DY_PITCH + mf * 16 + g + r % 2 * 8]);
+            a[mf][r] = __float_as_uint(ds[(p + q + r / 2 * 4) * DY_PITCH + mf * 16 + g + r % 2 * 8]);
         const float* b0 = xs + Pixel(c, p + q).in_patch(c, c.stride) * X_PITCH + warp_n * 8 + g;
         const float* b1 = xs + Pixel(c, p + q + 4).in_patch(c, c.stride) * X_PITCH + warp_n * 8 + g;
 #pragma unroll
