@@ -1,6 +1,8 @@
 // Sums of columns, for gradients that several rows contribute to. sums[p][c] = sum over r < rows of
 // x[p part + r pitch + c], for all columns c; blockIdx.y counts the parts p.
-// 32 columns per block, whose warps take every eighth row; in f64.
+// In f64, by two kernels:
+//   column_sums       32 columns per block, whose warps take every eighth row
+//   column_sums_few   of few rows: a column per thread
 #include "common.cuh"
 
 KERNEL(column_sums, 256, const float* __restrict__ x, float* __restrict__ sums, int rows, int columns,
@@ -14,5 +16,16 @@ KERNEL(column_sums, 256, const float* __restrict__ x, float* __restrict__ sums, 
   __syncthreads();
   if (warp > 0 || column >= columns) return;
   for (int i = 1; i < 8; i++) sum += shares[i][lane];
+  sums[(long long)blockIdx.y * columns + column] = (float)sum;
+}
+
+KERNEL(column_sums_few, 256, const float* __restrict__ x, float* __restrict__ sums, int rows, int columns,
+       long long pitch, long long part) {
+  const int column = blockIdx.x * 256 + threadIdx.x;
+  if (column >= columns) return;
+  const float* from = x + blockIdx.y * part + column;
+  double sum = 0.0;
+#pragma unroll 4
+  for (int row = 0; row < rows; row++) sum += from[row * pitch];
   sums[(long long)blockIdx.y * columns + column] = (float)sum;
 }

@@ -98,7 +98,7 @@ impl Gpu {
             let rows = pixels / 8.0 / sharers;
             let pack = if c.aligned_in == 1 { 4.0 } else { 1.0 };
             let each = ceil(patch * inputs / pack, 128.0) * 50.0
-                + ceil(pixels * outputs / 4.0, 128.0) * 30.0
+                + ceil(pixels * outputs / 4.0, 128.0) * 48.0
                 + rows * tile.inner
                 + 60.0;
             let tiles = launch.value::<i32>("tiles").map_or(1.0, f64::from);
@@ -125,7 +125,7 @@ impl Gpu {
             };
             let weights = chunk * columns * 9.0 / if c.aligned_w == 1 { 4.0 } else { 1.0 };
             let each = ceil(patch * pieces, 128.0) * 50.0
-                + ceil(weights, 128.0) * 22.0
+                + ceil(weights, 128.0) * 40.0
                 + taps * tile.inner * if few { 0.65 } else { 1.0 }
                 + 90.0;
             let sums = if c.counted == 1 { 350.0 } else { 60.0 };
@@ -239,13 +239,13 @@ impl Tile {
         };
         let back = kernel.contains("bwd_x");
         match kernel.rsplit('_').next() {
-            Some("128x16") => tile(128, 16, if back { 70.0 } else { 64.0 }, 90.0, 8.0),
-            Some("128x32") => tile(128, 32, if back { 94.0 } else { 80.0 }, 122.0, 16.0),
-            Some("128x64") => tile(128, 64, 128.0, 100.0, 16.0),
-            Some("16x16") => tile(16, 16, 80.0, 74.0, 9.0),
-            Some("32x32") => tile(32, 32, 128.0, 95.0, 18.0),
-            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 214.0, 137.0, 36.0),
-            _ => tile(64, 32, 64.0, 87.0, 8.0),
+            Some("128x16") => tile(128, 16, 64.0, 52.0, 8.0),
+            Some("128x32") => tile(128, 32, if back { 94.0 } else { 80.0 }, 68.0, 16.0),
+            Some("128x64") => tile(128, 64, 128.0, 55.0, 16.0),
+            Some("16x16") => tile(16, 16, 80.0, 65.0, 9.0),
+            Some("32x32") => tile(32, 32, 128.0, 78.0, 18.0),
+            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 213.0, 104.0, 36.0),
+            _ => tile(64, 32, 64.0, 49.0, 8.0),
         }
     }
 }

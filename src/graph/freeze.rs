@@ -251,11 +251,25 @@ impl Builder {
         task.dy = self.grads[id];
         task.work = self.buffer(needs(body.as_ref(), self.device).bwd_work);
         let mut further = Vec::new();
+        let passes = body.bwd_passes() && unique(inputs);
+        let heirs = if passes {
+            self.heirs(id, inputs, nodes)
+        } else {
+            Vec::new()
+        };
         for (place, &i) in inputs.iter().enumerate() {
             if !self.wants_grad[i] {
                 continue;
             }
             let first = self.grads[i].is_none();
+            if heirs.contains(&i) {
+                self.grads[i] = task.dy;
+                continue;
+            }
+            if !first && passes {
+                further.push((self.grads[i], task.dy));
+                continue;
+            }
             if !first && place == 0 && body.bwd_adds() {
                 task.dx[0] = self.grads[i];
                 task.add = true;
@@ -271,13 +285,48 @@ impl Builder {
                 further.push((self.grads[i], task.dx[place]));
             }
         }
-        self.push(task);
+        if !passes || task.dx.iter().any(|dx| !dx.is_none()) {
+            self.push(task);
+        }
         for (sum, term) in further {
             let mut task = Task::new(Action::Accumulate, op);
             task.dx[0] = sum;
             task.dy = term;
             self.push(task);
         }
+    }
+
+    /// Those inputs of a node that can take its gradient over, buffer and all. Others may add to it later, so of two inputs
+    /// both can only if the later one is through with it before anybody adds to the earlier one's.
+    fn heirs(&self, id: usize, inputs: &[usize], nodes: &[Node]) -> Vec<usize> {
+        let Operand::Buffer(buffer) = self.grads[id] else {
+            return Vec::new();
+        };
+        let kept = self.buffers[buffer].dies == usize::MAX;
+        let held = |&n: &usize| matches!(self.grads[n], Operand::Buffer(b) if b == buffer);
+        if kept || (0..id).any(|n| held(&n)) {
+            return Vec::new();
+        }
+        let takes = |&i: &usize| {
+            let of_op = matches!(nodes[i].source, Source::Op { .. });
+            of_op && self.wants_grad[i] && self.grads[i].is_none()
+        };
+        let mut heirs: Vec<usize> = inputs.iter().copied().filter(takes).collect();
+        heirs.sort_unstable();
+        let Some(&last) = heirs.last() else {
+            return heirs;
+        };
+        // Who is still to add to a node's gradient.
+        let pending = |node: usize| {
+            let consumers = (node + 1..id).filter(move |&c| match &nodes[c].source {
+                Source::Op { inputs, .. } => inputs.contains(&node),
+                _ => false,
+            });
+            consumers.filter(|&c| self.op_of[c].is_some())
+        };
+        let alone = pending(last).next().is_none();
+        heirs.retain(|&i| i == last || (alone && pending(i).all(|consumer| consumer < last)));
+        heirs
     }
 
     /// Gives all buffers their places.
@@ -342,6 +391,10 @@ impl Op for Moved {
     fn cpu_bwd(&self, _: Bwd<'_>) {
         unreachable!("the plan runs its own ops")
     }
+}
+
+fn unique(inputs: &[usize]) -> bool {
+    (1..inputs.len()).all(|i| !inputs[..i].contains(&inputs[i]))
 }
 
 /// The nodes that the targets depend on.

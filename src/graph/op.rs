@@ -50,6 +50,12 @@ pub trait Op: Send + Sync {
         false
     }
 
+    /// Is the gradient of every input the output's gradient itself? Backward then writes copies where it is asked for some;
+    /// mostly the plan hands the gradient on.
+    fn bwd_passes(&self) -> bool {
+        false
+    }
+
     /// Can backward add its share to what `dx[0]` holds, where [`Bwd::add`] asks for it?
     fn bwd_adds(&self) -> bool {
         false

@@ -28,6 +28,10 @@ impl Op for Add {
         false
     }
 
+    fn bwd_passes(&self) -> bool {
+        true
+    }
+
     fn tail(&self) -> Option<Tail> {
         Some(Tail::Add)
     }
@@ -63,5 +67,21 @@ pub const ROW: Row = Row {
         Case::new("3x4 and 3x4", &[&[3, 4], &[3, 4]], |x| x[0].plus(x[1])),
         // Two contributions to one gradient.
         Case::new("a tensor and itself", &[&[2, 3]], |x| x[0].plus(x[0])),
+        // What takes the sum's gradient over gets other contributions before and after, or feeds the other term.
+        Case::new("a residual stream", &[&[2, 3], &[2, 3]], |x| {
+            let first = x[0].gelu().plus(x[1].gelu());
+            let second = first.plus(first.gelu().gelu());
+            second.plus(second.gelu())
+        }),
+        Case::new("the first term used before", &[&[2, 3], &[2, 3]], |x| {
+            let (a, b) = (x[0].gelu(), x[1].gelu());
+            let other = a.gelu();
+            a.plus(b).gelu().plus(other.gelu())
+        }),
+        Case::new("the second term used before", &[&[2, 3], &[2, 3]], |x| {
+            let (a, b) = (x[0].gelu(), x[1].gelu());
+            let other = b.gelu();
+            a.plus(b).gelu().plus(other.gelu())
+        }),
     ],
 };

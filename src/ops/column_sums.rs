@@ -1,7 +1,10 @@
 //! Sums of columns by kernels, for gradients that several rows contribute to.
 
-use crate::device::gpu::kernels;
+use crate::device::gpu::{PROCESSORS, kernels};
 use crate::device::{Program, View};
+
+/// Up to so many rows a thread adds them up alone.
+const FEW: usize = 32;
 
 /// Columns to be summed over `rows` rows, `pitch` floats apart, in each of `parts` parts, `part` floats apart.
 #[derive(Clone, Copy)]
@@ -27,9 +30,15 @@ impl Columns {
 
     /// Adds the launches of `to` (parts, columns) = the sums.
     pub fn emit_sums(self, from: impl Into<View<f32>>, to: impl Into<View<f32>>, q: &mut Program) {
-        let grid = (self.columns.div_ceil(32), self.parts);
         let [rows, columns] = [self.rows, self.columns].map(|n| n as i32);
         let (pitch, part) = (self.pitch as i64, self.part as i64);
-        kernels::column_sums(q, grid, from, to, rows, columns, pitch, part);
+        // Warps that take rows in turns would have none; blocks of 256 columns are enough of them.
+        if self.rows <= FEW && self.columns * self.parts >= 256 * PROCESSORS {
+            let grid = (self.columns.div_ceil(256), self.parts);
+            kernels::column_sums_few(q, grid, from, to, rows, columns, pitch, part);
+        } else {
+            let grid = (self.columns.div_ceil(32), self.parts);
+            kernels::column_sums(q, grid, from, to, rows, columns, pitch, part);
+        }
     }
 }
