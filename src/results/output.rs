@@ -11,6 +11,7 @@ use super::file;
 use super::identity::Identity;
 use super::json::{self, Json};
 use super::loose::{self, Loose};
+use crate::config;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -56,9 +57,12 @@ impl Run {
         both.map(|(k, v)| (k.clone(), python_str(v))).collect()
     }
 
-    /// The reference's name of this setting: `name=sgd:lr=0.1:...`.
+    /// The reference's name of this setting, `name=sgd:lr=0.1:...`, and the groups of a run that has some.
     pub fn id(&self) -> String {
-        let pairs = self.options().into_iter();
+        let groups = self.config.get("groups").map(config::groups);
+        let groups = groups.filter(|text| !text.is_empty());
+        let groups = groups.map(|text| ("groups".to_owned(), text));
+        let pairs = self.options().into_iter().chain(groups);
         let pairs: Vec<String> = pairs.map(|(k, v)| format!("{k}={v}")).collect();
         pairs.join(":")
     }

@@ -158,6 +158,21 @@ fn groups_that_cannot_be_meant_are_refused() {
             &["they leave no parameter to adamw"],
         ),
         (
+            adamw(),
+            json!([{"match": "bias"}, {"match": "0.(weight"}]),
+            &["groups[0][1].match: ", "unclosed group at character 3"],
+        ),
+        (
+            adamw(),
+            json!([{"match": "role==nrom"}]),
+            &["groups[0][0].match: unknown role", "\"norm\"?"],
+        ),
+        (
+            adamw(),
+            json!([{"match": "bias", "lookahead_k": 5}]),
+            &["groups[0][0].lookahead_k: belongs into opt"],
+        ),
+        (
             json!({"name": "momo", "lr": 1}),
             json!([{"match": "bias", "lr": 2}, {"match": "head", "beta": 0.5}]),
             &[
@@ -255,6 +270,14 @@ fn runs_that_differ_in_groups_are_other_runs() {
         "\"name=momo-star:lr=1:groups=ndim 1 name sgd-m, lr 0.01\",2",
     ] {
         assert!(record.contains(id), "no {id} in {record}");
+    }
+    let listed = folder.run("output list output/g.json").code(0).stdout;
+    let exported = folder.run("output export output/g.json").code(0).stdout;
+    for text in [listed, exported] {
+        assert!(
+            text.contains("name=momo-star:lr=1:groups=bias weight_decay 0"),
+            "{text}"
+        );
     }
     folder.write("g.csv", record);
     folder.run("table g.csv --columns score,setting").code(0);
