@@ -2,7 +2,7 @@
 //!
 //! `DIR/.<id>.checkpoints/<run>-<rest>.safetensors` beside the output: `run` is the hash of the run's identity, `rest` that
 //! of whatever else its bits depend on. The file holds the bytes of all that is on the run's machine and nowhere
-//! else ([`State`]), the history, and where the run stands. What follows from config and history alone (orders of
+//! else ([`Trainer::pieces`]), the history, and where the run stands. What follows from config and history alone (orders of
 //! samples, rates, coefficients) is computed again.
 //!
 //! Whoever holds the output's lock writes and removes these files.
@@ -17,10 +17,10 @@ use std::time::Duration;
 use md5::{Digest, Md5};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::trainer::Trainer;
 use crate::config::canonical;
 use crate::error::{Error, Kind, Result};
 use crate::files;
@@ -32,13 +32,13 @@ use crate::results::{Epoch, file, provenance};
 const TEMPORARY: &str = ".tmp-";
 const EXTENSION: &str = "safetensors";
 
-/// The tensor that holds the history, as the output would.
+/// The tensor that holds the history, as the output would, and the last one: a checksum of all that is before it.
 const HISTORY: &str = "history";
+const SUM: &str = "crc32c";
 
 /// Members of a file's metadata.
 const OWNER: &str = "owner";
 const POSITION: &str = "position";
-const SUM: &str = "crc32c";
 
 /// Files that are told of; a sweep may have left many.
 const TOLD: usize = 8;
@@ -245,20 +245,14 @@ pub(super) struct Position {
     pub drawn: u64,
 }
 
-/// Bytes from a run's machine: names and lengths of pieces, none of which is empty, one behind the other.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct State {
-    pub pieces: Vec<(String, usize)>,
-    pub bytes: Vec<u8>,
-}
-
 /// A checkpoint, as it was read.
 pub(super) struct Checkpoint {
     pub position: Position,
     pub history: Vec<Epoch>,
     /// The epoch under way, as far as it is known.
     pub epoch: Epoch,
-    pub state: State,
+    /// The bytes of [`Trainer::pieces`].
+    pub state: Vec<u8>,
 }
 
 /// Where the checkpoints of a run go.
@@ -290,25 +284,31 @@ impl Place<'_> {
         }
     }
 
-    /// Writes a checkpoint, whole or not at all, in place of the last one.
+    /// Writes a checkpoint, whole or not at all, in place of the last one. Faults of the device are within the error.
     pub(super) fn write(
         &self,
         position: &Position,
         history: &[Epoch],
-        state: &State,
+        trainer: &mut Trainer,
     ) -> io::Result<()> {
         let owner = Owner {
             run: self.run.clone(),
             rest: Rest::new(self.of.log_every),
         };
         let epochs = history.iter().map(Epoch::to_json).collect();
-        let text = json::dumps(&Json::List(epochs), false);
-        let header = header(&owner, position, &text, state)?;
+        let history = json::dumps(&Json::List(epochs), false);
+        let header = header(&owner, position, trainer.pieces(), history.len())?;
         file::make(&self.of.folder)?;
         file::replace(&self.path(), TEMPORARY, |out| {
-            out.write_all(&header)?;
-            out.write_all(&state.bytes)?;
-            out.write_all(text.as_bytes())
+            let mut sum = 0;
+            let mut put = |bytes: &[u8]| {
+                sum = crc32c::crc32c_append(sum, bytes);
+                out.write_all(bytes)
+            };
+            put(&header)?;
+            trainer.save(&mut put)?;
+            put(history.as_bytes())?;
+            out.write_all(&sum.to_le_bytes())
         })
     }
 
@@ -339,7 +339,12 @@ impl Place<'_> {
 }
 
 /// What stands before the data.
-fn header(owner: &Owner, position: &Position, history: &str, state: &State) -> io::Result<Vec<u8>> {
+fn header(
+    owner: &Owner,
+    position: &Position,
+    pieces: Vec<(String, usize)>,
+    history: usize,
+) -> io::Result<Vec<u8>> {
     let mut end = 0;
     let tensor = |(name, len): (String, usize)| {
         let begin = end;
@@ -351,17 +356,13 @@ fn header(owner: &Owner, position: &Position, history: &str, state: &State) -> i
         };
         (name, info)
     };
-    let history_piece = (HISTORY.to_owned(), history.len());
-    let pieces = state.pieces.iter().cloned().chain([history_piece]);
-    let tensors = pieces.map(tensor).collect();
-    let [owner, position] = [json!(owner), json!(position)].map(|value| value.to_string());
-    let sum = sum(&[
-        owner.as_bytes(),
-        position.as_bytes(),
-        &state.bytes,
-        history.as_bytes(),
-    ]);
-    let about = [(OWNER, owner), (POSITION, position), (SUM, sum)];
+    let last = [(HISTORY, history), (SUM, size_of::<u32>())];
+    let last = last.map(|(name, len)| (name.to_owned(), len));
+    let tensors = pieces.into_iter().chain(last).map(tensor).collect();
+    let about = [
+        (OWNER, serde_json::to_string(owner)?),
+        (POSITION, serde_json::to_string(position)?),
+    ];
     let about = about.map(|(key, value)| (key.to_owned(), value));
     let metadata = Metadata::new(Some(HashMap::from(about)), tensors).map_err(io::Error::other)?;
     let mut text = serde_json::to_vec(&metadata)?;
@@ -370,48 +371,37 @@ fn header(owner: &Owner, position: &Position, history: &str, state: &State) -> i
     Ok([&length[..], &text].concat())
 }
 
-fn sum(parts: &[&[u8]]) -> String {
-    let sum = parts
-        .iter()
-        .fold(0, |sum, part| crc32c::crc32c_append(sum, part));
-    format!("{sum:08x}")
-}
-
 fn decode(mut bytes: Vec<u8>, pieces: &[(String, usize)]) -> Result<Checkpoint, String> {
-    let (length, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| e.to_string())?;
-    let data = bytes.split_off(size_of::<u64>() + length);
-    let about = |key: &str| -> Result<&str, String> {
-        let all = metadata.metadata().as_ref();
-        let value = all.and_then(|all| all.get(key));
-        value.map(String::as_str).ok_or_else(|| format!("no {key}"))
-    };
-    let [owner, position] = [about(OWNER)?, about(POSITION)?];
-    if sum(&[owner.as_bytes(), position.as_bytes(), &data]) != about(SUM)? {
-        return Err("its checksum is another one".into());
-    }
-    let mut found: Vec<(String, usize)> = Vec::new();
-    for name in metadata.offset_keys() {
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| e.to_string())?;
+    let found = metadata.offset_keys().into_iter().map(|name| {
         let len = metadata
             .info(&name)
-            .map_or(0, |info| info.data_offsets.1 - info.data_offsets.0);
-        found.push((name, len));
-    }
-    let history = found.pop().filter(|(name, _)| name == HISTORY);
-    let (_, length) = history.ok_or("no history")?;
-    if found != pieces {
+            .map_or(0, |info| info.shape.iter().product());
+        (name, len)
+    });
+    let found: Vec<(String, usize)> = found.collect();
+    let [state @ .., (history, length), (sum, 4)] = &found[..] else {
+        return Err("it lacks a piece".into());
+    };
+    if state != pieces || history != HISTORY || sum != SUM {
         return Err("its pieces are not those of the run".into());
     }
-    let mut state = State {
-        pieces: found,
-        bytes: data,
-    };
-    let history = state.bytes.split_off(state.bytes.len() - length);
+    let sum = bytes.split_off(bytes.len() - size_of::<u32>());
+    if crc32c::crc32c(&bytes).to_le_bytes() != sum[..] {
+        return Err("its checksum is another one".into());
+    }
+    let history = bytes.split_off(bytes.len() - length);
     let mut history = epochs(&history).ok_or("its history cannot be read")?;
+    let position = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|about| about.get(POSITION));
+    let position = position.and_then(|text| serde_json::from_str(text).ok());
     Ok(Checkpoint {
-        position: parse(position)?,
+        position: position.ok_or("it does not say where the run stands")?,
         epoch: history.pop().ok_or("its history is empty")?,
         history,
-        state,
+        state: bytes.split_off(size_of::<u64>() + header),
     })
 }
 
@@ -421,8 +411,4 @@ fn epochs(text: &[u8]) -> Option<Vec<Epoch>> {
         Json::List(epochs) => epochs.iter().map(Epoch::from_json).collect(),
         _ => None,
     }
-}
-
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|e| e.to_string())
 }

@@ -1,5 +1,6 @@
 //! One run: the training loop.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +15,7 @@ use crate::config::RunConfig;
 use crate::cpu;
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::optim::Optimizer;
 use crate::optim::schedule::{Rate, Schedule};
 use crate::results::json::Json;
@@ -299,13 +300,15 @@ impl Run<'_> {
             trained,
             drawn,
         };
-        let state = self.trainer.save()?;
         self.history.push(under_way.clone());
-        let written = place.write(&position, &self.history, &state);
+        let written = place.write(&position, &self.history, &mut self.trainer);
         self.history.pop();
-        if let Err(e) = written {
-            self.watch
-                .warned(&format!("cannot write a checkpoint: {e}"));
+        match written.map_err(io::Error::downcast::<Error>) {
+            Ok(()) => {}
+            Err(Ok(fault)) => return Err(fault),
+            Err(Err(e)) => self
+                .watch
+                .warned(&format!("cannot write a checkpoint: {e}")),
         }
         self.saved = Instant::now();
         Ok(())

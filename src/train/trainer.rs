@@ -5,11 +5,11 @@
 //! takes the next entry. So all steps are the same program, of which a GPU takes many at a time, and what they report
 //! (step sizes, norms, losses and scores) is read after the epoch.
 
+use std::io;
 use std::num::NonZeroUsize;
 
 use super::Watch;
 use super::accumulate::Accumulation;
-use super::checkpoint::State;
 use super::data::{Batch, Half};
 use super::network::Plans;
 use super::step_log::{Logged, StepLog};
@@ -431,26 +431,28 @@ impl Trainer {
         views.map(|(name, view)| (name, view.len)).collect()
     }
 
-    /// What a checkpoint holds of the machine.
-    pub fn save(&mut self) -> Result<State> {
-        let pieces = self.pieces();
-        let mut bytes = vec![0; pieces.iter().map(|(_, len)| len).sum()];
-        let mut rest = bytes.as_mut_slice();
+    /// Hands over the bytes of these, part by part. Faults of the device are within the error.
+    pub fn save(&mut self, put: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        const PART: usize = 1 << 20;
+        let mut part = vec![0; PART];
         for (_, view) in self.state() {
-            let (piece, behind) = rest.split_at_mut(view.len);
-            self.machine.download_into(view, piece)?;
-            rest = behind;
+            for start in (0..view.len).step_by(PART) {
+                let part = &mut part[..PART.min(view.len - start)];
+                let from = view.part(start, part.len());
+                let read = self.machine.download_into(from, part);
+                read.map_err(io::Error::other)?;
+                put(part)?;
+            }
         }
-        Ok(State { pieces, bytes })
+        Ok(())
     }
 
     /// Makes the machine what it was when so many programs of this epoch were run.
-    pub fn restore(&mut self, state: &State, trained: usize) -> Result<()> {
-        let mut rest = state.bytes.as_slice();
+    pub fn restore(&mut self, mut bytes: &[u8], trained: usize) -> Result<()> {
         for (_, view) in self.state() {
-            let (piece, behind) = rest.split_at(view.len);
+            let (piece, behind) = bytes.split_at(view.len);
             self.machine.upload(view, piece)?;
-            rest = behind;
+            bytes = behind;
         }
         self.trained = trained;
         Ok(())
