@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::common::cifar::write_cifar;
 use crate::common::program::{Folder, without_times};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -231,6 +232,26 @@ fn where_parameters_lie_changes_nothing() {
     let names = folder.names("output/weights/further");
     let of = |name: &str| weights(&folder, &format!("output/weights/further/{name}"));
     assert_eq!(of(&names[0]), of(&names[1]));
+}
+
+/// Convolutions, norms and fused ops find their parameters wherever they lie.
+#[test]
+fn networks_do_not_notice_groups() {
+    let folder = Folder::new();
+    write_cifar(&folder.path("data"), 15, 6);
+    let config = json!({
+        "dataset": "cifar10", "model": "resnet20", "loss_func": "cross_entropy", "score_func": "cross_entropy_accuracy",
+        "opt": {"name": "adam", "lr": 0.01}, "groups": [[], [{"match": "bias"}, {"match": "norm"}, {"match": "layer2"}]],
+        "batch_size": 5, "max_epoch": 1, "n_runs": 1,
+    });
+    folder.config("network", &config);
+    folder
+        .run("train -q network.json --offline --save-weights")
+        .code(0);
+    let names = folder.names("output/weights/network");
+    let of = |name: &str| weights(&folder, &format!("output/weights/network/{name}"));
+    assert_eq!(names.len(), 2);
+    assert!(of(&names[0]) == of(&names[1]));
 }
 
 #[test]
