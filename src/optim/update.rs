@@ -137,8 +137,11 @@ impl Optimizer {
         };
         let parts = self.parts.iter().zip(self.shares(w, g, tensors)?);
         let parts = parts.enumerate().map(|(i, (part, share))| {
-            let own = i == self.own;
-            let reports = if own { self.reports } else { Reports::NOTHING };
+            // Every method reports; of the own one's reports the history tells.
+            let reports = match row(self.groups[part[0]].name) {
+                Some(row) if i != self.own => row.reports,
+                _ => self.reports,
+            };
             place(self.method(part), reports, share)
         });
         let parts = parts.collect::<Result<_>>()?;

@@ -253,7 +253,7 @@ fn what_wraps_a_method() {
 
 #[test]
 fn groups_with_methods_of_their_own() {
-    let groups = json!([{"match": "^3", "name": "lion", "lr": 0.01}]);
+    let groups = json!([{"match": "^3", "name": "momo", "lr": 0.5}]);
     let opt = json!({"name": "adam", "lr": 0.01});
     same_bits_wherever_it_is_ended(json!({"opt": opt, "groups": groups}), 7);
 }
