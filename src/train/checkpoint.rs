@@ -2,7 +2,7 @@
 //!
 //! `DIR/.<id>.checkpoints/<run>-<rest>.safetensors` beside the output: `run` is the hash of the run's identity, `rest` that
 //! of whatever else its bits depend on. The file holds the bytes of all that is on the run's machine and nowhere
-//! else ([`Trainer::pieces`]), the history, and where the run stands. What follows from config and history alone (orders of
+//! else (`Trainer::pieces`), the history, and where the run stands. What follows from config and history alone (orders of
 //! samples, rates, coefficients) is computed again.
 //!
 //! Whoever holds the output's lock writes and removes these files.
