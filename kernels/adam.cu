@@ -32,11 +32,12 @@ KERNEL(adam_direction, 256, const Step* __restrict__ now, const AdamStep* __rest
   const float lr = (float)c.lr, root = (float)c.root, eps = (float)c.eps;
   const float shrink = (float)c.shrink, weight = (float)(1.0 - c.beta1);
   for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    d[i] = lerp(d[i], g[i], weight);
-    v[i] = average_square(c.beta2, v[i], g[i]);
+    const float x = g[i], from = w[i];
+    d[i] = lerp(d[i], x, weight);
+    v[i] = average_square(c.beta2, v[i], x);
     const float u = lr * d[i] / (sqrtf(v[i]) / root + eps);
     update[i] = u;
-    const bool left_out = cautious && u * g[i] <= 0.0f;
-    if (!cautious_decay || left_out || u * w[i] >= 0.0f) w[i] *= shrink;
+    const bool left_out = cautious && u * x <= 0.0f, decays = !cautious_decay || left_out || u * from >= 0.0f;
+    w[i] = decays ? shrink * from : from;
   }
 }
