@@ -142,8 +142,13 @@ impl Checkpoints {
     /// Removes the checkpoints of runs that are stored. Tells of those that none of the experiment's runs (`all`) goes
     /// on from, and why.
     pub fn settle(&self, stored: impl Fn(&Identity) -> bool, all: &[Identity]) -> Vec<String> {
+        let files = self.files();
+        if files.is_empty() {
+            self.close();
+            return Vec::new();
+        }
         let (rest, mut told) = (Rest::new(self.log_every), Vec::new());
-        for path in self.files() {
+        for path in files {
             let shown = path.display();
             let Some(owner) = owner(&path) else {
                 // If it has a run's name, that run tells.

@@ -165,8 +165,7 @@ impl Run<'_> {
 
     /// Trains and evaluates an epoch, or what a checkpoint has left of it. `None` if the watch ended the run.
     fn epoch(&mut self, checkpoint: Option<Checkpoint>) -> Result<Option<Epoch>> {
-        let rates = self.schedule.next_epoch();
-        let Some(done) = self.train(&rates, checkpoint)? else {
+        let Some(done) = self.train(checkpoint)? else {
             return Ok(None);
         };
         let Some(done) = self.evaluate(done)? else {
@@ -176,7 +175,9 @@ impl Run<'_> {
         Ok(Some(done))
     }
 
-    fn train(&mut self, rates: &[Rate], checkpoint: Option<Checkpoint>) -> Result<Option<Epoch>> {
+    fn train(&mut self, checkpoint: Option<Checkpoint>) -> Result<Option<Epoch>> {
+        let mut clock = Instant::now();
+        let rates = &self.schedule.next_epoch();
         let order = self.loader.next_epoch();
         let mut done = Epoch {
             epoch: self.history.len(),
@@ -200,9 +201,9 @@ impl Run<'_> {
                 };
                 self.trainer.begin_epoch(rates, order)?;
                 self.trainer.restore(&state, trained)?;
+                clock = Instant::now();
             }
         }
-        let mut clock = Instant::now();
         while self.trainer.advance()? {
             let stop = self.watch.stop();
             if stop || self.is_due() {
