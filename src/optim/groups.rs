@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{AnyMethod, COMMON_KEYS, LR, ROWS, WEIGHT_DECAY, row};
+use super::{AnyMethod, COMMON_KEYS, LR, ROWS, Reports, WEIGHT_DECAY, row};
 use crate::config::{Key, Kind, Values, canonical, nearest, suggestion};
 use crate::error::{Error, Result};
 use crate::graph::{Role, Tensor};
@@ -108,6 +108,7 @@ pub(super) struct Group {
     /// Its method's name in the table.
     pub name: &'static str,
     pub method: Box<dyn AnyMethod>,
+    pub reports: Reports,
     /// The method's own keys, written such that equal ones are the same.
     own_keys: String,
     /// Its initial learning rate, if it has one of its own.
@@ -135,11 +136,12 @@ pub(super) fn all(opt: &Map<String, Value>, groups: &[Map<String, Value>]) -> Re
 
 impl Group {
     /// All parameters, with a method that need not be in the table.
-    pub fn rest(method: Box<dyn AnyMethod>) -> Group {
+    pub fn rest(method: Box<dyn AnyMethod>, reports: Reports) -> Group {
         Group {
             takes: None,
             name: "",
             method,
+            reports,
             own_keys: String::new(),
             lr: None,
         }
@@ -179,6 +181,7 @@ impl Group {
             takes,
             name: row.entry.name,
             method: (row.build)(&values),
+            reports: row.reports,
             own_keys: canonical(&Value::Object(own_keys.collect())),
             lr,
         })

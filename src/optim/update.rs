@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::groups::{self, Group};
 use super::schedule::Rate;
-use super::{At, COMMON_KEYS, Memory, Method, Reports, average, clip, lookahead, row, sam};
+use super::{At, COMMON_KEYS, Memory, Method, Reports, average, clip, lookahead, sam};
 use crate::config::Values;
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::{Step, TensorRange};
@@ -22,7 +22,7 @@ pub struct Optimizer {
     groups: Vec<Group>,
     /// The groups of each update, by their places.
     parts: Vec<Vec<usize>>,
-    /// The part of the method that the run is named after, which reports.
+    /// The part of the method that the run is named after, whose reports the history has.
     own: usize,
     /// What is done before and after each step; these have no coefficients and report nothing.
     wrappers: Vec<Box<dyn AnyMethod>>,
@@ -40,9 +40,7 @@ impl Optimizer {
     /// If a name is none of the table's, or groups of one update differ in what they must share.
     pub fn new(opt: &Map<String, Value>, groups: &[Map<String, Value>]) -> Result<Optimizer> {
         let groups = groups::all(opt, groups)?;
-        let name = groups.last().expect("the rest").name;
-        let row = row(name).expect("groups have methods of the table");
-        let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), opt);
+        let values = Values::new(COMMON_KEYS, opt);
         // In the order of a step: what SAM's second gradient is gets clipped, and the average takes Lookahead's weights.
         let wrappers = [
             sam::wrapper(&values),
@@ -51,20 +49,19 @@ impl Optimizer {
             average::wrapper(&values)?,
         ];
         let wrappers = wrappers.into_iter().flatten().collect();
-        Optimizer::of_groups(groups, wrappers, row.reports, values.real("lr"))
+        Optimizer::of_groups(groups, wrappers, values.real("lr"))
     }
 
     /// Any method, for all parameters.
     pub fn of(method: Box<dyn AnyMethod>, reports: Reports, initial_lr: f64) -> Optimizer {
-        let groups = vec![Group::rest(method)];
-        let made = Optimizer::of_groups(groups, Vec::new(), reports, initial_lr);
+        let groups = vec![Group::rest(method, reports)];
+        let made = Optimizer::of_groups(groups, Vec::new(), initial_lr);
         made.expect("one group")
     }
 
     fn of_groups(
         groups: Vec<Group>,
         wrappers: Vec<Box<dyn AnyMethod>>,
-        reports: Reports,
         initial_lr: f64,
     ) -> Result<Optimizer> {
         let parts = groups::parts(&groups)?;
@@ -74,10 +71,10 @@ impl Optimizer {
                 .iter()
                 .position(|part| part.contains(&rest))
                 .expect("it is in one"),
+            reports: groups[rest].reports,
             groups,
             parts,
             wrappers,
-            reports,
             initial_lr,
             k: 0,
             coefficients: Vec::new(),
@@ -136,13 +133,11 @@ impl Optimizer {
             place(method, reports, machine, share, loss, now, steps)
         };
         let parts = self.parts.iter().zip(self.shares(w, g, tensors)?);
-        let parts = parts.enumerate().map(|(i, (part, share))| {
-            // Every method reports; of the own one's reports the history tells.
-            let reports = match row(self.groups[part[0]].name) {
-                Some(row) if i != self.own => row.reports,
-                _ => self.reports,
-            };
-            place(self.method(part), reports, share)
+        let parts = parts.map(|(part, share)| {
+            let Group {
+                method, reports, ..
+            } = &self.groups[part[0]];
+            place(method.as_ref(), *reports, share)
         });
         let parts = parts.collect::<Result<_>>()?;
         let wrappers = self.wrappers.iter().map(|wrapper| {

@@ -70,6 +70,10 @@ pub fn trials() -> Vec<Trial> {
         json!({"name": "adamw", "lr": 0.01, "weight_decay": 0.5, "cautious_weight_decay": true}),
         json!({"name": "lion", "lr": 0.01, "weight_decay": 0.1, "cautious": true}),
     ];
+    let opt = json!({"name": "adam", "lr": 0.01});
+    let groups = json!([{"match": "bias", "name": "momo", "lr": 0.5}, {"match": "^b", "name": "prox-sps", "lr": 0.5}]);
+    let name = "kernels_of_groups_that_sum";
+    trials.push(kernels(name, opt, groups, half_square));
     for opt in golden().into_iter().chain([undampened]).chain(wrapped) {
         trials.push(kernels("kernels", opt, json!([]), half_square));
     }
