@@ -142,34 +142,8 @@ KERNEL(large_frame, 32, int* y, int n) {
 }
 
 // Methods of every kind (src/train/kinds.rs).
-KERNEL(perturb, 256, const float* g, float* w, float* start, float rho, long long n) {
-  for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    start[i] = w[i];
-    w[i] += rho * g[i];
-  }
-}
-
-KERNEL(step_from, 256, const float* start, const float* g, float* w, float lr, long long n) {
-  for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] = start[i] - lr * g[i];
-}
-
 KERNEL(step_by_mean, 256, const float* x, const float* y, float* w, float lr, long long n) {
   for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] -= lr * (0.5f * (x[i] + y[i]));
-}
-
-KERNEL(step_and_average, 256, const float* g, float* w, float* average, float lr, long long n) {
-  for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    w[i] -= lr * g[i];
-    average[i] = 0.5f * (average[i] + w[i]);
-  }
-}
-
-KERNEL(swap_vectors, 256, float* x, float* y, long long n) {
-  for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    const float old = x[i];
-    x[i] = y[i];
-    y[i] = old;
-  }
 }
 
 KERNEL(norm_of_tensor, 256, const float* x, float* norm, long long n) {
