@@ -57,7 +57,8 @@ def check_record(raw, path):
     columns = list(pd.read_csv(path, nrows=0).columns)
     options = columns[columns.index("name") :]
     ours = pd.read_csv(path, dtype=dict.fromkeys(options, str))
-    metrics = [c for c in raw.columns if c not in ("id", "run_id", "epoch", "train_epoch_time")]
+    no_metrics = ["id", "run_id", "epoch", "train_epoch_time", "eval_epoch_time"]
+    metrics = [c for c in raw.columns if c not in no_metrics]
     groups = raw.groupby(["id", "epoch"], sort=True)[metrics]
     whole = groups.count().eq(groups.size(), axis=0)
     means = groups.mean().where(whole)
