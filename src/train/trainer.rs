@@ -506,14 +506,14 @@ impl Trainer {
             return Ok(Some(()));
         };
         (self.machine).download_into(self.layout.buffers, &mut recalibration.trained)?;
-        let batches = recalibration.batches.clone();
         // The stream goes on as if nobody had drawn.
         let stream = self.params.generator.clone();
         let placements = self.draw(Part::Train, self.halves[Part::Train as usize].0.len());
         self.params.generator = stream;
         self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])?;
-        self.run_all(&batches, watch)
+        let batches = self.recalibration.iter().flat_map(|r| &r.batches);
+        run_all(&mut self.machine, batches, watch)
     }
 
     /// Back to the trained weights and their running averages.
@@ -530,19 +530,6 @@ impl Trainer {
         }
     }
 
-    /// `None` if the watch ended it.
-    fn run_all(&mut self, programs: &Sequence, watch: &dyn Watch) -> Result<Option<()>> {
-        for &(program, times) in programs {
-            for _ in 0..times {
-                self.machine.run(program)?;
-                if watch.stop() {
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(()))
-    }
-
     /// Mean loss and score over a half of the data: each batch's mean in f32, weighted by its size and summed in f64.
     /// Training data are augmented here, too. `None` if the watch ended it.
     pub fn evaluate(&mut self, part: Part, watch: &dyn Watch) -> Result<Option<(f64, f64)>> {
@@ -553,8 +540,8 @@ impl Trainer {
         self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])?;
         self.machine.upload(self.tables.sums, &[0.0; 2])?;
-        let batches = self.halves[part as usize].1.clone();
-        if self.run_all(&batches, watch)?.is_none() {
+        let batches = &self.halves[part as usize].1;
+        if run_all(&mut self.machine, batches, watch)?.is_none() {
             return Ok(None);
         }
         let sums = self.machine.download(self.tables.sums)?;
@@ -577,6 +564,23 @@ impl Trainer {
             batches_tracked: self.params.batches_tracked + self.done * self.accumulated as u64,
         })
     }
+}
+
+/// Runs programs, each as often as it says. `None` if the watch ended it.
+fn run_all<'p>(
+    machine: &mut Machine,
+    programs: impl IntoIterator<Item = &'p (Prepared, usize)>,
+    watch: &dyn Watch,
+) -> Result<Option<()>> {
+    for &(program, times) in programs {
+        for _ in 0..times {
+            machine.run(program)?;
+            if watch.stop() {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(()))
 }
 
 /// Takes the next entry of a table of steps, and starts backward with this df.
