@@ -14,6 +14,7 @@ mod adam;
 mod average;
 mod cautious;
 mod clip;
+pub mod formula;
 mod groups;
 mod lion;
 mod lookahead;

@@ -1,0 +1,4 @@
+//! Methods that are files of formulas.
+
+pub mod plan;
+pub mod syntax;
