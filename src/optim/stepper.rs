@@ -15,6 +15,8 @@ pub struct Stepper {
     operands: Operands,
     machine: Machine,
     step: Prepared,
+    /// Put the weights in place that are evaluated, and the trained ones back.
+    evaluation: [Prepared; 2],
     now: View<Step>,
     /// Steps done.
     done: u64,
@@ -57,8 +59,10 @@ impl Stepper {
         let mut program = Program::new(target);
         let gradient = |program: &mut Program| gradient(&operands, now, program);
         optimizer.step(&operands, &gradient, &mut program)?;
+        let [enter, leave] = optimizer.evaluation(&operands, target)?;
         Ok(Stepper {
             step: machine.prepare(program)?,
+            evaluation: [machine.prepare(enter)?, machine.prepare(leave)?],
             now,
             done: 0,
             optimizer,
@@ -77,6 +81,18 @@ impl Stepper {
         self.load(lr, loss, w, g)?;
         self.machine.run(self.step)?;
         self.machine.download_into(self.operands.w, w)
+    }
+
+    /// The weights that are evaluated after the steps so far, if they are not the trained ones.
+    pub fn evaluated(&mut self) -> Result<Option<Vec<f32>>> {
+        if !self.optimizer.evaluates_others(self.done) {
+            return Ok(None);
+        }
+        let [enter, leave] = self.evaluation;
+        self.machine.run(enter)?;
+        let w = self.machine.download(self.operands.w)?;
+        self.machine.run(leave)?;
+        Ok(Some(w))
     }
 
     /// The machine and the program of a step, to be measured.

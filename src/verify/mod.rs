@@ -1,8 +1,10 @@
 //! `verify`: this build against the numbers that the reference printed, suite by suite.
 
 mod augment;
+mod catalogue;
 mod datasets;
 mod ensemble;
+mod follow;
 mod goldens;
 mod histories;
 mod images;
@@ -75,6 +77,11 @@ pub const SUITES: &[Suite] = &[
         name: "optimizers",
         about: "thirty steps of each optimizer on a fixed gradient field",
         run: optimizers::optimizers,
+    },
+    Suite {
+        name: "catalogue",
+        about: "thirty steps of methods beyond the reference's, whose gradients are data",
+        run: catalogue::catalogue,
     },
     Suite {
         name: "schedules",

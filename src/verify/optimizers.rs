@@ -1,19 +1,17 @@
 //! Suite `optimizers`.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::follow::{Case, Gradient, Problem, given};
 use super::goldens::numbers;
 use super::{Check, Context};
 use crate::config::Values;
-use crate::device::gpu::kernels::Step;
-use crate::device::program::{floats, floats_mut, one};
-use crate::device::{Machine, Program, Target, View};
+use crate::device::Target;
 use crate::error::Result;
-use crate::graph::Params;
-use crate::optim::{COMMON_KEYS, Operands, Optimizer, Stepper};
-use crate::random::SEED;
-use crate::random::torch::Generator;
+use crate::optim::{COMMON_KEYS, Stepper};
 
 #[derive(Deserialize)]
 struct PathsFile {
@@ -82,48 +80,70 @@ pub fn optimizers(context: &Context) -> Result<Vec<Check>> {
 }
 
 /// Paths of methods that are wrapped, or have groups, whose losses and gradients are data.
+pub const WRAPPERS: &str = "wrappers.json";
+
+/// See [`WRAPPERS`].
 #[derive(Deserialize)]
-struct WrappersFile {
+pub struct WrappersFile {
     shapes: Vec<Vec<usize>>,
     initial: Vec<f32>,
-    losses: Vec<f32>,
+    pub losses: Vec<f32>,
     gradients: Vec<Vec<f32>>,
     /// The steps whose weights were kept, counted from 1.
-    kept_steps: Vec<usize>,
-    cases: Vec<WrappedCase>,
+    pub kept_steps: Vec<usize>,
+    cases: Vec<Case>,
     sam: Sam,
-}
-
-#[derive(Deserialize)]
-struct WrappedCase {
-    opt: Map<String, Value>,
-    /// Parameters are called by their places in [`WrappersFile::shapes`].
-    #[serde(default)]
-    groups: Vec<Map<String, Value>>,
-    lr_per_step: Option<Vec<f64>>,
-    weights: Vec<Vec<f64>>,
 }
 
 /// Paths of which a step asks for two gradients of sum (a/2 w^2 + w^4/4 - c w), where c is one of the gradients above.
 #[derive(Deserialize)]
 struct Sam {
     a: Vec<f32>,
-    cases: Vec<WrappedCase>,
+    cases: Vec<Case>,
+}
+
+impl WrappersFile {
+    fn problem(&self, gradient: Gradient) -> Problem {
+        Problem {
+            shapes: self.shapes.clone(),
+            initial: self.initial.clone(),
+            steps: self.losses.len(),
+            kept_steps: self.kept_steps.clone(),
+            second: gradient.clone(),
+            gradient,
+        }
+    }
+
+    /// The problem whose losses and gradients are data.
+    pub fn given(&self) -> Problem {
+        self.problem(given(self.losses.clone(), self.gradients.clone()))
+    }
 }
 
 fn wrapped_paths(context: &Context) -> Result<Check> {
-    const FILE: &str = "wrappers.json";
-    let Some(file) = context.goldens.read::<WrappersFile>(FILE)? else {
-        return Ok(Check::skip("wrapped methods", format!("no {FILE}")));
+    let Some(file) = context.goldens.read::<WrappersFile>(WRAPPERS)? else {
+        return Ok(Check::skip("wrapped methods", format!("no {WRAPPERS}")));
     };
     let mut check = Check::new("wrapped or in groups, relative to it or 0.01", 1e-5);
-    for case in &file.cases {
-        let given = |k: usize, _: &[f32]| (file.losses[k], file.gradients[k].clone());
-        follow(case, &file, &given, context.target, &mut check)?;
-    }
-    for case in &file.sam.cases {
-        let of_quartic = |k: usize, w: &[f32]| quartic(&file.sam.a, &file.gradients[k], w);
-        follow(case, &file, &of_quartic, Target::CPU, &mut check)?;
+    let (a, c) = (file.sam.a.clone(), file.gradients.clone());
+    let quartic: Gradient = Arc::new(move |k, w| quartic(&a, &c[k], w));
+    let (given, quartic) = (file.given(), file.problem(quartic));
+    let cases = file.cases.iter().map(|case| (case, &given, context.target));
+    // A function that is the gradient runs on the CPU alone.
+    let cases = cases.chain(
+        file.sam
+            .cases
+            .iter()
+            .map(|case| (case, &quartic, Target::CPU)),
+    );
+    for (case, problem, target) in cases {
+        match case.optimizer() {
+            Ok(optimizer) => {
+                let path = case.follow(optimizer, problem, target)?;
+                case.compare_weights(&path, problem, &mut check);
+            }
+            Err(e) => check.skip_for(e)?,
+        }
     }
     Ok(check)
 }
@@ -135,71 +155,6 @@ fn quartic(a: &[f32], c: &[f32], w: &[f32]) -> (f32, Vec<f32>) {
         terms().map(|((a, c), w)| f64::from(0.5 * a * w * w + 0.25 * w * w * w * w - c * w));
     let gradient = terms().map(|((a, c), w)| a * w + w * w * w - c);
     (losses.sum::<f64>() as f32, gradient.collect())
-}
-
-/// Compares a path, given the loss and gradient of step k, counted from 0, at some weights.
-fn follow(
-    case: &WrappedCase,
-    file: &WrappersFile,
-    at: &impl Fn(usize, &[f32]) -> (f32, Vec<f32>),
-    target: Target,
-    check: &mut Check,
-) -> Result<()> {
-    // Rounding errors of small weights are those of the steps that made them.
-    const SMALL: f64 = 0.01;
-    let (a, c) = (file.sam.a.clone(), file.gradients.clone());
-    let again = |at: &Operands, now: View<Step>, program: &mut Program| {
-        let (a, c) = (a.clone(), c.clone());
-        let (reads, writes) = ([at.w.into(), now.into()], [at.g.into(), at.loss.into()]);
-        program.host("quartic", reads, writes, move |[w, now], [g, loss]| {
-            let k = one::<Step>(now).done as usize;
-            let (f, gradient) = quartic(&a, &c[k], floats(w));
-            floats_mut(g).copy_from_slice(&gradient);
-            floats_mut(loss)[0] = f;
-        });
-        Ok(())
-    };
-    let mut params = Params::new(Generator::new(SEED));
-    for (i, shape) in file.shapes.iter().enumerate() {
-        params.constant(i.to_string(), shape, 0.0);
-    }
-    let optimizer = match Optimizer::new(&case.opt, &case.groups) {
-        Ok(optimizer) => optimizer,
-        Err(e) => return check.skip_for(e),
-    };
-    // Groups lie elsewhere than in the file.
-    (params.values.iter_mut().enumerate()).for_each(|(i, place)| *place = i as f32);
-    params.arrange(&optimizer.order(&params.tensors)?);
-    let places = params.values.iter().map(|place| *place as usize);
-    let places: Vec<usize> = places.collect();
-    let laid = |values: &[f32]| -> Vec<f32> { places.iter().map(|i| values[*i]).collect() };
-    let mut w = laid(&file.initial);
-    let machine = Machine::open(target.device)?;
-    let mut stepper = Stepper::with_gradient(machine, optimizer, &params.tensors, target, &again)?;
-    check.cases += 1;
-    let lr = Values::new(COMMON_KEYS, &case.opt).real("lr");
-    let mut kept = file.kept_steps.iter().zip(&case.weights).peekable();
-    for k in 0..file.losses.len() {
-        let (loss, g) = at(k, &w);
-        let lr = case.lr_per_step.as_ref().map_or(lr, |rates| rates[k]);
-        stepper.step(lr, loss, &mut w, &laid(&g))?;
-        let Some((_, theirs)) = kept.next_if(|(step, _)| **step == k + 1) else {
-            continue;
-        };
-        for (ours, &i) in w.iter().zip(&places) {
-            let theirs = &theirs[i];
-            let scale = theirs.abs().max(SMALL);
-            let at = || {
-                format!(
-                    "{} step {} weight {i}",
-                    Value::Object(case.opt.clone()),
-                    k + 1
-                )
-            };
-            check.compare(f64::from(*ours), *theirs, scale, at);
-        }
-    }
-    Ok(())
 }
 
 fn paths(context: &Context) -> Result<Vec<Check>> {

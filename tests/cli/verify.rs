@@ -223,6 +223,7 @@ fn damaged_goldens_are_named() {
             ("schedules.json", "schedules"),
             ("next_schedules.json", "schedules"),
             ("optimizers.json", "optimizers"),
+            ("catalogue.json", "catalogue"),
             ("sampler.json", "sampler"),
             ("models.json", "models"),
             ("runs_small.json", "runs"),

@@ -18,13 +18,15 @@ pub fn trials() -> Vec<Trial> {
         let name = format!("suites::{}", suite.name);
         trial(name, || passes(suite, Target::CPU))
     });
-    let by_kernels = trial("suites::optimizers_by_kernels".into(), || {
-        let suite = SUITES.iter().find(|suite| suite.name == "optimizers");
-        for machine in machines(1) {
-            passes(suite.unwrap(), machine.target(Precision::Fp32));
-        }
+    let by_kernels = ["optimizers", "catalogue"].map(|name| {
+        trial(format!("suites::{name}_by_kernels"), move || {
+            let suite = SUITES.iter().find(|suite| suite.name == name);
+            for machine in machines(1) {
+                passes(suite.unwrap(), machine.target(Precision::Fp32));
+            }
+        })
     });
-    trials.chain([by_kernels]).collect()
+    trials.chain(by_kernels).collect()
 }
 
 fn passes(suite: &Suite, target: Target) {

@@ -1,0 +1,101 @@
+//! Suite `catalogue`.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::follow::{Case, Problem, given};
+use super::optimizers::{WRAPPERS, WrappersFile};
+use super::{Check, Context};
+use crate::error::Result;
+
+const FILE: &str = "catalogue.json";
+
+/// Paths of single methods on the problem of [`WRAPPERS`].
+#[derive(Deserialize)]
+struct CatalogueFile {
+    /// What those get that ask for another gradient.
+    second_gradients: Vec<Vec<f32>>,
+    cases: Vec<Case>,
+    square: Square,
+}
+
+/// One square matrix, whose preconditioners have full rank. The loss is 0.
+#[derive(Deserialize)]
+struct Square {
+    shapes: Vec<Vec<usize>>,
+    initial: Vec<f32>,
+    gradients: Vec<Vec<f32>>,
+    cases: Vec<Case>,
+}
+
+/// Methods that round differently than the reference by more than 1e-5, and by how much.
+const EXCEPTIONS: [(&[&str], f64); 3] = [
+    // Its d feeds rounding back into every step.
+    (&["prodigy"], 3e-4),
+    // Five products of matrices, and eigenvectors, amplify it.
+    (&["muon", "soap"], 2e-5),
+    // The step size is a difference of larger numbers over a square.
+    (&["momo-star-max"], 1.1e-5),
+];
+
+pub fn catalogue(context: &Context) -> Result<Vec<Check>> {
+    let file = context.goldens.read::<CatalogueFile>(FILE)?;
+    let problem = context.goldens.read::<WrappersFile>(WRAPPERS)?;
+    let (Some(file), Some(problem)) = (file, problem) else {
+        let why = format!("no {FILE} or no {WRAPPERS}");
+        return Ok(vec![Check::skip("catalogue", why)]);
+    };
+    let mut paths = Check::new("paths, evaluated weights too, relative to it or 0.01", 1e-5);
+    let mut exceptions = EXCEPTIONS.map(|(methods, tolerance)| {
+        let about = format!("those of {}, likewise", methods.join(" and "));
+        Check::new(about, tolerance)
+    });
+    // Each rounding to bfloat16 is of 4e-3, and five products of matrices amplify it.
+    let mut bfloat16 = Check::new("those in bfloat16: norms of tensors", 0.2);
+    // As in suite optimizers: PyTorch on other processors is up to 3e-4 off.
+    let mut scalars = Check::new("what they report, relative to the largest so far", 3e-4);
+
+    let of_wrappers = Problem {
+        second: given(problem.losses.clone(), file.second_gradients),
+        ..problem.given()
+    };
+    let losses = vec![0.0; problem.losses.len()];
+    let gradient = given(losses, file.square.gradients);
+    let of_square = Problem {
+        shapes: file.square.shapes,
+        initial: file.square.initial,
+        steps: problem.losses.len(),
+        kept_steps: problem.kept_steps.clone(),
+        second: gradient.clone(),
+        gradient,
+    };
+    let cases = file.cases.iter().map(|case| (case, &of_wrappers));
+    let squares = file.square.cases.iter().map(|case| (case, &of_square));
+    for (case, problem) in cases.chain(squares) {
+        let optimizer = match case.optimizer() {
+            Ok(optimizer) => optimizer,
+            Err(e) => {
+                paths.skip_for(e)?;
+                continue;
+            }
+        };
+        let path = case.follow(optimizer, problem, context.target)?;
+        case.compare_scalars(&path, &mut scalars);
+        if case.opt.get("ns_dtype") == Some(&json!("bfloat16")) {
+            case.compare_norms(&path, problem, &mut bfloat16);
+            continue;
+        }
+        let excepted = |(methods, _): &(&[&str], f64)| methods.contains(&case.name());
+        let check = match EXCEPTIONS.iter().position(excepted) {
+            Some(i) => &mut exceptions[i],
+            None => &mut paths,
+        };
+        case.compare_weights(&path, problem, check);
+    }
+    let mut checks = vec![paths];
+    checks.extend(exceptions);
+    checks.extend([bfloat16, scalars]);
+    // What no case is for yet is not worth a line; the skipped cases are in the first.
+    checks.retain(|check| check.cases > 0 || !check.skipped.is_empty());
+    Ok(checks)
+}
