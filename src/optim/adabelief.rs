@@ -17,8 +17,8 @@
 //! ```
 
 use super::{
-    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, average,
-    average_square,
+    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
+    Vectors, average, average_square,
 };
 use crate::config::{Entry, Key};
 use crate::device::Program;
@@ -47,7 +47,7 @@ pub(super) const ADABELIEF: Row = Row {
         marker: Marker::Filled(Shape::Left),
     },
     reports: Reports::NOTHING,
-    build: |values| {
+    build: &|values| {
         Box::new(AdaBelief {
             betas: values.pair("betas"),
             eps: values.real("eps"),
@@ -81,7 +81,7 @@ impl Method for AdaBelief {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["exp_avg", "exp_avg_var"],
+            vectors: StateVector::zeros(["exp_avg", "exp_avg_var"]),
             ..Memory::default()
         }
     }

@@ -14,8 +14,8 @@
 //! ```
 
 use super::{
-    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, average,
-    average_square,
+    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
+    Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind};
 use crate::device::Program;
@@ -49,7 +49,7 @@ pub(super) const ADABOUND: Row = Row {
         marker: Marker::Filled(Shape::Right),
     },
     reports: Reports::NOTHING,
-    build: |values| {
+    build: &|values| {
         Box::new(AdaBound {
             betas: values.pair("betas"),
             eps: values.real("eps"),
@@ -72,7 +72,7 @@ impl Method for AdaBound {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["exp_avg", "exp_avg_sq"],
+            vectors: StateVector::zeros(["exp_avg", "exp_avg_sq"]),
             ..Memory::default()
         }
     }

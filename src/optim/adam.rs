@@ -19,8 +19,8 @@
 
 use super::sgd::decayed;
 use super::{
-    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors,
-    average_square, cautious, lerp,
+    At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
+    Vectors, average_square, cautious, lerp,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::Program;
@@ -42,7 +42,7 @@ pub(super) const ADAM: Row = Row {
         marker: Marker::Filled(Shape::Up),
     },
     reports: Reports::NOTHING,
-    build: |values| Box::new(Adam::new(values, false)),
+    build: &|values| Box::new(Adam::new(values, false)),
 };
 
 pub(super) const ADAMW: Row = Row {
@@ -57,7 +57,7 @@ pub(super) const ADAMW: Row = Row {
         marker: Marker::Filled(Shape::Down),
     },
     reports: Reports::NOTHING,
-    build: |values| {
+    build: &|values| {
         Box::new(Adam {
             cautious: values.flag("cautious"),
             cautious_decay: values.flag("cautious_weight_decay"),
@@ -107,7 +107,7 @@ impl Method for Adam {
     fn memory(&self, of: &[Tensor]) -> Memory {
         let in_two_steps = self.in_two_steps();
         Memory {
-            vectors: &["exp_avg", "exp_avg_sq"],
+            vectors: StateVector::zeros(["exp_avg", "exp_avg_sq"]),
             workspace: if in_two_steps {
                 cautious::workspace(of)
             } else {

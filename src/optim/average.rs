@@ -13,7 +13,7 @@
 //!
 //! Up to step `start` the trained weights are evaluated.
 
-use super::{AnyMethod, At, Memory, Method, Update, Vectors, lerp};
+use super::{AnyMethod, At, Memory, Method, StateVector, Update, Vectors, lerp};
 use crate::config::{Key, Kind, Values};
 use crate::device::Program;
 use crate::device::gpu::{elementwise, kernels};
@@ -91,7 +91,7 @@ impl Method for Average {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["average"],
+            vectors: StateVector::zeros(["average"]),
             ..Memory::default()
         }
     }

@@ -14,8 +14,8 @@
 //! Cautious updates are those of [`super::cautious`].
 
 use super::{
-    At, BETAS, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors, average,
-    cautious,
+    At, BETAS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update, Vectors,
+    average, cautious,
 };
 use crate::config::{Entry, Key};
 use crate::device::Program;
@@ -44,7 +44,7 @@ pub(super) const LION: Row = Row {
         marker: Marker::Filled(Shape::Cross),
     },
     reports: Reports::NOTHING,
-    build: |values| {
+    build: &|values| {
         Box::new(Lion {
             betas: values.pair("betas"),
             weight_decay: values.real("weight_decay"),
@@ -65,7 +65,7 @@ impl Method for Lion {
 
     fn memory(&self, of: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["exp_avg"],
+            vectors: StateVector::zeros(["exp_avg"]),
             workspace: if self.cautious {
                 cautious::workspace(of)
             } else {

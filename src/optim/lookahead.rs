@@ -10,7 +10,7 @@
 //! w = slow
 //! ```
 
-use super::{AnyMethod, At, Memory, Method, NO_LESS_THAN_0, Update, Vectors};
+use super::{AnyMethod, At, Memory, Method, NO_LESS_THAN_0, StateVector, Update, Vectors};
 use crate::config::{Key, Kind, Values};
 use crate::device::Program;
 use crate::device::gpu::{elementwise, kernels};
@@ -47,8 +47,7 @@ impl Method for Lookahead {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["slow"],
-            from_parameters: true,
+            vectors: vec![StateVector::of_parameters("slow")],
             ..Memory::default()
         }
     }

@@ -145,7 +145,7 @@ pub struct Row {
     pub look: Look,
     pub reports: Reports,
     /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].
-    pub build: fn(&Values) -> Box<dyn AnyMethod>,
+    pub build: &'static (dyn Fn(&Values) -> Box<dyn AnyMethod> + Sync),
 }
 
 /// The row of that name.
@@ -315,18 +315,42 @@ pub trait Method: Send + 'static {
 }
 
 /// What a method remembers on its device.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// Names of vectors as long as the parameters, 0 before the first step unless [`Memory::from_parameters`] says otherwise.
-    pub vectors: &'static [&'static str],
+    /// Vectors as long as the parameters.
+    pub vectors: Vec<StateVector>,
     /// Numbers for each of the parameters' tensors, 0 before the first step.
     pub per_tensor: usize,
-    /// Do the vectors begin as the parameters?
-    pub from_parameters: bool,
     /// Floats of workspace, which hold anything when a step begins.
     pub workspace: usize,
     /// Do its kernels ask for [`Update::ranges`]?
     pub ranges: bool,
+}
+
+/// A vector that a method keeps, and what it holds before the first step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StateVector {
+    pub name: &'static str,
+    pub initial: Initial,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initial {
+    Number(f32),
+    /// The parameters.
+    Parameters,
+}
+
+impl StateVector {
+    pub fn zeros<const K: usize>(names: [&'static str; K]) -> Vec<StateVector> {
+        let initial = Initial::Number(0.0);
+        names.map(|name| StateVector { name, initial }).to_vec()
+    }
+
+    pub fn of_parameters(name: &'static str) -> StateVector {
+        let initial = Initial::Parameters;
+        StateVector { name, initial }
+    }
 }
 
 /// Where an update stands in a run.
@@ -337,6 +361,18 @@ pub struct At {
     /// The learning rate in force and the one of the first epoch.
     pub lr: f64,
     pub initial_lr: f64,
+    pub run: Course,
+    /// How many parameters share the update.
+    pub parameters: usize,
+}
+
+/// What a run's steps are part of. All of it is 0 for a method alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Course {
+    pub epochs: usize,
+    pub steps_per_epoch: usize,
+    /// Samples of a step.
+    pub batch_size: usize,
 }
 
 /// A running average as `mul_` and `add_` make it: beta old + (1 - beta) new.

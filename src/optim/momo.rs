@@ -19,8 +19,8 @@
 //! The history keeps t.
 
 use super::{
-    AnyMethod, At, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors,
-    at_least, at_most, average,
+    AnyMethod, At, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector,
+    Update, Vectors, at_least, at_most, average,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::cpu::dot;
@@ -63,7 +63,7 @@ pub(super) const MOMO: Row = Row {
         marker: Marker::Filled(Shape::Circle),
     },
     reports: Reports::STEP_SIZE,
-    build: |values| Momo::build(values, false),
+    build: &|values| Momo::build(values, false),
 };
 
 pub(super) const MOMO_STAR: Row = Row {
@@ -78,7 +78,7 @@ pub(super) const MOMO_STAR: Row = Row {
         marker: Marker::Filled(Shape::Star),
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
-    build: |values| Momo::build(values, true),
+    build: &|values| Momo::build(values, true),
 };
 
 struct Momo {
@@ -105,7 +105,7 @@ impl Method for Momo {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["grad_avg"],
+            vectors: StateVector::zeros(["grad_avg"]),
             ..Memory::default()
         }
     }

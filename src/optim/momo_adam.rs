@@ -19,7 +19,7 @@
 use super::momo::{Bound, PAPER, Sums};
 use super::{
     AnyMethod, At, BETAS, EPS, LOWER_BOUND, Look, Marker, Memory, Method, Reports, Row, Shape,
-    Update, Vectors, average, average_square,
+    StateVector, Update, Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind, Values};
 use crate::cpu::{dot, sum_of};
@@ -54,7 +54,7 @@ pub(super) const MOMO_ADAM: Row = Row {
         marker: Marker::Hollow(Shape::Circle),
     },
     reports: Reports::STEP_SIZE,
-    build: |values| MomoAdam::build(values, false),
+    build: &|values| MomoAdam::build(values, false),
 };
 
 pub(super) const MOMO_ADAM_STAR: Row = Row {
@@ -69,7 +69,7 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
         marker: Marker::Hollow(Shape::Star),
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
-    build: |values| MomoAdam::build(values, true),
+    build: &|values| MomoAdam::build(values, true),
 };
 
 struct MomoAdam {
@@ -98,7 +98,7 @@ impl Method for MomoAdam {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["grad_avg", "grad_avg_sq"],
+            vectors: StateVector::zeros(["grad_avg", "grad_avg_sq"]),
             ..Memory::default()
         }
     }

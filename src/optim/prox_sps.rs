@@ -36,7 +36,7 @@ pub(super) const PROX_SPS: Row = Row {
         marker: Marker::Hollow(Shape::Square),
     },
     reports: Reports::STEP_SIZE,
-    build: |values| {
+    build: &|values| {
         Box::new(ProxSps {
             lower_bound: values.real("lb"),
             weight_decay: values.real("weight_decay"),

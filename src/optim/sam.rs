@@ -13,7 +13,7 @@
 //!
 //! State: start, the weights to come back to. Running averages of batch norm see the first pass alone.
 
-use super::{AnyMethod, At, Memory, Method, Update, Vectors};
+use super::{AnyMethod, At, Memory, Method, StateVector, Update, Vectors};
 use crate::config::{Key, Kind, Values};
 use crate::device::Program;
 use crate::device::gpu::{elementwise, kernels};
@@ -52,7 +52,7 @@ impl Method for Sam {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["start"],
+            vectors: StateVector::zeros(["start"]),
             ..Memory::default()
         }
     }

@@ -17,7 +17,7 @@
 
 use serde_json::Value;
 
-use super::{At, Look, Marker, Memory, Method, Reports, Row, Shape, Update, Vectors};
+use super::{At, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update, Vectors};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::device::Program;
 use crate::device::gpu::{
@@ -68,7 +68,7 @@ pub(super) const SGD: Row = Row {
         marker: Marker::Filled(Shape::Diamond),
     },
     reports: Reports::NOTHING,
-    build: |values| {
+    build: &|values| {
         Box::new(Sgd {
             weight_decay: values.real("weight_decay"),
         })
@@ -87,7 +87,7 @@ pub(super) const HEAVY_BALL: Row = Row {
         marker: Marker::Filled(Shape::Square),
     },
     reports: Reports::NOTHING,
-    build: |values| Box::new(Momentum::<false>::new(values)),
+    build: &|values| Box::new(Momentum::<false>::new(values)),
 };
 
 pub(super) const NESTEROV: Row = Row {
@@ -102,7 +102,7 @@ pub(super) const NESTEROV: Row = Row {
         marker: Marker::Filled(Shape::Spark),
     },
     reports: Reports::NOTHING,
-    build: |values| Box::new(Momentum::<true>::new(values)),
+    build: &|values| Box::new(Momentum::<true>::new(values)),
 };
 
 /// g + wd w, untouched where there is no decay: 0 times an infinite weight would make a NaN.
@@ -186,7 +186,7 @@ impl<const NESTEROV: bool> Method for Momentum<NESTEROV> {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["momentum_buffer"],
+            vectors: StateVector::zeros(["momentum_buffer"]),
             ..Memory::default()
         }
     }

@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 
 use super::groups::{self, Group};
 use super::schedule::Rate;
-use super::{At, COMMON_KEYS, Memory, Method, Reports, average, clip, lookahead, sam};
+use super::{
+    At, COMMON_KEYS, Course, Initial, Memory, Method, Reports, average, clip, lookahead, sam,
+};
 use crate::config::Values;
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::{Step, TensorRange};
@@ -28,6 +30,7 @@ pub struct Optimizer {
     wrappers: Vec<Box<dyn AnyMethod>>,
     pub reports: Reports,
     pub(super) initial_lr: f64,
+    run: Course,
     /// Steps whose coefficients were asked for.
     k: u64,
     coefficients: Vec<u8>,
@@ -76,9 +79,15 @@ impl Optimizer {
             parts,
             wrappers,
             initial_lr,
+            run: Course::default(),
             k: 0,
             coefficients: Vec::new(),
         })
+    }
+
+    /// The same for the steps of a run.
+    pub fn in_run(self, run: Course) -> Optimizer {
+        Optimizer { run, ..self }
     }
 
     /// What steps a part's groups.
@@ -201,11 +210,13 @@ impl Optimizer {
     /// Makes the memory what it is before the first step, given the parameters.
     pub fn start(&self, machine: &mut Machine, operands: &Operands) -> Result<()> {
         for (method, at) in self.all().zip(operands.all()) {
-            if method.memory(&at.tensors).from_parameters {
-                let w = machine.download::<f32>(at.w)?;
-                for vector in 0..at.state.len / w.len().max(1) {
-                    machine.upload(at.state.part(vector * w.len(), w.len()), &w)?;
-                }
+            for (i, vector) in method.memory(&at.tensors).vectors.iter().enumerate() {
+                let initial = match vector.initial {
+                    Initial::Number(0.0) => continue,
+                    Initial::Number(x) => vec![x; at.w.len],
+                    Initial::Parameters => machine.download(at.w)?,
+                };
+                machine.upload(at.state.part(i * at.w.len, at.w.len), &initial)?;
             }
         }
         Ok(())
@@ -218,7 +229,7 @@ impl Optimizer {
         operands: &Operands,
         machine: &mut Machine,
     ) -> Result<()> {
-        for (part, at) in self.parts.iter().zip(&operands.parts) {
+        for (part, place) in self.parts.iter().zip(&operands.parts) {
             self.coefficients.clear();
             for group in part {
                 let Group { method, lr, .. } = &mut self.groups[*group];
@@ -227,11 +238,13 @@ impl Optimizer {
                         k,
                         lr: lr.map_or(rate.lr, |lr| lr * rate.factor),
                         initial_lr: lr.unwrap_or(self.initial_lr),
+                        run: self.run,
+                        parameters: place.w.len,
                     };
                     method.coefficients(at, &mut self.coefficients);
                 }
             }
-            machine.upload(at.coefficients, &self.coefficients)?;
+            machine.upload(place.coefficients, &self.coefficients)?;
         }
         self.k += rates.len() as u64;
         Ok(())

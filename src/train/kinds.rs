@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::graph::{Layout, Mode, Params, Plan, Targets, Tensor};
 use crate::nn::BatchNorm;
 use crate::optim::schedule::Rate;
-use crate::optim::{At, Memory, Method, Optimizer, Reports, Update};
+use crate::optim::{At, Memory, Method, Optimizer, Reports, StateVector, Update};
 use crate::random::torch::Generator;
 
 const LR: f32 = 1e-3;
@@ -70,7 +70,7 @@ impl Method for Five {
 
     fn memory(&self, _: &[Tensor]) -> Memory {
         Memory {
-            vectors: &["a", "b", "c", "d", "e"],
+            vectors: StateVector::zeros(["a", "b", "c", "d", "e"]),
             ..Memory::default()
         }
     }

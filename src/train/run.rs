@@ -16,8 +16,8 @@ use crate::cpu;
 use crate::data::{Loader, Pair, Part};
 use crate::device::Target;
 use crate::error::{Error, Result};
-use crate::optim::Optimizer;
 use crate::optim::schedule::{Rate, Schedule};
+use crate::optim::{Course, Optimizer};
 use crate::results::json::Json;
 use crate::results::{Epoch, Name, RunResult, timestamp::timestamp};
 
@@ -77,8 +77,12 @@ pub(super) fn run_plans(
     let Pair { train, val } = data;
     let initial = &plans.params.values;
     let initial_norm = (cpu::dot(initial, initial) as f32).sqrt();
-    let optimizer = Optimizer::new(&config.opt, &config.groups)?;
     let steps = steps_per_epoch(config, train.len());
+    let optimizer = Optimizer::new(&config.opt, &config.groups)?.in_run(Course {
+        epochs: config.max_epoch,
+        steps_per_epoch: steps,
+        batch_size: config.batch_size * plans.accumulated,
+    });
     let mut run = Run {
         config,
         log: log_every.is_some(),
