@@ -17,7 +17,7 @@ pub use filter::{Filter, select};
 pub use parts::{list, split};
 pub use same::canonical;
 pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete, opt_keys};
-pub use text::{groups, nearest, suggestion};
+pub use text::{groups, nearest, position, suggestion};
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::text::{child, item, nearest, printable, shown_text};
+use super::text::{child, item, nearest, position, printable, shown_text};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -83,13 +83,6 @@ pub(super) fn json(source: &str, bytes: &[u8]) -> Result<Document> {
         duplicates: notes.duplicates,
         warnings: vanishing(source, text),
     })
-}
-
-/// Line and column, from 1, of what follows `before`.
-fn position(before: &[u8]) -> (usize, usize) {
-    let lines = before.split(|&byte| byte == b'\n');
-    let last = lines.clone().next_back().unwrap_or(before);
-    (lines.count(), last.len() + 1)
 }
 
 /// One line for a text that is no JSON, in words for those who know Python better.

@@ -76,6 +76,14 @@ pub(super) fn printable(text: &str) -> String {
     out
 }
 
+/// Line and column, from 1, of what follows `before` in a text in UTF-8. Columns are characters.
+pub fn position(before: &[u8]) -> (usize, usize) {
+    let lines = before.split(|&byte| byte == b'\n');
+    let last = lines.clone().next_back().unwrap_or(before);
+    let begins = |byte: &&u8| **byte & 0xC0 != 0x80;
+    (lines.count(), last.iter().filter(begins).count() + 1)
+}
+
 /// What other programs call a key, and its name here.
 const SYNONYMS: [(&str, &str); 10] = [
     ("learning_rate", "lr"),

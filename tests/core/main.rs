@@ -6,6 +6,7 @@ mod common;
 mod config;
 mod cpu_math;
 mod files;
+mod formula;
 mod fusion;
 mod kernels;
 mod launches;

@@ -1,5 +1,7 @@
 //! What a file of formulas says, before any key has a value.
 
+use std::fmt;
+
 /// A method as its file defines it: read and checked, so that names are known and kinds fit.
 #[derive(Clone, Debug)]
 pub struct Definition {
@@ -47,10 +49,33 @@ pub struct State {
 }
 
 /// `name = value`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
     pub name: String,
     pub value: Expr,
+    /// Of the value; what the name holds may be wider.
+    pub kind: Kind,
+}
+
+/// What a value is. Each is spread where it meets a wider one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// One number.
+    Scalar,
+    /// One number for each tensor.
+    Tensor,
+    /// As long as the parameters.
+    Vector,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Scalar => "scalar",
+            Kind::Tensor => "one per tensor",
+            Kind::Vector => "vector",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
