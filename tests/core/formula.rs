@@ -1,8 +1,10 @@
 //! Files of methods: what is read, and what is said of mistakes.
 
 use stepback_native::error::Kind as ErrorKind;
-use stepback_native::optim::formula::read;
-use stepback_native::optim::formula::syntax::{Default, Definition, Expr, Kind};
+use stepback_native::optim::formula::syntax::{Default, Definition, Expr, Kind, Statement};
+use stepback_native::optim::formula::{random_program, read};
+
+use crate::common::draws::Draws;
 
 const ADEMAMIX: &str = r#"
 name  = "ademamix"
@@ -457,4 +459,22 @@ fn limits_are_told() {
         51,
         "fifty, and that there are more"
     );
+}
+
+#[test]
+fn random_methods_are_right_and_written_as_they_are_read() {
+    for seed in 0..500 {
+        let mut draws = Draws::new(seed);
+        let text = random_program(|n| draws.below(n));
+        let read = read(text.as_bytes(), "x.toml").unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let lines = |statements: &[Statement]| {
+            let lines = statements.iter().map(Statement::to_string);
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let (before, behind) = text.split_once("code = \"\"\"\n").unwrap();
+        let (_, behind) = behind.split_once("\"\"\"\n").unwrap();
+        let step = lines(&read.step);
+        let again = definition(&format!("{before}code = \"\"\"\n{step}\"\"\"\n{behind}"));
+        assert_eq!(again.step, read.step, "{step}");
+    }
 }

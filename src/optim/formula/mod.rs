@@ -4,7 +4,9 @@ mod check;
 mod code;
 mod mistakes;
 pub mod plan;
+mod random;
 mod read;
 pub mod syntax;
 
+pub use random::random_program;
 pub use read::{MAX_BYTES, read};
