@@ -15,9 +15,10 @@ mod text;
 
 pub use filter::{Filter, select};
 pub use parts::{list, split};
+pub use read::Form;
 pub use same::canonical;
 pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete, opt_keys};
-pub use text::{groups, nearest, position, suggestion};
+pub use text::{groups, nearest, position, printable, suggestion};
 
 use std::path::Path;
 
@@ -128,7 +129,7 @@ pub fn load(path: &Path, vocabulary: &Vocabulary, max_runs: u64) -> Result<Exper
             "{source}: the file name is not UTF-8, and results are named after it: rename the file"
         ))
     })?;
-    let bytes = read::file(path, &source)?;
+    let bytes = read::CONFIG.read(path, &source)?;
     parse(id, &source, &bytes, vocabulary, max_runs)
 }
 

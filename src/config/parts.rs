@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::RunConfig;
-use super::read::MAX_BYTES;
+use super::read::CONFIG;
 use crate::error::{Error, Result};
 
 /// The text of a list-type config of these runs, one on each line.
@@ -27,7 +27,7 @@ pub fn split(id: &str, runs: &[RunConfig], parts: usize) -> Result<Vec<(String, 
     let start = |part: usize| (part as u128 * runs.len() as u128 / parts as u128) as usize;
     let named = |part: usize| {
         let text = list(&runs[start(part)..start(part + 1)]);
-        if text.len() as u64 > MAX_BYTES {
+        if text.len() > CONFIG.most {
             return Err(Error::usage(format!(
                 "a part would be larger than 16 MB, which no config may be: make more than {parts} parts"
             )));

@@ -13,42 +13,80 @@ use super::text::{child, item, nearest, position, printable, shown_text};
 use crate::error::{Error, Result};
 use crate::files;
 
-pub(super) const MAX_BYTES: u64 = 16 << 20;
-const MAX_WARNINGS: usize = 20;
-
-/// The file's bytes. Nothing but a regular file is read, and nothing is waited for.
-pub(super) fn file(path: &Path, source: &str) -> Result<Vec<u8>> {
-    let usage = |text: String| Error::usage(format!("{source}: {text}"));
-    let unreadable = |cause: std::io::Error| usage(format!("cannot read: {cause}"));
-    let mut file = files::open(path).map_err(|cause| match cause.kind() {
-        ErrorKind::NotFound => {
-            let hint = similar_file(path);
-            let hint = hint.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
-            usage(format!("cannot read: {cause}{hint}"))
-        }
-        _ => unreadable(cause),
-    })?;
-    let mut bytes = Vec::new();
-    Read::by_ref(&mut file)
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(usage("larger than 16 MB (no config is)".into()));
-    }
-    Ok(bytes)
+/// Files that people write, of one kind.
+pub struct Form {
+    /// What such a file is, for messages.
+    pub what: &'static str,
+    pub extension: &'static str,
+    /// Bytes.
+    pub most: usize,
 }
 
-/// A JSON file in the same folder with nearly the same name, or with the extension forgotten.
-fn similar_file(path: &Path) -> Option<String> {
-    let folder = path.parent().filter(|parent| *parent != Path::new(""));
-    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
-    let names = entries.flatten().map(|entry| entry.file_name());
-    let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
-    let stems = names.iter().filter_map(|name| name.strip_suffix(".json"));
-    let near = nearest(path.file_stem()?.to_str()?, stems)?;
-    let near = path.with_file_name(format!("{near}.json"));
-    Some(printable(&near.to_string_lossy()))
+const MAX_WARNINGS: usize = 20;
+
+pub(super) const CONFIG: Form = Form {
+    what: "config",
+    extension: "json",
+    most: 16 << 20,
+};
+
+impl Form {
+    /// The bytes of the file at `path`, which messages call `source`. Nothing but a regular file is read, and nothing is
+    /// waited for.
+    ///
+    /// # Errors
+    /// All are usage errors.
+    pub fn read(&self, path: &Path, source: &str) -> Result<Vec<u8>> {
+        let unreadable =
+            |cause: std::io::Error| Error::usage(format!("{source}: cannot read: {cause}"));
+        let mut file = files::open(path).map_err(|cause| {
+            let similar = match cause.kind() {
+                ErrorKind::NotFound => self.similar(path),
+                _ => None,
+            };
+            let hint = similar.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+            Error::usage(format!("{source}: cannot read: {cause}{hint}"))
+        })?;
+        let mut bytes = Vec::new();
+        Read::by_ref(&mut file)
+            .take(self.most as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+        self.check_size(&bytes, source)?;
+        Ok(bytes)
+    }
+
+    /// # Errors
+    /// If no such file has so many bytes.
+    pub fn check_size(&self, bytes: &[u8], source: &str) -> Result<()> {
+        let most = match self.most {
+            most if most < 1 << 20 => format!("{} KB", most >> 10),
+            most => format!("{} MB", most >> 20),
+        };
+        match bytes.len() > self.most {
+            false => Ok(()),
+            true => {
+                let what = self.what;
+                let text = format!("{source}: larger than {most} (no {what} is)");
+                Err(Error::usage(text))
+            }
+        }
+    }
+
+    /// A file in the same folder with nearly the same name, or with the extension forgotten.
+    fn similar(&self, path: &Path) -> Option<String> {
+        let folder = path.parent().filter(|parent| *parent != Path::new(""));
+        let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+        let stems = names.iter().filter_map(|name| {
+            let stem = name.strip_suffix(self.extension)?;
+            stem.strip_suffix('.')
+        });
+        let near = nearest(path.file_stem()?.to_str()?, stems)?;
+        let near = path.with_file_name(format!("{near}.{}", self.extension));
+        Some(printable(&near.to_string_lossy()))
+    }
 }
 
 /// A JSON text with what its value alone does not tell.

@@ -64,7 +64,7 @@ pub(super) fn shown_text(text: &str) -> String {
 }
 
 /// Control characters escaped, so that what a file holds cannot drive the terminal.
-pub(super) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

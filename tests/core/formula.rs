@@ -1,8 +1,12 @@
 //! Files of methods: what is read, and what is said of mistakes.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use stepback_native::error::Kind as ErrorKind;
 use stepback_native::optim::formula::syntax::{Default, Definition, Expr, Kind, Statement};
-use stepback_native::optim::formula::{random_program, read};
+use stepback_native::optim::formula::{load, random_program, read};
 
 use crate::common::draws::Draws;
 
@@ -459,6 +463,42 @@ fn limits_are_told() {
         51,
         "fifty, and that there are more"
     );
+}
+
+#[test]
+fn files_are_regular_ones_or_links_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("mine.toml"), ADEMAMIX).unwrap();
+    std::os::unix::fs::symlink("mine.toml", path("link.toml")).unwrap();
+    assert_eq!(load(&path("mine.toml")).unwrap().name, "ademamix");
+    assert_eq!(load(&path("link.toml")).unwrap().name, "ademamix");
+
+    let refused = |path: &Path, expected: &str| {
+        let error = load(path).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Usage);
+        let expected = format!("{}: {expected}", path.display());
+        assert!(error.message.starts_with(&expected), "{error}");
+    };
+    let fifo = path("fifo.toml");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    refused(&fifo, "cannot read: it is no regular file");
+    refused(folder.path(), "cannot read: it is a folder");
+    refused(Path::new("/dev/zero"), "cannot read: it is no regular file");
+    std::os::unix::fs::symlink("fifo.toml", path("to_fifo.toml")).unwrap();
+    refused(&path("to_fifo.toml"), "cannot read: it is no regular file");
+    let near = format!("(did you mean {}?)", path("mine.toml").display());
+    let error = load(&path("mien.toml")).unwrap_err();
+    assert!(error.message.ends_with(&near), "{error}");
+
+    let mut text = ADEMAMIX.as_bytes().to_vec();
+    text.resize(64 << 10, b'\n');
+    fs::write(path("large.toml"), &text).unwrap();
+    assert!(load(&path("large.toml")).is_ok());
+    text.push(b'\n');
+    fs::write(path("large.toml"), &text).unwrap();
+    refused(&path("large.toml"), "larger than 64 KB (no method is)");
 }
 
 #[test]

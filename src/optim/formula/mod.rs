@@ -9,4 +9,4 @@ mod read;
 pub mod syntax;
 
 pub use random::random_program;
-pub use read::{MAX_BYTES, read};
+pub use read::{load, read};

@@ -1,6 +1,7 @@
 //! From a file to a method's definition: TOML, sections, and the code in them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -9,11 +10,15 @@ use super::check::{Checker, Meaning, Section};
 use super::code::{Node, Reader, What};
 use super::mistakes::Mistakes;
 use super::syntax::{Default, Definition, Expr, Key, Kind, State};
-use crate::config::{position, suggestion};
+use crate::config::{Form, position, printable, suggestion};
 use crate::error::{Error, Result};
 
-/// No file is larger.
-pub const MAX_BYTES: usize = 64 << 10;
+/// Files of methods.
+const FORM: Form = Form {
+    what: "method",
+    extension: "toml",
+    most: 64 << 10,
+};
 
 const MAX_KEYS: usize = 64;
 const MAX_VECTORS: usize = 32;
@@ -21,17 +26,21 @@ const MAX_NUMBERS: usize = 64;
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
+/// Reads and checks the method in the file at `path`.
+///
+/// # Errors
+/// As [`read`]; and if there is no regular file.
+pub fn load(path: &Path) -> Result<Definition> {
+    let source = printable(&path.to_string_lossy());
+    read(&FORM.read(path, &source)?, &source)
+}
+
 /// Reads and checks a method; `file` names it in messages.
 ///
 /// # Errors
 /// A usage error with a line for every mistake, `file:line:column: what is wrong (what was expected)`.
 pub fn read(bytes: &[u8], file: &str) -> Result<Definition> {
-    if bytes.len() > MAX_BYTES {
-        return Err(Error::usage(format!(
-            "{file}: larger than {} KB (no method is)",
-            MAX_BYTES >> 10
-        )));
-    }
+    FORM.check_size(bytes, file)?;
     let text = std::str::from_utf8(bytes).map_err(|cause| {
         let (line, column) = position(&bytes[..cause.valid_up_to()]);
         Error::usage(format!(
