@@ -298,7 +298,7 @@ fn write_function(index: usize, source: &Source, kernel: &Kernel, functions: &mu
     }
     writeln!(
         functions,
-        "/// Launches the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(&KERNELS[{index}], grid.into(), vec![{arguments}]);\n}}",
+        "/// Launches the kernel of this name in `kernels/{}.cu`.\n#[allow(clippy::too_many_arguments)]\npub fn {name}(program: &mut Program, grid: impl Into<gpu::Grid>{signature}) {{\n    program.launch(gpu::Callee::Built(&KERNELS[{index}]), grid.into(), vec![{arguments}]);\n}}",
         source.stem
     )
     .expect("a string grows");
@@ -373,7 +373,7 @@ pub fn write_launchers(
             };
             write!(
                 listed,
-                "gpu::Parameter {{ name: {name:?}, code: {code:?}, size: {size} }}, "
+                "gpu::Parameter {{ name: Cow::Borrowed({name:?}), code: {code:?}, size: {size} }}, "
             )
             .expect("a string grows");
         }
@@ -383,14 +383,14 @@ pub fn write_launchers(
         };
         writeln!(
             table,
-            "    gpu::Kernel {{ name: {name:?}, file: {:?}, threads: {threads}, parameters: &[{listed}], record: {record} }},",
+            "    gpu::Kernel {{ name: Cow::Borrowed({name:?}), threads: {threads}, parameters: Cow::Borrowed(&[{listed}]), body: gpu::Body::Built {{ file: {:?}, record: {record} }} }},",
             source.stem
         )
         .expect("a string grows");
         write_function(index, source, kernel, &mut functions);
     }
     let mut text = String::from(
-        "// Written by build/kernels.rs.\nuse crate::device::{Program, View, gpu};\n\n",
+        "// Written by build/kernels.rs.\nuse std::borrow::Cow;\n\nuse crate::device::{Program, View, gpu};\n\n",
     );
     if images.is_some() {
         write_structs(sources, &mut text);

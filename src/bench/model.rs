@@ -50,7 +50,7 @@ impl Gpu {
     fn kernel(&self, launch: &Launch) -> f64 {
         let [read, written] = traffic(launch).map(|bytes| bytes as f64 / 1e6);
         let streamed = (read + written) / self.dram;
-        let name = launch.kernel.name;
+        let name = &*launch.kernel.name;
         let int = |key: &str| launch.value::<i32>(key).map_or(0.0, f64::from);
         match name {
             _ if name.starts_with("conv2d") => self.conv(launch, [read, written]),
@@ -82,7 +82,7 @@ impl Gpu {
 
     fn conv(&self, launch: &Launch, [read, written]: [f64; 2]) -> f64 {
         let c: Conv = launch.value("c").expect("a convolution's shape");
-        let tile = Tile::of(launch.kernel.name);
+        let tile = Tile::of(&launch.kernel.name);
         let patch = f64::from((c.patch_h * c.patch_w) << c.log_images);
         let [parts, _, classes] = launch.grid.blocks.map(f64::from);
         let blocks = blocks(launch);
@@ -181,7 +181,7 @@ fn issue_rate(warps: f64) -> f64 {
 
 /// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.
 fn product(launch: &Launch, flops: f64, summed: f64) -> f64 {
-    let (name, blocks) = (launch.kernel.name, blocks(launch));
+    let (name, blocks) = (&launch.kernel.name, blocks(launch));
     if name.ends_with("_128") || name.ends_with("_64") {
         // MFLOP per microsecond.
         let full = match launch.value::<i32>("tf32") {
@@ -210,7 +210,7 @@ fn attention(launch: &Launch) -> f64 {
     };
     let [sequences, heads, tokens, dim] = [s.sequences, s.heads, s.tokens, s.dim].map(f64::from);
     let product = 2.0 * sequences * heads * tokens * tokens * dim / 1e6;
-    let name = launch.kernel.name;
+    let name = &*launch.kernel.name;
     match (name.contains("fwd"), name.ends_with("tf32")) {
         (true, true) => 2.0 * product / 21.0,
         (true, false) => 2.0 * product / 15.0,

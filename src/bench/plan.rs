@@ -35,7 +35,7 @@ pub struct Modelled {
 
 /// A launch of a step.
 pub struct PlannedLaunch {
-    pub kernel: &'static str,
+    pub kernel: String,
     pub blocks: [u32; 3],
     pub threads: u32,
     /// Dynamic shared memory of a block.
@@ -110,7 +110,7 @@ pub(super) fn plan(experiment: &Experiment, precision: Option<Precision>) -> Res
         }
     });
     let planned = |launch: &Launch| PlannedLaunch {
-        kernel: launch.kernel.name,
+        kernel: launch.kernel.name.to_string(),
         blocks: launch.grid.blocks,
         threads: launch.kernel.threads,
         shared: launch.grid.shared,

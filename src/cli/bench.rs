@@ -251,7 +251,7 @@ fn launches(plan: &Planned) -> comfy_table::Table {
     ]);
     for launch in &plan.launches {
         table.add_row([
-            launch.kernel.to_owned(),
+            launch.kernel.clone(),
             launch.blocks.map(|n| n.to_string()).join("×"),
             launch.threads.to_string(),
             launch.shared.to_string(),

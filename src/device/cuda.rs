@@ -1,17 +1,19 @@
 //! NVIDIA GPUs through the driver, which is loaded at run time: the one file that names cudarc.
 //!
-//! A program becomes one CUDA graph, captured from its launches in a stream of our own. All modules are loaded and all
-//! kernels looked up when the device is opened.
+//! A program becomes one CUDA graph, captured from its launches in a stream of our own. What the build compiled is loaded
+//! when the device is opened; kernels that are text are compiled by the driver when the first program with them is prepared.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
-use std::sync::Mutex;
+use std::collections::hash_map::Entry;
+use std::ffi::{CStr, CString, c_void};
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::DriverError;
 use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::sys;
 
-use super::gpu::{Argument, Launch, kernels};
+use super::gpu::{Argument, Body, Kernel, Launch, kernels};
 use super::machine::Backend;
 use super::program::Call;
 use crate::error::{Error, Kind, Result};
@@ -26,8 +28,16 @@ pub(super) struct Cuda {
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     functions: HashMap<&'static str, Function>,
+    /// Of kernels that are text.
+    made: HashMap<Arc<str>, Made>,
     memory: Vec<sys::CUdeviceptr>,
     programs: Vec<sys::CUgraphExec>,
+}
+
+/// A text that the driver has compiled, and its kernels.
+struct Made {
+    module: sys::CUmodule,
+    functions: HashMap<String, Function>,
 }
 
 /// A kernel, and the dynamic shared memory that its blocks can have on this GPU.
@@ -95,18 +105,15 @@ impl Function {
     ///
     /// # Safety
     /// The module is loaded in the current context, on this device.
-    unsafe fn load(
-        module: sys::CUmodule,
-        symbol: CString,
-        device: sys::CUdevice,
-    ) -> std::result::Result<Function, DriverError> {
+    unsafe fn load(module: sys::CUmodule, name: &str, device: sys::CUdevice) -> Result<Function> {
         use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as ALL;
         use sys::CUfunction_attribute_enum::{
             CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC,
             CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
         };
+        let symbol = CString::new(name).expect("a name without zeros");
         // SAFETY: the caller's.
-        unsafe {
+        let load = || unsafe {
             let handle = result::module::get_function(module, symbol)?;
             let all = result::device::get_attribute(device, ALL)?;
             let most = all - result::function::get_function_attribute(handle, STATIC)?;
@@ -115,8 +122,52 @@ impl Function {
                 handle,
                 most_shared: most as u32,
             })
-        }
+        };
+        load().map_err(|e| failed(name, e))
     }
+}
+
+/// Has the driver compile PTX, in the current context. On failure also what its compiler says.
+fn compile(text: &str) -> std::result::Result<sys::CUmodule, (DriverError, String)> {
+    let image = CString::new(text).expect("text without zeros");
+    let mut log = [0u8; 4096];
+    let mut options = [
+        sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+        sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+    ];
+    let mut values = [log.as_mut_ptr().cast(), log.len() as *mut c_void];
+    let mut module = MaybeUninit::uninit();
+    // SAFETY: a text that ends with a zero; options with their values, of which one is memory of the length that the other
+    // says. All of it outlives the call, which writes the module if it succeeds.
+    let loaded = unsafe {
+        sys::cuModuleLoadDataEx(
+            module.as_mut_ptr(),
+            image.as_ptr().cast(),
+            options.len() as u32,
+            options.as_mut_ptr(),
+            values.as_mut_ptr(),
+        )
+        .result()
+        .map(|()| module.assume_init())
+    };
+    loaded.map_err(|e| {
+        let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+        (e, log.to_string_lossy().into_owned())
+    })
+}
+
+/// What to say where the driver does not take the text of a kernel.
+fn not_compiled(kernel: &str, code: sys::CUresult, log: &str) -> Error {
+    let says = match log.trim() {
+        "" => format!("{code:?}"),
+        log => format!("{code:?}: {log}"),
+    };
+    Error::new(
+        Kind::Device,
+        format!(
+            "cuda: kernel {kernel}: the driver cannot compile what stepback-native wrote: {says}; please report this with the file of formulas; --device cpu runs it meanwhile"
+        ),
+    )
 }
 
 /// The compute capability of a GPU, 0.0 if it cannot be had.
@@ -208,6 +259,7 @@ impl Cuda {
             stream: result::stream::create(StreamKind::NonBlocking).map_err(opening)?,
             modules: Vec::new(),
             functions: HashMap::new(),
+            made: HashMap::new(),
             memory: Vec::new(),
             programs: Vec::new(),
         };
@@ -227,12 +279,11 @@ impl Cuda {
                 .unwrap_or_else(|| failed(&format!("kernels of {file}.cu"), e))
             })?;
             cuda.modules.push(module);
-            for kernel in kernels::KERNELS.iter().filter(|k| k.file == *file) {
-                let symbol = CString::new(kernel.name).expect("a name without zeros");
+            let of_file = kernels::KERNELS.iter();
+            for kernel in of_file.filter(|k| k.file() == Some(*file)) {
                 // SAFETY: the module was just loaded.
-                let function = unsafe { Function::load(module, symbol, device) };
-                let function = function.map_err(|e| failed(kernel.name, e))?;
-                cuda.functions.insert(kernel.name, function);
+                let function = unsafe { Function::load(module, &kernel.name, device) }?;
+                cuda.functions.insert(&kernel.name, function);
             }
         }
         Ok(cuda)
@@ -249,13 +300,48 @@ impl Cuda {
             .map_err(|e| failed("a kernel failed, and no more can be run in this process", e))
     }
 
+    /// Compiles the text of a kernel, unless that was done before.
+    fn load_text(&mut self, kernel: &Kernel) -> Result<()> {
+        let Body::Text(text) = &kernel.body else {
+            return Ok(());
+        };
+        let made = match self.made.entry(Arc::clone(text)) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => {
+                let module = compile(text).map_err(|(e, log)| {
+                    let gpu = format!("{}", self.index);
+                    refusal(e.0, &gpu, capability(self.device), driver())
+                        .filter(|_| log.is_empty())
+                        .unwrap_or_else(|| not_compiled(&kernel.name, e.0, &log))
+                })?;
+                place.insert(Made {
+                    module,
+                    functions: HashMap::new(),
+                })
+            }
+        };
+        if !made.functions.contains_key(&*kernel.name) {
+            // SAFETY: the module was loaded in this context.
+            let function = unsafe { Function::load(made.module, &kernel.name, self.device) }?;
+            made.functions.insert(kernel.name.to_string(), function);
+        }
+        Ok(())
+    }
+
+    fn function(&self, kernel: &Kernel) -> &Function {
+        match &kernel.body {
+            Body::Built { .. } => &self.functions[&*kernel.name],
+            Body::Text(text) => &self.made[text].functions[&*kernel.name],
+        }
+    }
+
     fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()> {
         let Launch {
             kernel,
             grid,
             arguments,
         } = launch;
-        let function = &self.functions[kernel.name];
+        let function = self.function(kernel);
         if grid.shared > function.most_shared {
             return Err(Error::usage(format!(
                 "--device cuda: kernel {} needs {} KiB of shared memory, and GPU {} has {} for it",
@@ -290,7 +376,7 @@ impl Cuda {
                 self.stream,
                 &mut pointers,
             )
-            .map_err(|e| failed(kernel.name, e))
+            .map_err(|e| failed(&kernel.name, e))
         }
     }
 }
@@ -342,6 +428,10 @@ impl Backend for Cuda {
     fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
         self.enter()?;
         let launches: Vec<Launch> = calls.into_iter().map(Call::into_launch).collect();
+        // The driver compiles nothing while a stream is captured.
+        for launch in &launches {
+            self.load_text(&launch.kernel)?;
+        }
         let capturing = |e| failed("capture of a graph", e);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: our own stream, graph and executable graph.
@@ -399,7 +489,8 @@ impl Drop for Cuda {
             for address in self.memory.drain(..) {
                 let _ = result::free_sync(address);
             }
-            for module in self.modules.drain(..) {
+            let made = self.made.drain().map(|(_, made)| made.module);
+            for module in self.modules.drain(..).chain(made) {
                 let _ = result::module::unload(module);
             }
             let _ = result::stream::destroy(self.stream);
@@ -410,7 +501,7 @@ impl Drop for Cuda {
 
 #[cfg(test)]
 mod tests {
-    use super::{pick, refusal};
+    use super::{not_compiled, pick, refusal};
     use cudarc::driver::sys::CUresult::*;
 
     #[test]
@@ -420,6 +511,15 @@ mod tests {
         let error = pick(gpus(), 2).unwrap_err();
         assert_eq!(error.kind.exit_code(), 2);
         assert!(error.message.contains("cuda:2") && error.message.contains("One, Two"));
+    }
+
+    #[test]
+    fn what_the_driver_says_of_a_text_is_passed_on() {
+        let error = not_compiled("pass", CUDA_ERROR_INVALID_PTX, "line 7: oops\n");
+        assert_eq!(error.kind.exit_code(), 1);
+        for part in ["kernel pass", "INVALID_PTX: line 7: oops;", "--device cpu"] {
+            assert!(error.message.contains(part), "{}", error.message);
+        }
     }
 
     /// What no test machine has.

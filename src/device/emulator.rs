@@ -1,4 +1,5 @@
-//! The emulated GPU: kernels compiled for the host, run block by block (`kernels/emulator`).
+//! The emulated GPU: kernels compiled for the host, run block by block (`kernels/emulator`), and kernels that are text,
+//! interpreted (`ptx.rs`).
 //!
 //! It checks what a GPU does not: every launch sees copies of the ranges that it was given, which end at pages without
 //! access, and nothing else. A write outside of them, a barrier that not all threads reach or a shuffle among lanes
@@ -91,6 +92,9 @@ pub fn usable() -> Result<()> {
 }
 
 #[cfg(emulator)]
+mod ptx;
+
+#[cfg(emulator)]
 pub(super) use machine::Emulator;
 #[cfg(not(emulator))]
 pub(super) use without::Emulator;
@@ -138,12 +142,14 @@ mod without {
 
 #[cfg(emulator)]
 mod machine {
+    use std::collections::HashMap;
     use std::ffi::{CString, c_void};
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, AtomicU64};
+    use std::sync::{Arc, Mutex};
 
-    use super::super::gpu::{Argument, Kernel, Launch};
+    use super::super::gpu::{Argument, Body, Kernel, Launch};
     use super::super::program::ByteRange;
+    use super::ptx::{self, Module, Named};
     use super::{Backend, Call, Record, Schedule};
     use crate::error::{Error, Kind, Result};
 
@@ -218,12 +224,15 @@ mod machine {
         launch: Launch,
         /// Where the operands are, for arguments that are ranges.
         addresses: Vec<u64>,
+        /// What the kernel's text says, if it is text.
+        text: Option<Arc<Module>>,
     }
 
     pub struct Emulator {
         schedule: Schedule,
         buffers: Vec<Guarded>,
         programs: Vec<Vec<Ready>>,
+        texts: HashMap<Arc<str>, Arc<Module>>,
     }
 
     impl Emulator {
@@ -232,7 +241,36 @@ mod machine {
                 schedule,
                 buffers: Vec::new(),
                 programs: Vec::new(),
+                texts: HashMap::new(),
             })
+        }
+
+        /// The module of a kernel that is text.
+        fn text(&mut self, kernel: &Kernel) -> Result<Option<Arc<Module>>> {
+            let Body::Text(text) = &kernel.body else {
+                return Ok(None);
+            };
+            let wrong = |what| fault(format!("kernel {}: {what}", kernel.name));
+            if !self.texts.contains_key(text) {
+                let module = Module::parse(text).map_err(wrong)?;
+                self.texts.insert(Arc::clone(text), Arc::new(module));
+            }
+            let module = &self.texts[text];
+            let Some(entry) = module.entries.get(&*kernel.name) else {
+                return Err(wrong("no entry of this name".to_owned()));
+            };
+            let pointers = |code| matches!(code, 'r' | 'w');
+            let asked = kernel.parameters.iter().map(|p| {
+                let bytes = if pointers(p.code) { 8 } else { p.size };
+                (&*p.name, bytes)
+            });
+            let taken = entry.parameters.iter().map(|(name, size)| (&**name, *size));
+            if !taken.eq(asked) || entry.threads != kernel.threads as usize {
+                return Err(wrong(
+                    "the text declares other parameters or threads".to_owned(),
+                ));
+            }
+            Ok(Some(Arc::clone(module)))
         }
 
         /// The live bytes at an address.
@@ -273,30 +311,34 @@ mod machine {
         }
 
         fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
-            let ready = |launch: Launch| Ready {
-                addresses: launch
-                    .arguments
-                    .iter()
-                    .map(|argument| match argument {
-                        Argument::Read(place) | Argument::Write(place) => place.address(addresses),
-                        Argument::Value(_) => 0,
-                    })
-                    .collect(),
-                launch,
+            let mut ready = |launch: Launch| {
+                Ok(Ready {
+                    addresses: launch
+                        .arguments
+                        .iter()
+                        .map(|argument| match argument {
+                            Argument::Read(place) | Argument::Write(place) => {
+                                place.address(addresses)
+                            }
+                            Argument::Value(_) => 0,
+                        })
+                        .collect(),
+                    text: self.text(&launch.kernel)?,
+                    launch,
+                })
             };
-            self.programs.push(
-                calls
-                    .into_iter()
-                    .map(Call::into_launch)
-                    .map(ready)
-                    .collect(),
-            );
+            let launches = calls.into_iter().map(Call::into_launch);
+            let program = launches.map(&mut ready).collect::<Result<_>>()?;
+            self.programs.push(program);
             Ok(self.programs.len() - 1)
         }
 
         fn run(&mut self, program: usize) -> Result<()> {
             for ready in &self.programs[program] {
-                isolated(ready, &self.schedule)?;
+                match &ready.text {
+                    None => isolated(ready, &self.schedule)?,
+                    Some(module) => interpreted(ready, module, &self.schedule)?,
+                }
             }
             Ok(())
         }
@@ -308,13 +350,46 @@ mod machine {
         }
     }
 
+    /// Runs a launch of a kernel that is text, on the memory itself: every access is checked.
+    fn interpreted(ready: &Ready, module: &Module, schedule: &Schedule) -> Result<()> {
+        let Launch {
+            kernel,
+            grid,
+            arguments,
+        } = &ready.launch;
+        let (mut values, mut ranges) = (Vec::new(), Vec::new());
+        let given = arguments.iter().zip(&ready.addresses);
+        for ((argument, &start), parameter) in given.zip(kernel.parameters.iter()) {
+            let (place, written) = match argument {
+                Argument::Value(words) => {
+                    values.push(words[0]);
+                    continue;
+                }
+                Argument::Read(place) => (place, false),
+                Argument::Write(place) => (place, true),
+            };
+            values.push(start);
+            ranges.push(Named {
+                name: parameter.name.to_string(),
+                start,
+                len: place.len,
+                written,
+            });
+        }
+        let entry = &module.entries[&*kernel.name];
+        assert_eq!(grid.blocks[1..], [1, 1], "{}", kernel.name);
+        // SAFETY: ranges of live buffers; no kernel runs beside this one.
+        let run = unsafe { ptx::run(entry, grid.blocks[0], &values, &ranges, schedule) };
+        run.map_err(|why| fault(format!("kernel {}, {why}", kernel.name)))
+    }
+
     /// A range of device memory and the copy that a kernel works on.
     struct Copied {
         place: ByteRange,
         original: u64,
         written: bool,
         copy: Guarded,
-        parameter: &'static str,
+        parameter: String,
     }
 
     /// Runs a launch on copies of the ranges that it names.
@@ -329,7 +404,7 @@ mod machine {
         for ((argument, &original), parameter) in arguments
             .iter()
             .zip(&ready.addresses)
-            .zip(kernel.parameters)
+            .zip(kernel.parameters.iter())
         {
             let (place, written) = match argument {
                 Argument::Value(words) => {
@@ -363,7 +438,7 @@ mod machine {
                         original,
                         written: false,
                         copy,
-                        parameter: parameter.name,
+                        parameter: parameter.name.to_string(),
                     });
                     copies.last_mut().expect("just pushed")
                 }
@@ -426,7 +501,10 @@ mod machine {
         values: &[Box<[u64]>],
         schedule: &Schedule,
     ) -> Result<()> {
-        let record = kernel.record.expect("compiled for the host");
+        let record = match kernel.body {
+            Body::Built { record, .. } => record.expect("compiled for the host"),
+            Body::Text(_) => unreachable!("text is interpreted"),
+        };
         assert_eq!(values.len(), kernel.parameters.len(), "{}", kernel.name);
         if shared > MOST_SHARED {
             return Err(fault(format!(

@@ -3,10 +3,14 @@
 //! Ops and optimizers add [`Launch`]es to a [`Program`](super::Program); what they name are ranges of buffers, not
 //! addresses, so that a program can be written and looked at without a machine.
 
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use bytemuck::Pod;
 
 use super::program::ByteRange;
-use super::{Slot, emulator};
+use super::{Program, Slot, View, emulator};
 
 /// The kernels of `kernels/*.cu` as functions that queue them, written by `build/kernels.rs`.
 pub mod kernels {
@@ -19,20 +23,31 @@ pub const PROCESSORS: usize = 132;
 /// Dynamic shared memory that a block may have there, in bytes.
 pub const MOST_SHARED: usize = 227 << 10;
 
-/// A kernel, as declared in its file.
+/// A kernel: how it is called, and what it does.
 pub struct Kernel {
-    pub name: &'static str,
-    /// Its file in `kernels`, without `.cu`.
-    pub file: &'static str,
+    pub name: Cow<'static, str>,
     /// Threads of a block.
     pub threads: u32,
-    pub parameters: &'static [Parameter],
-    pub(super) record: Option<&'static Record>,
+    pub parameters: Cow<'static, [Parameter]>,
+    pub(super) body: Body,
 }
 
-/// A kernel's parameter as the build read it.
+/// What a kernel does.
+pub(super) enum Body {
+    /// Compiled by the build.
+    Built {
+        /// Its file in `kernels`, without `.cu`.
+        file: &'static str,
+        record: Option<&'static Record>,
+    },
+    /// PTX with an entry of the kernel's name, which machines compile or interpret when they prepare a program.
+    Text(Arc<str>),
+}
+
+/// A kernel's parameter.
+#[derive(Clone)]
 pub struct Parameter {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `r` and `w`: a pointer to read, to write; `i`, `u`, `f`: a number; `s`: a structure.
     pub code: char,
     /// Bytes of the value, or of what the pointer points to.
@@ -40,6 +55,73 @@ pub struct Parameter {
 }
 
 pub(super) use emulator::Record;
+
+/// A kernel that the build compiled, or one made when a run starts.
+#[derive(Clone)]
+pub enum Callee {
+    Built(&'static Kernel),
+    Made(Arc<Kernel>),
+}
+
+impl Deref for Callee {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        match self {
+            Callee::Built(kernel) => kernel,
+            Callee::Made(kernel) => kernel,
+        }
+    }
+}
+
+impl Kernel {
+    /// Its file in `kernels`, without `.cu`; `None` if it is text.
+    pub fn file(&self) -> Option<&'static str> {
+        match self.body {
+            Body::Built { file, .. } => Some(file),
+            Body::Text(_) => None,
+        }
+    }
+
+    /// The entry `name` of a module of PTX, always launched with so many threads in a block.
+    pub fn of_text(
+        text: &Arc<str>,
+        name: impl Into<String>,
+        threads: u32,
+        parameters: Vec<Parameter>,
+    ) -> Arc<Kernel> {
+        Arc::new(Kernel {
+            name: Cow::Owned(name.into()),
+            threads,
+            parameters: Cow::Owned(parameters),
+            body: Body::Text(Arc::clone(text)),
+        })
+    }
+}
+
+/// Adds the launch of a kernel made when a run starts.
+///
+/// # Panics
+/// If arguments and parameters do not fit.
+pub fn launch(
+    program: &mut Program,
+    kernel: &Arc<Kernel>,
+    grid: impl Into<Grid>,
+    arguments: Vec<Argument>,
+) {
+    let codes = kernel.parameters.iter().map(|p| (p.code, p.size as usize));
+    let fit = arguments.len() == kernel.parameters.len()
+        && codes.zip(&arguments).all(|(parameter, argument)| {
+            matches!(
+                (parameter, argument),
+                (('r', _), Argument::Read(_))
+                    | (('w', _), Argument::Write(_))
+                    | ((_, ..=8), Argument::Value(_))
+            )
+        });
+    assert!(fit, "{}: wrong arguments", kernel.name);
+    program.launch(Callee::Made(Arc::clone(kernel)), grid.into(), arguments);
+}
 
 /// Blocks of a launch, and the dynamic shared memory of each in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -83,15 +165,26 @@ pub fn packs(channels: usize, len: usize, activations: &[Slot]) -> (i32, usize) 
     }
 }
 
-pub(super) enum Argument {
+/// What a kernel is given for a parameter.
+pub enum Argument {
+    /// The address of a range that it reads.
     Read(ByteRange),
+    /// Of one that it writes, and may read.
     Write(ByteRange),
     /// A number or a structure: its bytes from the first one, in whole words.
     Value(Box<[u64]>),
 }
 
 impl Argument {
-    pub(super) fn value<T: Pod>(value: T) -> Argument {
+    pub fn read<T>(view: impl Into<View<T>>) -> Argument {
+        Argument::Read(view.into().into())
+    }
+
+    pub fn write<T>(view: impl Into<View<T>>) -> Argument {
+        Argument::Write(view.into().into())
+    }
+
+    pub fn value<T: Pod>(value: T) -> Argument {
         let mut words = vec![0u64; size_of::<T>().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut words)[..size_of::<T>()]
             .copy_from_slice(bytemuck::bytes_of(&value));
@@ -101,7 +194,7 @@ impl Argument {
 
 /// One launch of a kernel.
 pub struct Launch {
-    pub kernel: &'static Kernel,
+    pub kernel: Callee,
     pub grid: Grid,
     pub(super) arguments: Vec<Argument>,
 }
@@ -128,7 +221,8 @@ impl Launch {
     /// # Panics
     /// If it is smaller than a `T`.
     pub fn value<T: Pod>(&self, name: &str) -> Option<T> {
-        let mut parameters = self.kernel.parameters.iter().zip(&self.arguments);
+        let kernel = &self.kernel;
+        let mut parameters = kernel.parameters.iter().zip(&self.arguments);
         parameters.find_map(|(parameter, argument)| match argument {
             Argument::Value(words) if parameter.name == name => {
                 let bytes = &bytemuck::cast_slice::<u64, u8>(words)[..size_of::<T>()];

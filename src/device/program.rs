@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 
 use super::arena::ALIGN;
-use super::gpu::{Argument, Grid, Kernel, Launch, Precision};
+use super::gpu::{Argument, Callee, Grid, Launch, Precision};
 use super::{Device, Slot, Target};
 
 /// A buffer of a machine, in the order of allocation.
@@ -193,9 +193,9 @@ impl Call {
     }
 
     /// Of its kernel or its function.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Call::Launch(launch) => launch.kernel.name,
+            Call::Launch(launch) => &launch.kernel.name,
             Call::Host(call) => call.name,
         }
     }
@@ -312,8 +312,9 @@ impl Program {
         }));
     }
 
-    /// Adds the launch of a kernel; the functions in [`gpu::kernels`](super::gpu::kernels) call it.
-    pub(super) fn launch(&mut self, kernel: &'static Kernel, grid: Grid, arguments: Vec<Argument>) {
+    /// Adds the launch of a kernel; the functions in [`gpu::kernels`](super::gpu::kernels) and
+    /// [`gpu::launch`](super::gpu::launch) call it.
+    pub(super) fn launch(&mut self, kernel: Callee, grid: Grid, arguments: Vec<Argument>) {
         let empty = grid.blocks.contains(&0);
         assert!(!empty, "{}: a grid without blocks", kernel.name);
         assert!(

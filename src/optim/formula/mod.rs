@@ -3,7 +3,9 @@
 mod check;
 mod code;
 mod mistakes;
+pub mod places;
 pub mod plan;
+pub mod ptx;
 mod random;
 mod read;
 pub mod syntax;
