@@ -7,6 +7,7 @@
 struct TensorRange {
   long long start;
   long long n;
+  long long rows;  // of the matrix that it is: its first dimension
 };
 
 // What the methods of MoMo's family keep beside vectors.

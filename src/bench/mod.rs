@@ -228,7 +228,7 @@ fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
 fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let opt = json!({"name": name, "lr": 0.01});
     let opt = opt.as_object().expect("an object");
-    let whole = [Params::vector(n)];
+    let whole = [Params::matrix(n)];
     let vectors = Optimizer::new(opt, &[])?.vectors(&whole);
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(4);
     let [mut w, g] =

@@ -130,3 +130,29 @@ pub(super) fn plan(experiment: &Experiment, precision: Option<Precision>) -> Res
         modelled: modelled.collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::experiments::EXPERIMENTS;
+
+    /// However many matrices there are.
+    #[test]
+    fn muon_takes_thirteen_launches() {
+        for name in ["cifar10_resnet20", "cifar10_vit"] {
+            let experiment = EXPERIMENTS.iter().find(|e| e.name == name);
+            let experiment = experiment.expect("one of the experiments");
+            let mut config = experiment.config();
+            let opt = json!({"name": "muon", "lr": 0.02});
+            config.opt = opt.as_object().expect("an object").clone();
+            let (sample, classes) = (&experiment.sample, experiment.classes);
+            let data = random_bytes(&config, sample, classes, [512, 512]).unwrap();
+            let epoch = EpochPlan::new(&config, &data, None).unwrap();
+            let launches = epoch.step().iter().filter_map(Call::as_launch);
+            let of_update = launches
+                .filter(|launch| [Some("muon"), Some("adam")].contains(&launch.kernel.file()));
+            // Two to begin with, two for each step of Newton-Schulz, one for AdamW.
+            assert_eq!(of_update.count(), 13, "{name}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::config::{self, RunConfig};
 use crate::data::{self, Library};
 use crate::error::{Error, Result};
 use crate::graph::Tensor;
-use crate::optim::Optimizer;
+use crate::optim::{self, Optimizer};
 use crate::train::parameters;
 
 /// Names that are shown of a group.
@@ -21,7 +21,7 @@ pub struct Choice {
     groups: Vec<Vec<Tensor>>,
 }
 
-/// All choices of groups of these runs, each with each model once. Models whose data must be read before they can be
+/// All choices of groups of these runs, of the config or of a method for matrices, each with each model once. Models whose data must be read before they can be
 /// built are left out.
 ///
 /// # Errors
@@ -33,7 +33,10 @@ pub fn choices(
     let mut models: HashMap<String, Option<Vec<Tensor>>> = HashMap::new();
     let mut tried: HashMap<String, HashSet<String>> = HashMap::new();
     let (mut choices, mut problems) = (Vec::new(), Vec::<Error>::new());
-    for run in runs.iter().filter(|run| !run.groups.is_empty()) {
+    for run in runs
+        .iter()
+        .filter(|run| !run.groups.is_empty() || left_to(run).is_some())
+    {
         let model = json!([run.dataset, run.dataset_kwargs, run.model, run.model_kwargs]);
         let model = config::canonical(&model);
         let choice = model.clone() + &config::canonical(&json!(run.groups));
@@ -65,6 +68,12 @@ pub fn choices(
     }
 }
 
+/// The method to which that of the run leaves what is no matrix.
+fn left_to(run: &RunConfig) -> Option<&'static str> {
+    let name = run.opt.get("name").and_then(Value::as_str);
+    name.and_then(optim::row)?.rest
+}
+
 /// What a run's groups take of its model's parameters, if these are known.
 fn members(run: &RunConfig, tensors: Option<&[Tensor]>) -> Result<Option<Vec<Vec<Tensor>>>> {
     let optimizer = Optimizer::new(&run.opt, &run.groups)?;
@@ -87,10 +96,11 @@ fn tensors(run: &RunConfig, library: &Library) -> Result<Option<Vec<Tensor>>> {
 }
 
 impl Choice {
-    /// Groups with what they say, the rest last.
+    /// Groups with what they say, the rest last. A method for matrices leaves a group to another method.
     fn groups(&self) -> impl Iterator<Item = (Option<Value>, &Vec<Tensor>)> {
         let said = self.run.groups.iter().map(|group| Some(json!(group)));
-        said.chain([None]).zip(&self.groups)
+        let left = left_to(&self.run).map(|name| Some(json!({"name": name})));
+        said.chain(left).chain([None]).zip(&self.groups)
     }
 
     pub fn json(&self) -> Value {

@@ -43,9 +43,7 @@ pub fn groups(groups: &Value) -> String {
         pairs.sort_by_key(|(key, _)| (*key != "name", *key));
         let pairs = pairs.iter().map(|(k, v)| format!("{k} {}", plain(v)));
         let pairs: Vec<String> = pairs.collect();
-        format!("{matches} {}", pairs.join(", "))
-            .trim_end()
-            .to_owned()
+        format!("{matches} {}", pairs.join(", ")).trim().to_owned()
     };
     let groups: Vec<String> = groups.as_array().into_iter().flatten().map(group).collect();
     printable(&groups.join("; ").replace(':', ";"))

@@ -117,11 +117,15 @@ impl Params {
         self.too_large.clone().map_or(Ok(()), Err)
     }
 
-    /// All of `n` parameters as one tensor, where nothing is known of a model.
-    pub fn vector(n: usize) -> Tensor {
+    /// All of `n` parameters as one matrix, as square as their number allows, where nothing is known of a model.
+    pub fn matrix(n: usize) -> Tensor {
+        let columns = (1..=n.isqrt())
+            .rev()
+            .find(|columns| n.is_multiple_of(*columns));
+        let columns = columns.unwrap_or(1);
         Tensor {
             name: "w".into(),
-            shape: vec![n],
+            shape: vec![n / columns, columns],
             range: Range { start: 0, len: n },
             role: Role::Hidden,
             normal: false,

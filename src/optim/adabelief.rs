@@ -15,12 +15,14 @@
 //! w = w - lr / (1 - beta1^k) d                          elsewhere
 //! r^2 = (1 - beta2^k) (N - 4) / (M - 4) (N - 2) / N M / (M - 2)
 //! ```
+//!
+//! Without `rectify` it is Adam's step: w = w - lr / (1 - beta1^k) d / (sqrt(v) / sqrt(1 - beta2^k) + eps).
 
 use super::{
     At, BETAS, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
     Vectors, average, average_square,
 };
-use crate::config::{Entry, Key};
+use crate::config::{Entry, Key, Kind};
 use crate::device::Program;
 use crate::device::gpu::{
     elementwise,
@@ -40,6 +42,12 @@ pub(super) const ADABELIEF: Row = Row {
                 about: "added to the variance in every step, and to the denominator",
                 ..EPS
             },
+            Key {
+                name: "rectify",
+                kind: Kind::Flag,
+                default: Some("true"),
+                about: "steps are as long as the variance is certain, as in RAdam (Liu et al. 2020, arXiv:1908.03265)",
+            },
         ],
     },
     look: Look {
@@ -47,11 +55,13 @@ pub(super) const ADABELIEF: Row = Row {
         marker: Marker::Filled(Shape::Left),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| {
         Box::new(AdaBelief {
             betas: values.pair("betas"),
             eps: values.real("eps"),
             weight_decay: values.real("weight_decay"),
+            rectify: values.flag("rectify"),
         })
     },
 };
@@ -60,6 +70,7 @@ struct AdaBelief {
     betas: (f64, f64),
     eps: f64,
     weight_decay: f64,
+    rectify: bool,
 }
 
 impl AdaBelief {
@@ -89,8 +100,12 @@ impl Method for AdaBelief {
     fn coefficients(&mut self, at: At) -> AdaBeliefStep {
         let (beta1, beta2) = self.betas;
         let k = at.k as f64;
-        let rectification = self.rectification(k);
+        let (rectification, root) = match self.rectify {
+            true => (self.rectification(k), 1.0),
+            false => (Some(1.0), (1.0 - beta2.powf(k)).sqrt()),
+        };
         AdaBeliefStep {
+            root,
             beta1,
             beta2,
             eps: self.eps,
@@ -108,7 +123,7 @@ impl Method for AdaBelief {
     fn host(&self, u: &Update<Self>, program: &mut Program) {
         u.host(program, "adabelief", |mut step| {
             let c = *step.coefficients;
-            let [eps, shrink, lr] = [c.eps, c.shrink, c.lr].map(|c| c as f32);
+            let [root, eps, shrink, lr] = [c.root, c.eps, c.shrink, c.lr].map(|c| c as f32);
             let adaptive = c.adaptive != 0.0;
             step.vectors().for_pieces(
                 move |Vectors {
@@ -119,7 +134,7 @@ impl Method for AdaBelief {
                     for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
                         *d = average(c.beta1, *d, g);
                         *v = average_square(c.beta2, *v, g - *d) + eps;
-                        let denominator = if adaptive { v.sqrt() + eps } else { 1.0 };
+                        let denominator = if adaptive { v.sqrt() / root + eps } else { 1.0 };
                         *w = shrink * *w - lr * *d / denominator;
                     }
                 },

@@ -49,6 +49,7 @@ pub(super) const ADABOUND: Row = Row {
         marker: Marker::Filled(Shape::Right),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| {
         Box::new(AdaBound {
             betas: values.pair("betas"),

@@ -14,6 +14,9 @@
 //! w = w - u
 //! ```
 //!
+//! With `amsgrad` (S. Reddi et al., "On the Convergence of Adam and Beyond", ICLR 2018, arXiv:1904.09237) the largest v so far
+//! takes v's place in u: one more vector.
+//!
 //! Cautious updates are those of [`super::cautious`]; cautious weight decay (L. Chen et al., "Cautious Weight Decay", 2025,
 //! arXiv:2510.12402) leaves out weights that the update enlarges: w = (1 - lr wd [u w >= 0]) w, where u is the masked one.
 
@@ -35,13 +38,14 @@ pub(super) const ADAM: Row = Row {
         name: "adam",
         about: "Adam, weight decay added to the gradient",
         paper: "Kingma and Ba 2015, arXiv:1412.6980",
-        keys: &[BETAS, EPS],
+        keys: &[BETAS, EPS, AMSGRAD],
     },
     look: Look {
         colour: 0xf34213,
         marker: Marker::Filled(Shape::Up),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| Box::new(Adam::new(values, false)),
 };
 
@@ -50,13 +54,14 @@ pub(super) const ADAMW: Row = Row {
         name: "adamw",
         about: "Adam with decoupled weight decay",
         paper: "Loshchilov and Hutter 2019, arXiv:1711.05101",
-        keys: &[BETAS, EPS, cautious::CAUTIOUS, CAUTIOUS_DECAY],
+        keys: &[BETAS, EPS, AMSGRAD, cautious::CAUTIOUS, CAUTIOUS_DECAY],
     },
     look: Look {
         colour: 0xf34213,
         marker: Marker::Filled(Shape::Down),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| {
         Box::new(Adam {
             cautious: values.flag("cautious"),
@@ -64,6 +69,13 @@ pub(super) const ADAMW: Row = Row {
             ..Adam::new(values, true)
         })
     },
+};
+
+const AMSGRAD: Key = Key {
+    name: "amsgrad",
+    kind: Kind::Flag,
+    default: Some("false"),
+    about: "the largest running average of the squared gradient so far takes its place (Reddi et al. 2018, arXiv:1904.09237)",
 };
 
 const CAUTIOUS_DECAY: Key = Key {
@@ -78,6 +90,7 @@ struct Adam {
     eps: f64,
     weight_decay: f64,
     decoupled: bool,
+    amsgrad: bool,
     cautious: bool,
     cautious_decay: bool,
 }
@@ -89,6 +102,7 @@ impl Adam {
             eps: values.real("eps"),
             weight_decay: values.real("weight_decay"),
             decoupled,
+            amsgrad: values.flag("amsgrad"),
             cautious: false,
             cautious_decay: false,
         }
@@ -106,8 +120,12 @@ impl Method for Adam {
 
     fn memory(&self, of: &[Tensor]) -> Memory {
         let in_two_steps = self.in_two_steps();
+        let mut vectors = StateVector::zeros(["exp_avg", "exp_avg_sq"]);
+        if self.amsgrad {
+            vectors.extend(StateVector::zeros(["max_exp_avg_sq"]));
+        }
         Memory {
-            vectors: StateVector::zeros(["exp_avg", "exp_avg_sq"]),
+            vectors,
             workspace: if in_two_steps {
                 cautious::workspace(of)
             } else {
@@ -137,58 +155,67 @@ impl Method for Adam {
     }
 
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
-        let (grid, [d, v]) = (elementwise(u.w.len), u.vectors());
-        if !self.in_two_steps() {
-            return kernels::adam(program, grid, u.now, u.coefficients, u.w, u.g, d, v, u.n());
+        let (grid, n, [d, v]) = (elementwise(u.w.len), u.n(), u.vectors());
+        let largest = u.state.part(2 * u.w.len, u.state.len - 2 * u.w.len);
+        if self.in_two_steps() {
+            let arguments = kernels::AdamDirection {
+                now: u.now,
+                steps: u.coefficients,
+                w: u.w.into(),
+                g: u.g.into(),
+                d,
+                v,
+                largest,
+                amsgrad: self.amsgrad.into(),
+                update: u.work.part(0, u.w.len),
+                cautious: self.cautious.into(),
+                cautious_decay: self.cautious_decay.into(),
+                n,
+            };
+            kernels::adam_direction(program, grid, arguments);
+            cautious::apply(u, self.cautious, program);
+        } else if self.amsgrad {
+            kernels::amsgrad(
+                program,
+                grid,
+                u.now,
+                u.coefficients,
+                u.w,
+                u.g,
+                d,
+                v,
+                largest,
+                n,
+            );
+        } else {
+            kernels::adam(program, grid, u.now, u.coefficients, u.w, u.g, d, v, n);
         }
-        let arguments = kernels::AdamDirection {
-            now: u.now,
-            steps: u.coefficients,
-            w: u.w.into(),
-            g: u.g.into(),
-            d,
-            v,
-            update: u.work.part(0, u.w.len),
-            cautious: self.cautious.into(),
-            cautious_decay: self.cautious_decay.into(),
-            n: u.n(),
-        };
-        kernels::adam_direction(program, grid, arguments);
-        cautious::apply(u, self.cautious, program);
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
         if self.in_two_steps() {
-            let (cautious, cautious_decay) = (self.cautious, self.cautious_decay);
-            u.host(program, "adam_direction", move |mut step| {
-                let c = *step.coefficients;
-                let [lr, root, eps, shrink] = [c.lr, c.root, c.eps, c.shrink].map(|c| c as f32);
-                let weight = (1.0 - c.beta1) as f32;
-                step.vectors().for_pieces(
+            self.direct_on_host(u, program);
+            return cautious::apply(u, self.cautious, program);
+        }
+        let amsgrad = self.amsgrad;
+        u.host(program, "adam", move |mut step| {
+            let c = Single::new(step.coefficients);
+            if amsgrad {
+                return step.vectors().for_pieces(
                     move |Vectors {
                               w,
                               g,
-                              state: [d, v, update],
+                              state: [d, v, largest],
                           }| {
-                        let state = d.iter_mut().zip(v).zip(update);
-                        for ((w, &g), ((d, v), update)) in w.iter_mut().zip(g).zip(state) {
-                            *d = lerp(*d, g, weight);
-                            *v = average_square(c.beta2, *v, g);
-                            *update = lr * *d / (v.sqrt() / root + eps);
-                            let left_out = cautious && *update * g <= 0.0;
-                            let decays = !cautious_decay || left_out || *update * *w >= 0.0;
-                            *w *= if decays { shrink } else { 1.0 };
+                        let state = d.iter_mut().zip(v).zip(largest);
+                        for ((w, &g), ((d, v), largest)) in w.iter_mut().zip(g).zip(state) {
+                            c.average(decayed(g, c.weight_decay, *w), d, v);
+                            *largest = larger(*largest, *v);
+                            *w = c.shrink * *w - c.update(*d, *largest);
                         }
                     },
                 );
-            });
-            return cautious::apply(u, self.cautious, program);
-        }
-        u.host(program, "adam", |mut step| {
-            let c = *step.coefficients;
-            let [lr, root, eps] = [c.lr, c.root, c.eps].map(|c| c as f32);
-            let [wd, shrink] = [c.weight_decay, c.shrink].map(|c| c as f32);
-            let weight = (1.0 - c.beta1) as f32;
+            }
             step.vectors().for_pieces(
                 move |Vectors {
                           w,
@@ -196,14 +223,102 @@ impl Method for Adam {
                           state: [d, v],
                       }| {
                     for (((w, &g), d), v) in w.iter_mut().zip(g).zip(d).zip(v) {
-                        let g = decayed(g, wd, *w);
-                        *d = lerp(*d, g, weight);
-                        *v = average_square(c.beta2, *v, g);
-                        let denominator = v.sqrt() / root + eps;
-                        *w = shrink * *w - lr * *d / denominator;
+                        c.average(decayed(g, c.weight_decay, *w), d, v);
+                        *w = c.shrink * *w - c.update(*d, *v);
                     }
                 },
             );
         });
     }
+}
+
+impl Adam {
+    /// Decays the weights, and leaves the update in the workspace.
+    fn direct_on_host(&self, u: &Update<Self>, program: &mut Program) {
+        let (cautious, cautious_decay) = (self.cautious, self.cautious_decay);
+        let amsgrad = self.amsgrad;
+        u.host(program, "adam_direction", move |mut step| {
+            let c = Single::new(step.coefficients);
+            let decay = move |w: &mut f32, g: f32, update: f32| {
+                let left_out = cautious && update * g <= 0.0;
+                let decays = !cautious_decay || left_out || update * *w >= 0.0;
+                *w *= if decays { c.shrink } else { 1.0 };
+            };
+            if amsgrad {
+                return step.vectors().for_pieces(
+                    move |Vectors {
+                              w,
+                              g,
+                              state: [d, v, largest, update],
+                          }| {
+                        let state = d.iter_mut().zip(v).zip(largest).zip(update);
+                        for ((w, &g), (((d, v), largest), update)) in w.iter_mut().zip(g).zip(state)
+                        {
+                            c.average(g, d, v);
+                            *largest = larger(*largest, *v);
+                            *update = c.update(*d, *largest);
+                            decay(w, g, *update);
+                        }
+                    },
+                );
+            }
+            step.vectors().for_pieces(
+                move |Vectors {
+                          w,
+                          g,
+                          state: [d, v, update],
+                      }| {
+                    let state = d.iter_mut().zip(v).zip(update);
+                    for ((w, &g), ((d, v), update)) in w.iter_mut().zip(g).zip(state) {
+                        c.average(g, d, v);
+                        *update = c.update(*d, *v);
+                        decay(w, g, *update);
+                    }
+                },
+            );
+        });
+    }
+}
+
+/// The coefficients as they meet vectors.
+#[derive(Clone, Copy)]
+struct Single {
+    lr: f32,
+    root: f32,
+    eps: f32,
+    weight_decay: f32,
+    shrink: f32,
+    weight: f32,
+    beta2: f64,
+}
+
+impl Single {
+    fn new(c: &AdamStep) -> Single {
+        Single {
+            lr: c.lr as f32,
+            root: c.root as f32,
+            eps: c.eps as f32,
+            weight_decay: c.weight_decay as f32,
+            shrink: c.shrink as f32,
+            weight: (1.0 - c.beta1) as f32,
+            beta2: c.beta2,
+        }
+    }
+
+    #[inline(always)]
+    fn average(self, g: f32, d: &mut f32, v: &mut f32) {
+        *d = lerp(*d, g, self.weight);
+        *v = average_square(self.beta2, *v, g);
+    }
+
+    #[inline(always)]
+    fn update(self, d: f32, v: f32) -> f32 {
+        self.lr * d / (v.sqrt() / self.root + self.eps)
+    }
+}
+
+/// A NaN of `x` stays.
+#[inline(always)]
+fn larger(old: f32, x: f32) -> f32 {
+    if x <= old { old } else { x }
 }

@@ -2,13 +2,17 @@
 //!
 //! A config's `groups` says which parameters each takes and what differs from `opt`; the first that matches a parameter
 //! takes it. Those that none matches are the last group, to which all of `opt` applies.
+//!
+//! Some methods are for matrices ([`Row::rest`]). Behind the config's groups they have one more, of what no group has taken
+//! and is no matrix between two layers: vectors, embeddings, the layer that gives a network's outputs. Another method
+//! updates it, and any group of the config that names this one; its values are those keys of `opt` that begin with `aux_`.
 
 use std::ops::RangeInclusive;
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{AnyMethod, COMMON_KEYS, LR, ROWS, Reports, WEIGHT_DECAY, row};
+use super::{AnyMethod, COMMON_KEYS, LR, ROWS, Reports, Row, WEIGHT_DECAY, row};
 use crate::config::{Key, Kind, Values, canonical, nearest, suggestion};
 use crate::error::{Error, Result};
 use crate::graph::{Role, Tensor};
@@ -39,6 +43,9 @@ const NAME: Key = Key {
 
 /// The keys that a group has beside those of its method.
 pub const GROUP_KEYS: &[Key] = &[MATCH, NAME, LR, LR_FACTOR, WEIGHT_DECAY];
+
+/// What names of keys begin with that are for the method of [`Row::rest`].
+const AUX: &str = "aux_";
 
 /// Which parameters a group takes.
 #[derive(Clone, Debug)]
@@ -103,10 +110,11 @@ impl Match {
 
 /// A group before it is known which parameters it has.
 pub(super) struct Group {
-    /// The config's text and what it means; none takes what is left.
-    takes: Option<(String, Match)>,
+    takes: Takes,
     /// Its method's name in the table.
     pub name: &'static str,
+    /// See [`Row::rest`].
+    rest: Option<&'static str>,
     pub method: Box<dyn AnyMethod>,
     pub reports: Reports,
     /// The method's own keys, written such that equal ones are the same.
@@ -115,31 +123,56 @@ pub(super) struct Group {
     pub lr: Option<f64>,
 }
 
+/// Of the parameters that groups before it have left.
+enum Takes {
+    /// The config's text and what it means.
+    Matched(String, Match),
+    /// All that a method for matrices leaves to another one.
+    NoMatrices,
+    All,
+}
+
+impl Takes {
+    fn takes(&self, tensor: &Tensor) -> bool {
+        match self {
+            Takes::Matched(_, matches) => matches.takes(tensor),
+            Takes::NoMatrices => tensor.shape.len() < 2 || tensor.role != Role::Hidden,
+            Takes::All => true,
+        }
+    }
+}
+
 /// The groups of a run in the config's order, the rest behind them. Objects were checked against the tables.
 pub(super) fn all(opt: &Map<String, Value>, groups: &[Map<String, Value>]) -> Result<Vec<Group>> {
-    let rest = Map::new();
-    let all = groups.iter().chain([&rest]).enumerate();
-    all.map(|(i, group)| {
+    let mut all = Vec::new();
+    for (i, group) in groups.iter().enumerate() {
         let place = |text: String| Error::usage(format!("groups[{i}]{text}"));
-        let takes = match group.get("match").and_then(Value::as_str) {
-            Some(text) => Some((
-                text.to_owned(),
-                Match::parse(text).map_err(|why| place(format!(".match: {why}")))?,
-            )),
-            None if i < groups.len() => return Err(place(": no match".into())),
-            None => None,
+        let Some(text) = group.get("match").and_then(Value::as_str) else {
+            return Err(place(": no match".into()));
         };
-        Group::new(opt, group, takes)
-    })
-    .collect()
+        let matches = Match::parse(text).map_err(|why| place(format!(".match: {why}")))?;
+        all.push(Group::new(
+            opt,
+            group,
+            Takes::Matched(text.to_owned(), matches),
+        )?);
+    }
+    let last = Group::new(opt, &Map::new(), Takes::All)?;
+    if let Some(rest) = last.rest {
+        let named = Map::from_iter([("name".to_owned(), rest.into())]);
+        all.push(Group::new(opt, &named, Takes::NoMatrices)?);
+    }
+    all.push(last);
+    Ok(all)
 }
 
 impl Group {
     /// All parameters, with a method that need not be in the table.
     pub fn rest(method: Box<dyn AnyMethod>, reports: Reports) -> Group {
         Group {
-            takes: None,
+            takes: Takes::All,
             name: "",
+            rest: None,
             method,
             reports,
             own_keys: String::new(),
@@ -147,45 +180,64 @@ impl Group {
         }
     }
 
-    fn new(
-        opt: &Map<String, Value>,
-        group: &Map<String, Value>,
-        takes: Option<(String, Match)>,
-    ) -> Result<Group> {
-        let name =
-            |map: &Map<String, Value>| map.get("name").and_then(Value::as_str).map(str::to_owned);
-        let base = name(opt).unwrap_or_default();
-        let name = name(group).unwrap_or_else(|| base.clone());
-        let Some(row) = row(&name) else {
-            let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
-            return Err(Error::usage(format!(
-                "unknown optimizer {name:?}; there are {}",
-                known.join(", ")
-            )));
+    fn new(opt: &Map<String, Value>, group: &Map<String, Value>, takes: Takes) -> Result<Group> {
+        let name = |map: &Map<String, Value>| {
+            let name = map.get("name").and_then(Value::as_str).map(str::to_owned);
+            name.unwrap_or_default()
+        };
+        let base = known(&name(opt))?;
+        let row = match group.contains_key("name") {
+            true => known(&name(group))?,
+            false => base,
         };
         let mut all = opt.clone();
-        if name != base {
+        if row.entry.name != base.entry.name {
             // Another method's own keys start from its own defaults.
             all.retain(|key, _| COMMON_KEYS.iter().any(|common| common.name == key));
+        }
+        let is_rest = base.rest == Some(row.entry.name);
+        if is_rest {
+            all.extend(aux(base, opt));
         }
         all.extend(group.clone());
         let values = Values::new(row.entry.keys.iter().chain(COMMON_KEYS), &all);
         let factor = group.get("lr_factor").and_then(Value::as_f64);
         let lr = match factor {
             Some(factor) => Some(factor * values.real("lr")),
-            None => group.get("lr").map(|_| values.real("lr")),
+            None => (is_rest || group.contains_key("lr")).then(|| values.real("lr")),
         };
         let own_keys = row.entry.keys.iter();
         let own_keys = own_keys.map(|key| (key.name.to_owned(), values.get(key.name)));
         Ok(Group {
             takes,
             name: row.entry.name,
+            rest: row.rest,
             method: (row.build)(&values),
             reports: row.reports,
             own_keys: canonical(&Value::Object(own_keys.collect())),
             lr,
         })
     }
+}
+
+fn known(name: &str) -> Result<&'static Row> {
+    row(name).ok_or_else(|| {
+        let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
+        Error::usage(format!(
+            "unknown optimizer {name:?}; there are {}",
+            known.join(", ")
+        ))
+    })
+}
+
+/// What `opt` says, or else this row, to the method of [`Row::rest`].
+fn aux(row: &Row, opt: &Map<String, Value>) -> Map<String, Value> {
+    let values = Values::new(row.entry.keys, opt);
+    let keys = row.entry.keys.iter().filter_map(|key| {
+        let own = key.name.strip_prefix(AUX)?;
+        Some((own.to_owned(), values.get(key.name)))
+    });
+    keys.collect()
 }
 
 /// The groups whose updates are one: all of a method that joins them, any other alone. Groups by their places.
@@ -201,7 +253,10 @@ pub(super) fn parts(groups: &[Group]) -> Result<Vec<Vec<usize>>> {
         };
         if groups[part[0]].own_keys != group.own_keys {
             // The rest has what all have.
-            let other = if group.takes.is_some() { i } else { part[0] };
+            let other = match group.takes {
+                Takes::Matched(..) => i,
+                _ => part[0],
+            };
             return Err(Error::usage(format!(
                 "groups[{other}]: all groups of {name} share its sums, so that they differ in lr, lr_factor and weight_decay alone"
             )));
@@ -218,12 +273,14 @@ pub(super) fn parts(groups: &[Group]) -> Result<Vec<Vec<usize>>> {
 pub(super) fn assign(groups: &[Group], tensors: &[Tensor]) -> Result<Vec<Vec<usize>>> {
     let mut members = vec![Vec::new(); groups.len()];
     for (i, tensor) in tensors.iter().enumerate() {
-        let takes = |group: &Group| group.takes.as_ref().is_none_or(|(_, m)| m.takes(tensor));
-        let group = groups.iter().position(takes);
+        let group = groups.iter().position(|group| group.takes.takes(tensor));
         members[group.expect("the last one takes all")].push(i);
     }
     for (i, (group, members)) in groups.iter().zip(&members).enumerate() {
-        if let (Some((text, matches)), true) = (&group.takes, members.is_empty()) {
+        let Takes::Matched(text, matches) = &group.takes else {
+            continue;
+        };
+        if members.is_empty() {
             let hint = match tensors.iter().any(|tensor| matches.takes(tensor)) {
                 true => "groups before it take all that it matches".to_owned(),
                 false => unmatched(text, tensors),
@@ -232,10 +289,23 @@ pub(super) fn assign(groups: &[Group], tensors: &[Tensor]) -> Result<Vec<Vec<usi
                 "groups[{i}].match: {text:?} takes no parameter ({hint}; `list models NAME` shows a model's)"
             )));
         }
+        let vector = members.iter().find(|i| tensors[**i].shape.len() < 2);
+        if let (Some(rest), Some(vector)) = (group.rest, vector) {
+            let (method, vector) = (group.name, &tensors[*vector].name);
+            return Err(Error::usage(format!(
+                "groups[{i}]: {method} is for matrices, and {vector} is none (match less, or give the group the name {rest:?})"
+            )));
+        }
     }
-    let method = groups.last().expect("the rest").name;
+    let last = groups.last().expect("the rest");
+    let method = last.name;
     let mut own = groups.iter().zip(&members);
     if !own.any(|(group, members)| group.name == method && !members.is_empty()) {
+        if last.rest.is_some() && groups.len() == 2 {
+            return Err(Error::usage(format!(
+                "{method} is for matrices between two layers, of which the model has none (name another method)"
+            )));
+        }
         return Err(Error::usage(format!(
             "groups: they leave no parameter to {method} (name the method that all have in opt)"
         )));

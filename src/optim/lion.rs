@@ -44,6 +44,7 @@ pub(super) const LION: Row = Row {
         marker: Marker::Filled(Shape::Cross),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| {
         Box::new(Lion {
             betas: values.pair("betas"),

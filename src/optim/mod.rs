@@ -20,6 +20,7 @@ mod lion;
 mod lookahead;
 mod momo;
 mod momo_adam;
+mod muon;
 mod prox_sps;
 mod sam;
 pub mod schedule;
@@ -56,6 +57,7 @@ pub const ROWS: &[Row] = &[
     adabound::ADABOUND,
     adabelief::ADABELIEF,
     lion::LION,
+    muon::MUON,
 ];
 
 /// Batches of a step.
@@ -144,6 +146,9 @@ pub struct Row {
     /// No two methods have the same marker.
     pub look: Look,
     pub reports: Reports,
+    /// The method of all that is no matrix, where this one is for matrices alone: see [`groups`]. The keys that it may be
+    /// given in `opt` are among the entry's, with `aux_` before their names.
+    pub rest: Option<&'static str>,
     /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].
     pub build: &'static (dyn Fn(&Values) -> Box<dyn AnyMethod> + Sync),
 }

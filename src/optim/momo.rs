@@ -63,6 +63,7 @@ pub(super) const MOMO: Row = Row {
         marker: Marker::Filled(Shape::Circle),
     },
     reports: Reports::STEP_SIZE,
+    rest: None,
     build: &|values| Momo::build(values, false),
 };
 
@@ -78,6 +79,7 @@ pub(super) const MOMO_STAR: Row = Row {
         marker: Marker::Filled(Shape::Star),
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
+    rest: None,
     build: &|values| Momo::build(values, true),
 };
 

@@ -54,6 +54,7 @@ pub(super) const MOMO_ADAM: Row = Row {
         marker: Marker::Hollow(Shape::Circle),
     },
     reports: Reports::STEP_SIZE,
+    rest: None,
     build: &|values| MomoAdam::build(values, false),
 };
 
@@ -69,6 +70,7 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
         marker: Marker::Hollow(Shape::Star),
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
+    rest: None,
     build: &|values| MomoAdam::build(values, true),
 };
 

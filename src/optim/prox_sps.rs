@@ -36,6 +36,7 @@ pub(super) const PROX_SPS: Row = Row {
         marker: Marker::Hollow(Shape::Square),
     },
     reports: Reports::STEP_SIZE,
+    rest: None,
     build: &|values| {
         Box::new(ProxSps {
             lower_bound: values.real("lb"),

@@ -68,6 +68,7 @@ pub(super) const SGD: Row = Row {
         marker: Marker::Filled(Shape::Diamond),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| {
         Box::new(Sgd {
             weight_decay: values.real("weight_decay"),
@@ -87,6 +88,7 @@ pub(super) const HEAVY_BALL: Row = Row {
         marker: Marker::Filled(Shape::Square),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| Box::new(Momentum::<false>::new(values)),
 };
 
@@ -102,6 +104,7 @@ pub(super) const NESTEROV: Row = Row {
         marker: Marker::Filled(Shape::Spark),
     },
     reports: Reports::NOTHING,
+    rest: None,
     build: &|values| Box::new(Momentum::<true>::new(values)),
 };
 

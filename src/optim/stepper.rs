@@ -26,7 +26,7 @@ impl Stepper {
     /// Before the first step on `n` parameters. `opt` is a run's optimizer object, checked against the table.
     pub fn new(opt: &Map<String, Value>, n: usize, target: Target) -> Result<Stepper> {
         let (machine, optimizer) = (Machine::open(target.device)?, Optimizer::new(opt, &[])?);
-        Stepper::on(machine, optimizer, &[Params::vector(n)], target)
+        Stepper::on(machine, optimizer, &[Params::matrix(n)], target)
     }
 
     /// The same on parameters with tensors, and on a machine that holds nothing yet.

@@ -360,6 +360,7 @@ fn range(tensor: &Tensor) -> TensorRange {
     TensorRange {
         start: tensor.range.start as i64,
         n: tensor.range.len as i64,
+        rows: tensor.shape.first().map_or(1, |rows| *rows as i64),
     }
 }
 
@@ -735,6 +736,28 @@ impl<const K: usize> Vectors<'_, K> {
         let (left, right) = self.split_at(chunks / 2 * CHUNK);
         let (x, y) = rayon::join(|| left.sum_halves(f), || right.sum_halves(f));
         std::array::from_fn(|i| x[i] + y[i])
+    }
+
+    /// Runs `f` on each of several tensors of these lengths that lie one behind the other, in parallel.
+    pub fn for_tensors(self, lengths: &[usize], f: impl Fn(usize, Vectors<'_, K>) + Sync) {
+        self.for_tensors_from(0, lengths, &f);
+    }
+
+    fn for_tensors_from(
+        self,
+        first: usize,
+        lengths: &[usize],
+        f: &(impl Fn(usize, Vectors<'_, K>) + Sync),
+    ) {
+        if lengths.len() == 1 {
+            return f(first, self);
+        }
+        let (before, behind) = lengths.split_at(lengths.len() / 2);
+        let (left, right) = self.split_at(before.iter().sum());
+        rayon::join(
+            || left.for_tensors_from(first, before, f),
+            || right.for_tensors_from(first + before.len(), behind, f),
+        );
     }
 
     fn split_at(self, at: usize) -> (Self, Self) {

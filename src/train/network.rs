@@ -34,9 +34,7 @@ impl Plans {
         let data = shapes(data);
         let (mut params, model) = build(config, &data)?;
         let optimizer = Optimizer::new(&config.opt, &config.groups)?;
-        if !config.groups.is_empty() {
-            params.arrange(&optimizer.order(&params.tensors)?);
-        }
+        params.arrange(&optimizer.order(&params.tensors)?);
         let batch_size = config.batch_size;
         if batch_size > train.len() {
             return Err(Error::usage(format!(

@@ -50,8 +50,8 @@ pub fn catalogue(context: &Context) -> Result<Vec<Check>> {
         let about = format!("those of {}, likewise", methods.join(" and "));
         Check::new(about, tolerance)
     });
-    // Each rounding to bfloat16 is of 4e-3, and five products of matrices amplify it.
-    let mut bfloat16 = Check::new("those in bfloat16: norms of tensors", 0.2);
+    // Single entries are up to 0.15 off: each rounding to bfloat16 is of 4e-3, and products of matrices amplify it.
+    let mut bfloat16 = Check::new("those in bfloat16: norms of tensors", 5e-3);
     // As in suite optimizers: PyTorch on other processors is up to 3e-4 off.
     let mut scalars = Check::new("what they report, relative to the largest so far", 3e-4);
 

@@ -89,6 +89,28 @@ g.json: OK, 9 runs
 }
 
 #[test]
+fn what_a_method_for_matrices_leaves_is_shown() {
+    let muon = json!({"name": "muon", "lr": 0.02, "aux_lr": 0.01});
+    let folder = with(muon, json!([[]]));
+    let ran = folder.run("config check g.json").code(0);
+    let expected = "\
+g.json: OK, 1 run
+  mlp on synthetic_linear:
+    name adamw: 3 tensors of 11 numbers: 0.bias, 2.weight, 2.bias
+    the rest: 1 tensor of 30 numbers: 0.weight
+";
+    assert_eq!(ran.stdout, expected);
+    let ran = folder.run("train g.json").code(0);
+    assert!(ran.stdout.contains("muon"), "{}", ran.stdout);
+    let folder = with(
+        json!({"name": "muon", "aux_beta": [[0.8, 0.9]]}),
+        json!([[]]),
+    );
+    let ran = folder.run("config check g.json").code(2);
+    ran.says(&["aux_beta", "did you mean \"aux_betas\"?"]);
+}
+
+#[test]
 fn parameters_of_models_are_listed() {
     let folder = Folder::new();
     let ran = folder.run("list models resnet20").code(0);

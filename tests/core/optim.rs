@@ -1,7 +1,7 @@
 //! Schedules' names and the table of optimizers. Their numbers are in the suites of `verify`, see verify.rs.
 
 use serde_json::{Value, json};
-use stepback_native::device::Target;
+use stepback_native::device::{Device, Machine, Target};
 use stepback_native::graph::{Params, Role};
 use stepback_native::optim::schedule::{ENTRIES, Schedule, named};
 use stepback_native::optim::{COMMON_KEYS, Match, Optimizer, ROWS, Stepper, row};
@@ -118,7 +118,7 @@ fn runs_that_are_too_short_are_refused() {
 
 #[test]
 fn table_is_consistent() {
-    assert_eq!(ROWS.len(), 13);
+    assert_eq!(ROWS.len(), 14);
     for row in ROWS {
         let known: Vec<_> = row.entry.keys.iter().chain(COMMON_KEYS).collect();
         for (i, key) in known.iter().enumerate() {
@@ -265,4 +265,117 @@ fn parameters_are_laid_out_group_by_group() {
     }
     let alone = Optimizer::new(opt.as_object().unwrap(), &[]).unwrap();
     assert_eq!(alone.order(&before).unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+/// Names of each group's parameters, those that no group takes last.
+fn members(opt: &Value, groups: Value, params: &Params) -> Result<Vec<Vec<String>>, String> {
+    let groups: Vec<_> = serde_json::from_value(groups).unwrap();
+    let optimizer = Optimizer::new(opt.as_object().unwrap(), &groups).map_err(|e| e.message)?;
+    let members = optimizer.members(&params.tensors).map_err(|e| e.message)?;
+    let name = |i: usize| params.tensors[i].name.clone();
+    let names = members.into_iter();
+    Ok(names
+        .map(|group| group.into_iter().map(name).collect())
+        .collect())
+}
+
+#[test]
+fn methods_for_matrices_leave_the_rest_to_another() {
+    let mut params = parameters();
+    let patches = params.constant("patches", &[3, 4], 6.0);
+    params.mark([patches], Role::Embedding);
+    let muon = json!({"name": "muon", "lr": 0.02});
+    let of = |groups| members(&muon, groups, &params);
+    let (matrices, others) = (
+        ["conv.weight", "fc1.weight"],
+        [
+            "norm.weight",
+            "norm.bias",
+            "fc1.bias",
+            "fc2.weight",
+            "patches",
+        ],
+    );
+    assert_eq!(of(json!([])).unwrap(), [&others[..], &matrices[..]]);
+    // The config's groups come first, and may give it a matrix that it would leave.
+    let groups = of(json!([{"match": "conv", "name": "adamw"}, {"match": "head"}])).unwrap();
+    let others: Vec<&str> = others
+        .into_iter()
+        .filter(|name| *name != "fc2.weight")
+        .collect();
+    assert_eq!(
+        groups,
+        [
+            &["conv.weight"][..],
+            &["fc2.weight"],
+            &others,
+            &["fc1.weight"]
+        ]
+    );
+    let vector = of(json!([{"match": "^fc1"}])).unwrap_err();
+    assert!(
+        vector.contains("groups[0]: muon is for matrices, and fc1.bias is none"),
+        "{vector}"
+    );
+    assert!(vector.contains("\"adamw\""), "{vector}");
+    let nothing = of(json!([{"match": "ndim>=2", "name": "adamw"}])).unwrap_err();
+    assert!(nothing.contains("leave no parameter to muon"), "{nothing}");
+    let mut linear = Params::new(Generator::new(0));
+    let head = linear.constant("weight", &[2, 5], 5.0);
+    linear.mark([head], Role::Head);
+    let none = members(&muon, json!([]), &linear).unwrap_err();
+    assert!(none.contains("the model has none"), "{none}");
+}
+
+/// What begins with `aux_` is the other method's, whether the method or the config gives it a group; a group's own keys win.
+#[test]
+fn the_rest_has_the_keys_that_are_for_it() {
+    let path = |opt: Value, groups: Value| {
+        let mut params = parameters();
+        let groups: Vec<_> = serde_json::from_value(groups).unwrap();
+        let optimizer = Optimizer::new(opt.as_object().unwrap(), &groups).unwrap();
+        params.arrange(&optimizer.order(&params.tensors).unwrap());
+        let machine = Machine::open(Device::Cpu).unwrap();
+        let mut stepper = Stepper::on(machine, optimizer, &params.tensors, Target::CPU).unwrap();
+        let mut w = params.values.clone();
+        for lr in [0.02, 0.01] {
+            let g: Vec<f32> = w.iter().map(|w| w - 0.5).collect();
+            stepper.step(lr, 1.0, &mut w, &g).unwrap();
+        }
+        let bias = params
+            .tensors
+            .iter()
+            .find(|tensor| tensor.name == "fc1.bias");
+        bias.unwrap().of(&w).to_vec()
+    };
+    let keys = json!({"lr": 0.003, "weight_decay": 0.5, "betas": [0.5, 0.6], "eps": 0.1});
+    let mut muon = json!({"name": "muon", "lr": 0.02});
+    let mut aux = muon.clone();
+    for (key, value) in keys.as_object().unwrap() {
+        aux[format!("aux_{key}")] = value.clone();
+    }
+    let mut adamw = keys.clone();
+    adamw["match"] = "bias".into();
+    adamw["name"] = "adamw".into();
+    let expected = path(muon.clone(), json!([adamw]));
+    assert_eq!(path(aux.clone(), json!([])), expected);
+    let named = json!({"match": "bias", "name": "adamw"});
+    assert_eq!(path(aux.clone(), json!([named])), expected);
+    // The schedule's factor is muon's, the rate its own.
+    muon["aux_lr"] = 0.001.into();
+    assert_ne!(
+        path(muon.clone(), json!([])),
+        path(
+            json!({"name": "muon", "lr": 0.02, "aux_lr": 0.002}),
+            json!([])
+        )
+    );
+    let twice = json!({"match": "bias", "name": "adamw", "lr_factor": 2});
+    assert_eq!(
+        path(muon, json!([twice])),
+        path(
+            json!({"name": "muon", "lr": 0.02, "aux_lr": 0.002}),
+            json!([])
+        )
+    );
 }

@@ -263,7 +263,7 @@ fn it_works_in_a_browser() {
     assert!(
         number(
             "document.querySelectorAll('section:first-of-type figure:first-of-type path').length"
-        ) == 26
+        ) == 2 * stepback_native::optim::ROWS.len() as u64
     );
     assert!(
         number(

@@ -1,0 +1,226 @@
+// Muon; formulas and coefficients in src/optim/muon.rs. Row y of the grid's blocks is tensor y, a matrix of `rows` rows.
+#include "optim.cuh"
+#include "product.cuh"
+
+struct MuonStep {
+  double lr;
+  double shrink;    // factor of the weights
+  double momentum;
+};
+
+// A matrix whose shorter side is `side`. If it is tall, it is X^T of the formulas.
+struct Matrix {
+  long long start;
+  int side, length;
+  bool tall;
+
+  METHOD Matrix(const TensorRange& t) : start(t.start) {
+    const long long columns = t.n / t.rows;
+    tall = t.rows > columns;
+    side = (int)(tall ? columns : t.rows);
+    length = (int)(tall ? t.rows : columns);
+  }
+
+  // Where the entry (i, j) of X lies.
+  METHOD long long at(int i, int j) const {
+    return start + (tall ? (long long)j * side + i : (long long)i * length + j);
+  }
+};
+
+// The nearest number of bfloat16, ties to even.
+DEVICE float to_bf16(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return x == x ? __uint_as_float((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u) : x;
+}
+
+DEVICE float rounded(float x, int bf16) { return bf16 ? to_bf16(x) : x; }
+
+// u, and the sums of its squares by blocks: squares (tensors, blocks).
+KERNEL(muon_momentum, 256, const Step* __restrict__ now, const MuonStep* __restrict__ steps,
+       const TensorRange* __restrict__ ranges, const float* __restrict__ g, float* __restrict__ b, float* __restrict__ u,
+       double* __restrict__ squares, int nesterov) {
+  const TensorRange t = ranges[blockIdx.y];
+  const double momentum = steps[now->slot].momentum;
+  const float weight = (float)(1.0 - momentum), mu = (float)momentum;
+  double sum[1] = {};
+  for (long long i = grid_thread(); i < t.n; i += grid_threads()) {
+    const long long at = t.start + i;
+    const float x = g[at], average = lerp(b[at], x, weight);
+    const float y = nesterov ? lerp(x, average, mu) : average;
+    b[at] = average;
+    u[at] = y;
+    sum[0] += (double)y * y;
+  }
+  block_sums<256, 1>(sum);
+  if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = sum[0];
+}
+
+// X = u / max(|u|, 1e-7)
+KERNEL(muon_normalize, 256, const TensorRange* __restrict__ ranges, const double* __restrict__ squares,
+       float* __restrict__ x, int bf16) {
+  const TensorRange t = ranges[blockIdx.y];
+  double sum = 0.0;
+  for (unsigned b = 0; b < gridDim.x; b++) sum += squares[blockIdx.y * gridDim.x + b];
+  const float norm = (float)sqrt(sum), divisor = norm < 1e-7f ? 1e-7f : norm;  // a NaN stays
+  for (long long i = grid_thread(); i < t.n; i += grid_threads()) {
+    const long long at = t.start + i;
+    x[at] = rounded(rounded(x[at], bf16) / divisor, bf16);
+  }
+}
+
+// Blocks compute tiles of 32 x 64, four warps 16 x 32 each. Both operands stream through a ring in shared memory; of a
+// polynomial the left one stays there, slice by slice as the ring would hold it.
+using Ring = Shape<64, 32, 4, 16, 3>;
+constexpr int ROWS = 32, COLUMNS = Ring::TILE, SLICE = Ring::SLICE, PITCH = Ring::ROW_PITCH;
+constexpr int LEFT = SLICE * Ring::K_PITCH, STAGE = LEFT + Ring::OPERAND;  // floats
+constexpr int PANEL = ROWS * PITCH;                                       // of a slice
+
+// An operand of a product: `count` rows of `depth`, or `depth` rows of `count`.
+struct Operand {
+  const float* x;
+  int first, count;
+};
+
+// sums = A B^T, `depth` terms each. Without A the left operand is the panel.
+template <bool A_BY_ROW, bool B_BY_ROW, bool TF32>
+DEVICE void multiply_tile(float (&sums)[1][4][4], const Operand& a, const float* panel, const Operand& b, int depth,
+                          float* ring) {
+  const int warp = threadIdx.x / 32, m1 = warp / 2 * 16, n1 = warp % 2 * 32;
+  const int slices = (depth + SLICE - 1) / SLICE;
+  const bool a_aligned = aligned(a.x, A_BY_ROW ? depth : a.count, 4);
+  const bool b_aligned = aligned(b.x, B_BY_ROW ? depth : b.count, 4);
+  auto copy = [&](int slice) {
+    float* to = ring + slice % Ring::STAGES * STAGE;
+    const int k = slice * SLICE;
+    if (!panel && A_BY_ROW)
+      copy_rows<Ring, ROWS, SLICE, PITCH>(to, a.x, a.first, a.count, k, depth, a_aligned);
+    else if (!panel)
+      copy_rows<Ring, SLICE, ROWS, Ring::K_PITCH>(to, a.x, k, depth, a.first, a.count, a_aligned);
+    copy_tile<Ring, B_BY_ROW>(to + LEFT, b.x, nullptr, b.first, b.count, k, depth, b_aligned);
+  };
+  for (int j = 0; j < 4; j++)
+    for (int e = 0; e < 4; e++) sums[0][j][e] = 0.0f;
+  for (int slice = 1 - Ring::STAGES; slice < slices; slice++) {
+    copy_wait<Ring::STAGES - 2>();
+    __syncthreads();  // this slice is there, and all are done with the one before, which now makes room
+    const int next = slice + Ring::STAGES - 1;
+    if (next < slices) copy(next);
+    copy_commit();
+    if (slice < 0) continue;
+    const float* stage = ring + slice % Ring::STAGES * STAGE;
+    const float* left = panel ? panel + slice * PANEL : stage;
+#pragma unroll
+    for (int k = 0; k < SLICE; k += 8)
+      multiply<Ring, A_BY_ROW, B_BY_ROW, TF32>(sums, left, stage + LEFT, m1, n1, k);
+  }
+}
+
+template <bool A_BY_ROW, bool B_BY_ROW>
+DEVICE void multiply_tile(float (&sums)[1][4][4], const Operand& a, const float* panel, const Operand& b, int depth,
+                          float* ring, int bf16) {
+  // Numbers of bfloat16 are numbers of TF32.
+  if (bf16)
+    multiply_tile<A_BY_ROW, B_BY_ROW, true>(sums, a, panel, b, depth, ring);
+  else
+    multiply_tile<A_BY_ROW, B_BY_ROW, false>(sums, a, panel, b, depth, ring);
+}
+
+// Calls f(i, j, sum) for this thread's entries of the tile.
+template <class F>
+DEVICE void for_entries(const float (&sums)[1][4][4], F f) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      f(warp / 2 * 16 + e / 2 * 8 + lane / 4, warp % 2 * 32 + j * 8 + lane % 4 * 2 + e % 2, sums[0][j][e]);
+}
+
+// A = X X^T. It takes no more room than X, and lies where X does.
+KERNEL(muon_gram, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ x, float* __restrict__ a,
+       int bf16) {
+  SHARED_DYN(float, ring);
+  const Matrix m(ranges[blockIdx.y]);
+  const int across = (m.side + COLUMNS - 1) / COLUMNS;
+  const int i0 = blockIdx.x / across * ROWS, j0 = blockIdx.x % across * COLUMNS;
+  if (i0 >= m.side) return;
+  float sums[1][4][4];
+  const Operand left = {x + m.start, i0, m.side}, right = {x + m.start, j0, m.side};
+  if (m.tall)
+    multiply_tile<false, false>(sums, left, nullptr, right, m.length, ring, bf16);
+  else
+    multiply_tile<true, true>(sums, left, nullptr, right, m.length, ring, bf16);
+  for_entries(sums, [&](int i, int j, float sum) {
+    if (i0 + i < m.side && j0 + j < m.side) a[m.start + (long long)(i0 + i) * m.side + j0 + j] = rounded(sum, bf16);
+  });
+}
+
+// A tile of B = -4.775 A + 2.0315 A A; calls f(i, j, entry), 0 outside of it. A is symmetric.
+template <class F>
+DEVICE void square(const Matrix& m, const float* a, int i0, int j0, int bf16, float* ring, F f) {
+  float sums[1][4][4];
+  const float* own = a + m.start;
+  multiply_tile<true, true>(sums, {own, i0, m.side}, nullptr, {own, j0, m.side}, m.side, ring, bf16);
+  for_entries(sums, [&](int i, int j, float sum) {
+    const bool inside = i0 + i < m.side && j0 + j < m.side;
+    const float entry = inside ? own[(long long)(i0 + i) * m.side + j0 + j] : 0.0f;
+    f(i, j, rounded(fmaf(2.0315f, sum, -4.775f * entry), bf16));
+  });
+}
+
+// B, for matrices that are too large for muon_polynomial to make its own.
+KERNEL(muon_square, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ a, float* __restrict__ b,
+       int bf16) {
+  SHARED_DYN(float, ring);
+  const Matrix m(ranges[blockIdx.y]);
+  const int across = (m.side + COLUMNS - 1) / COLUMNS;
+  const int i0 = blockIdx.x / across * ROWS, j0 = blockIdx.x % across * COLUMNS;
+  if (i0 >= m.side) return;
+  square(m, a, i0, j0, bf16, ring, [&](int i, int j, float entry) {
+    if (i0 + i < m.side && j0 + j < m.side) b[m.start + (long long)(i0 + i) * m.side + j0 + j] = entry;
+  });
+}
+
+// 3.4445 X + B X, to `to`, or the last time as the step of the weights. A block has 32 rows of B, and `tiles` tiles of X
+// along its longer side. Without B it makes these rows from A, in shared memory.
+KERNEL(muon_polynomial, 128, const Step* __restrict__ now, const MuonStep* __restrict__ steps,
+       const TensorRange* __restrict__ ranges, const float* __restrict__ a, const float* __restrict__ b, int has_b,
+       const float* __restrict__ x, float* __restrict__ to, float* __restrict__ w, int last, int match_rms, int tiles,
+       int bf16) {
+  SHARED_DYN(float, ring);
+  float* const panel = ring + Ring::STAGES * STAGE;
+  const Matrix m(ranges[blockIdx.y]);
+  const int panels = (m.side + ROWS - 1) / ROWS, i0 = blockIdx.x % panels * ROWS;
+  const int begin = blockIdx.x / panels * tiles * COLUMNS, end = min(begin + tiles * COLUMNS, m.length);
+  if (begin >= m.length) return;
+  if (!has_b) {
+    const int padded = (m.side + SLICE - 1) / SLICE * SLICE;
+    for (int j0 = 0; j0 < m.side; j0 += COLUMNS)
+      square(m, a, i0, j0, bf16, ring, [&](int i, int j, float entry) {
+        j += j0;
+        if (j < padded) panel[j / SLICE * PANEL + i * PITCH + j % SLICE] = entry;
+      });
+  }
+  const MuonStep c = steps[now->slot];
+  const float longer = match_rms ? 0.2f * sqrtf((float)m.length) : m.tall ? sqrtf((float)m.length / (float)m.side) : 1.0f;
+  const float lr = (float)(c.lr * longer), shrink = (float)c.shrink;
+  const float* own = has_b ? nullptr : panel;
+  const Operand left = {b + m.start, i0, m.side};
+  for (int j0 = begin; j0 < end; j0 += COLUMNS) {
+    float sums[1][4][4];
+    const Operand right = {x + m.start, j0, m.length};
+    if (m.tall)
+      multiply_tile<true, true>(sums, left, own, right, m.side, ring, bf16);
+    else
+      multiply_tile<true, false>(sums, left, own, right, m.side, ring, bf16);
+    for_entries(sums, [&](int i, int j, float sum) {
+      if (i0 + i >= m.side || j0 + j >= m.length) return;
+      const long long at = m.at(i0 + i, j0 + j);
+      const float y = rounded(fmaf(3.4445f, x[at], sum), bf16);
+      if (last)
+        w[at] = fmaf(-lr, y, shrink * w[at]);
+      else
+        to[at] = y;
+    });
+  }
+}

@@ -1,0 +1,407 @@
+//! Muon: the averaged gradient of every matrix, made orthogonal.
+//!
+//! Method: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+//! kellerjordan.github.io/posts/muon; `match_rms_adamw`: J. Liu et al., "Muon is Scalable for LLM Training", 2025,
+//! arXiv:2502.16982.
+//!
+//! State: b, the running average of the gradient. A tensor of more than two dimensions is the matrix of its first
+//! dimension, r rows, and all others, c columns. Its X is transposed where r > c.
+//!
+//! ```text
+//! b = mu b + (1 - mu) g
+//! u = (1 - mu) g + mu b                                   nesterov
+//! u = b                                                   elsewhere
+//! X = u / max(|u|, 1e-7)
+//! A = X X^T,  X = 3.4445 X + (-4.775 A + 2.0315 A A) X    ns_steps times (Newton-Schulz)
+//! w = (1 - lr wd) w - lr s X
+//! s = sqrt(max(1, r / c))                                 adjust_lr "original"
+//! s = 0.2 sqrt(max(r, c))                                 adjust_lr "match_rms_adamw"
+//! ```
+//!
+//! With `ns_dtype` "bfloat16" X, A and the polynomial in A are rounded to bfloat16; their sums stay in single precision.
+//! What is no matrix between two layers is AdamW's ([`Row::rest`]).
+//!
+//! On a GPU every product is one launch for all matrices. The polynomial and its product with X are one together: a
+//! block makes the rows of the polynomial that it needs in shared memory, where they fit up to [`PANEL_SIDE`] columns. If
+//! the shorter side of a matrix is longer, the polynomial is a launch of its own.
+
+use super::{
+    At, BETAS, EPS, LR, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
+    Vectors, WEIGHT_DECAY, lerp,
+};
+use crate::config::{Entry, Key, Kind};
+use crate::cpu::gemm::{self, gemm};
+use crate::device::Program;
+use crate::device::gpu::{
+    Grid,
+    kernels::{self, MuonStep},
+};
+use crate::graph::Tensor;
+
+pub(super) const MUON: Row = Row {
+    entry: Entry {
+        name: "muon",
+        about: "orthogonalised momentum for matrices between two layers, AdamW for all else",
+        paper: "Jordan et al. 2024, kellerjordan.github.io/posts/muon",
+        keys: &[
+            Key {
+                name: "momentum",
+                kind: Kind::Fraction,
+                default: Some("0.95"),
+                about: "factor of the running average of the gradient",
+            },
+            Key {
+                name: "nesterov",
+                kind: Kind::Flag,
+                default: Some("true"),
+                about: "the gradient counts once more",
+            },
+            Key {
+                name: "ns_steps",
+                kind: Kind::Count,
+                default: Some("5"),
+                about: "steps of the Newton-Schulz iteration",
+            },
+            Key {
+                name: "adjust_lr",
+                kind: Kind::Choice(&["original", "match_rms_adamw"]),
+                default: Some("\"original\""),
+                about: "how lr grows with a matrix: \"original\" with its shape, \"match_rms_adamw\" to updates as large as AdamW's (Liu et al. 2025, arXiv:2502.16982)",
+            },
+            Key {
+                name: "ns_dtype",
+                kind: Kind::Choice(&["float32", "bfloat16"]),
+                default: Some("\"float32\""),
+                about: "numbers of the Newton-Schulz iteration",
+            },
+            Key {
+                name: "aux_lr",
+                about: "step size of AdamW, for what is no matrix between two layers",
+                ..LR
+            },
+            Key {
+                name: "aux_weight_decay",
+                about: "weight decay of AdamW there",
+                ..WEIGHT_DECAY
+            },
+            Key {
+                name: "aux_betas",
+                about: "AdamW's betas there",
+                ..BETAS
+            },
+            Key {
+                name: "aux_eps",
+                about: "AdamW's eps there",
+                ..EPS
+            },
+        ],
+    },
+    look: Look {
+        colour: 0x7a1f5c,
+        marker: Marker::Hollow(Shape::Spark),
+    },
+    reports: Reports::NOTHING,
+    rest: Some("adamw"),
+    build: &|values| {
+        Box::new(Muon {
+            momentum: values.real("momentum"),
+            weight_decay: values.real("weight_decay"),
+            nesterov: values.flag("nesterov"),
+            ns_steps: values.count("ns_steps"),
+            match_rms: values.text("adjust_lr") == "match_rms_adamw",
+            bf16: values.text("ns_dtype") == "bfloat16",
+            panel_side: PANEL_SIDE,
+        })
+    },
+};
+
+/// The longest shorter side of which kernels keep rows in shared memory, of which an A100 has the least.
+const PANEL_SIDE: usize = 768;
+
+/// Blocks for each matrix of kernels that go over its entries.
+const BLOCKS: usize = 32;
+
+/// Of a block's tile of a product, rows and columns; bytes of its ring, and of 16 columns of rows beside it: see
+/// `kernels/muon.cu`.
+const TILE: (usize, usize) = (32, 64);
+const RING: usize = 29_184;
+const PANEL: usize = 2_560;
+
+#[derive(Clone, Copy)]
+struct Muon {
+    momentum: f64,
+    weight_decay: f64,
+    nesterov: bool,
+    ns_steps: usize,
+    match_rms: bool,
+    bf16: bool,
+    /// [`PANEL_SIDE`], but for tests.
+    panel_side: usize,
+}
+
+/// A tensor's matrix.
+#[derive(Clone, Copy)]
+struct Matrix {
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix {
+    fn of(tensor: &Tensor) -> Matrix {
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        Matrix {
+            rows,
+            columns: tensor.range.len / rows.max(1),
+        }
+    }
+
+    fn side(self) -> usize {
+        self.rows.min(self.columns)
+    }
+
+    fn length(self) -> usize {
+        self.rows.max(self.columns)
+    }
+}
+
+impl Method for Muon {
+    type Coefficients = MuonStep;
+    type Scalars = ();
+
+    fn memory(&self, of: &[Tensor]) -> Memory {
+        let n: usize = of.iter().map(|tensor| tensor.range.len).sum();
+        Memory {
+            vectors: StateVector::zeros(["momentum_buffer"]),
+            workspace: squares(n) + 2 * BLOCKS * of.len(),
+            ranges: true,
+            ..Memory::default()
+        }
+    }
+
+    fn coefficients(&mut self, at: At) -> MuonStep {
+        MuonStep {
+            lr: at.lr,
+            shrink: 1.0 - at.lr * self.weight_decay,
+            momentum: self.momentum,
+        }
+    }
+
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (n, count) = (u.w.len, u.tensors.len());
+        let [mut x, mut y, a, b] = std::array::from_fn(|i| u.work.part(i * n, n));
+        let squares = u.work.part(squares(n), 2 * BLOCKS * count).cast::<f64>();
+        let (entries, bf16) = (Grid::from((BLOCKS, count)), i32::from(self.bf16));
+        let ([buffer], ranges) = (u.vectors(), u.ranges);
+        let nesterov = i32::from(self.nesterov);
+        let (now, steps) = (u.now, u.coefficients);
+        kernels::muon_momentum(
+            program, entries, now, steps, ranges, u.g, buffer, x, squares, nesterov,
+        );
+        kernels::muon_normalize(program, entries, ranges, squares, x, bf16);
+
+        let matrices = || u.tensors.iter().map(Matrix::of);
+        let side = matrices().map(Matrix::side).max().unwrap_or(0);
+        let has_b = side > self.panel_side;
+        let panel = if has_b { 0 } else { side.div_ceil(16) * PANEL };
+        // Where its rows of the polynomial cost a block as much as `tiles` of their product, it takes no less than twice these.
+        let tiles = (side / TILE.1 * 2).max(2);
+        let square = |m: Matrix| m.side().div_ceil(TILE.0) * m.side().div_ceil(TILE.1);
+        let polynomial =
+            |m: Matrix| m.side().div_ceil(TILE.0) * m.length().div_ceil(TILE.1 * tiles);
+        let grid = |blocks: &dyn Fn(Matrix) -> usize, shared: usize| Grid {
+            shared: shared as u32,
+            ..(matrices().map(blocks).max().unwrap_or(0), count).into()
+        };
+        for i in 1..=self.ns_steps {
+            kernels::muon_gram(program, grid(&square, RING), ranges, x, a, bf16);
+            if has_b {
+                kernels::muon_square(program, grid(&square, RING), ranges, a, b, bf16);
+            }
+            let arguments = kernels::MuonPolynomial {
+                now,
+                steps,
+                ranges,
+                a,
+                b,
+                has_b: has_b.into(),
+                x,
+                to: y,
+                w: u.w.into(),
+                last: (i == self.ns_steps).into(),
+                match_rms: self.match_rms.into(),
+                tiles: tiles as i32,
+                bf16,
+            };
+            kernels::muon_polynomial(program, grid(&polynomial, RING + panel), arguments);
+            std::mem::swap(&mut x, &mut y);
+        }
+    }
+
+    fn host(&self, u: &Update<Self>, program: &mut Program) {
+        let muon = *self;
+        let matrices: Vec<Matrix> = u.tensors.iter().map(Matrix::of).collect();
+        let lengths: Vec<usize> = u.tensors.iter().map(|tensor| tensor.range.len).collect();
+        u.host(program, "muon", move |mut step| {
+            let c = *step.coefficients;
+            let vectors = step.vectors();
+            vectors.for_tensors(&lengths, |i, vectors| muon.step(matrices[i], c, vectors));
+        });
+    }
+}
+
+/// Where sums of squares lie behind X, its successor, A and the polynomial, each as long as the parameters.
+fn squares(n: usize) -> usize {
+    4 * n
+}
+
+impl Muon {
+    /// The step of one matrix on the CPU.
+    fn step(self, matrix: Matrix, c: MuonStep, vectors: Vectors<'_, 5>) {
+        let Vectors {
+            w,
+            g,
+            state: [b, mut x, mut y, a, p],
+        } = vectors;
+        let (weight, mu) = ((1.0 - c.momentum) as f32, c.momentum as f32);
+        let nesterov = self.nesterov;
+        let state = Vectors {
+            w: &mut *x,
+            g,
+            state: [b],
+        };
+        let [squares] = state.sum_pieces(
+            move |Vectors {
+                      w: u,
+                      g,
+                      state: [b],
+                  }| {
+                let mut squares = 0.0;
+                for ((u, &g), b) in u.iter_mut().zip(g).zip(b) {
+                    *b = lerp(*b, g, weight);
+                    *u = if nesterov { lerp(g, *b, mu) } else { *b };
+                    squares += f64::from(*u) * f64::from(*u);
+                }
+                [squares]
+            },
+        );
+        let norm = squares.sqrt() as f32;
+        let divisor = if norm < 1e-7 { 1e-7 } else { norm };
+        let rounded = |x: f32| if self.bf16 { to_bf16(x) } else { x };
+        x.iter_mut()
+            .for_each(|x| *x = rounded(rounded(*x) / divisor));
+        for _ in 0..self.ns_steps {
+            self.iterate(matrix, x, y, a, p);
+            std::mem::swap(&mut x, &mut y);
+        }
+        let Matrix { rows, columns } = matrix;
+        let longer = match self.match_rms {
+            true => 0.2 * (matrix.length() as f32).sqrt(),
+            false => (rows as f32 / columns as f32).max(1.0).sqrt(),
+        };
+        let (lr, shrink) = ((c.lr * f64::from(longer)) as f32, c.shrink as f32);
+        let step = Vectors { w, g: x, state: [] };
+        step.for_pieces(move |Vectors { w, g: x, .. }| {
+            for (w, x) in w.iter_mut().zip(x) {
+                *w = (-lr).mul_add(*x, shrink * *w);
+            }
+        });
+    }
+
+    /// One step of Newton-Schulz from `x` to `y`, with A and the polynomial in it where these lie.
+    fn iterate(self, matrix: Matrix, x: &[f32], y: &mut [f32], a: &mut [f32], p: &mut [f32]) {
+        let (side, length, columns) = (matrix.side(), matrix.length(), matrix.columns);
+        let (a, p) = (&mut a[..side * side], &mut p[..side * side]);
+        let stored = gemm::Matrix::new(x, columns);
+        let tall = matrix.rows > columns;
+        let wide = if tall { stored.t() } else { stored };
+        gemm((side, length, side), 1.0, wide, wide.t(), 0.0, a, side);
+        self.round(a);
+        p.copy_from_slice(a);
+        let square = gemm::Matrix::new(a, side);
+        gemm((side, side, side), 2.0315, square, square, -4.775, p, side);
+        self.round(p);
+        y.copy_from_slice(x);
+        let polynomial = gemm::Matrix::new(p, side);
+        let (rows, left, right) = match tall {
+            true => (length, stored, polynomial),
+            false => (side, polynomial, stored),
+        };
+        gemm((rows, side, columns), 1.0, left, right, 3.4445, y, columns);
+        self.round(y);
+    }
+
+    fn round(self, values: &mut [f32]) {
+        if self.bf16 {
+            values.iter_mut().for_each(|x| *x = to_bf16(*x));
+        }
+    }
+}
+
+/// The nearest number of bfloat16, ties to even.
+fn to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    match x.is_nan() {
+        true => x,
+        false => f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Device, Machine, Target, emulator_usable};
+    use crate::graph::Params;
+    use crate::optim::{Optimizer, Stepper};
+    use crate::random::torch::Generator;
+
+    /// The weights after two steps on matrices of several tiles, tall and wide.
+    fn path(device: Device, muon: Muon) -> (Vec<f32>, usize) {
+        let mut params = Params::new(Generator::new(3));
+        for (i, shape) in [[150, 70], [70, 200], [3, 5]].iter().enumerate() {
+            params.uniform(i.to_string(), shape, 1.0);
+        }
+        let mut gradient = vec![0.0; params.values.len()];
+        let target = Target {
+            device,
+            precision: None,
+        };
+        let optimizer = Optimizer::of(Box::new(muon), Reports::NOTHING, 0.1);
+        let machine = Machine::open(device).unwrap();
+        let mut stepper = Stepper::on(machine, optimizer, &params.tensors, target).unwrap();
+        let mut w = params.values;
+        for lr in [0.1, 0.05] {
+            params.generator.uniform(&mut gradient, -1.0, 1.0);
+            stepper.step(lr, 1.0, &mut w, &gradient).unwrap();
+        }
+        (w, stepper.calls())
+    }
+
+    #[test]
+    fn a_polynomial_that_fits_into_no_block_is_a_launch_of_its_own() {
+        if emulator_usable().is_err() {
+            return;
+        }
+        for bf16 in [false, true] {
+            let muon = Muon {
+                momentum: 0.95,
+                weight_decay: 0.1,
+                nesterov: true,
+                ns_steps: 2,
+                match_rms: false,
+                bf16,
+                panel_side: PANEL_SIDE,
+            };
+            let (together, calls) = path(Device::Emulator, muon);
+            let alone = Muon {
+                panel_side: 0,
+                ..muon
+            };
+            assert_eq!(path(Device::Emulator, alone), (together.clone(), calls + 2));
+            // Where a sum is rounded to bfloat16 may depend on its last digits.
+            let tolerance = if bf16 { 1e-3 } else { 1e-6 };
+            let (expected, _) = path(Device::Cpu, muon);
+            let close = |(x, y): (&f32, &f32)| (x - y).abs() <= tolerance;
+            assert!(together.iter().zip(&expected).all(close));
+        }
+    }
+}
