@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use serde_json::json;
 use stepback_native::device::{Device, Machine, Target};
 use stepback_native::graph::Params;
-use stepback_native::optim::{Optimizer, ROWS, Stepper};
+use stepback_native::optim::{Optimizer, Stepper, rows};
 use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
 
@@ -16,7 +16,7 @@ const N: usize = 1_000_000;
 fn updates(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("update");
     let g: Vec<f32> = (0..N).map(|i| 1e-3 * (i as f32).sin()).collect();
-    for row in ROWS {
+    for row in rows() {
         let opt = json!({"name": row.entry.name, "weight_decay": 1e-4});
         let opt = opt.as_object().expect("an object");
         let (optimizer, whole) = (

@@ -51,6 +51,7 @@ fn vocabulary() -> Vocabulary {
         datasets: vec![DATA, BARE_DATA],
         models: vec![MODEL],
         optimizers: vec![SGD, ADAM],
+        find_optimizer: |_, _| Ok(vocabulary().optimizers),
         optimizer_keys: COMMON,
         group_keys: GROUP,
         group_match: |text| match text {

@@ -106,7 +106,7 @@ impl List {
         }
         let items: Vec<Item> = match self.what {
             What::Optimizers => {
-                let rows = optim::ROWS.iter();
+                let rows = optim::rows();
                 rows.map(|row| Item::of(&row.entry, optim::COMMON_KEYS))
                     .collect()
             }

@@ -115,7 +115,11 @@ pub fn vocabulary() -> Vocabulary {
     Vocabulary {
         datasets: crate::data::ROWS.iter().map(|r| r.entry).collect(),
         models: models::ROWS.iter().map(|r| r.entry).collect(),
-        optimizers: optim::ROWS.iter().map(|r| r.entry).collect(),
+        optimizers: optim::rows().map(|r| r.entry).collect(),
+        find_optimizer: |name, beside| {
+            optim::formula::find(name, beside)?;
+            Ok(optim::rows().map(|r| r.entry).collect())
+        },
         optimizer_keys: optim::COMMON_KEYS,
         group_keys: optim::GROUP_KEYS,
         group_match: |text| optim::Match::parse(text).map(|_| ()),

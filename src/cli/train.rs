@@ -451,6 +451,7 @@ impl Job {
             let mut chosen = chosen.clone();
             let sum = sums.get(&name(run)).cloned().flatten();
             chosen.extend(sum.map(|sum| ("data".to_owned(), sum)));
+            chosen.extend(sweep::of_methods(run));
             Identity::new(&run.to_json(), &chosen)
         }
     }

@@ -7,6 +7,7 @@
 mod check;
 mod expand;
 mod filter;
+mod methods;
 mod parts;
 mod read;
 mod same;
@@ -130,7 +131,8 @@ pub fn load(path: &Path, vocabulary: &Vocabulary, max_runs: u64) -> Result<Exper
         ))
     })?;
     let bytes = read::CONFIG.read(path, &source)?;
-    parse(id, &source, &bytes, vocabulary, max_runs)
+    let vocabulary = methods::named(&source, &bytes, path, vocabulary)?;
+    parse(id, &source, &bytes, &vocabulary, max_runs)
 }
 
 /// Checks and expands the text of a config; `source` names it in messages, `id` names its results.

@@ -1,7 +1,11 @@
 //! Keys: their types, defaults and meaning. Every table of the crate (optimizers, models, data sets)
 //! describes its keys with these, and checking, `list` and the typed access of [`Values`] follow.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
+
+use crate::error::Result;
 
 /// One key of an object in a config.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +54,8 @@ pub enum Kind {
     Fraction,
     /// A list of exactly two numbers in [0, 1).
     FractionPair,
+    /// A list of exactly so many finite numbers.
+    Numbers(usize),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Anything that the function accepts, described by the text.
@@ -69,6 +75,8 @@ impl Kind {
             Kind::Positive => "a finite number above 0".into(),
             Kind::Fraction => "a number in [0, 1)".into(),
             Kind::FractionPair => "a list of two numbers in [0, 1)".into(),
+            Kind::Numbers(1) => "a list of one number".into(),
+            Kind::Numbers(n) => format!("a list of {n} numbers"),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::Checked(text, _) => (*text).into(),
         }
@@ -93,6 +101,7 @@ impl Kind {
             Kind::Positive => real(value).is_some_and(|x| x > 0.0),
             Kind::Fraction => fraction(value),
             Kind::FractionPair => list(value, &fraction) == 2,
+            Kind::Numbers(n) => list(value, &|v| real(v).is_some()) == *n,
             Kind::Choice(words) => value.as_str().is_some_and(|s| words.contains(&s)),
             Kind::Checked(_, f) => f(value),
         }
@@ -115,6 +124,8 @@ pub struct Vocabulary {
     pub datasets: Vec<Entry>,
     pub models: Vec<Entry>,
     pub optimizers: Vec<Entry>,
+    /// Reads a method that a config in a folder names and that may be a file; all optimizers there are then.
+    pub find_optimizer: fn(&str, &Path) -> Result<Vec<Entry>>,
     /// Keys that every optimizer has (`lr`, `weight_decay`, `lr_schedule`).
     pub optimizer_keys: &'static [Key],
     /// Keys that a group of parameters has beside those of its method.

@@ -47,6 +47,15 @@ impl<T> View<T> {
         }
     }
 
+    /// It and all up to the end of another one of the same buffer.
+    pub fn through(self, last: View<T>) -> View<T> {
+        assert_eq!(self.buffer, last.buffer);
+        View {
+            len: last.start + last.len - self.start,
+            ..self
+        }
+    }
+
     /// The same bytes as numbers or structures of another kind.
     ///
     /// # Panics

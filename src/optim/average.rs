@@ -15,9 +15,9 @@
 
 use super::{AnyMethod, At, Memory, Method, StateVector, Update, Vectors, lerp};
 use crate::config::{Key, Kind, Values};
-use crate::device::Program;
 use crate::device::gpu::{elementwise, kernels};
 use crate::device::program::floats_mut;
+use crate::device::{Program, Slot, View};
 use crate::error::{Error, Result};
 use crate::graph::Tensor;
 
@@ -72,17 +72,15 @@ pub(super) fn wrapper(values: &Values) -> Result<Option<Box<dyn AnyMethod>>> {
     Ok(Some(Box::new(average)))
 }
 
-impl Average {
-    fn swap(u: &Update<Self>, program: &mut Program) {
-        let [average] = u.vectors();
-        if !program.on_host() {
-            return kernels::weights_swap(program, elementwise(u.w.len), u.w, average, u.n());
-        }
-        let both = [u.w.into(), average.into()];
-        program.host("weights_swap", [], both, |[], [w, average]| {
-            floats_mut(w).swap_with_slice(floats_mut(average));
-        });
+/// The parameters and other weights change places.
+pub(super) fn swap(w: Slot, other: View<f32>, program: &mut Program) {
+    if !program.on_host() {
+        return kernels::weights_swap(program, elementwise(w.len), w, other, w.len as i64);
     }
+    let both = [w.into(), other.into()];
+    program.host("weights_swap", [], both, |[], [w, other]| {
+        floats_mut(w).swap_with_slice(floats_mut(other));
+    });
 }
 
 impl Method for Average {
@@ -143,8 +141,9 @@ impl Method for Average {
     }
 
     fn evaluation(&self, u: &Update<Self>, enter: &mut Program, leave: &mut Program) -> Result<()> {
-        Average::swap(u, enter);
-        Average::swap(u, leave);
+        let [average] = u.vectors();
+        swap(u.w, average, enter);
+        swap(u.w, average, leave);
         Ok(())
     }
 }

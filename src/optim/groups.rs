@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{AnyMethod, COMMON_KEYS, LR, ROWS, Reports, Row, WEIGHT_DECAY, row};
+use super::{AnyMethod, COMMON_KEYS, LR, Reports, Row, WEIGHT_DECAY, row, rows};
 use crate::config::{Key, Kind, Values, canonical, nearest, suggestion};
 use crate::error::{Error, Result};
 use crate::graph::{Role, Tensor};
@@ -45,7 +45,7 @@ const NAME: Key = Key {
 pub const GROUP_KEYS: &[Key] = &[MATCH, NAME, LR, LR_FACTOR, WEIGHT_DECAY];
 
 /// What names of keys begin with that are for the method of [`Row::rest`].
-const AUX: &str = "aux_";
+pub(super) const AUX: &str = "aux_";
 
 /// Which parameters a group takes.
 #[derive(Clone, Debug)]
@@ -222,11 +222,9 @@ impl Group {
 
 fn known(name: &str) -> Result<&'static Row> {
     row(name).ok_or_else(|| {
-        let known: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
-        Error::usage(format!(
-            "unknown optimizer {name:?}; there are {}",
-            known.join(", ")
-        ))
+        let known: Vec<_> = rows().map(|row| row.entry.name).collect();
+        let hint = suggestion(name, &known);
+        Error::usage(format!("unknown optimizer {name:?} {hint}"))
     })
 }
 

@@ -42,7 +42,7 @@ pub use update::{
     AnyMethod, HostStep, Operands, Optimizer, Place, SecondGradient, Update, Vectors, sum_blocks,
 };
 
-/// All optimizers, in the order in which `list` shows them.
+/// The optimizers that are written in Rust, in the order in which `list` shows them.
 pub const ROWS: &[Row] = &[
     sgd::SGD,
     sgd::HEAVY_BALL,
@@ -153,9 +153,29 @@ pub struct Row {
     pub build: &'static (dyn Fn(&Values) -> Box<dyn AnyMethod> + Sync),
 }
 
+/// All of the table, and the methods that are files.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().chain(formula::rows())
+}
+
 /// The row of that name.
 pub fn row(name: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.entry.name == name)
+    rows().find(|row| row.entry.name == name)
+}
+
+/// The files that the methods of a run come from, by the names that the config has for them.
+pub fn files(
+    opt: &Map<String, Value>,
+    groups: &[Map<String, Value>],
+) -> Vec<(String, &'static formula::MethodFile)> {
+    let names = [opt].into_iter().chain(groups);
+    let mut names: Vec<&str> = names.filter_map(|map| map.get("name")?.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let files = names.into_iter();
+    files
+        .filter_map(|name| Some((name.to_owned(), formula::file(name)?)))
+        .collect()
 }
 
 /// The keys of a run's optimizer object, those of its method and of its schedule among them.

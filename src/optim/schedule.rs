@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 
 use serde_json::{Map, Value};
 
-use super::{COMMON_KEYS, NO_LESS_THAN_0};
+use super::{COMMON_KEYS, NO_LESS_THAN_0, keys};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::{Error, Result};
 
@@ -290,6 +290,7 @@ fn half_cosine(x: f64) -> f64 {
 impl Schedule {
     /// Of a run of so many epochs of so many steps each. `opt` is its optimizer object, checked against the tables.
     pub fn new(opt: &Map<String, Value>, epochs: usize, steps: usize) -> Result<Schedule> {
+        let initial = Values::new(keys(opt), opt).real("lr");
         // What the method has under the same name is the method's.
         let method = opt.get("name").and_then(Value::as_str).unwrap_or_default();
         let own = super::row(method).map_or(&[][..], |row| row.entry.keys);
@@ -300,7 +301,6 @@ impl Schedule {
         let entry =
             named(&text).ok_or_else(|| Error::usage(format!("unknown lr_schedule {text}")))?;
         let values = Values::new(COMMON_KEYS.iter().chain(entry.keys), &opt);
-        let initial = values.real("lr");
         let min = || values.real("min_lr_ratio");
         let stepwise = values.flag("stepwise_schedule");
         let ticks = epochs as u64 * if stepwise { steps as u64 } else { 1 };

@@ -5,9 +5,7 @@ use serde_json::{Map, Value};
 
 use super::groups::{self, Group};
 use super::schedule::Rate;
-use super::{
-    At, COMMON_KEYS, Course, Initial, Memory, Method, Reports, average, clip, lookahead, sam,
-};
+use super::{At, Course, Initial, Memory, Method, Reports, average, clip, keys, lookahead, sam};
 use crate::config::Values;
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::{Step, TensorRange};
@@ -43,7 +41,7 @@ impl Optimizer {
     /// If a name is none of the table's, or groups of one update differ in what they must share.
     pub fn new(opt: &Map<String, Value>, groups: &[Map<String, Value>]) -> Result<Optimizer> {
         let groups = groups::all(opt, groups)?;
-        let values = Values::new(COMMON_KEYS, opt);
+        let values = Values::new(keys(opt), opt);
         // In the order of a step: what SAM's second gradient is gets clipped, and the average takes Lookahead's weights.
         let wrappers = [
             sam::wrapper(&values),
@@ -329,6 +327,7 @@ fn place(
         ranges,
         ..
     } = method.memory(&tensors);
+    let Tables { constants, doubles } = method.tables(&tensors, &groups);
     let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
     let state = zeros("the optimizer's state", vectors.len() * w.len)?;
     let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
@@ -350,6 +349,11 @@ fn place(
         state,
         per_tensor,
         work: machine.alloc("the optimizer's workspace", workspace)?,
+        doubles: machine.alloc("the optimizer's workspace", doubles)?,
+        constants: constants
+            .iter()
+            .map(|table| machine.alloc_with("tables of tensors", table))
+            .collect::<Result<_>>()?,
         ranges: machine.alloc_with("ranges of tensors", &ranges)?,
         partial: machine.alloc("partial sums", SUMS * blocks)?,
         series: machine.alloc_with("step sizes", &series)?,
@@ -407,24 +411,26 @@ impl Operands {
 
 /// Where the calls of an update find what they read and write.
 pub struct Place {
-    w: Slot,
-    g: Slot,
-    loss: Slot,
-    now: View<Step>,
-    tensors: Vec<Tensor>,
+    pub(super) w: Slot,
+    pub(super) g: Slot,
+    pub(super) loss: Slot,
+    pub(super) now: View<Step>,
+    pub(super) tensors: Vec<Tensor>,
     /// Where each group lies in `w` and in vectors that are as long.
-    groups: Vec<Range>,
+    pub(super) groups: Vec<Range>,
     /// Steps of an epoch, which the tables of coefficients and of reports are for.
-    steps: usize,
+    pub(super) steps: usize,
     /// (groups, steps)
-    coefficients: View<u8>,
-    scalars: View<u8>,
-    state: View<f32>,
-    per_tensor: View<f32>,
-    work: View<f32>,
-    ranges: View<TensorRange>,
-    partial: View<f64>,
-    series: View<f64>,
+    pub(super) coefficients: View<u8>,
+    pub(super) scalars: View<u8>,
+    pub(super) state: View<f32>,
+    pub(super) per_tensor: View<f32>,
+    pub(super) work: View<f32>,
+    pub(super) doubles: View<f64>,
+    pub(super) constants: Vec<View<u8>>,
+    pub(super) ranges: View<TensorRange>,
+    pub(super) partial: View<f64>,
+    pub(super) series: View<f64>,
 }
 
 /// A [`Place`] as a method sees it.
@@ -782,9 +788,22 @@ impl<const K: usize> Vectors<'_, K> {
     }
 }
 
+/// See [`AnyMethod::tables`].
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// What never changes.
+    pub constants: Vec<Vec<u8>>,
+    /// Doubles of workspace.
+    pub doubles: usize,
+}
+
 /// A [`Method`] of whatever types.
 pub trait AnyMethod: Send {
     fn memory(&self, of: &[Tensor]) -> Memory;
+    /// What it has beside its memory, for groups that lie one behind the other.
+    fn tables(&self, _of: &[Tensor], _groups: &[Range]) -> Tables {
+        Tables::default()
+    }
     fn joins_groups(&self) -> bool;
     fn coefficients_size(&self) -> usize;
     fn coefficients(&mut self, at: At, to: &mut Vec<u8>);

@@ -20,7 +20,9 @@ const RUN_ID: &str = "run_id";
 /// Keys of a summary that are part of a run's identity, for bits differ with them. Old outputs and the reference's
 /// lack them: such a part is not known, and what is not known agrees with anything. Without a word on initial
 /// weights they were drawn, as nearly always.
-pub const BEYOND: [&str; 4] = ["data", "device", INIT_WEIGHTS, "precision"];
+pub const BEYOND: [&str; 5] = ["data", "device", INIT_WEIGHTS, METHOD_FILES, "precision"];
+/// Methods that are files, and hashes of what they compute.
+const METHOD_FILES: &str = "optimizer_files";
 const INIT_WEIGHTS: &str = "init_weights";
 
 /// Parameters with values of their own. A config without them has none, which is the same as an empty list.

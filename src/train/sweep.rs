@@ -18,8 +18,8 @@ use crate::data::{Library, Pair};
 use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
 use crate::models;
-use crate::optim::Optimizer;
 use crate::optim::schedule::Schedule;
+use crate::optim::{self, Optimizer};
 use crate::results::store::Store;
 use crate::results::{Epoch, RunResult, provenance};
 
@@ -67,6 +67,26 @@ pub fn chosen(target: Target, choices: &Choices) -> Map<String, Value> {
         ("device".to_owned(), target.device.name().into()),
         ("precision".to_owned(), target.precision_name().into()),
         ("init_weights".to_owned(), hash.into()),
+    ])
+}
+
+/// What a run's summary says of the methods that are files: the hashes of what they compute, and their texts.
+pub fn of_methods(config: &RunConfig) -> Map<String, Value> {
+    let files = optim::files(&config.opt, &config.groups);
+    if files.is_empty() {
+        return Map::new();
+    }
+    let hashes: Map<_, _> = files
+        .iter()
+        .map(|(name, file)| (name.clone(), file.hash.clone().into()))
+        .collect();
+    let texts: Map<_, _> = files
+        .iter()
+        .map(|(name, file)| (name.clone(), file.definition.text.clone().into()))
+        .collect();
+    Map::from_iter([
+        ("optimizer_files".to_owned(), hashes.into()),
+        ("optimizer_texts".to_owned(), texts.into()),
     ])
 }
 
@@ -269,6 +289,7 @@ fn one(
     {
         result.summary.insert("opt_val".into(), value.into());
     }
+    result.summary.extend(of_methods(config));
     let (sum, published) = (data.checksum(), data.train.published());
     result.summary.insert("data".into(), sum.into());
     result

@@ -13,7 +13,7 @@ use crate::device::program::{floats, floats_mut, one};
 use crate::device::{Machine, Program, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::Params;
-use crate::optim::{self, COMMON_KEYS, Operands, Optimizer, Stepper};
+use crate::optim::{self, Operands, Optimizer, Stepper};
 use crate::random::SEED;
 use crate::random::torch::Generator;
 
@@ -182,7 +182,7 @@ impl Case {
         let machine = Machine::open(target.device)?;
         let tensors = &params.tensors;
         let mut stepper = Stepper::with_gradient(machine, optimizer, tensors, target, &second)?;
-        let lr = Values::new(COMMON_KEYS, &self.opt).real("lr");
+        let lr = Values::new(optim::keys(&self.opt), &self.opt).real("lr");
         let mut w = laid(&places, &problem.initial);
         let mut path = Path {
             weights: Vec::new(),

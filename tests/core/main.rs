@@ -11,6 +11,7 @@ mod fusion;
 mod kernels;
 mod launches;
 mod layers;
+mod method_files;
 mod models;
 mod optim;
 mod optim_properties;

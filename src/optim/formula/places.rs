@@ -123,10 +123,13 @@ impl Cuts {
         }
     }
 
-    /// How many partial sums the plan's passes leave at most.
+    /// How many partial sums the plan's passes leave at most; on the host they go piece by piece, all of them.
     pub fn partial(&self, plan: &Plan) -> usize {
         let passes = plan.rounds.iter().filter_map(|round| round.pass.as_ref());
-        let sums = passes.map(|pass| pass.sums.len() * self.blocks(pass).iter().sum::<usize>());
+        let sums = passes.map(|pass| {
+            let blocks: usize = self.blocks(pass).iter().sum();
+            pass.sums.len() * blocks.max(self.pieces.len())
+        });
         sums.max().unwrap_or(0)
     }
 }

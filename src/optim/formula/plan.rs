@@ -45,6 +45,21 @@ pub struct Code<I> {
     pub instructions: Vec<Instruction<I>>,
 }
 
+impl<I> Default for Code<I> {
+    fn default() -> Self {
+        let instructions = Vec::new();
+        Code { instructions }
+    }
+}
+
+impl<I> Code<I> {
+    /// The new value's number.
+    pub fn push(&mut self, instruction: Instruction<I>) -> usize {
+        self.instructions.push(instruction);
+        self.instructions.len() - 1
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Instruction<I> {
     Read(I),
@@ -83,6 +98,8 @@ pub enum Given {
     /// From 0.
     Epoch,
     BatchSize,
+    /// Of the group, where groups of parameters share the step.
+    WeightDecay,
     /// The number of parameters that sums go over.
     Parameters,
 }
@@ -101,7 +118,7 @@ pub struct Round {
 
 /// Code over numbers. All of a round reads before anything of it is written; of several groups the last one writes what is
 /// kept.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Numbers {
     pub code: Code<Number>,
     /// Slots for later rounds, and the values that go there.

@@ -160,6 +160,7 @@ pub fn vocabulary() -> Vocabulary {
             entries("lion", &[BETAS]),
         ]
         .concat(),
+        find_optimizer: |_, _| Ok(vocabulary().optimizers),
         optimizer_keys: COMMON,
         group_keys: GROUP,
         group_match: |text| match text {

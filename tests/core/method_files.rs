@@ -1,0 +1,113 @@
+//! Methods that are files, on the CPU: those that are written in Rust, too, must follow these.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use stepback_native::device::{Device, Target};
+use stepback_native::optim::{self, Stepper, formula};
+
+/// Thirty steps of a method on a gradient that turns, with losses that fall: the weights after each, and its step sizes.
+fn path(opt: &Map<String, Value>, n: usize, threads: usize) -> (Vec<Vec<f32>>, Vec<f64>) {
+    let run = || {
+        let target = Target::CPU;
+        assert_eq!(target.device, Device::Cpu);
+        let mut stepper = Stepper::new(opt, n, target).unwrap();
+        let mut w: Vec<f32> = (0..n).map(|i| (0.7 * i as f32).sin()).collect();
+        let (mut weights, mut sizes) = (Vec::new(), Vec::new());
+        for k in 0..30 {
+            let wave = |(i, w): (usize, &f32)| 0.8 * w + 0.3 * (1.3 * k as f32 + i as f32).sin();
+            let g: Vec<f32> = w.iter().enumerate().map(wave).collect();
+            let loss = 0.4 * w.iter().map(|w| w * w).sum::<f32>() / n as f32 + 0.1;
+            stepper.step(0.02, loss, &mut w, &g).unwrap();
+            sizes.extend(stepper.report("step_size_list").unwrap());
+            weights.push(w.clone());
+        }
+        (weights, sizes)
+    };
+    let pool = rayon_pool(threads);
+    pool.install(run)
+}
+
+fn rayon_pool(threads: usize) -> rayon::ThreadPool {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build().unwrap()
+}
+
+fn file(name: &str) -> String {
+    let name = format!("tests/optimizers/{name}.toml");
+    formula::find(&name, Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    name
+}
+
+#[test]
+fn methods_in_rust_follow_their_files() {
+    let variants = [
+        json!({}),
+        json!({"weight_decay": 0.1}),
+        json!({"betas": [0.8, 0.95], "momentum": 0.7, "beta": 0.7, "weight_decay": 0.01}),
+        json!({"bias_correction": true, "divide": false, "lb": -0.2, "dampening": 0.5, "weight_decay": 0.1}),
+    ];
+    for row in optim::ROWS.iter().filter(|row| has_file(row.entry.name)) {
+        let name = row.entry.name;
+        for variant in &variants {
+            let mut opt = Map::from_iter([("lr".to_owned(), json!(0.02))]);
+            // Nesterov's momentum goes without dampening.
+            let wanted = |key: &str| {
+                key == "weight_decay"
+                    || row.entry.has(key) && (name, key) != ("sgd-nesterov", "dampening")
+            };
+            let given = variant.as_object().unwrap().clone().into_iter();
+            opt.extend(given.filter(|(key, _)| wanted(key)));
+            let named = |name: String| {
+                let mut opt = opt.clone();
+                opt.insert("name".into(), name.into());
+                opt
+            };
+            let (rust, file) = (named(name.to_owned()), named(file(name)));
+            let ((ours, sizes), (theirs, their_sizes)) = (path(&rust, 37, 2), path(&file, 37, 2));
+            for (k, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                for (x, y) in ours.iter().zip(theirs) {
+                    let error = (x - y).abs() / x.abs().max(0.1);
+                    assert!(error < 1e-5, "{file:?}, step {k}: {x} for {y}");
+                }
+            }
+            assert_eq!(sizes.len(), their_sizes.len(), "{name}");
+            // A step size is a difference of larger numbers.
+            let mut scale = 0.0f64;
+            for (x, y) in sizes.iter().zip(&their_sizes) {
+                scale = scale.max(x.abs());
+                assert!((x - y).abs() <= 1e-5 * scale, "{file:?}: {x} for {y}");
+            }
+        }
+    }
+}
+
+fn has_file(name: &str) -> bool {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.join(format!("tests/optimizers/{name}.toml")).exists()
+}
+
+#[test]
+fn each_of_the_first_thirteen_has_a_file() {
+    let with = optim::ROWS.iter().filter(|row| has_file(row.entry.name));
+    assert_eq!(with.count(), 13);
+}
+
+/// Several pieces, sums over all of them, on any number of threads.
+#[test]
+fn files_give_the_same_bits_for_any_number_of_threads() {
+    for name in ["momo", "lamb", "adan"] {
+        let name = if name == "momo" {
+            file(name)
+        } else {
+            name.to_owned()
+        };
+        let opt = json!({"name": name, "lr": 0.02, "weight_decay": 0.1});
+        let bits = |threads| {
+            let (weights, _) = path(opt.as_object().unwrap(), 100_003, threads);
+            let last = weights.last().unwrap().iter();
+            last.map(|w| w.to_bits()).collect::<Vec<_>>()
+        };
+        assert!(bits(1) == bits(3), "{name}");
+    }
+}
