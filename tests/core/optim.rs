@@ -139,7 +139,7 @@ fn table_is_consistent() {
     let error = Stepper::new(json!({"name": "sdg"}).as_object().unwrap(), 1, Target::CPU)
         .err()
         .unwrap();
-    assert!(error.message.contains("\"sdg\"") && error.message.contains("sgd-m"));
+    assert!(error.message.contains("\"sdg\"") && error.message.contains("did you mean \"sgd\""));
 }
 
 #[test]
