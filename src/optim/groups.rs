@@ -206,7 +206,9 @@ impl Group {
             Some(factor) => Some(factor * values.real("lr")),
             None => (is_rest || group.contains_key("lr")).then(|| values.real("lr")),
         };
-        let own_keys = row.entry.keys.iter();
+        // Files may have those of every group among theirs.
+        let own = |key: &&Key| GROUP_KEYS.iter().all(|common| common.name != key.name);
+        let own_keys = row.entry.keys.iter().filter(own);
         let own_keys = own_keys.map(|key| (key.name.to_owned(), values.get(key.name)));
         Ok(Group {
             takes,

@@ -5,6 +5,7 @@ pub mod cifar;
 pub mod descent;
 pub mod draws;
 pub mod files;
+pub mod formulas;
 pub mod kernels;
 pub mod networks;
 pub mod program;

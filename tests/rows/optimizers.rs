@@ -11,7 +11,7 @@ use stepback_native::device::gpu::Precision;
 use stepback_native::device::{Device, Machine, Target};
 use stepback_native::graph::{Params, Role};
 use stepback_native::ops::distance;
-use stepback_native::optim::{Optimizer, ROWS, Row, Stepper, row};
+use stepback_native::optim::{Optimizer, ROWS, Row, Stepper, formula, row};
 use stepback_native::random::torch::Generator;
 
 pub fn trials() -> Vec<Trial> {
@@ -47,6 +47,20 @@ pub fn trials() -> Vec<Trial> {
             groups[0]["name"] = rest.into();
         }
         trials.push(kernels("kernels_of_groups", opt, groups, half_square));
+    }
+    for row in formula::rows() {
+        let name = row.entry.name;
+        let same = trial(
+            format!("optimizers::{name}::same_bits_on_any_number_of_threads"),
+            move || same_bits(name),
+        );
+        let opt = json!({"name": name, "lr": 0.02, "weight_decay": 0.1});
+        let groups = json!([{"match": "bias", "lr": 0.01, "weight_decay": 0}, {"match": "^b", "lr_factor": 2}]);
+        trials.extend([
+            same,
+            kernels("kernels", opt.clone(), json!([]), half_square),
+            kernels("kernels_of_groups", opt, groups, half_square),
+        ]);
     }
     // A method's numbers for each tensor, and what wraps it.
     for opt in [

@@ -584,6 +584,9 @@ impl Named {
     }
 }
 
+/// Of larger ranges nobody notes who touched what, as they are not copied for compiled kernels.
+const MOST_WATCHED: usize = 1 << 20;
+
 /// Who touched a word last: a thread of a block, between two barriers. 0 is nobody.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Touch(u64);
@@ -646,7 +649,7 @@ struct Running<'a> {
     entry: &'a Entry,
     values: &'a [u64],
     ranges: &'a [Named],
-    /// Of each range that is written: those of the same place share one.
+    /// Of each range that is written and not too large: those of the same place share one.
     watched: Vec<Option<usize>>,
     watches: Vec<Watch>,
     block: u32,
@@ -681,7 +684,8 @@ pub unsafe fn run(
 ) -> Result<(), String> {
     let mut watches = Vec::new();
     let mut places: HashMap<(u64, usize), usize> = HashMap::new();
-    for range in ranges.iter().filter(|range| range.written) {
+    let watched = |range: &&Named| range.written && range.len <= MOST_WATCHED;
+    for range in ranges.iter().filter(watched) {
         places.entry((range.start, range.len)).or_insert_with(|| {
             watches.push(Watch::new(range.len));
             watches.len() - 1

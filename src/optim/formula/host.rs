@@ -3,7 +3,7 @@
 //! Pieces and the order of their sums follow from the shapes alone, so that results do not depend on the number of threads.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::evaluate::{Context, Values};
 use super::places::{Cuts, Piece, Places};
@@ -34,13 +34,15 @@ pub fn step(
             .map(|round| Some(Ready::new(round.pass.as_ref()?, &plan.cells)))
             .collect(),
     );
+    // Sums of a pass are there behind another gradient, too.
+    let scratch = Scratch::new(plan, at.cuts);
     let mut first = 0;
     for (i, round) in plan.rounds.iter().enumerate() {
         if !round.gradient && i + 1 < plan.rounds.len() {
             continue;
         }
         let (plan, ready, rounds) = (plan.clone(), ready.clone(), first..i + 1);
-        host_call(&plan.clone(), at, program, move |step| {
+        host_call(&plan.clone(), at, &scratch, program, move |step| {
             for round in rounds.clone() {
                 step.numbers(&plan, round);
                 if let Some(pass) = &ready[round] {
@@ -60,7 +62,8 @@ pub fn step(
 pub fn evaluation(plan: &Arc<Plan>, at: &Places, program: &mut Program) {
     if let Some(pass) = &plan.evaluation {
         let ready = Ready::new(pass, &plan.cells);
-        host_call(plan, at, program, move |step| step.pass(&ready));
+        let scratch = Scratch::new(plan, at.cuts);
+        host_call(plan, at, &scratch, program, move |step| step.pass(&ready));
     }
 }
 
@@ -92,6 +95,18 @@ struct Scratch {
     tensor_sums: Vec<f64>,
 }
 
+impl Scratch {
+    fn new(plan: &Plan, cuts: &Cuts) -> Arc<Mutex<Scratch>> {
+        let sums = plan.rounds.iter().filter_map(|round| round.pass.as_ref());
+        let sums = sums.map(|pass| pass.sums.len()).max().unwrap_or(0);
+        Arc::new(Mutex::new(Scratch {
+            values: Values::of(plan),
+            sums: Vec::with_capacity(sums),
+            tensor_sums: Vec::with_capacity(sums * cuts.tensors.len()),
+        }))
+    }
+}
+
 /// The one range that views which lie one behind the other make.
 fn joined(mut views: impl Iterator<Item = View<f32>>) -> View<f32> {
     let first = views.next().unwrap_or_default();
@@ -101,6 +116,7 @@ fn joined(mut views: impl Iterator<Item = View<f32>>) -> View<f32> {
 fn host_call(
     plan: &Arc<Plan>,
     at: &Places,
+    scratch: &Arc<Mutex<Scratch>>,
     program: &mut Program,
     body: impl Fn(&mut HostStep) + Send + 'static,
 ) {
@@ -133,13 +149,7 @@ fn host_call(
         at.partial.into(),
         at.series.into(),
     ];
-    let sums = plan.rounds.iter().filter_map(|round| round.pass.as_ref());
-    let sums = sums.map(|pass| pass.sums.len()).max().unwrap_or(0);
-    let scratch = RefCell::new(Scratch {
-        values: Values::of(plan),
-        sums: Vec::with_capacity(sums),
-        tensor_sums: Vec::with_capacity(sums * at.cuts.tensors.len()),
-    });
+    let scratch = Arc::clone(scratch);
     let (groups, cuts, steps) = (at.groups.to_vec(), at.cuts.clone(), at.steps);
     program.host("formulas", reads, writes, move |reads, writes| {
         let [now, coefficients, loss, g, shapes] = reads;
@@ -176,7 +186,7 @@ fn host_call(
             shapes: bytemuck::cast_slice(shapes),
             partial: bytemuck::cast_slice_mut(partial),
             series: bytemuck::cast_slice_mut(series),
-            scratch: &mut scratch.borrow_mut(),
+            scratch: &mut scratch.lock().unwrap_or_else(PoisonError::into_inner),
         });
     });
 }
@@ -631,7 +641,11 @@ impl Registers {
                 Source::Read(i) => &read[i][block.clone()],
                 Source::Write(i) => &write.at[i][block.clone()],
                 Source::Register(r) => &self.at[r][..len],
-                Source::Uniform(_) => unreachable!("sums are of vectors"),
+                Source::Uniform(i) => {
+                    self.spread[0].clear();
+                    self.spread[0].resize(len, self.uniforms[i]);
+                    &self.spread[0][..]
+                }
             };
             *sum = pass.how.join(*sum, pass.how.of_block(values));
         }

@@ -107,7 +107,8 @@ pub enum Given {
 /// Numbers, then a pass over vectors, then perhaps another gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Round {
-    /// From the sums of the round before: for each group of parameters, and then for each tensor.
+    /// From the sums of the pass before: for each group of parameters, and then for each tensor, whose code finds what the
+    /// groups' has written.
     pub group: Numbers,
     pub tensor: Numbers,
     /// `None` if nothing is left to do with vectors.
@@ -116,8 +117,7 @@ pub struct Round {
     pub gradient: bool,
 }
 
-/// Code over numbers. All of a round reads before anything of it is written; of several groups the last one writes what is
-/// kept.
+/// Code over numbers. All groups read before one writes; the last one writes what is kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Numbers {
     pub code: Code<Number>,

@@ -40,13 +40,6 @@ pub fn numbers<'a>(plan: &'a Plan, round: &Round, before: Option<&Pass>) -> Opti
         sums: before.map_or(Vec::new(), |pass| w.totals(pass, both())),
         ..At::default()
     };
-    // What tensors read of the state is that of the step before.
-    for number in &tensor {
-        if let Number::State(i) = number {
-            let value = w.number(*number, &at);
-            at.scalars.push((*i, value));
-        }
-    }
     if !is_empty(&round.group) {
         w.groups(&round.group, slot, &mut at);
     }

@@ -1,11 +1,15 @@
 //! Kernels of plans that are written by hand, interpreted, against plain loops; and what the real compiler says of them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::{Value, json};
 
 use super::super::places::{Cuts, Places};
 use super::super::plan::*;
 use super::super::syntax::Operator::{self, *};
+use super::super::{FileMethod, file, rows};
 use super::Kernels;
 use crate::device::gpu::kernels::Step;
 use crate::device::{Call, Device, Machine, Program, Schedule, Slot, Target, View};
@@ -535,12 +539,10 @@ impl Memory {
         sums: &[f64],
         tensor_sums: &[Vec<f64>],
     ) {
-        let scalars = self.scalars.clone();
         let of = |at: &Memory, code: &Code<Number>, g: usize, t: usize| {
             values(code, |number| match number {
                 Number::Sum(i) => sums[i],
                 Number::TensorSum(i) => tensor_sums[t][i],
-                Number::State(i) => scalars[i],
                 number => at.number(plan, number, slot, g, t),
             })
         };
@@ -927,29 +929,83 @@ fn ptxas() -> Option<PathBuf> {
         .then_some(ptxas)
 }
 
+/// The entries of several texts as one.
+fn joined(texts: &[String]) -> String {
+    let bodies = texts.iter().map(|text| &text[super::HEADER.len()..]);
+    super::HEADER.to_owned() + &bodies.collect::<String>()
+}
+
+/// Compiles a text for a GPU: what each entry takes, by name, as `records/formulas.json` has it.
+fn compiled(ptxas: &Path, text: &str, target: &str) -> BTreeMap<String, Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let [from, to] = ["in.ptx", "out"].map(|name| folder.path().join(name));
+    std::fs::write(&from, text).unwrap();
+    let mut command = Command::new(ptxas);
+    let command = command.args(["-v", "-arch", target, "-o"]).args([to, from]);
+    let output = command.output().unwrap();
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "for {target}: {says}");
+    let entries = regex::Regex::new(
+        r"properties for (\w+)\s+(\d+) bytes stack frame.*\s+ptxas info\s+: Used (\d+) registers",
+    );
+    let entries = entries.unwrap();
+    let entries = entries.captures_iter(&says).map(|found| {
+        let number = |i: usize| found[i].parse::<u32>().unwrap();
+        let taken = json!({"registers": number(3), "spilled": number(2)});
+        (found[1].to_owned(), taken)
+    });
+    entries.collect()
+}
+
 #[test]
 fn the_real_compiler_takes_every_entry() {
     let Some(ptxas) = ptxas() else {
         return eprintln!("skipped: there is no ptxas");
     };
-    let folder = tempfile::tempdir().unwrap();
-    for (name, plan) in [
+    let carried = rows().into_iter().map(|row| {
+        let file = file(row.entry.name).expect("its file");
+        let method = FileMethod::of(&file.definition, |_| None, 0.1);
+        method.kernels().text().to_owned()
+    });
+    let carried = joined(&carried.collect::<Vec<_>>());
+    let by_hand = [
         ("adam", adam()),
         ("momo", momo()),
         ("lamb", lamb()),
         ("operators", operators()),
-    ] {
-        let file = folder.path().join(format!("{name}.ptx"));
-        std::fs::write(&file, Kernels::new(&plan, name).text()).unwrap();
-        for target in ["sm_80", "sm_90a", "sm_100"] {
-            let output = Command::new(&ptxas)
-                .args(["-v", "--warn-on-spills", "-arch", target, "-o"])
-                .args([&folder.path().join("out"), &file])
-                .output()
-                .unwrap();
-            let says = String::from_utf8_lossy(&output.stderr);
-            println!("{says}");
-            assert!(output.status.success(), "{name} for {target}: {says}");
-        }
+    ];
+    let by_hand = by_hand.map(|(name, plan)| {
+        let name = format!("test {name}");
+        Kernels::new(&plan, &name).text().to_owned()
+    });
+    let all = joined(&[carried.clone(), joined(&by_hand)]);
+    let entries = all.matches(".visible .entry").count();
+    let (_, taken) = rayon::join(
+        || {
+            for target in ["sm_80", "sm_100"] {
+                assert_eq!(compiled(&ptxas, &all, target).len(), entries);
+            }
+        },
+        || compiled(&ptxas, &all, "sm_90a"),
+    );
+    assert_eq!(taken.len(), entries);
+    // What the carried methods take is on record, by one version of the compiler.
+    let version = Command::new(&ptxas).arg("--version").output().unwrap();
+    let record: Value =
+        serde_json::from_str(include_str!("../../../../records/formulas.json")).unwrap();
+    let recorded = record["ptxas"].as_str().unwrap();
+    if !String::from_utf8_lossy(&version.stdout).contains(recorded) {
+        return eprintln!("skipped: {} is not {recorded}", ptxas.display());
     }
+    let of_tests = |name: &String| name.starts_with("formula_test_");
+    let now: BTreeMap<_, _> = taken
+        .into_iter()
+        .filter(|(name, _)| !of_tests(name))
+        .collect();
+    let lines = now.iter().map(|(name, taken)| format!("{name:?}: {taken}"));
+    assert!(
+        json!(now) == record["entries"],
+        "records/formulas.json says otherwise. If this is meant, its entries become\n{}",
+        lines.collect::<Vec<_>>().join(",\n")
+    );
 }

@@ -30,8 +30,6 @@ pub struct At {
     pub coefficients: Option<Operand>,
     pub group: Option<Operand>,
     pub tensor: Option<Operand>,
-    /// Those that were read before this code may write any.
-    pub scalars: Vec<(usize, Operand)>,
     /// Places of sums over all parameters in shared memory.
     pub sums: Vec<(usize, usize)>,
     pub tensor_sums: Vec<(usize, Operand)>,
@@ -126,10 +124,7 @@ impl<'a> Writer<'a> {
                 let loss = self.text.load(Class::Single, "global.f32", loss, 0);
                 self.text.double(loss)
             }
-            Number::State(i) => match of(&at.scalars, i) {
-                Some(value) => value,
-                None => self.entry(Given::Scalars, None, 0, i),
-            },
+            Number::State(i) => self.entry(Given::Scalars, None, 0, i),
             Number::Slot(i) => self.entry(Given::Slots, at.group, plan.group_slots, i),
             Number::Sum(i) => {
                 let place = of(&at.sums, i).expect("numbers read sums of the pass before");
