@@ -12,7 +12,6 @@ use super::mistakes::Mistakes;
 use super::syntax::{Default, Definition, Expr, Key, Kind, State};
 use crate::config::{Form, position, printable, suggestion};
 use crate::error::{Error, Result};
-use crate::optim::ROWS;
 
 /// Files of methods.
 const FORM: Form = Form {
@@ -100,8 +99,7 @@ impl<'t> FileReader<'t> {
         self.checker.unread();
         let evaluate = self.statements(document, Section::Evaluate, "evaluate");
         self.checker.unread();
-        let rest = self.rest(document);
-        self.checker.unused(rest.is_some());
+        self.checker.unused();
         if step.is_none() {
             self.wrong(
                 0,
@@ -119,7 +117,7 @@ impl<'t> FileReader<'t> {
             step: step.unwrap_or_default(),
             evaluate: evaluate.unwrap_or_default(),
             reports,
-            rest,
+            rest: self.rest(document),
             text: self.text.to_owned(),
         }
     }
@@ -429,13 +427,7 @@ impl<'t> FileReader<'t> {
                 format!("unknown parameters {to:?} (expected \"matrix\")"),
             );
         }
-        let (rest, at) = self.required(table, at, "rest", "[apply]")?;
-        let all = ROWS.iter().filter(|row| row.rest.is_none());
-        let known: Vec<&str> = all.map(|row| row.entry.name).collect();
-        if !known.contains(&rest) {
-            let hint = suggestion(rest, &known);
-            self.wrong(at, format!("no method {rest:?} for all parameters {hint}"));
-        }
+        let (rest, _) = self.required(table, at, "rest", "[apply]")?;
         Some(rest.to_owned())
     }
 }

@@ -30,13 +30,9 @@ const UNKNOWN: Look = Look {
     marker: Marker::Hollow(Shape::Diamond),
 };
 
-/// A method's colour and marker. Files that configs name by a path need not be there any more.
+/// A method's colour and marker.
 pub fn look(method: &str) -> Look {
-    match optim::row(method) {
-        Some(row) => row.look,
-        None if method.ends_with(".toml") => optim::formula::look(method),
-        None => UNKNOWN,
-    }
+    optim::row(method).map_or(UNKNOWN, |row| row.look)
 }
 
 /// A metric's name on an axis.
