@@ -10,6 +10,7 @@
 
 mod adabelief;
 mod adabound;
+mod adafactor;
 mod adam;
 mod average;
 mod cautious;
@@ -39,7 +40,8 @@ use crate::graph::Tensor;
 pub use groups::{GROUP_KEYS, Match};
 pub use stepper::Stepper;
 pub use update::{
-    AnyMethod, HostStep, Operands, Optimizer, Place, SecondGradient, Update, Vectors, sum_blocks,
+    AnyMethod, HostStep, Operands, Optimizer, Place, SecondGradient, Tables, Update, Vectors,
+    sum_blocks,
 };
 
 /// The optimizers that are written in Rust, in the order in which `list` shows them.
@@ -58,6 +60,7 @@ pub const ROWS: &[Row] = &[
     adabelief::ADABELIEF,
     lion::LION,
     muon::MUON,
+    adafactor::ADAFACTOR,
 ];
 
 /// Batches of a step.
@@ -277,6 +280,11 @@ pub trait Method: Send + 'static {
     /// For parameters of these shapes.
     fn memory(&self, of: &[Tensor]) -> Memory;
 
+    /// What it has beside its memory.
+    fn tables(&self, _of: &[Tensor]) -> Tables {
+        Tables::default()
+    }
+
     /// Has it one update for all groups of parameters, such as one that sums over all of them or asks for another gradient,
     /// and not one for each? It goes through [`Update::groups`] then, whose own keys are the same.
     fn joins_groups(&self) -> bool {
@@ -346,6 +354,8 @@ pub struct Memory {
     pub vectors: Vec<StateVector>,
     /// Numbers for each of the parameters' tensors, 0 before the first step.
     pub per_tensor: usize,
+    /// Further numbers, 0 before the first step, which the method lays out itself.
+    pub numbers: usize,
     /// Floats of workspace, which hold anything when a step begins.
     pub workspace: usize,
     /// Do its kernels ask for [`Update::ranges`]?

@@ -26,8 +26,8 @@
 //! the shorter side of a matrix is longer, the polynomial is a launch of its own.
 
 use super::{
-    At, BETAS, EPS, LR, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
-    Vectors, WEIGHT_DECAY, lerp,
+    At, BETAS, EPS, LR, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Tables,
+    Update, Vectors, WEIGHT_DECAY, lerp,
 };
 use crate::config::{Entry, Key, Kind};
 use crate::cpu::gemm::{self, gemm};
@@ -172,9 +172,17 @@ impl Method for Muon {
         let n: usize = of.iter().map(|tensor| tensor.range.len).sum();
         Memory {
             vectors: StateVector::zeros(["momentum_buffer"]),
-            workspace: squares(n) + 2 * BLOCKS * of.len(),
+            workspace: 4 * n,
             ranges: true,
             ..Memory::default()
+        }
+    }
+
+    /// Sums of squares.
+    fn tables(&self, of: &[Tensor]) -> Tables {
+        Tables {
+            doubles: BLOCKS * of.len(),
+            ..Tables::default()
         }
     }
 
@@ -189,15 +197,14 @@ impl Method for Muon {
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
         let (n, count) = (u.w.len, u.tensors.len());
         let [mut x, mut y, a, b] = std::array::from_fn(|i| u.work.part(i * n, n));
-        let squares = u.work.part(squares(n), 2 * BLOCKS * count).cast::<f64>();
         let (entries, bf16) = (Grid::from((BLOCKS, count)), i32::from(self.bf16));
         let ([buffer], ranges) = (u.vectors(), u.ranges);
         let nesterov = i32::from(self.nesterov);
         let (now, steps) = (u.now, u.coefficients);
         kernels::muon_momentum(
-            program, entries, now, steps, ranges, u.g, buffer, x, squares, nesterov,
+            program, entries, now, steps, ranges, u.g, buffer, x, u.doubles, nesterov,
         );
-        kernels::muon_normalize(program, entries, ranges, squares, x, bf16);
+        kernels::muon_normalize(program, entries, ranges, u.doubles, x, bf16);
 
         let matrices = || u.tensors.iter().map(Matrix::of);
         let side = matrices().map(Matrix::side).max().unwrap_or(0);
@@ -240,18 +247,16 @@ impl Method for Muon {
     fn host(&self, u: &Update<Self>, program: &mut Program) {
         let muon = *self;
         let matrices: Vec<Matrix> = u.tensors.iter().map(Matrix::of).collect();
-        let lengths: Vec<usize> = u.tensors.iter().map(|tensor| tensor.range.len).collect();
+        let lengths = u.tensors.iter().map(|tensor| [tensor.range.len, 0]);
+        let lengths: Vec<[usize; 2]> = lengths.collect();
         u.host(program, "muon", move |mut step| {
             let c = *step.coefficients;
-            let vectors = step.vectors();
-            vectors.for_tensors(&lengths, |i, vectors| muon.step(matrices[i], c, vectors));
+            let (vectors, numbers) = step.vectors_and_numbers();
+            vectors.for_tensors(numbers, &lengths, |i, vectors, _| {
+                muon.step(matrices[i], c, vectors);
+            });
         });
     }
-}
-
-/// Where sums of squares lie behind X, its successor, A and the polynomial, each as long as the parameters.
-fn squares(n: usize) -> usize {
-    4 * n
 }
 
 impl Muon {

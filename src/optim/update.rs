@@ -323,14 +323,15 @@ fn place(
     let Memory {
         vectors,
         per_tensor,
+        numbers,
         workspace,
         ranges,
-        ..
     } = method.memory(&tensors);
     let Tables { constants, doubles } = method.tables(&tensors, &groups);
     let mut zeros = |name, len| machine.alloc_with(name, &vec![0f32; len]);
     let state = zeros("the optimizer's state", vectors.len() * w.len)?;
     let per_tensor = zeros("the optimizer's state", per_tensor * tensors.len())?;
+    let numbers = zeros("the optimizer's state", numbers)?;
     let scalars = machine.alloc_with("scalars", &method.scalars())?;
     let ranges: Vec<_> = tensors.iter().filter(|_| ranges).map(range).collect();
     let series = vec![0f64; reports.steps.len() * steps];
@@ -348,6 +349,7 @@ fn place(
         scalars,
         state,
         per_tensor,
+        numbers,
         work: machine.alloc("the optimizer's workspace", workspace)?,
         doubles: machine.alloc("the optimizer's workspace", doubles)?,
         constants: constants
@@ -391,6 +393,7 @@ impl Operands {
             let own = [
                 ("state", at.state.cast()),
                 ("per_tensor", at.per_tensor.cast()),
+                ("numbers", at.numbers.cast()),
                 ("scalars", at.scalars),
             ];
             own.map(|(name, view)| (format!("{i}.{name}"), view))
@@ -425,6 +428,7 @@ pub struct Place {
     pub(super) scalars: View<u8>,
     pub(super) state: View<f32>,
     pub(super) per_tensor: View<f32>,
+    pub(super) numbers: View<f32>,
     pub(super) work: View<f32>,
     pub(super) doubles: View<f64>,
     pub(super) constants: Vec<View<u8>>,
@@ -447,10 +451,16 @@ pub struct Update<'a, M: Method + ?Sized> {
     pub scalars: View<M::Scalars>,
     /// (tensors, [`Memory::per_tensor`])
     pub per_tensor: View<f32>,
+    /// [`Memory::numbers`] of them.
+    pub numbers: View<f32>,
     /// [`Memory::workspace`] floats.
     pub work: View<f32>,
     /// Of [`Update::tensors`], where [`Memory::ranges`] asks for them.
     pub ranges: View<TensorRange>,
+    /// [`Tables::doubles`] of them.
+    pub doubles: View<f64>,
+    /// [`Tables::constants`].
+    pub constants: &'a [View<u8>],
     /// Room for three partial sums of each of [`Update::sum_blocks`].
     pub partial: View<f64>,
     /// All of [`Update::vectors`], end to end.
@@ -476,8 +486,11 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             coefficients: tables.part(0, tables.len / operands.groups.len()),
             scalars: operands.scalars.cast(),
             per_tensor: operands.per_tensor,
+            numbers: operands.numbers,
             work: operands.work,
             ranges: operands.ranges,
+            doubles: operands.doubles,
+            constants: &operands.constants,
             partial: operands.partial,
             state: operands.state,
             series: operands.series,
@@ -553,12 +566,14 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
             self.scalars.into(),
             self.series.into(),
             self.work.into(),
+            self.numbers.into(),
         ];
         let steps = self.steps;
         let groups: Vec<(usize, Range)> =
             self.groups().map(|group| (group.i, group.range)).collect();
         program.host(name, reads, writes, move |reads, writes| {
-            let ([now, tables, loss, g], [w, state, scalars, series, work]) = (reads, writes);
+            let ([now, tables, loss, g], [w, state, scalars, series, work, numbers]) =
+                (reads, writes);
             let now: &Step = one(now);
             let slot = now.slot as usize;
             body(HostStep {
@@ -571,6 +586,7 @@ impl<'a, M: Method + ?Sized> Update<'a, M> {
                 g: floats(g),
                 state: floats_mut(state),
                 work: floats_mut(work),
+                numbers: floats_mut(numbers),
                 scalars: one_mut(scalars),
                 series: bytemuck::cast_slice_mut(series),
                 steps,
@@ -652,6 +668,7 @@ pub struct HostStep<'a, M: Method + ?Sized> {
     g: &'a [f32],
     state: &'a mut [f32],
     work: &'a mut [f32],
+    numbers: &'a mut [f32],
     series: &'a mut [f64],
     steps: usize,
     slot: usize,
@@ -660,14 +677,20 @@ pub struct HostStep<'a, M: Method + ?Sized> {
 impl<M: Method + ?Sized> HostStep<'_, M> {
     /// Parameters, gradient, the vectors that [`Memory::vectors`] names, and behind them those of the workspace.
     pub fn vectors<const K: usize>(&mut self) -> Vectors<'_, K> {
+        self.vectors_and_numbers().0
+    }
+
+    /// The same, and what [`Memory::numbers`] asks for.
+    pub fn vectors_and_numbers<const K: usize>(&mut self) -> (Vectors<'_, K>, &mut [f32]) {
         let n = self.g.len().max(1);
         let work = self.work.chunks_exact_mut(n);
         let mut vectors = self.state.chunks_exact_mut(n).chain(work);
-        Vectors {
+        let vectors = Vectors {
             w: self.w,
             g: self.g,
             state: [(); K].map(|()| vectors.next().unwrap_or_default()),
-        }
+        };
+        (vectors, self.numbers)
     }
 
     /// How many groups there are.
@@ -744,25 +767,34 @@ impl<const K: usize> Vectors<'_, K> {
         std::array::from_fn(|i| x[i] + y[i])
     }
 
-    /// Runs `f` on each of several tensors of these lengths that lie one behind the other, in parallel.
-    pub fn for_tensors(self, lengths: &[usize], f: impl Fn(usize, Vectors<'_, K>) + Sync) {
-        self.for_tensors_from(0, lengths, &f);
+    /// Runs `f` on each of several tensors that lie one behind the other, in parallel. Each has so many parameters, and so
+    /// many of the numbers.
+    pub fn for_tensors(
+        self,
+        numbers: &mut [f32],
+        lengths: &[[usize; 2]],
+        f: impl Fn(usize, Vectors<'_, K>, &mut [f32]) + Sync,
+    ) {
+        self.for_tensors_from(0, numbers, lengths, &f);
     }
 
     fn for_tensors_from(
         self,
         first: usize,
-        lengths: &[usize],
-        f: &(impl Fn(usize, Vectors<'_, K>) + Sync),
+        numbers: &mut [f32],
+        lengths: &[[usize; 2]],
+        f: &(impl Fn(usize, Vectors<'_, K>, &mut [f32]) + Sync),
     ) {
         if lengths.len() == 1 {
-            return f(first, self);
+            return f(first, self, numbers);
         }
         let (before, behind) = lengths.split_at(lengths.len() / 2);
-        let (left, right) = self.split_at(before.iter().sum());
+        let [length, count] = [0, 1].map(|i| before.iter().map(|lengths| lengths[i]).sum());
+        let (left, right) = self.split_at(length);
+        let (numbers, others) = numbers.split_at_mut(count);
         rayon::join(
-            || left.for_tensors_from(first, before, f),
-            || right.for_tensors_from(first + before.len(), behind, f),
+            || left.for_tensors_from(first, numbers, before, f),
+            || right.for_tensors_from(first + before.len(), others, behind, f),
         );
     }
 
@@ -788,7 +820,7 @@ impl<const K: usize> Vectors<'_, K> {
     }
 }
 
-/// See [`AnyMethod::tables`].
+/// What a method has beside its memory.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// What never changes.
@@ -801,9 +833,7 @@ pub struct Tables {
 pub trait AnyMethod: Send {
     fn memory(&self, of: &[Tensor]) -> Memory;
     /// What it has beside its memory, for groups that lie one behind the other.
-    fn tables(&self, _of: &[Tensor], _groups: &[Range]) -> Tables {
-        Tables::default()
-    }
+    fn tables(&self, of: &[Tensor], groups: &[Range]) -> Tables;
     fn joins_groups(&self) -> bool;
     fn coefficients_size(&self) -> usize;
     fn coefficients(&mut self, at: At, to: &mut Vec<u8>);
@@ -829,6 +859,10 @@ pub trait AnyMethod: Send {
 impl<M: Method> AnyMethod for M {
     fn memory(&self, of: &[Tensor]) -> Memory {
         Method::memory(self, of)
+    }
+
+    fn tables(&self, of: &[Tensor], _: &[Range]) -> Tables {
+        Method::tables(self, of)
     }
 
     fn joins_groups(&self) -> bool {

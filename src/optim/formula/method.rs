@@ -149,7 +149,7 @@ impl AnyMethod for FileMethod {
             vectors: vectors.collect(),
             per_tensor: size_of::<f64>() / size_of::<f32>() * self.plan.tensors.len(),
             workspace: work * n,
-            ranges: false,
+            ..Memory::default()
         }
     }
 
