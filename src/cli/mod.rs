@@ -7,6 +7,7 @@ mod data;
 mod device;
 mod groups;
 mod list;
+mod optimizer;
 mod output;
 mod plot;
 mod print;
@@ -17,6 +18,7 @@ mod signals;
 mod sources;
 mod table;
 mod train;
+mod try_optimizer;
 mod verify;
 
 pub use print::note;
@@ -53,6 +55,8 @@ enum Command {
     Verify(verify::Verify),
     /// Configs: check them, print their runs, split them
     Config(config::Args),
+    /// Optimizers as files: check them, print those that the program carries, try them
+    Optimizer(optimizer::Args),
     /// Data sets: what is there, and getting and checking the rest
     Data(data::Args),
     Record(record::Args),
@@ -84,6 +88,7 @@ impl Cli {
             Command::Train(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Config(command) => command.run(),
+            Command::Optimizer(command) => command.run(),
             Command::Data(command) => {
                 use_threads(None)?;
                 data::run(&command).map(|()| 0)

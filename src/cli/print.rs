@@ -4,6 +4,7 @@ use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use crate::error::{Error, Kind, Result};
 use crate::results::escape;
+use crate::results::json::repr;
 
 /// Prints a text as it is.
 pub fn print(text: &str) -> Result<()> {
@@ -40,6 +41,11 @@ pub fn coloured(word: &str, good: bool) -> String {
 /// "1 run", "2 runs".
 pub fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A number as Python prints it, rounded to six digits.
+pub fn six_digits(x: f64) -> String {
+    repr(format!("{x:.5e}").parse().expect("a number"))
 }
 
 /// A table without borders for stdout, its header in bold where colour is wanted.

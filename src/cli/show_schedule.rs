@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::config::Source;
 use super::plot::Format;
-use super::print;
+use super::print::{self, six_digits};
 use super::sources::Overwrite;
 use crate::config::RunConfig;
 use crate::data::{Library, fetch};
@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::results::file;
-use crate::results::json::repr;
 use crate::results::plot::chart::{Axis, Chart, Scale, Series};
 use crate::train::steps_per_epoch;
 
@@ -245,8 +244,4 @@ fn print_tables(lines: &[Line]) -> Result<()> {
         print::println(table)?;
     }
     Ok(())
-}
-
-fn six_digits(x: f64) -> String {
-    repr(format!("{x:.5e}").parse().expect("a number"))
 }

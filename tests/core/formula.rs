@@ -7,7 +7,7 @@ use std::process::Command;
 use stepback_native::device::gpu::Precision;
 use stepback_native::error::Kind as ErrorKind;
 use stepback_native::optim::formula::syntax::{Default, Definition, Expr, Kind, Statement};
-use stepback_native::optim::formula::{load, random_program, read};
+use stepback_native::optim::formula::{self, load, random_program, read};
 
 use crate::common::draws::Draws;
 use crate::common::formulas::compare;
@@ -19,6 +19,7 @@ about = "Adam with a second, slow average"
 
 [defaults]
 lr = 2e-3
+aux_lr = 1e-3
 betas = [0.9, 0.999, 0.9999]
 alpha = 5
 warm = true
@@ -86,13 +87,14 @@ fn a_file_is_read() {
         .map(|key| (key.name.as_str(), &key.default))
         .collect();
     assert_eq!(defaults[0], ("lr", &Default::Number(2e-3)));
+    assert_eq!(defaults[1], ("aux_lr", &Default::Number(1e-3)));
     assert_eq!(
-        defaults[1],
+        defaults[2],
         ("betas", &Default::List(vec![0.9, 0.999, 0.9999]))
     );
-    assert_eq!(defaults[3], ("warm", &Default::Flag(true)));
-    assert_eq!(defaults[4], ("limit", &Default::Number(f64::INFINITY)));
-    let Default::Formula(slow) = defaults[5].1 else {
+    assert_eq!(defaults[4], ("warm", &Default::Flag(true)));
+    assert_eq!(defaults[5], ("limit", &Default::Number(f64::INFINITY)));
+    let Default::Formula(slow) = defaults[6].1 else {
         panic!("{defaults:?}")
     };
     assert_eq!(slow.to_string(), "sqrt(betas[2])");
@@ -397,6 +399,9 @@ fn mistakes_of_files_are_told_with_their_places() {
             "5:1: [apply] has no key \"rest\"",
             "6:6: unknown parameters \"vectors\" (expected \"matrix\")",
         ]),
+        (format!("name = 'x'\n{step}[defaults]\naux_lr = 1\n[apply]\nto = 'matrix'\nrest = 'adan'\n"), &[
+            "8:8: no method \"adan\" for all parameters (did you mean \"adam\"?)",
+        ]),
         ("name = 'x'\nstate = 3\nstep = 4\n".into(), &[
             "1:1: no section [step] (expected one with code that assigns w)",
             "2:9: \"state\" is an integer (expected a section, [state])",
@@ -535,5 +540,17 @@ fn random_methods_do_the_same_on_every_machine() {
         let [exact, close, _] = counts;
         assert!(exact + close >= 60, "few can be compared: {counts:?}");
         counts = [0; 3];
+    }
+}
+
+#[test]
+fn files_look_different_in_figures() {
+    use stepback_native::results::plot::look;
+    let mut looks = Vec::new();
+    let carried = formula::rows().into_iter().map(|row| row.entry.name);
+    for name in carried.chain(["mine/a.toml", "mine/b.toml"]) {
+        let look = look(name);
+        assert!(!looks.contains(&look), "{name}");
+        looks.push(look);
     }
 }

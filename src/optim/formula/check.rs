@@ -7,6 +7,7 @@ use super::code::{Assignment, Function, Node, What, is_function, is_name, is_res
 use super::mistakes::Mistakes;
 use super::syntax::{Expr, Kind, Operator, Over, Statement};
 use crate::config::suggestion;
+use crate::optim::groups::AUX;
 use crate::optim::{COMMON_KEYS, LR, WEIGHT_DECAY};
 
 /// What a step is given, and whether it is known where weights are evaluated.
@@ -295,9 +296,11 @@ impl<'t> Checker<'t> {
         }
     }
 
-    /// What is declared and serves nothing, once all sections are checked.
-    pub fn unused(&mut self) {
-        for (name, declared) in &self.declared {
+    /// What is declared and serves nothing, once all sections are checked. `rest`: another method updates some parameters,
+    /// whose keys may have other defaults here.
+    pub fn unused(&mut self, rest: bool) {
+        let own = |name: &&&str| !(rest && name.starts_with(AUX));
+        for (name, declared) in self.declared.iter().filter(|(name, _)| own(name)) {
             let Some(at) = declared.at.filter(|_| self.complete) else {
                 continue;
             };

@@ -2,6 +2,7 @@
 
 mod check;
 mod code;
+mod cost;
 mod evaluate;
 mod graph;
 mod host;
@@ -17,7 +18,8 @@ mod rounds;
 pub mod syntax;
 mod table;
 
+pub use cost::StateBytes;
 pub use method::FileMethod;
 pub use random::random_program;
 pub use read::{load, read};
-pub use table::{MethodFile, file, find, rows};
+pub use table::{MethodFile, file, find, look, rows, texts};

@@ -12,6 +12,7 @@ use super::mistakes::Mistakes;
 use super::syntax::{Default, Definition, Expr, Key, Kind, State};
 use crate::config::{Form, position, printable, suggestion};
 use crate::error::{Error, Result};
+use crate::optim::ROWS;
 
 /// Files of methods.
 const FORM: Form = Form {
@@ -99,7 +100,8 @@ impl<'t> FileReader<'t> {
         self.checker.unread();
         let evaluate = self.statements(document, Section::Evaluate, "evaluate");
         self.checker.unread();
-        self.checker.unused();
+        let rest = self.rest(document);
+        self.checker.unused(rest.is_some());
         if step.is_none() {
             self.wrong(
                 0,
@@ -117,7 +119,7 @@ impl<'t> FileReader<'t> {
             step: step.unwrap_or_default(),
             evaluate: evaluate.unwrap_or_default(),
             reports,
-            rest: self.rest(document),
+            rest,
             text: self.text.to_owned(),
         }
     }
@@ -427,7 +429,13 @@ impl<'t> FileReader<'t> {
                 format!("unknown parameters {to:?} (expected \"matrix\")"),
             );
         }
-        let (rest, _) = self.required(table, at, "rest", "[apply]")?;
+        let (rest, at) = self.required(table, at, "rest", "[apply]")?;
+        let all = ROWS.iter().filter(|row| row.rest.is_none());
+        let known: Vec<&str> = all.map(|row| row.entry.name).collect();
+        if !known.contains(&rest) {
+            let hint = suggestion(rest, &known);
+            self.wrong(at, format!("no method {rest:?} for all parameters {hint}"));
+        }
         Some(rest.to_owned())
     }
 }

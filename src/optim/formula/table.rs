@@ -14,13 +14,13 @@ use crate::optim::groups::AUX;
 use crate::optim::{AnyMethod, LR, Look, Marker, Reports, Row, Shape, WEIGHT_DECAY};
 
 macro_rules! files {
-    ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../../optimizers/", $name, ".toml")))),*]
+    ($folder:literal: $($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../", $folder, "/", $name, ".toml")))),*]
     };
 }
 
 /// Names and texts, in the order in which `list` shows them.
-const FILES: &[(&str, &str)] = files![
+const FILES: &[(&str, &str)] = files!["optimizers":
     "rmsprop",
     "adagrad",
     "adadelta",
@@ -51,6 +51,28 @@ const FILES: &[(&str, &str)] = files![
     "momo-adam-star-max",
 ];
 
+/// What methods of the table do, as files: starts for one's own, which tests hold against the hand-written kernels.
+const TWINS: &[(&str, &str)] = files!["tests/optimizers":
+    "sgd",
+    "sgd-m",
+    "sgd-nesterov",
+    "adam",
+    "adamw",
+    "momo",
+    "momo-star",
+    "momo-adam",
+    "momo-adam-star",
+    "prox-sps",
+    "adabound",
+    "adabelief",
+    "lion",
+];
+
+/// Names and texts of all files that the program carries.
+pub fn texts() -> impl Iterator<Item = (&'static str, &'static str)> {
+    TWINS.iter().chain(FILES).copied()
+}
+
 /// A method that is a file.
 pub struct MethodFile {
     pub definition: Definition,
@@ -60,9 +82,9 @@ pub struct MethodFile {
 
 /// All that this process has read, by their rows. They stay as long as it does, as those of the table do.
 static FOUND: LazyLock<RwLock<Vec<(&'static Row, &'static MethodFile)>>> = LazyLock::new(|| {
-    let carried = FILES.iter().enumerate().map(|(nth, (name, text))| {
+    let carried = FILES.iter().map(|(name, text)| {
         let definition = super::read(text.as_bytes(), &format!("optimizers/{name}.toml"));
-        row(definition.expect("files that tests have read"), name, nth)
+        row(definition.expect("files that tests have read"), name)
     });
     RwLock::new(carried.collect())
 });
@@ -113,7 +135,7 @@ pub fn find(name: &str, beside: &Path) -> Result<()> {
             )));
         }
         None => {
-            let row = row(definition, name, found.len());
+            let row = row(definition, name);
             found.push(row);
         }
     }
@@ -147,7 +169,7 @@ fn hash(definition: &Definition) -> String {
 }
 
 /// A row for a file's method under a name.
-fn row(definition: Definition, name: &str, nth: usize) -> (&'static Row, &'static MethodFile) {
+fn row(definition: Definition, name: &str) -> (&'static Row, &'static MethodFile) {
     let file: &'static MethodFile = Box::leak(Box::new(MethodFile {
         hash: hash(&definition),
         definition,
@@ -155,7 +177,9 @@ fn row(definition: Definition, name: &str, nth: usize) -> (&'static Row, &'stati
     let definition = &file.definition;
     let mut keys: Vec<Key> = definition.keys.iter().map(key).collect();
     let rest = definition.rest.as_deref();
-    keys.extend(rest.into_iter().flat_map(aux_keys));
+    let of_rest = rest.into_iter().flat_map(aux_keys);
+    let others = of_rest.filter(|key| definition.keys.iter().all(|own| own.name != key.name));
+    keys.extend(others);
     let steps: Vec<&'static str> = definition.reports.iter().map(String::as_str).collect();
     let row = Box::leak(Box::new(Row {
         entry: Entry {
@@ -164,7 +188,7 @@ fn row(definition: Definition, name: &str, nth: usize) -> (&'static Row, &'stati
             paper: &definition.paper,
             keys: Vec::leak(keys),
         },
-        look: look(nth),
+        look: look(name),
         reports: Reports {
             steps: Vec::leak(steps),
             epoch: &[],
@@ -223,8 +247,9 @@ fn key(key: &'static super::syntax::Key) -> Key {
     }
 }
 
-/// Colours and markers of files: no two of the first hundred have both in common.
-fn look(nth: usize) -> Look {
+/// Colour and marker of a file's method, whether it was read or not. No two that the program carries have both in common; of
+/// others the name decides.
+pub fn look(name: &str) -> Look {
     const COLOURS: [u32; 7] = [
         0x1b9e77, 0xd95f02, 0x7570b3, 0xe7298a, 0x66a61e, 0xa6761d, 0x4c566a,
     ];
@@ -240,6 +265,12 @@ fn look(nth: usize) -> Look {
         Shape::Spark,
         Shape::Cross,
     ];
+    let carried = FILES.iter().position(|(other, _)| *other == name);
+    let nth = carried.unwrap_or_else(|| {
+        let bytes = name.bytes().map(usize::from);
+        let sum = bytes.fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        FILES.len() + sum % (2 * COLOURS.len() * SHAPES.len() - FILES.len())
+    });
     let shape = SHAPES[nth / 2 % SHAPES.len()];
     Look {
         colour: COLOURS[nth % COLOURS.len()],

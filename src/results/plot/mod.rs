@@ -30,9 +30,13 @@ const UNKNOWN: Look = Look {
     marker: Marker::Hollow(Shape::Diamond),
 };
 
-/// A method's colour and marker.
+/// A method's colour and marker. Files that configs name by a path need not be there any more.
 pub fn look(method: &str) -> Look {
-    optim::row(method).map_or(UNKNOWN, |row| row.look)
+    match optim::row(method) {
+        Some(row) => row.look,
+        None if method.ends_with(".toml") => optim::formula::look(method),
+        None => UNKNOWN,
+    }
 }
 
 /// A metric's name on an axis.
