@@ -1,5 +1,6 @@
 //! Methods that are files of formulas.
 
+mod blocks;
 mod check;
 mod code;
 mod cost;
