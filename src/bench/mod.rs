@@ -159,7 +159,7 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     } else {
         &[3001]
     };
-    for row in optim::ROWS {
+    for row in optim::rows() {
         let name = row.entry.name;
         for &n in sizes.iter().filter(|_| name.contains(filter)) {
             let line = optimizer(target, name, n);
