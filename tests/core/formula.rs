@@ -7,7 +7,7 @@ use std::process::Command;
 use stepback_native::device::gpu::Precision;
 use stepback_native::error::Kind as ErrorKind;
 use stepback_native::optim::formula::syntax::{Default, Definition, Expr, Kind, Statement};
-use stepback_native::optim::formula::{self, load, random_program, read};
+use stepback_native::optim::formula::{self, FileMethod, load, random_program, read};
 
 use crate::common::draws::Draws;
 use crate::common::formulas::compare;
@@ -553,4 +553,20 @@ fn files_look_different_in_figures() {
         assert!(!looks.contains(&look), "{name}");
         looks.push(look);
     }
+}
+
+/// Its layouts are more than can be tried.
+#[test]
+fn a_step_of_many_sums_is_planned() {
+    let mut code = "a0 = g\n".to_owned();
+    for i in 0..40 {
+        code += &format!("a{} = a{i}/norm(a{i}) + exp(a{i})*g + {i}\n", i + 1);
+    }
+    let terms: Vec<String> = (0..=40).map(|i| format!("a{i}")).collect();
+    let file = format!(
+        "name = 'x'\n[step]\ncode = \"\"\"\n{code}w = {}\"\"\"",
+        terms.join(" + ")
+    );
+    let method = FileMethod::of(&definition(&file), |_| None, 0.0);
+    assert_eq!(method.plan().passes().count(), 41);
 }

@@ -12,6 +12,10 @@ use super::plan::{
 };
 use super::syntax::{Kind, Over};
 
+/// Nodes that a search looks at, or about so many, from each place where it starts: a step of many sums takes no longer
+/// than others, and may move more bytes than it must.
+const LOOKED_AT: usize = 300_000;
+
 /// Makes a plan of a step.
 pub fn plan(graph: &Graph) -> Plan {
     let live = graph.live();
@@ -212,10 +216,13 @@ impl Layout {
                 kept: BTreeSet::new(),
             },
         ];
+        let nodes = facts.rounds * facts.live_ids().count();
         let descend = |start: Layout| {
+            let mut left = LOOKED_AT / nodes.max(1);
             let (mut cost, mut layout) = (start.cost(facts)?, start);
             loop {
                 let moves = layout.moves(&candidates, &earliest, latest);
+                let moves = moves.take(left).inspect(|_| left -= 1);
                 let moves = moves.filter_map(|moved| Some((moved.cost(facts)?, moved)));
                 match moves.min_by_key(|(cost, _)| *cost) {
                     Some((less, moved)) if less < cost => (cost, layout) = (less, moved),
