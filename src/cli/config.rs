@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::groups::{self, Choice};
 use super::print::{self, count, print, println};
@@ -250,8 +250,8 @@ impl Split {
         let all = runs.len();
         if self.only_new {
             let done = self.done(&id)?;
-            let unknown = Map::new();
-            runs.retain(|run| done.get(&Identity::new(&run.to_json(), &unknown)).is_none());
+            let identity = |run: &RunConfig| Identity::new(&run.to_json(), &sweep::of_methods(run));
+            runs.retain(|run| done.get(&identity(run)).is_none());
         }
         let parts = config::split(&id, &runs, self.parts as usize)?;
         let parts: Vec<(PathBuf, String)> = (parts.into_iter())

@@ -287,7 +287,11 @@ impl Train {
             ..Options::default()
         };
         let store = Store::open(&self.output_dir, &experiment.id, options)?;
-        let identity = |run: &RunConfig| Identity::new(&run.to_json(), chosen);
+        let identity = |run: &RunConfig| {
+            let mut chosen = chosen.clone();
+            chosen.extend(sweep::of_methods(run));
+            Identity::new(&run.to_json(), &chosen)
+        };
         let identities = |runs: &[RunConfig]| runs.iter().map(identity).collect::<Vec<_>>();
         let done = store.settle(&identities(&experiment.runs));
         store.check_problems(&identities(&experiment.all))?;

@@ -389,8 +389,10 @@ impl<'a> Checker<'a> {
         let known: Vec<&str> = optimizers.iter().map(|entry| entry.name).collect();
         self.names(&names, "optimizer", &known);
         let mut any = false;
+        let mut lr = common.iter().copied().find(|key| key.name == "lr");
         for (_, name) in names {
             if let Some(entry) = optimizers.iter().find(|entry| *name == entry.name) {
+                lr = entry.keys.iter().find(|key| key.name == "lr").or(lr);
                 for schedule in self.schedules(path, map, lists) {
                     self.method(path, map, entry, schedule, lists);
                 }
@@ -402,7 +404,6 @@ impl<'a> Checker<'a> {
             self.missing_keys(path, map, &common, "");
             self.values(path, map, &common, lists);
         }
-        let lr = common.iter().find(|key| key.name == "lr");
         if let Some(default) = lr.and_then(|key| key.default)
             && !map.contains_key("lr")
         {

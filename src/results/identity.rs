@@ -190,7 +190,8 @@ impl Varying {
     /// The parts, but for those of `opt`, by which a run's setting differs from others: keys and values as Python
     /// prints them.
     pub fn beside_opt(&self, run: &Identity) -> Vec<(String, String)> {
-        let keys = self.keys.iter().filter(|key| !key.starts_with("opt."));
+        let of_opt = |key: &str| key.starts_with("opt.") || key == METHOD_FILES;
+        let keys = self.keys.iter().filter(|key| !of_opt(key));
         let shown = |key: &String| match run.0.get(key) {
             Some(value) if key == GROUPS => config::groups(value),
             Some(value) => python_str(value),

@@ -286,3 +286,35 @@ fn the_tutorials_say_what_happens() {
     let ran = folder.run("optimizer check mine/padam.toml").code(2);
     says(&ran.stderr);
 }
+
+/// A changed formula is another method; a changed comment is not.
+#[test]
+fn runs_are_told_apart_by_what_files_compute() {
+    let folder = Folder::new();
+    folder.write("mine/adam.toml", ADAM);
+    let config = json!({
+        "dataset": "synthetic_linear", "dataset_kwargs": {"p": 4, "n_samples": 20}, "model": "linear",
+        "loss_func": "squared", "score_func": "squared", "max_epoch": 1, "batch_size": 10, "n_runs": 1,
+        "opt": {"name": "mine/adam.toml", "lr": 0.1},
+    });
+    folder.write("c.json", config.to_string());
+    let trained = |what: &str| {
+        let ran = folder.run("train c.json --output-dir out").code(0);
+        let says = format!("c: {what} in ");
+        assert!(ran.stderr.contains(&says), "no {says:?}: {}", ran.stderr);
+    };
+    trained("1 run");
+    trained("0 runs");
+    folder.write(
+        "mine/adam.toml",
+        ADAM.replace("[state]", "# a comment\n[state]"),
+    );
+    trained("0 runs");
+    folder.write("mine/adam.toml", ADAM.replace("1e-8", "1e-6"));
+    trained("1 run");
+    let output: Value = serde_json::from_str(&folder.read("out/c.json")).unwrap();
+    let texts = output.as_array().unwrap().iter();
+    let texts = texts.map(|run| run["summary"]["optimizer_texts"]["mine/adam.toml"].as_str());
+    let with: Vec<bool> = texts.map(|text| text.unwrap().contains("1e-6")).collect();
+    assert_eq!(with, [true]);
+}
