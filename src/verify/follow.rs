@@ -54,8 +54,6 @@ pub struct Case {
     /// What a method reports, by name, after every step; null where it does not yet.
     #[serde(default)]
     scalars: BTreeMap<String, Vec<Option<f64>>>,
-    /// The places of the tensors that have one path alone; all of them if it is left out.
-    unique: Option<Vec<usize>>,
 }
 
 /// Our path.
@@ -100,7 +98,7 @@ impl Case {
             check.fail(format!("{}: it evaluates other weights", self.text()));
         }
         for ((ours, theirs), (k, what)) in ours.zip(theirs).zip(what.into_iter().flatten()) {
-            for i in self.compared(problem) {
+            for i in 0..problem.initial.len() {
                 let at = || format!("{} step {k} weight {i}{what}", self.text());
                 let scale = theirs[i].abs().max(SMALL);
                 check.compare(f64::from(ours[i]), theirs[i], scale, at);
@@ -143,18 +141,6 @@ impl Case {
 
     fn text(&self) -> Value {
         Value::Object(self.opt.clone())
-    }
-
-    /// The weights to be compared.
-    fn compared(&self, problem: &Problem) -> Vec<usize> {
-        let unique = |i: usize| {
-            self.unique
-                .as_ref()
-                .is_none_or(|unique| unique.contains(&i))
-        };
-        let ranges = ranges(&problem.shapes).enumerate();
-        let ranges = ranges.filter(|(i, _)| unique(*i));
-        ranges.flat_map(|(_, range)| range).collect()
     }
 
     /// Takes the steps of a path.
