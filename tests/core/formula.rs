@@ -394,6 +394,9 @@ fn mistakes_of_files_are_told_with_their_places() {
             "5:25: \"v\" is a vector (expected a scalar)",
             "5:30: \"names\" is an integer (expected names in a list)",
         ]),
+        ("name = 'x'\n[step]\ncode = 'epoch_ = norm(g); train_loss = epoch_; w = w - train_loss*g'\n[report]\nnames = ['train_loss']".into(), &[
+            "5:10: \"train_loss\" is in every history (give the scalar another name)",
+        ]),
         (format!("name = 'x'\n{step}[report]\n[apply]\nto = 'vectors'\n"), &[
             "4:1: [report] has no key \"names\"",
             "5:1: [apply] has no key \"rest\"",

@@ -10,6 +10,21 @@ use crate::config::suggestion;
 use crate::optim::groups::AUX;
 use crate::optim::{COMMON_KEYS, LR, WEIGHT_DECAY};
 
+/// What the history has of every epoch, by name.
+const HISTORY: [&str; 11] = [
+    "epoch",
+    "learning_rate",
+    "train_epoch_time",
+    "eval_epoch_time",
+    "model_norm",
+    "grad_norm",
+    "train_loss",
+    "train_score",
+    "val_loss",
+    "val_score",
+    "step_logs",
+];
+
 /// What a step is given, and whether it is known where weights are evaluated.
 const GIVEN: [(&str, Kind, bool); 15] = [
     ("w", Kind::Vector, true),
@@ -247,6 +262,10 @@ impl<'t> Checker<'t> {
 
     /// A name of [report] and where it stands, once [step] is checked.
     pub fn report(&mut self, name: &str, at: usize) {
+        if HISTORY.contains(&name) {
+            let what = format!("{name:?} is in every history (give the scalar another name)");
+            self.mistakes.add(at, what);
+        }
         let declared = self.declared.get_mut(name);
         let kind = match (declared, self.step.get(name)) {
             (

@@ -16,7 +16,7 @@ use super::places::Places;
 use super::plan::{Cell, Pass, Plan};
 use crate::device::gpu::{self, Argument, Grid, Kernel, Parameter, elementwise};
 use crate::device::{Program, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Range;
 use numbers::numbers;
 use passes::pass;
@@ -196,6 +196,12 @@ impl Kernels {
         program: &mut Program,
         gradient: &dyn Fn(&mut Program) -> Result<()>,
     ) -> Result<()> {
+        if at.groups.len() > THREADS as usize {
+            return Err(Error::usage(format!(
+                "groups: {} of one method that sums over all are more than the {THREADS} that its kernels take",
+                at.groups.len()
+            )));
+        }
         let mut before = None;
         for (round, [numbers, written]) in plan.rounds.iter().zip(&self.rounds) {
             if let Some(made) = numbers {
