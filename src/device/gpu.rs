@@ -1,6 +1,6 @@
 //! Kernels and their launches.
 //!
-//! Ops and optimizers add [`Launch`]es to a [`Program`](super::Program); what they name are ranges of buffers, not
+//! Ops and optimizers add [`Launch`]es to a [`Program`]; what they name are ranges of buffers, not
 //! addresses, so that a program can be written and looked at without a machine.
 
 use std::borrow::Cow;

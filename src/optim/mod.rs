@@ -149,7 +149,7 @@ pub struct Row {
     /// No two methods have the same marker.
     pub look: Look,
     pub reports: Reports,
-    /// The method of all that is no matrix, where this one is for matrices alone: see [`groups`]. The keys that it may be
+    /// The method of all that is no matrix, where this one is for matrices alone: `groups.rs` says how. The keys that it may be
     /// given in `opt` are among the entry's, with `aux_` before their names.
     pub rest: Option<&'static str>,
     /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].

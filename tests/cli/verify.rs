@@ -134,7 +134,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
     );
     change("models.json", &["/cases/0/model"], "gpt".into());
     change("init.json", &["/cases/0/model"], "mamba".into());
-    change("optimizers.json", &["/cases/0/opt/name"], "muon".into());
+    change("optimizers.json", &["/cases/0/opt/name"], "sophia-g".into());
     change(
         "schedules.json",
         &["/cases/0/lr_schedule"],
@@ -153,7 +153,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         "llama",
         "gpt",
         "mamba",
-        "muon",
+        "sophia-g",
         "onecycle",
         "shakespeare",
         "soap",

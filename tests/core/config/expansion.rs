@@ -24,6 +24,7 @@ fn shipped_configs_have_as_many_runs_as_the_readme_says() {
         ("cifar10_vit-3", 24),
         ("cifar10_vit-4", 12),
         ("imagenet32_resnet18", 160),
+        ("mnist_methods", 43),
         ("mnist_mlp", 75),
         ("mnist_mlp-2", 48),
         ("sensor_matrix", 60),
@@ -33,7 +34,8 @@ fn shipped_configs_have_as_many_runs_as_the_readme_says() {
     let readme = fs::read_to_string("configs/README.md").unwrap();
     for (id, count) in expected {
         let path = format!("configs/{id}.json");
-        let experiment = config::load(Path::new(&path), &vocabulary(), MAX_RUNS).unwrap();
+        let vocabulary = stepback_native::cli::vocabulary();
+        let experiment = config::load(Path::new(&path), &vocabulary, MAX_RUNS).unwrap();
         assert_eq!(experiment.id, id);
         assert_eq!(experiment.runs.len(), count, "{id}");
         assert!(experiment.warnings.is_empty(), "{:?}", experiment.warnings);
