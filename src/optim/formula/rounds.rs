@@ -235,7 +235,7 @@ impl Layout {
         best.expect("what is kept can be had").1
     }
 
-    /// Layouts that differ in one decision, or in one about what is kept and one about when a vector is written.
+    /// Layouts that differ in one decision: what is kept, or when a vector is written.
     fn moves<'m>(
         &'m self,
         candidates: &'m BTreeSet<Id>,
