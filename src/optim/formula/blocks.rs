@@ -65,7 +65,22 @@ struct Operation {
     operands: [Source; 3],
     /// Uniforms that operands are multiplied by, rounded, before all else.
     scales: [Option<usize>; 3],
+    with: Option<With>,
     to: Source,
+}
+
+/// What an operator does in the same loop, rounding as if it did not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum With {
+    /// Of a sum or a difference the second operand, or the first one, is a product or a quotient of the last two operands, and
+    /// then multiplied by a uniform.
+    Inner {
+        operator: Operator,
+        first: bool,
+        scale: Option<usize>,
+    },
+    /// A root is of what was divided by a uniform, then divided by one, then one is added.
+    Root([Option<usize>; 3]),
 }
 
 /// A pass made ready: where every value lies. Operators write to vectors directly where nothing reads the old values after
@@ -86,6 +101,7 @@ struct Value {
     operator: Option<Operator>,
     operands: Vec<usize>,
     scales: [Option<usize>; 3],
+    with: Option<With>,
     /// Where it is from the start, if it is not computed.
     source: Option<Source>,
     /// How often it is read, stored, or summed up.
@@ -105,9 +121,15 @@ impl Value {
             operator,
             operands,
             scales: [None; 3],
+            with: None,
             source: None,
             uses: 0,
         }
+    }
+
+    /// Is it this operator's, read once, and nothing is done to its operands before?
+    fn alone(&self, operator: Operator) -> bool {
+        self.operator == Some(operator) && self.uses == 1 && self.scales == [None; 3]
     }
 
     /// Can its operands be scaled?
@@ -160,9 +182,11 @@ impl Ready {
             values[read].uses += 1;
         }
         scale(&mut values);
+        roots(&mut values);
         let addends: Vec<(usize, Option<usize>)> = (pass.sums.iter())
             .map(|sum| addends(&mut values, sum.how, sum.value))
             .collect();
+        inner(&mut values);
         Places::new(&values, &stores, &addends).ready(pass, &addends)
     }
 }
@@ -179,12 +203,8 @@ fn scale(values: &mut [Value]) {
             if product.operator != Some(Operator::Multiply) || product.uses != 1 || !plain {
                 continue;
             }
-            let uniform = |x: usize| match values[x].source {
-                Some(Source::Uniform(i)) => Some(i),
-                _ => None,
-            };
             let (x, y) = (product.operands[0], product.operands[1]);
-            let (scale, other) = match (uniform(x), uniform(y)) {
+            let (scale, other) = match (uniform(values, x), uniform(values, y)) {
                 (Some(scale), None) => (scale, y),
                 (None, Some(scale)) => (scale, x),
                 _ => continue,
@@ -193,6 +213,92 @@ fn scale(values: &mut [Value]) {
             values[own].uses = 0;
             values[i].operands[j] = other;
             values[i].scales[j] = Some(scale);
+        }
+    }
+}
+
+/// The uniform that a value is.
+fn uniform(values: &[Value], x: usize) -> Option<usize> {
+    match values[x].source {
+        Some(Source::Uniform(i)) => Some(i),
+        _ => None,
+    }
+}
+
+/// `sqrt(x/a)/b + c` with uniforms becomes one loop.
+fn roots(values: &mut [Value]) {
+    use Operator::{Add, Divide, Sqrt};
+    for i in 0..values.len() {
+        if values[i].scales != [None; 3] || values[i].with.is_some() {
+            continue;
+        }
+        let (x, by) = match (values[i].operator, &values[i].operands[..]) {
+            (Some(Sqrt), &[x]) => (x, None),
+            (Some(Divide), &[x, y]) => (x, uniform(values, y)),
+            (Some(Add), &[x, y]) => match uniform(values, y) {
+                Some(by) => (x, Some(by)),
+                None => (y, uniform(values, x)),
+            },
+            _ => continue,
+        };
+        let root = match (values[i].operator, values[x].with, by) {
+            // What is divided before.
+            (Some(Sqrt), None, None) if values[x].alone(Divide) => {
+                let by = uniform(values, values[x].operands[1]);
+                [by, None, None]
+            }
+            (Some(Sqrt), ..) => [None; 3],
+            (Some(Divide), Some(With::Root([before, None, None])), Some(by)) => {
+                [before, Some(by), None]
+            }
+            (Some(Add), Some(With::Root([before, after, None])), Some(by)) => {
+                [before, after, Some(by)]
+            }
+            _ => continue,
+        };
+        let absorbed = match values[i].operator {
+            Some(Sqrt) => root[0].is_some(),
+            _ => values[x].alone(Sqrt),
+        };
+        if absorbed {
+            let below = values[x].operands[0];
+            values[x].uses = 0;
+            values[i].operands = vec![below];
+        } else if values[i].operator != Some(Sqrt) {
+            continue;
+        }
+        values[i].operator = Some(Sqrt);
+        values[i].with = Some(With::Root(root));
+    }
+}
+
+/// A product or a quotient that one sum or difference alone reads becomes part of its loop.
+fn inner(values: &mut [Value]) {
+    use Operator::{Add, Divide, Multiply, Subtract};
+    for i in 0..values.len() {
+        let outer = values[i].operator;
+        if !matches!(outer, Some(Add | Subtract)) || values[i].uses == 0 {
+            continue;
+        }
+        for j in [1, 0] {
+            let (x, y) = (values[i].operands[1 - j], values[i].operands[j]);
+            let own = &values[y];
+            let fits = matches!(own.operator, Some(Multiply | Divide)) && own.uses == 1;
+            let is_uniform = |x: &usize| uniform(values, *x).is_some();
+            if !fits || is_uniform(&x) || own.operands.iter().any(is_uniform) {
+                continue;
+            }
+            let operands = vec![x, own.operands[0], own.operands[1]];
+            let scales = [values[i].scales[1 - j], own.scales[0], own.scales[1]];
+            let with = With::Inner {
+                operator: own.operator.expect("it fits"),
+                first: j == 0,
+                scale: values[i].scales[j],
+            };
+            values[y].uses = 0;
+            let value = &mut values[i];
+            (value.operands, value.scales, value.with) = (operands, scales, Some(with));
+            break;
         }
     }
 }
@@ -265,8 +371,12 @@ impl Places {
         {
             let stored = stores.iter().find(|(_, stored)| *stored == i);
             let direct = stored.map(|(to, _)| *to).filter(|to| !read_after(*to, i));
-            // An operand's register may take the result.
-            for x in &value.operands {
+            // An operand's register may take the result; of three, the first one's, which is changed in place.
+            let in_place = match value.operands.len() {
+                3 => &value.operands[..1],
+                _ => &value.operands[..],
+            };
+            for x in in_place {
                 if let (Some(Source::Register(r)), true) = (all.places[*x], last[*x] == i)
                     && !free.contains(&r)
                 {
@@ -293,8 +403,17 @@ impl Places {
                 operator: value.operator,
                 operands,
                 scales: value.scales,
+                with: value.with,
                 to,
             });
+            for x in &value.operands {
+                if let (Some(Source::Register(r)), true) = (all.places[*x], last[*x] == i)
+                    && !free.contains(&r)
+                    && to != Source::Register(r)
+                {
+                    free.push(r);
+                }
+            }
         }
         all
     }
@@ -375,7 +494,20 @@ impl Registers {
             let scales = operation
                 .scales
                 .map(|scale| scale.map_or(1.0, |i| self.uniforms[i]));
-            apply(operation.operator, operands, scales, to, &mut self.spread);
+            let value = |i: Option<usize>| i.map(|i| self.uniforms[i]);
+            match operation.with {
+                None => apply(operation.operator, operands, scales, to, &mut self.spread),
+                Some(With::Root(root)) => roots_of(operands[0], root.map(value), to),
+                Some(With::Inner {
+                    operator,
+                    first,
+                    scale,
+                }) => {
+                    let how = (operation.operator, operator, first);
+                    let scale = value(scale).unwrap_or(1.0);
+                    sums_of(how, operands, scales, scale, to, &mut self.spread);
+                }
+            }
             match operation.to {
                 Source::Register(r) => self.at[r] = register,
                 Source::Write(i) => write.at[i] = vector,
@@ -562,30 +694,99 @@ fn apply(
     }
 }
 
+/// See [`With::Root`].
+fn roots_of(x: Operand, root: [Option<f32>; 3], to: &mut [f32]) {
+    match root {
+        [None, None, None] => unary(x, to, f32::sqrt),
+        [None, None, Some(c)] => unary(x, to, |x| x.sqrt() + c),
+        [None, Some(b), None] => unary(x, to, |x| x.sqrt() / b),
+        [None, Some(b), Some(c)] => unary(x, to, |x| x.sqrt() / b + c),
+        [Some(a), None, None] => unary(x, to, |x| (x / a).sqrt()),
+        [Some(a), None, Some(c)] => unary(x, to, |x| (x / a).sqrt() + c),
+        [Some(a), Some(b), None] => unary(x, to, |x| (x / a).sqrt() / b),
+        [Some(a), Some(b), Some(c)] => unary(x, to, |x| (x / a).sqrt() / b + c),
+    }
+}
+
+/// See [`With::Inner`]: operator, the inner one, and whether that comes first.
+fn sums_of(
+    how: (Option<Operator>, Operator, bool),
+    operands: [Operand; 3],
+    [sx, sy, sz]: [f32; 3],
+    scale: f32,
+    to: &mut [f32],
+    spread: &mut [Vec<f32>; 3],
+) {
+    use Operator::{Add, Divide};
+    match how {
+        (Some(Add), Divide, _) => {
+            ternary(operands, to, spread, |x, y, z| {
+                sx * x + scale * ((sy * y) / (sz * z))
+            });
+        }
+        (Some(Add), ..) => {
+            ternary(operands, to, spread, |x, y, z| {
+                sx * x + scale * ((sy * y) * (sz * z))
+            });
+        }
+        (_, Divide, false) => {
+            ternary(operands, to, spread, |x, y, z| {
+                sx * x - scale * ((sy * y) / (sz * z))
+            });
+        }
+        (_, _, false) => {
+            ternary(operands, to, spread, |x, y, z| {
+                sx * x - scale * ((sy * y) * (sz * z))
+            });
+        }
+        (_, Divide, true) => {
+            ternary(operands, to, spread, |x, y, z| {
+                scale * ((sy * y) / (sz * z)) - sx * x
+            });
+        }
+        (_, _, true) => {
+            ternary(operands, to, spread, |x, y, z| {
+                scale * ((sy * y) * (sz * z)) - sx * x
+            });
+        }
+    }
+}
+
+#[inline(always)]
 fn ternary(
     operands: [Operand; 3],
     to: &mut [f32],
     spread: &mut [Vec<f32>; 3],
     f: impl Fn(f32, f32, f32) -> f32,
 ) {
-    let mut spread = spread.iter_mut();
-    let [x, y, z] = operands.map(|operand| {
-        let spread = spread.next().expect("three");
-        match operand {
-            Operand::Block(block) => return block,
-            Operand::Uniform(x) => {
-                spread.clear();
-                spread.resize(to.len(), x);
-            }
-            Operand::Same => {
-                spread.clear();
-                spread.extend_from_slice(to);
-            }
+    let in_place = matches!(operands[0], Operand::Same);
+    let [x, y, z] = operands;
+    let [for_x, for_y, for_z] = spread;
+    let (y, z) = (spread_out(y, to, for_y), spread_out(z, to, for_z));
+    match in_place {
+        true => {
+            let operands = y.iter().zip(z);
+            to.iter_mut()
+                .zip(operands)
+                .for_each(|(to, (y, z))| *to = f(*to, *y, *z));
         }
-        &spread[..]
-    });
-    let operands = x.iter().zip(y).zip(z);
-    to.iter_mut()
-        .zip(operands)
-        .for_each(|(to, ((x, y), z))| *to = f(*x, *y, *z));
+        false => {
+            let x = spread_out(x, to, for_x);
+            let operands = x.iter().zip(y).zip(z);
+            to.iter_mut()
+                .zip(operands)
+                .for_each(|(to, ((x, y), z))| *to = f(*x, *y, *z));
+        }
+    }
+}
+
+/// An operand as a block of its own.
+fn spread_out<'a>(operand: Operand<'a>, to: &[f32], spread: &'a mut Vec<f32>) -> &'a [f32] {
+    spread.clear();
+    match operand {
+        Operand::Block(block) => return block,
+        Operand::Uniform(x) => spread.resize(to.len(), x),
+        Operand::Same => spread.extend_from_slice(to),
+    }
+    spread
 }
