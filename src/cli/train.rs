@@ -287,11 +287,7 @@ impl Train {
             ..Options::default()
         };
         let store = Store::open(&self.output_dir, &experiment.id, options)?;
-        let identity = |run: &RunConfig| {
-            let mut chosen = chosen.clone();
-            chosen.extend(sweep::of_methods(run));
-            Identity::new(&run.to_json(), &chosen)
-        };
+        let identity = |run: &RunConfig| identity(run, chosen, None);
         let identities = |runs: &[RunConfig]| runs.iter().map(identity).collect::<Vec<_>>();
         let done = store.settle(&identities(&experiment.runs));
         store.check_problems(&identities(&experiment.all))?;
@@ -451,14 +447,16 @@ impl Job {
             sums.entry(name(run)).or_insert_with(sum);
         }
         let chosen = chosen.clone();
-        move |run| {
-            let mut chosen = chosen.clone();
-            let sum = sums.get(&name(run)).cloned().flatten();
-            chosen.extend(sum.map(|sum| ("data".to_owned(), sum)));
-            chosen.extend(sweep::of_methods(run));
-            Identity::new(&run.to_json(), &chosen)
-        }
+        move |run| identity(run, &chosen, sums.get(&name(run)).cloned().flatten())
     }
+}
+
+/// What tells a run from others, with the checksum of its data if that is known.
+fn identity(run: &RunConfig, chosen: &Map<String, Value>, data: Option<Value>) -> Identity {
+    let mut summary = chosen.clone();
+    summary.extend(data.map(|sum| ("data".to_owned(), sum)));
+    summary.extend(sweep::of_methods(run));
+    Identity::new(&run.to_json(), &summary)
 }
 
 impl Jobs {

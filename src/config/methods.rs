@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::read;
 use super::schema::Vocabulary;
 use crate::error::{Error, Result};
 
@@ -13,19 +12,10 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// All mistakes of all of them.
-pub(super) fn named(
-    source: &str,
-    bytes: &[u8],
-    path: &Path,
-    vocabulary: &Vocabulary,
-) -> Result<Vocabulary> {
+pub(super) fn named(config: &Value, path: &Path, vocabulary: &Vocabulary) -> Result<Vocabulary> {
     let mut vocabulary = vocabulary.clone();
-    let Ok(document) = read::json(source, bytes) else {
-        // Whoever reads it next says why.
-        return Ok(vocabulary);
-    };
     let mut names = BTreeSet::new();
-    collect(&document.value, false, &mut names);
+    collect(config, false, &mut names);
     let beside = path.parent().unwrap_or(Path::new(""));
     let mut mistakes = Vec::new();
     for name in names {

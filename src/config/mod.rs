@@ -130,9 +130,9 @@ pub fn load(path: &Path, vocabulary: &Vocabulary, max_runs: u64) -> Result<Exper
             "{source}: the file name is not UTF-8, and results are named after it: rename the file"
         ))
     })?;
-    let bytes = read::CONFIG.read(path, &source)?;
-    let vocabulary = methods::named(&source, &bytes, path, vocabulary)?;
-    parse(id, &source, &bytes, &vocabulary, max_runs)
+    let document = read::json(&source, &read::CONFIG.read(path, &source)?)?;
+    let vocabulary = methods::named(&document.value, path, vocabulary)?;
+    expanded(id, &source, document, &vocabulary, max_runs)
 }
 
 /// Checks and expands the text of a config; `source` names it in messages, `id` names its results.
@@ -146,7 +146,16 @@ pub fn parse(
     vocabulary: &Vocabulary,
     max_runs: u64,
 ) -> Result<Experiment> {
-    let document = read::json(source, bytes)?;
+    expanded(id, source, read::json(source, bytes)?, vocabulary, max_runs)
+}
+
+fn expanded(
+    id: &str,
+    source: &str,
+    document: read::Document,
+    vocabulary: &Vocabulary,
+    max_runs: u64,
+) -> Result<Experiment> {
     let mut checker = Checker::new(vocabulary, max_runs);
     checker.id(id);
     for path in &document.duplicates {
