@@ -58,7 +58,7 @@ impl Plan {
         let kept = |cell: &&Cell| matches!(cell, Cell::State(_) | Cell::Start);
         StateBytes {
             per_parameter: SINGLE * self.cells.iter().filter(kept).count(),
-            per_tensor: DOUBLE * self.tensors.len(),
+            per_tensor: DOUBLE * self.tensors,
             others: DOUBLE * (self.scalars.len() + self.host.initial.len()),
         }
     }

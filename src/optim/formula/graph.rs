@@ -43,8 +43,9 @@ pub struct Graph {
     pub parameters: Id,
     /// State before the first step, and the nodes that are its next values.
     pub vectors: Vec<(f64, Id)>,
-    pub tensors: Vec<(f64, Id)>,
     pub scalars: Vec<(f64, Id)>,
+    /// The next values of numbers of tensors, which are kept as 0 before the first step.
+    pub tensors: Vec<Id>,
     pub reports: Vec<Id>,
     /// The weights to be evaluated.
     pub evaluated: Option<Id>,
@@ -162,7 +163,8 @@ impl Graph {
                 .collect()
         };
         graph.vectors = next(&definition.vectors);
-        graph.tensors = next(&definition.tensors);
+        let tensors = definition.tensors.iter();
+        graph.tensors = tensors.map(|state| names[&state.name]).collect();
         graph.scalars = next(&definition.scalars);
         graph.reports = definition.reports.iter().map(|name| names[name]).collect();
         if !definition.evaluate.is_empty() {
@@ -343,7 +345,7 @@ impl Graph {
                 }
                 Node::Tensor(i) => {
                     live.tensors[*i] = true;
-                    open.push(self.tensors[*i].1);
+                    open.push(self.tensors[*i]);
                 }
                 Node::Scalar(i) => {
                     live.scalars[*i] = true;

@@ -147,7 +147,7 @@ impl AnyMethod for FileMethod {
         let work = cells().filter(|cell| **cell == Cell::Work).count();
         Memory {
             vectors: vectors.collect(),
-            per_tensor: size_of::<f64>() / size_of::<f32>() * self.plan.tensors.len(),
+            per_tensor: size_of::<f64>() / size_of::<f32>() * self.plan.tensors,
             workspace: work * n,
             ..Memory::default()
         }

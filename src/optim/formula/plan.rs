@@ -13,9 +13,10 @@ pub struct Plan {
     pub host: Host,
     /// All vectors of the step.
     pub cells: Vec<Cell>,
-    /// Numbers that are kept from step to step, before the first one: of the method and of each tensor.
+    /// Numbers that are kept from step to step, before the first one.
     pub scalars: Vec<f64>,
-    pub tensors: Vec<f64>,
+    /// How many numbers of each tensor are kept. They are 0 before the first step.
+    pub tensors: usize,
     /// How many numbers rounds leave for later ones, of each group of parameters and of each tensor.
     pub group_slots: usize,
     pub tensor_slots: usize,

@@ -73,7 +73,7 @@ impl<'a> Facts<'a> {
             live,
             on_host: on_host(graph, live),
             scalar_round: graph.scalars.iter().map(|(_, id)| level[*id]).collect(),
-            tensor_round: graph.tensors.iter().map(|(_, id)| level[*id]).collect(),
+            tensor_round: graph.tensors.iter().map(|id| level[*id]).collect(),
             level,
             gradients,
             finals,
@@ -448,7 +448,7 @@ impl<'a> Emitter<'a> {
         Plan {
             joins_groups: sums.next().is_some() || !facts.gradients.is_empty(),
             scalars: live(&facts.graph.scalars, &self.device_scalars()),
-            tensors: live(&facts.graph.tensors, &facts.live.tensors),
+            tensors: self.tensor(facts.live.tensors.len()),
             group_slots: self.group_slots.slots.len(),
             tensor_slots: self.tensor_slots.slots.len(),
             host: self.host(),
@@ -597,7 +597,7 @@ impl<'a> Emitter<'a> {
         let mut writer = NumbersWriter::new(self, round, Kind::Tensor);
         let mut numbers = Numbers::default();
         let states = facts.graph.tensors.iter().enumerate();
-        for (i, (_, next)) in states.filter(|(i, _)| facts.live.tensors[*i]) {
+        for (i, next) in states.filter(|(i, _)| facts.live.tensors[*i]) {
             if facts.tensor_round[i] == round {
                 let value = writer.value(*next);
                 numbers.state.push((writer.emitter.tensor(i), value));

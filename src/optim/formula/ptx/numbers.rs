@@ -194,7 +194,7 @@ impl<'a> Writer<'a> {
                 );
             }
             for (to, value) in &numbers.state {
-                let width = plan.tensors.len();
+                let width = plan.tensors;
                 w.put_number(
                     Given::ToTensorState,
                     Some(tensor),

@@ -70,7 +70,7 @@ fn plan(cells: &[Cell], coefficients: usize, rounds: Vec<Round>) -> Plan {
         },
         cells: cells.to_vec(),
         scalars: Vec::new(),
-        tensors: Vec::new(),
+        tensors: 0,
         group_slots: 0,
         tensor_slots: 0,
         rounds,
@@ -262,7 +262,7 @@ fn lamb() -> Plan {
         vec![round(first), second],
     );
     (plan.scalars, plan.group_slots) = (vec![0.25], 1);
-    (plan.tensors, plan.tensor_slots) = (vec![0.0, 2.0], 3);
+    (plan.tensors, plan.tensor_slots) = (2, 3);
     plan
 }
 
@@ -491,7 +491,9 @@ impl Memory {
             cells,
             coefficients: (0..count).map(|i| 0.1 + 0.07 * (i % 9) as f64).collect(),
             scalars: plan.scalars.clone(),
-            tensor_state: plan.tensors.repeat(tensors.len()),
+            tensor_state: (tensors.iter())
+                .flat_map(|_| (0..plan.tensors).map(|i| 2.0 * i as f64))
+                .collect(),
             group_slots: vec![f64::NAN; plan.group_slots * groups.len()],
             tensor_slots: vec![f64::NAN; plan.tensor_slots * tensors.len()],
             shapes: sizes.flat_map(|size| [size, 1.0, size, 1.0, 0.0]).collect(),
@@ -522,7 +524,7 @@ impl Memory {
             Number::Loss => self.loss.into(),
             Number::State(i) => self.scalars[i],
             Number::Slot(i) => self.group_slots[g * plan.group_slots + i],
-            Number::TensorState(i) => self.tensor_state[t * plan.tensors.len() + i],
+            Number::TensorState(i) => self.tensor_state[t * plan.tensors + i],
             Number::TensorSlot(i) => self.tensor_slots[t * plan.tensor_slots + i],
             Number::Shape(shape) => {
                 self.shapes[t * 5 + Shape::ALL.iter().position(|s| *s == shape).unwrap()]
@@ -579,7 +581,7 @@ impl Memory {
                 self.tensor_slots[t * plan.tensor_slots + to] = values[*value];
             }
             for (to, value) in state {
-                self.tensor_state[t * plan.tensors.len() + to] = values[*value];
+                self.tensor_state[t * plan.tensors + to] = values[*value];
             }
         }
     }

@@ -130,9 +130,7 @@ impl<'a> Writer<'a> {
                 let place = of(&at.sums, i).expect("numbers read sums of the pass before");
                 self.text.load(Class::Double, "shared.f64", SHARED, place)
             }
-            Number::TensorState(i) => {
-                self.entry(Given::TensorState, at.tensor, plan.tensors.len(), i)
-            }
+            Number::TensorState(i) => self.entry(Given::TensorState, at.tensor, plan.tensors, i),
             Number::TensorSlot(i) => {
                 self.entry(Given::TensorSlots, at.tensor, plan.tensor_slots, i)
             }
