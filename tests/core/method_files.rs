@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use stepback_native::device::{Device, Target};
+use stepback_native::device::{Device, Target, emulator_usable};
 use stepback_native::optim::{self, Stepper, formula};
 
 /// Thirty steps of a method on a gradient that turns, with losses that fall: the weights after each, and its step sizes.
@@ -109,5 +109,108 @@ fn files_give_the_same_bits_for_any_number_of_threads() {
             last.map(|w| w.to_bits()).collect::<Vec<_>>()
         };
         assert!(bits(1) == bits(3), "{name}");
+    }
+}
+
+/// A formula for `w` of three vectors, and the same in Rust, each operator rounding to single.
+type Form = (&'static str, fn(f32, f32, f32) -> f32);
+
+/// What the CPU does in one loop, and beside it what looks alike.
+const FORMS: [Form; 28] = [
+    ("w + x/g", |w, g, x| w + x / g),
+    ("w - x/g", |w, g, x| w - x / g),
+    ("x/g - w", |w, g, x| x / g - w),
+    ("x*g + w", |w, g, x| x * g + w),
+    ("w - x*g", |w, g, x| w - x * g),
+    ("x*g - w", |w, g, x| x * g - w),
+    ("w*g - w/x", |w, g, x| w * g - w / x),
+    ("0.7*w - 0.3*((1.1*x)/(0.9*g))", |w, g, x| {
+        0.7 * w - 0.3 * ((1.1 * x) / (0.9 * g))
+    }),
+    ("0.3*((1.1*x)/(0.9*g)) - 0.7*w", |w, g, x| {
+        0.3 * ((1.1 * x) / (0.9 * g)) - 0.7 * w
+    }),
+    ("0.3*((1.1*x)*(0.9*g)) - 0.7*w", |w, g, x| {
+        0.3 * ((1.1 * x) * (0.9 * g)) - 0.7 * w
+    }),
+    ("0.7*w + 0.3*((1.1*x)*(0.9*g))", |w, g, x| {
+        0.7 * w + 0.3 * ((1.1 * x) * (0.9 * g))
+    }),
+    ("(0.7*w)/(0.3*x) + 0*g", |w, _, x| (0.7 * w) / (0.3 * x)),
+    ("w + sqrt(x)", |w, _, x| w + x.sqrt()),
+    ("w*(sqrt(x) + 0.2)", |w, _, x| w * (x.sqrt() + 0.2)),
+    ("w*(0.2 + sqrt(x))", |w, _, x| w * (0.2 + x.sqrt())),
+    ("w/(sqrt(x)/0.3)", |w, _, x| w / (x.sqrt() / 0.3)),
+    ("w/(sqrt(x)/0.3 + 0.2)", |w, _, x| {
+        w / (x.sqrt() / 0.3 + 0.2)
+    }),
+    ("w/sqrt(x/0.7)", |w, _, x| w / (x / 0.7).sqrt()),
+    ("w/(sqrt(x/0.7) + 0.2)", |w, _, x| {
+        w / ((x / 0.7).sqrt() + 0.2)
+    }),
+    ("w/(sqrt(x/0.7)/0.3)", |w, _, x| {
+        w / ((x / 0.7).sqrt() / 0.3)
+    }),
+    ("w/(sqrt(x/0.7)/0.3 + 0.2)", |w, _, x| {
+        w / ((x / 0.7).sqrt() / 0.3 + 0.2)
+    }),
+    ("w/(sqrt(0.7*x)/(0.3*g) + 0.2)", |w, g, x| {
+        w / ((0.7 * x).sqrt() / (0.3 * g) + 0.2)
+    }),
+    ("sqrt(x)*w + sqrt(x)/0.3", |w, _, x| {
+        x.sqrt() * w + x.sqrt() / 0.3
+    }),
+    ("fma(0.7, w, g)", |w, g, _| 0.7f32.mul_add(w, g)),
+    ("fma(0.3*w, 0.7, 1.1*g)", |w, g, _| {
+        (0.3 * w).mul_add(0.7, 1.1 * g)
+    }),
+    ("fma(x, w, g)", |w, g, x| x.mul_add(w, g)),
+    ("fma(0.7*x, g, 0.3*w)", |w, g, x| {
+        (0.7 * x).mul_add(g, 0.3 * w)
+    }),
+    ("where(w > g, w/x, x*g) - w", |w, g, x| {
+        (if w > g { w / x } else { x * g }) - w
+    }),
+];
+
+#[test]
+fn what_is_done_in_one_loop_rounds_as_if_it_were_not() {
+    // Several blocks, the last one short.
+    const N: usize = 2500;
+    let folder = tempfile::tempdir().unwrap();
+    let mut targets = vec![Target::CPU];
+    targets.extend(emulator_usable().map(|()| Target {
+        device: Device::Emulator,
+        precision: None,
+    }));
+    for (i, (form, rust)) in FORMS.into_iter().enumerate() {
+        let name = format!("form{i}.toml");
+        // w0 is the one vector beside w and g that a file has for nothing.
+        let code = form.replace('x', "w0");
+        let file = format!("name = 'form{i}'\n[step]\ncode = 'w = {code}'\n");
+        std::fs::write(folder.path().join(&name), file).unwrap();
+        formula::find(&name, folder.path()).unwrap();
+        let opt = json!({"name": name, "lr": 1});
+        for target in &targets {
+            let mut stepper = Stepper::new(opt.as_object().unwrap(), N, *target).unwrap();
+            let x: Vec<f32> = (0..N).map(|i| 1.3 + (i as f32).sin()).collect();
+            let mut w = x.clone();
+            let mut expected = x.clone();
+            for k in 0..2 {
+                let g: Vec<f32> = (0..N)
+                    .map(|i| 1.7 + (k as f32 + 0.3 * i as f32).cos())
+                    .collect();
+                stepper.step(1.0, 1.0, &mut w, &g).unwrap();
+                for (i, w) in expected.iter_mut().enumerate() {
+                    *w = rust(*w, g[i], x[i]);
+                }
+                let bits = |w: &[f32]| w.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+                assert!(
+                    bits(&w) == bits(&expected),
+                    "{form}, step {k}, {:?}",
+                    target.device
+                );
+            }
+        }
     }
 }
