@@ -11,6 +11,8 @@ pub enum Sample {
     },
     /// Two indices, each below a bound.
     IndexPair { bounds: [usize; 2] },
+    /// A window of so many tokens, each its code; the targets are as many.
+    Tokens { length: usize },
 }
 
 impl Sample {
@@ -30,7 +32,7 @@ impl Sample {
         }
     }
 
-    /// The shape that PyTorch gives it: (features) or (channels, height, width).
+    /// The shape that PyTorch gives it: (features), (channels, height, width) or (tokens).
     pub fn shape(self) -> Vec<usize> {
         match self {
             Sample::Vector(features) => vec![features],
@@ -40,6 +42,7 @@ impl Sample {
                 width,
             } => vec![channels, height, width],
             Sample::IndexPair { .. } => vec![2],
+            Sample::Tokens { length } => vec![length],
         }
     }
 

@@ -111,6 +111,7 @@ fn features(data: &Data) -> Result<usize, String> {
     match data.sample {
         Sample::Vector(n) => Ok(n),
         Sample::IndexPair { .. } => Ok(2),
+        Sample::Tokens { .. } => Err("it takes vectors, not texts".into()),
         image @ Sample::Image { .. } => Err(format!(
             "it takes flat samples, not samples of shape {:?} (for mnist: \"as_image\": false)",
             image.shape()
