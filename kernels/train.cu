@@ -33,6 +33,18 @@ KERNEL(gather_floats, 256, const float* __restrict__ data, const float* __restri
   for (int i = g.first + threadIdx.x; i < g.end; i += 256) to[i] = data[g.index * width + i];
 }
 
+// Windows of tokens: a sample's targets are its tokens one later.
+KERNEL(gather_tokens, 256, const unsigned char* __restrict__ tokens, const unsigned* __restrict__ order,
+       const Step* __restrict__ now, float* __restrict__ x, float* __restrict__ y, int length) {
+  const int first = blockIdx.y * 1024, end = min(length, first + 1024);
+  const long long row = blockIdx.x, index = order[now->first + row];
+  const unsigned char* window = tokens + index * length;
+  for (int i = first + threadIdx.x; i < end; i += 256) {
+    x[row * length + i] = window[i];
+    y[row * length + i] = window[i + 1];
+  }
+}
+
 // From bytes; table (channels, 256) says what number a byte stands for.
 KERNEL(gather_bytes, 256, const unsigned char* __restrict__ data, const float* __restrict__ table, int channels,
        const float* __restrict__ targets, const unsigned* __restrict__ order, const Step* __restrict__ now,

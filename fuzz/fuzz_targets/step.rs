@@ -6,9 +6,9 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::json;
 use std::fs;
 use std::sync::Arc;
-use stepback_native::config::{RunConfig, Values};
+use stepback_native::config::RunConfig;
 use stepback_native::data::shard::{Features, HEADER, Shard};
-use stepback_native::data::{Pair, Part, row};
+use stepback_native::data::{Pair, Part, Request};
 use stepback_native::device::Target;
 use stepback_native::error::Kind;
 use stepback_native::train::run;
@@ -27,6 +27,10 @@ fn config(features: Features) -> RunConfig {
             "loss_func": "squared",
         }),
         Features::Sparse => json!({"dataset": "a1a", "model": "linear", "loss_func": "logistic"}),
+        Features::Tokens => json!({
+            "dataset": "shakespeare", "model": "llama", "loss_func": "sequence_cross_entropy",
+            "model_kwargs": {"vocab_size": 96, "dim": 8, "expand": 1, "n_layers": 1, "n_heads": 2, "seq_len": 4},
+        }),
     };
     config["score_func"] = config["loss_func"].clone();
     config["opt"] = json!({"name": "sgd", "lr": 0.1});
@@ -55,9 +59,11 @@ fuzz_target!(|bytes: &[u8]| {
     if !small || shard.check_form(form(name), name).is_err() {
         return;
     }
-    let keys = row(name).unwrap().entry.keys;
-    let values = Values::new(keys, &config.dataset_kwargs);
-    let split = Arc::new((files(name).open)(shard, Part::Val, &values));
+    let split = match (files(name).open)(shard, Part::Val, &Request::from(&config)) {
+        Ok(split) => Arc::new(split),
+        // Shorter than a window.
+        Err(e) => return assert_eq!(e.kind, Kind::Usage, "{e}"),
+    };
     let data = Pair {
         train: split.clone(),
         val: split,

@@ -190,12 +190,16 @@ fn report(set: &Set, verb: &str, files: &[&str], out: &Output) -> Result<()> {
         Some(false) => ", not the published files",
         None => "",
     };
+    let skipped = shards.skipped();
+    if skipped > 0 {
+        text += &format!(", {skipped} characters left out");
+    }
     if let Some(place) = &shards.elsewhere {
         text += &format!(", shards {place}");
     }
     let object = json!({
         "name": set.name, "result": verb, "files": files, "train_samples": n, "val_samples": m,
-        "published": published,
+        "published": published, "skipped": skipped,
     });
     out.line(&text, &object)
 }

@@ -61,6 +61,12 @@ fn one() -> usize {
 }
 
 impl RunConfig {
+    /// Tokens that a model of texts takes at once: the length of the windows that texts are cut into.
+    pub fn seq_len(&self) -> Option<usize> {
+        let length = self.model_kwargs.get("seq_len")?.as_u64()?;
+        usize::try_from(length).ok().filter(|length| *length > 0)
+    }
+
     /// The completed config as the result file stores it.
     pub fn to_json(&self) -> Map<String, Value> {
         match serde_json::to_value(self) {

@@ -5,10 +5,10 @@ use super::augment::Recipe;
 use super::packed;
 use super::pickle::{Array, Pickle};
 use super::raw::{self, Archive, Files, RawFile};
-use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
+use super::shard::{Classes, Contents, Features, Form, Shard, Targets, Writer};
 use super::split::normalise;
 use super::{Origin, Part, Row, Split};
-use crate::config::{Entry, Values};
+use crate::config::Entry;
 use crate::data::shard::map::MappedFile;
 use crate::error::Result;
 use crate::graph::Sample;
@@ -95,9 +95,9 @@ pub const CIFAR10: Row = Row {
             FORMAT10.convert(&paths[..5], train)?;
             FORMAT10.convert(&paths[5..], val)
         },
-        open: |shard, part, _: &Values| {
+        open: |shard, part, _| {
             let mean_and_std = [(0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616)];
-            open(shard, part, &mean_and_std, Recipe::FlipThenCrop)
+            Ok(open(shard, part, &mean_and_std, Recipe::FlipThenCrop))
         },
         form: form(FORMAT10.classes),
         limit: LIMIT,
@@ -146,9 +146,9 @@ pub const CIFAR100: Row = Row {
             FORMAT100.convert(&paths[..1], train)?;
             FORMAT100.convert(&paths[1..], val)
         },
-        open: |shard, part, _: &Values| {
+        open: |shard, part, _| {
             let mean_and_std = [(0.5071, 0.2673), (0.4866, 0.2564), (0.4409, 0.2762)];
-            open(shard, part, &mean_and_std, Recipe::FlipThenCrop)
+            Ok(open(shard, part, &mean_and_std, Recipe::FlipThenCrop))
         },
         form: form(FORMAT100.classes),
         limit: LIMIT,
@@ -183,7 +183,7 @@ pub(super) const fn form(classes: u32) -> Form {
     Form {
         features: Features::Bytes,
         sample: Some(&[SIDE as u32, SIDE as u32, 3]),
-        classes: Some(classes),
+        classes: Some(Classes::Exactly(classes)),
         places: None,
     }
 }

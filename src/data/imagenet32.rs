@@ -6,7 +6,7 @@ use super::cifar::{self, Half};
 use super::raw::{self, Files, RawFile};
 use super::shard::Writer;
 use super::{Origin, Row};
-use crate::config::{Entry, Values};
+use crate::config::Entry;
 use crate::error::{Error, Result};
 use std::path::PathBuf;
 
@@ -35,9 +35,14 @@ pub const ROW: Row = Row {
             convert(&paths[..10], train)?;
             convert(&paths[10..], val)
         },
-        open: |shard, part, _: &Values| {
+        open: |shard, part, _| {
             let mean_and_std = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
-            cifar::open(shard, part, &mean_and_std, Recipe::CropThenFlip)
+            Ok(cifar::open(
+                shard,
+                part,
+                &mean_and_std,
+                Recipe::CropThenFlip,
+            ))
         },
         form: cifar::form(CLASSES),
         limit: cifar::LIMIT,

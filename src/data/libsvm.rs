@@ -7,8 +7,8 @@
 use super::packed;
 use super::raw::{self, Files, RawFile};
 use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
-use super::{Origin, Part, Row, Split, TARGET_SEED};
-use crate::config::{Entry, Values};
+use super::{Origin, Part, Request, Row, Split, TARGET_SEED};
+use crate::config::Entry;
 use crate::error::Result;
 use crate::graph::Sample;
 use crate::random::numpy::RandomState;
@@ -255,7 +255,7 @@ fn read(path: &Path) -> Result<Table> {
     Ok(table)
 }
 
-fn open(shard: Shard, _: Part, _: &Values) -> Split {
+fn open(shard: Shard, _: Part, _: &Request) -> Result<Split> {
     let features = shard.header().sample[0] as usize;
-    Split::of_shard(shard, Sample::Vector(features), Vec::new())
+    Ok(Split::of_shard(shard, Sample::Vector(features), Vec::new()))
 }

@@ -2,9 +2,9 @@
 
 use super::packed;
 use super::raw::{self, Files, RawFile, Remote};
-use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
+use super::shard::{Classes, Contents, Features, Form, Shard, Targets, Writer};
 use super::split::normalise;
-use super::{Origin, Part, Row, Split};
+use super::{Origin, Part, Request, Row, Split};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::Result;
 use crate::graph::Sample;
@@ -16,20 +16,7 @@ pub const ROW: Row = Row {
         name: "mnist",
         about: "handwritten digits, 60000 for training and 10000 for validation, 10 classes",
         paper: "LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition (1998)",
-        keys: &[
-            Key {
-                name: "normalize",
-                kind: Kind::Flag,
-                default: Some("true"),
-                about: "subtract the mean 0.1307 and divide by the standard deviation 0.3081",
-            },
-            Key {
-                name: "as_image",
-                kind: Kind::Flag,
-                default: Some("true"),
-                about: "samples of shape (1, 28, 28) rather than (784,)",
-            },
-        ],
+        keys: KEYS,
     },
     origin: Origin::Files(Files {
         raw: RAW,
@@ -38,7 +25,7 @@ pub const ROW: Row = Row {
         form: Form {
             features: Features::Bytes,
             sample: Some(&[SIDE as u32, SIDE as u32, 1]),
-            classes: Some(CLASSES),
+            classes: Some(Classes::Exactly(CLASSES)),
             places: None,
         },
         limit: LIMIT,
@@ -50,6 +37,21 @@ pub const ROW: Row = Row {
         home: "https://ossci-datasets.s3.amazonaws.com/mnist/ (train-images-idx3-ubyte.gz and so on)",
     }),
 };
+
+const KEYS: &[Key] = &[
+    Key {
+        name: "normalize",
+        kind: Kind::Flag,
+        default: Some("true"),
+        about: "subtract the mean 0.1307 and divide by the standard deviation 0.3081",
+    },
+    Key {
+        name: "as_image",
+        kind: Kind::Flag,
+        default: Some("true"),
+        about: "samples of shape (1, 28, 28) rather than (784,)",
+    },
+];
 
 const RAW: &[RawFile] = &[
     RawFile {
@@ -198,7 +200,8 @@ fn read_idx(path: &Path, shape: &[usize]) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-fn open(shard: Shard, _: Part, values: &Values) -> Split {
+fn open(shard: Shard, _: Part, request: &Request) -> Result<Split> {
+    let values = Values::new(KEYS, request.kwargs);
     let mean_and_std = match values.flag("normalize") {
         true => (0.1307, 0.3081),
         false => (0.0, 1.0),
@@ -211,5 +214,5 @@ fn open(shard: Shard, _: Part, values: &Values) -> Split {
         },
         false => Sample::Vector(SIDE * SIDE),
     };
-    Split::of_shard(shard, sample, normalise(&[mean_and_std]))
+    Ok(Split::of_shard(shard, sample, normalise(&[mean_and_std])))
 }

@@ -15,14 +15,18 @@ pub mod pickle;
 mod random_bytes;
 pub mod raw;
 mod sensor;
+mod shakespeare;
 pub mod shard;
 mod split;
 mod synthetic_linear;
 mod synthetic_matrix_fac;
+mod text;
+mod vocabulary;
 
 pub use loader::Loader;
 pub use random_bytes::{blank, random_bytes};
 pub use split::Split;
+pub use vocabulary::Vocabulary;
 
 use crate::config::{Entry, RunConfig};
 use crate::error::{Error, Kind, Result};
@@ -46,6 +50,7 @@ pub const ROWS: &[Row] = &[
     libsvm::A1A,
     libsvm::IJCNN,
     libsvm::BREAST_CANCER,
+    shakespeare::ROW,
 ];
 
 /// Seed of what the training and validation halves share: true weights, and the split of a file in two.
@@ -93,6 +98,8 @@ pub struct Request<'a> {
     pub kwargs: &'a Map<String, Value>,
     pub loss_func: &'a str,
     pub run_id: u64,
+    /// Tokens of a window, which texts are cut into.
+    pub seq_len: Option<usize>,
 }
 
 impl<'a> From<&'a RunConfig> for Request<'a> {
@@ -102,6 +109,7 @@ impl<'a> From<&'a RunConfig> for Request<'a> {
             kwargs: &run.dataset_kwargs,
             loss_func: &run.loss_func,
             run_id: run.run_id,
+            seq_len: run.seq_len(),
         }
     }
 }
@@ -114,6 +122,11 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// What the codes of tokens stand for, where samples are windows of them.
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.train.vocabulary()
+    }
+
     /// A checksum of the samples of both halves, where they come from files.
     pub fn checksum(&self) -> Option<String> {
         let (train, val) = (self.train.checksum()?, self.val.checksum()?);
@@ -148,6 +161,7 @@ struct SplitKey {
     name: String,
     kwargs: String,
     loss_func: String,
+    seq_len: Option<usize>,
     part: Part,
     seed: u64,
 }
@@ -234,9 +248,20 @@ impl Library {
                 "warning: the files of {name} in {dir} are not the published ones; results are not those of {name}"
             ));
         }
-        let values = crate::config::Values::new(row.entry.keys, request.kwargs);
-        let open = |(shard, part)| (files.open)(shard, part, &values).with_published(published);
-        Ok([(shards.train, Part::Train), (shards.val, Part::Val)].map(open))
+        let skipped = shards.skipped();
+        if skipped > 0 {
+            self.say(format!(
+                "{name}: {skipped} characters of the text are not in its vocabulary and are left out"
+            ));
+        }
+        let open = |shard, part| {
+            let split = (files.open)(shard, part, request)?;
+            Ok(split.with_published(published))
+        };
+        Ok([
+            open(shards.train, Part::Train)?,
+            open(shards.val, Part::Val)?,
+        ])
     }
 
     fn say(&self, text: String) {
@@ -254,6 +279,7 @@ impl SplitKey {
             name: request.name.to_owned(),
             kwargs: serde_json::to_string(request.kwargs).expect("a map of values"),
             loss_func: request.loss_func.to_owned(),
+            seq_len: request.seq_len,
             part,
             seed: match row.origin {
                 Origin::Computed(_) => part.seed(request.run_id),

@@ -1,9 +1,8 @@
 //! What stands in place of a data set's files: random bytes for measurements, zeros for what models must know.
 
 use super::raw::Files;
-use super::shard::{Contents, Features, Shard, Targets, Writer};
+use super::shard::{Classes, Contents, Features, Shard, Targets, Writer};
 use super::{Origin, Pair, Part, Request, Split, row};
-use crate::config::Values;
 use crate::error::{Error, Kind, Result};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -54,24 +53,34 @@ pub fn blank<'a>(request: impl Into<Request<'a>>) -> Result<Option<Pair>> {
         return Ok(None);
     };
     let sample: Vec<usize> = sample.iter().map(|side| *side as usize).collect();
-    let size = if form.features == Features::Bytes {
-        1
-    } else {
-        4
+    let numbers: usize = sample.iter().product();
+    let size = match form.features {
+        Features::Bytes => numbers,
+        Features::Tokens => request.seq_len.unwrap_or(0) + 1,
+        Features::Floats | Features::Sparse => 4 * numbers,
+    };
+    let classes = form.classes.map(|classes| match classes {
+        Classes::Exactly(classes) => classes,
+        Classes::AtMost(_) => 1,
+    });
+    let targets = match (form.features, classes) {
+        (Features::Tokens, codes) => Targets::Next {
+            codes: codes.unwrap_or(1),
+            skipped: 0,
+        },
+        (_, Some(classes)) => Targets::Classes {
+            labels: &[0],
+            classes,
+        },
+        (_, None) => Targets::Floats(&[0.0]),
     };
     let pair = written(request, |_, writer| {
-        writer.features(&vec![0; size * sample.iter().product::<usize>()])?;
+        writer.features(&vec![0; size])?;
         writer.finish(&Contents {
             features: form.features,
             sample: &sample,
             target: &[1],
-            targets: match form.classes {
-                Some(classes) => Targets::Classes {
-                    labels: &[0],
-                    classes,
-                },
-                None => Targets::Floats(&[0.0]),
-            },
+            targets,
             rows: &[],
         })
     });
@@ -83,22 +92,20 @@ fn written(
     request: Request,
     mut write: impl FnMut(Part, &mut Writer) -> Result<()>,
 ) -> Result<Pair> {
-    let row = row(request.name)?;
-    let Origin::Files(files) = &row.origin else {
+    let Origin::Files(files) = &row(request.name)?.origin else {
         panic!("{} is computed", request.name);
     };
     let folder = tempfile::tempdir().map_err(|e| {
         let text = format!("cannot create a temporary folder: {e}; TMPDIR names another place");
         Error::new(Kind::CannotCreate, text)
     })?;
-    let values = Values::new(row.entry.keys, request.kwargs);
     let mut half = |part: Part| -> Result<Arc<Split>> {
         let path = folder.path().join(part.name());
         let mut writer = Writer::create(&path)?;
         write(part, &mut writer)?;
         writer.commit(Vec::new())?;
         // The map outlives the file's name.
-        Ok(Arc::new((files.open)(Shard::open(&path)?, part, &values)))
+        Ok(Arc::new((files.open)(Shard::open(&path)?, part, &request)?))
     };
     Ok(Pair {
         train: half(Part::Train)?,

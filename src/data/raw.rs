@@ -1,10 +1,9 @@
 //! Raw files: where they are looked for, and how they become shards.
 
-use super::Part;
 use super::packed::{self, open_plain, read_error};
 use super::shard::{self, Form, Header, Shard, Source, Writer};
 use super::split::Split;
-use crate::config::Values;
+use super::{Part, Request};
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::stop;
@@ -22,7 +21,7 @@ pub struct Files {
     pub raw: &'static [RawFile],
     /// Reads the raw files (one path for each of `raw`) and writes the training and validation shards.
     pub convert: fn(&[PathBuf], &mut Writer, &mut Writer) -> Result<()>,
-    pub open: fn(Shard, Part, &Values) -> Split,
+    pub open: fn(Shard, Part, &Request) -> Result<Split>,
     /// What the shards hold.
     pub form: Form,
     /// Bytes that no raw file reaches, unpacked; keeps a damaged or hostile file from filling memory or disk.
@@ -77,6 +76,13 @@ pub struct Shards {
     pub val: Shard,
     /// Where they are, if that is neither the data folder nor a folder that was chosen.
     pub elsewhere: Option<String>,
+}
+
+impl Shards {
+    /// Characters of a text that were left out.
+    pub fn skipped(&self) -> u64 {
+        self.train.header().skipped + self.val.header().skipped
+    }
 }
 
 /// What is there of a data set.

@@ -3,8 +3,8 @@
 use super::packed;
 use super::raw::{self, Files, RawFile};
 use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
-use super::{Origin, Part, Row, Split, TARGET_SEED};
-use crate::config::{Entry, Values};
+use super::{Origin, Part, Request, Row, Split, TARGET_SEED};
+use crate::config::Entry;
 use crate::error::Result;
 use crate::graph::Sample;
 use crate::random::numpy::RandomState;
@@ -117,6 +117,6 @@ fn read(path: &Path) -> Result<Vec<([f32; 2], f64)>> {
     Ok(entries)
 }
 
-fn open(shard: Shard, _: Part, _: &Values) -> Split {
-    Split::of_shard(shard, Sample::Vector(2), Vec::new()).as_index_pairs()
+fn open(shard: Shard, _: Part, _: &Request) -> Result<Split> {
+    Ok(Split::of_shard(shard, Sample::Vector(2), Vec::new()).as_index_pairs())
 }

@@ -2,6 +2,7 @@
 
 use super::augment::{self, Placement, Recipe};
 use super::shard::{Features, Shard};
+use super::vocabulary::Vocabulary;
 use crate::error::Result;
 use crate::graph::Sample;
 use crate::random::torch::Generator;
@@ -18,6 +19,7 @@ pub struct Split {
     target_shape: Vec<usize>,
     classes: Option<usize>,
     augmentation: Option<Recipe>,
+    vocabulary: Option<Vocabulary>,
     published: Option<bool>,
 }
 
@@ -51,6 +53,7 @@ impl Split {
             target_shape,
             classes: None,
             augmentation: None,
+            vocabulary: None,
             published: None,
         }
     }
@@ -65,7 +68,8 @@ impl Split {
             Features::Bytes => {
                 assert!([1, 3].contains(&tables.len()) && stored.is_multiple_of(tables.len()))
             }
-            _ => assert!(tables.is_empty()),
+            Features::Floats | Features::Sparse => assert!(tables.is_empty()),
+            Features::Tokens => panic!("tokens come in windows"),
         }
         Split {
             len: header.samples as usize,
@@ -73,10 +77,35 @@ impl Split {
             target_shape: header.target.iter().map(|d| *d as usize).collect(),
             classes: header.classes.map(|c| c as usize),
             augmentation: None,
+            vocabulary: None,
             published: None,
             storage: Storage::Shard {
                 shard: Box::new(shard),
                 tables,
+            },
+        }
+    }
+
+    /// A shard of tokens in windows of `length`, each with the tokens one later as targets. What is left in the end is not used.
+    ///
+    /// # Panics
+    /// If there is no window.
+    pub fn of_tokens(shard: Shard, length: usize, vocabulary: Vocabulary) -> Split {
+        let header = shard.header();
+        assert_eq!(header.features, Features::Tokens);
+        let len = (header.samples as usize - 1) / length;
+        assert!(len > 0);
+        Split {
+            len,
+            sample: Sample::Tokens { length },
+            target_shape: vec![length],
+            classes: header.classes.map(|c| c as usize),
+            augmentation: None,
+            vocabulary: Some(vocabulary),
+            published: None,
+            storage: Storage::Shard {
+                shard: Box::new(shard),
+                tables: Vec::new(),
             },
         }
     }
@@ -142,6 +171,11 @@ impl Split {
         self.classes
     }
 
+    /// What the codes of tokens stand for, where samples are windows of them. There may be more than [`Split::classes`].
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.vocabulary.as_ref()
+    }
+
     /// How the reference augments these samples, if it does.
     pub fn augmentation(&self) -> Option<Recipe> {
         self.augmentation
@@ -201,6 +235,7 @@ impl Split {
                         }
                     }
                 }
+                Features::Tokens => floats(&shard.byte_features()[place], out),
             },
         }
     }
@@ -210,6 +245,9 @@ impl Split {
         match &self.storage {
             Storage::Memory { y, .. } => out.copy_from_slice(&y[place]),
             Storage::Shard { shard, .. } => match self.classes {
+                Some(_) if shard.header().features == Features::Tokens => {
+                    floats(&shard.byte_features()[place.start + 1..=place.end], out);
+                }
                 Some(_) => out[0] = shard.class_targets()[index] as f32,
                 None => out.copy_from_slice(&shard.float_targets()[place]),
             },
@@ -235,6 +273,13 @@ impl Split {
             }
             _ => None,
         }
+    }
+
+    /// All tokens, where samples are windows of them.
+    pub fn tokens(&self) -> Option<&[u8]> {
+        let shard = self.shard()?;
+        let of_tokens = shard.header().features == Features::Tokens;
+        of_tokens.then(|| shard.byte_features())
     }
 
     fn shard(&self) -> Option<&Shard> {
@@ -270,6 +315,13 @@ impl Split {
 
     pub(super) fn with_published(self, published: Option<bool>) -> Split {
         Split { published, ..self }
+    }
+}
+
+/// Codes as the numbers that equal them.
+fn floats(codes: &[u8], out: &mut [f32]) {
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = f32::from(*code);
     }
 }
 

@@ -18,21 +18,23 @@ pub(super) struct Half {
 }
 
 /// The samples and targets on a device.
-struct Resident {
-    features: Features,
-    /// (samples, targets)
-    targets: View<f32>,
-}
-
-enum Features {
-    /// (samples, features)
-    Floats(View<f32>),
+#[derive(Clone, Copy)]
+enum Resident {
+    Floats {
+        /// (samples, features)
+        values: View<f32>,
+        /// (samples, targets)
+        targets: View<f32>,
+    },
     Bytes {
         values: View<u8>,
         /// (channels, 256)
         table: View<f32>,
         channels: usize,
+        targets: View<f32>,
     },
+    /// Of which samples are windows.
+    Tokens(View<u8>),
 }
 
 /// Where a batch is found: its step, and by it the samples' indices and, for augmented images, where each is flipped
@@ -107,28 +109,26 @@ impl Half {
 
 impl Resident {
     fn new(machine: &mut Machine, split: &Split) -> Result<Resident> {
-        let (features, targets) = match split.bytes() {
-            Some((bytes, tables)) => {
-                let features = Features::Bytes {
-                    values: machine.alloc_with("the samples", bytes)?,
-                    table: machine
-                        .alloc_with("the table of pixel values", tables.as_flattened())?,
-                    channels: tables.len(),
-                };
-                (features, split.targets())
-            }
-            None => {
-                let width: usize = split.sample().len();
-                let all: Vec<u32> = (0..split.len() as u32).collect();
-                let mut x = vec![0.0; split.len() * width];
-                let mut y = split.targets();
-                split.gather(&all, &[], &mut x, &mut y);
-                (Features::Floats(machine.alloc_with("the samples", &x)?), y)
-            }
-        };
-        Ok(Resident {
-            features,
-            targets: machine.alloc_with("the targets", &targets)?,
+        const SAMPLES: &str = "the samples";
+        const TARGETS: &str = "the targets";
+        if let Some(tokens) = split.tokens() {
+            return Ok(Resident::Tokens(machine.alloc_with(SAMPLES, tokens)?));
+        }
+        let mut y = split.targets();
+        if let Some((bytes, tables)) = split.bytes() {
+            return Ok(Resident::Bytes {
+                values: machine.alloc_with(SAMPLES, bytes)?,
+                table: machine.alloc_with("the table of pixel values", tables.as_flattened())?,
+                channels: tables.len(),
+                targets: machine.alloc_with(TARGETS, &y)?,
+            });
+        }
+        let all: Vec<u32> = (0..split.len() as u32).collect();
+        let mut x = vec![0.0; split.len() * split.sample().len()];
+        split.gather(&all, &[], &mut x, &mut y);
+        Ok(Resident::Floats {
+            values: machine.alloc_with(SAMPLES, &x)?,
+            targets: machine.alloc_with(TARGETS, &y)?,
         })
     }
 
@@ -147,16 +147,22 @@ impl Resident {
         } = batch;
         let [x, y] = [plan.inputs[0], plan.inputs[1]];
         let [width, count] = [x, y].map(|slot| (slot.len / samples) as i32);
-        let (grid, targets) = ((samples, (x.len / samples).div_ceil(1024)), self.targets);
-        match (&self.features, augmented) {
-            (&Features::Floats(data), _) => {
-                kernels::gather_floats(program, grid, data, targets, order, now, x, y, width, count)
+        let grid = (samples, (x.len / samples).div_ceil(1024));
+        match (*self, augmented) {
+            (Resident::Floats { values, targets }, _) => {
+                kernels::gather_floats(
+                    program, grid, values, targets, order, now, x, y, width, count,
+                );
+            }
+            (Resident::Tokens(tokens), _) => {
+                kernels::gather_tokens(program, grid, tokens, order, now, x, y, width);
             }
             (
-                &Features::Bytes {
+                Resident::Bytes {
                     values,
                     table,
                     channels,
+                    targets,
                 },
                 false,
             ) => {
@@ -175,10 +181,11 @@ impl Resident {
                 kernels::gather_bytes(program, grid, arguments);
             }
             (
-                &Features::Bytes {
+                Resident::Bytes {
                     values,
                     table,
                     channels,
+                    targets,
                 },
                 true,
             ) => {

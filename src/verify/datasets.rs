@@ -51,6 +51,7 @@ pub fn datasets(context: &Context) -> Result<Vec<Check>> {
             kwargs: &case.dataset_kwargs,
             loss_func: &case.loss_func,
             run_id: case.seed.wrapping_sub(RUN_SEED),
+            seq_len: None,
         }) {
             Ok(pair) => pair,
             Err(e) => {

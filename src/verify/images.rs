@@ -86,6 +86,7 @@ impl SmallSet {
             kwargs: &self.kwargs,
             loss_func: "cross_entropy",
             run_id: 0,
+            seq_len: None,
         }
     }
 }

@@ -140,7 +140,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         &["/cases/0/lr_schedule"],
         "onecycle".into(),
     );
-    change("datasets.json", &["/cases/0/dataset"], "shakespeare".into());
+    change("datasets.json", &["/cases/0/dataset"], "enwik8".into());
     change(
         "runs_small.json",
         &["/runs/0/config/opt/name"],
@@ -155,7 +155,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         "mamba",
         "sophia-g",
         "onecycle",
-        "shakespeare",
+        "enwik8",
         "soap",
         "next_lm.json",
         "one_thread/runs_mnist.json",

@@ -8,6 +8,7 @@ mod command;
 mod fetch;
 mod mnist;
 mod pickle;
+mod shakespeare;
 mod shard;
 mod text;
 
@@ -32,6 +33,7 @@ fn load(
         kwargs: &kwargs,
         loss_func,
         run_id,
+        seq_len: None,
     })
 }
 

@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 use std::fs;
-use stepback_native::data::Split;
+use std::path::Path;
 use stepback_native::data::shard::{
     BLOCK, Contents, Features, HEADER, Shard, Source, Targets, VERSION, Writer, parse,
 };
+use stepback_native::data::{Split, Vocabulary};
 use stepback_native::error::Kind;
 use stepback_native::graph::Sample;
 use tempfile::TempDir;
@@ -30,7 +31,7 @@ impl Case {
         let mut writer = Writer::create(&path).unwrap();
         let mut rows = Vec::new();
         match self.features {
-            Features::Bytes => self
+            Features::Bytes | Features::Tokens => self
                 .bytes
                 .iter()
                 .for_each(|row| writer.features(row).unwrap()),
@@ -49,6 +50,10 @@ impl Case {
             }
         }
         let targets = match &self.labels {
+            _ if self.features == Features::Tokens => Targets::Next {
+                codes: CODES,
+                skipped: 3,
+            },
             Some(labels) => Targets::Classes {
                 labels,
                 classes: 10,
@@ -69,6 +74,8 @@ impl Case {
     }
 }
 
+const CODES: u32 = 250;
+
 fn source(name: &str) -> Source {
     Source {
         name: name.into(),
@@ -82,7 +89,8 @@ fn case() -> impl Strategy<Value = Case> {
     let features = prop_oneof![
         Just(Features::Bytes),
         Just(Features::Floats),
-        Just(Features::Sparse)
+        Just(Features::Sparse),
+        Just(Features::Tokens)
     ];
     let shape = (
         1usize..40,
@@ -91,9 +99,12 @@ fn case() -> impl Strategy<Value = Case> {
     );
     (features, shape, any::<bool>(), any::<u64>()).prop_map(|(features, shape, classes, seed)| {
         let (n, mut sample, targets) = shape;
-        if features == Features::Sparse {
-            sample.truncate(1);
+        match features {
+            Features::Sparse => sample.truncate(1),
+            Features::Tokens => sample = vec![1],
+            Features::Bytes | Features::Floats => {}
         }
+        let classes = classes || features == Features::Tokens;
         let width: usize = sample.iter().product();
         let mut random = stepback_native::random::torch::Generator::new(seed);
         let mut rows = |width: usize| -> Vec<Vec<f32>> {
@@ -110,7 +121,11 @@ fn case() -> impl Strategy<Value = Case> {
             sample,
             bytes: floats
                 .iter()
-                .map(|row| row.iter().map(|v| (v * 30.0) as i8 as u8).collect())
+                .map(|row| {
+                    row.iter()
+                        .map(|v| ((v * 30.0) as i8 as u8).min(CODES as u8 - 1))
+                        .collect()
+                })
                 .collect(),
             sparse: floats.iter().map(sparse).collect(),
             floats,
@@ -127,9 +142,14 @@ proptest! {
     #[test]
     fn round_trip(case in case()) {
         let dir = TempDir::new().unwrap();
-        let shard = Shard::open(&case.write(&dir)).unwrap();
+        let path = case.write(&dir);
+        let shard = Shard::open(&path).unwrap();
         let header = shard.header().clone();
         prop_assert_eq!(&header.sources, &[source("raw/ä"), source("b")]);
+        if case.features == Features::Tokens {
+            prop_assert_eq!((header.classes, header.skipped), (Some(CODES), 3));
+            return check_windows(&path, &case.bytes.concat());
+        }
         prop_assert_eq!(header.classes, case.labels.as_ref().map(|_| 10));
 
         let tables: Vec<[f32; 256]> = match case.features {
@@ -146,6 +166,7 @@ proptest! {
             Features::Bytes => case.bytes.concat().into_iter().map(f32::from).collect(),
             Features::Floats => case.floats.concat(),
             Features::Sparse => case.floats.concat().into_iter().map(|v| v.max(0.0)).collect(),
+            Features::Tokens => unreachable!(),
         };
         prop_assert_eq!(x, expected);
         match &case.labels {
@@ -157,13 +178,15 @@ proptest! {
     /// A header that the checksum vouches for, but with any numbers in it.
     #[test]
     fn no_header_makes_it_panic(edits in prop::collection::vec((12usize..90, any::<u8>()), 1..12)) {
-        let mut bytes = small(Features::Sparse);
-        for (at, value) in edits {
-            bytes[at] = value;
+        for features in KINDS {
+            let mut bytes = small(features);
+            for (at, value) in &edits {
+                bytes[*at] = *value;
+            }
+            reseal(&mut bytes);
+            // Accepted or not, it comes back.
+            let _ = parse(&bytes);
         }
-        reseal(&mut bytes);
-        // Accepted or not, it comes back.
-        let _ = parse(&bytes);
     }
 
     #[test]
@@ -177,13 +200,50 @@ proptest! {
     }
 }
 
+/// Windows of every length of these tokens, and the tokens one later, last window first.
+fn check_windows(path: &Path, tokens: &[u8]) -> Result<(), TestCaseError> {
+    for length in 1..tokens.len() {
+        let split = Split::of_tokens(Shard::open(path).unwrap(), length, Vocabulary::Bytes);
+        let n = (tokens.len() - 1) / length;
+        prop_assert_eq!((split.len(), split.classes()), (n, Some(CODES as usize)));
+        prop_assert_eq!(split.sample(), Sample::Tokens { length });
+        prop_assert_eq!(
+            (split.target_shape(), split.tokens()),
+            (&[length][..], Some(tokens))
+        );
+        let mut x = vec![f32::NAN; n * length];
+        let mut y = x.clone();
+        split.gather(
+            &(0..n as u32).rev().collect::<Vec<_>>(),
+            &[],
+            &mut x,
+            &mut y,
+        );
+        for (i, (x, y)) in x
+            .chunks(length)
+            .rev()
+            .zip(y.chunks(length).rev())
+            .enumerate()
+        {
+            let place = i * length..(i + 1) * length;
+            let floats = |tokens: &[u8]| tokens.iter().map(|t| f32::from(*t)).collect::<Vec<_>>();
+            prop_assert_eq!(x, floats(&tokens[place.clone()]));
+            prop_assert_eq!(y, floats(&tokens[place.start + 1..=place.end]));
+        }
+    }
+    Ok(())
+}
+
 /// A shard of five samples.
 fn small(features: Features) -> Vec<u8> {
     let row = |i: usize| vec![i as f32, 2.0, 3.0];
     let case = Case {
         features,
-        sample: vec![3],
-        bytes: (0..5).map(|i| vec![i, 1, 2]).collect(),
+        sample: vec![if features == Features::Tokens { 1 } else { 3 }],
+        bytes: match features {
+            Features::Tokens => (0..5).map(|i| vec![i]).collect(),
+            _ => (0..5).map(|i| vec![i, 1, 2]).collect(),
+        },
         floats: (0..5).map(row).collect(),
         sparse: (0..5).map(|i| vec![(i % 3, 1.5), (2, 2.5)]).collect(),
         labels: (features == Features::Bytes).then(|| vec![1, 2, 3, 4, 5]),
@@ -209,7 +269,12 @@ fn refused(bytes: &[u8], what: &str) {
     assert!(e.message.contains(what), "{what:?} is not in {e}");
 }
 
-const KINDS: [Features; 3] = [Features::Bytes, Features::Floats, Features::Sparse];
+const KINDS: [Features; 4] = [
+    Features::Bytes,
+    Features::Floats,
+    Features::Sparse,
+    Features::Tokens,
+];
 
 #[test]
 fn every_prefix_is_refused() {
@@ -281,7 +346,12 @@ fn nonsense_with_right_checksums_is_refused() {
     };
     // Behind the version: u8 features, u32 classes, u64 samples, u64 pairs, shapes.
     refused(&edited(Features::Bytes, &[(12, 4)]), "no sense");
+    refused(&edited(Features::Bytes, &[(12, 5)]), "no sense");
     refused(&edited(Features::Bytes, &[(13, 5)]), "class of sample 4");
+    refused(&edited(Features::Tokens, &[(13, 4)]), "code of token 4");
+    refused(&edited(Features::Tokens, &[(13, 0)]), "no sense");
+    refused(&edited(Features::Tokens, &[(14, 1)]), "no sense");
+    refused(&edited(Features::Tokens, &[(34, 2)]), "no sense");
     let (samples, pairs, sample) = (17, 25, 33);
     refused(&edited(Features::Bytes, &[(samples, 0)]), "no sense");
     refused(&edited(Features::Bytes, &[(samples + 7, 0xff)]), "no sense");

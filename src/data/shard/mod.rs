@@ -38,6 +38,8 @@ pub enum Features {
     Floats = 2,
     /// Pairs of a column and its value; every other feature of the sample is zero.
     Sparse = 3,
+    /// A text: a sample is the code of a token, one byte, and its target the next one. Whoever reads it cuts windows.
+    Tokens = 4,
 }
 
 /// A raw file that a shard was made from.
@@ -54,7 +56,7 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub features: Features,
-    /// Number of classes; `None` if the targets are floats.
+    /// Number of classes; `None` if the targets are floats. Of tokens: how many codes there are.
     pub classes: Option<u32>,
     /// Shapes of a stored sample and of a target.
     pub sample: Vec<u32>,
@@ -62,6 +64,8 @@ pub struct Header {
     pub samples: u64,
     /// Pairs in all samples together (sparse features only, else 0).
     pub pairs: u64,
+    /// Characters that were left out of this half of a text, for they have no code (tokens only, else 0).
+    pub skipped: u64,
     pub sources: Vec<Source>,
 }
 
@@ -72,9 +76,17 @@ pub struct Form {
     pub features: Features,
     /// Shape of a stored sample; `None` if it is one dimension of any length. A target is one number.
     pub sample: Option<&'static [u32]>,
-    pub classes: Option<u32>,
+    pub classes: Option<Classes>,
     /// The features are whole numbers below this one, where they are places.
     pub places: Option<u32>,
+}
+
+/// How many classes a data set has.
+#[derive(Clone, Copy, Debug)]
+pub enum Classes {
+    Exactly(u32),
+    /// Its files tell how many.
+    AtMost(u32),
 }
 
 /// Where the sections of a shard lie; a function of the header alone.
@@ -99,7 +111,7 @@ impl Header {
         let pairs = usize::try_from(self.pairs).ok()?;
         let sparse = self.features == Features::Sparse;
         let features = match self.features {
-            Features::Bytes => samples.checked_mul(product(&self.sample)?)?,
+            Features::Bytes | Features::Tokens => samples.checked_mul(product(&self.sample)?)?,
             Features::Floats => samples
                 .checked_mul(product(&self.sample)?)?
                 .checked_mul(4)?,
@@ -109,9 +121,12 @@ impl Header {
             true => samples.checked_add(1)?.checked_mul(8)?,
             false => 0,
         };
-        let targets = samples
-            .checked_mul(product(&self.target)?)?
-            .checked_mul(4)?;
+        let targets = match self.features {
+            Features::Tokens => 0,
+            _ => samples
+                .checked_mul(product(&self.target)?)?
+                .checked_mul(4)?,
+        };
         let section = |start: usize, length: usize| {
             let end = start.checked_add(length)?;
             Some((start..end, end.checked_next_multiple_of(ALIGN)?))
@@ -189,11 +204,14 @@ impl<'a> Fields<'a> {
             1 => Features::Bytes,
             2 => Features::Floats,
             3 => Features::Sparse,
+            4 => Features::Tokens,
             _ => return None,
         };
         let classes = Some(self.u32()?).filter(|c| *c != 0);
         let (samples, pairs) = (self.u64()?, self.u64()?);
         let (sample, target) = (self.shape()?, self.shape()?);
+        let tokens = features == Features::Tokens;
+        let skipped = if tokens { self.u64()? } else { 0 };
         let sources = (0..self.u16()?).map(|_| self.source());
         let header = Header {
             features,
@@ -202,6 +220,7 @@ impl<'a> Fields<'a> {
             target,
             samples,
             pairs,
+            skipped,
             sources: sources.collect::<Option<_>>()?,
         };
         // Samples are numbered with 32 bits, and a class is one number.
@@ -209,7 +228,8 @@ impl<'a> Fields<'a> {
         let paired = header.features == Features::Sparse || pairs == 0;
         let classed = classes.is_none() || header.target == [1];
         let flat = header.features != Features::Sparse || header.sample.len() == 1;
-        (counted && paired && classed && flat).then_some(header)
+        let coded = classes.is_some_and(|classes| classes <= 256) && header.sample == [1];
+        (counted && paired && classed && flat && (coded || !tokens)).then_some(header)
     }
 }
 
@@ -275,7 +295,14 @@ fn check_blocks(bytes: &[u8], layout: &Layout) -> Result<()> {
 
 /// What the checksums cannot know: a well-formed file made by another program.
 fn check_contents(bytes: &[u8], header: &Header, layout: &Layout) -> Result<()> {
-    if let Some(classes) = header.classes {
+    if let (Features::Tokens, Some(classes)) = (header.features, header.classes) {
+        let mut tokens = bytes[layout.features.clone()].iter();
+        if let Some(i) = tokens.position(|token| u32::from(*token) >= classes) {
+            return Err(Error::corrupt(format!(
+                "the code of token {i} is not below {classes}"
+            )));
+        }
+    } else if let Some(classes) = header.classes {
         let mut labels = bytes[layout.targets.clone()].chunks_exact(4);
         if let Some(i) = labels.position(|label| u32_at(label, 0) >= classes) {
             return Err(Error::corrupt(format!(
@@ -360,7 +387,13 @@ impl Shard {
         let shape = form
             .sample
             .map_or(sample.len() == 1, |shape| shape == sample);
-        let kind = (*features, *classes, target.as_slice()) == (form.features, form.classes, &[1]);
+        let classed = match (form.classes, *classes) {
+            (None, None) => true,
+            (Some(Classes::Exactly(n)), Some(classes)) => classes == n,
+            (Some(Classes::AtMost(n)), Some(classes)) => classes <= n,
+            _ => false,
+        };
+        let kind = (*features, target.as_slice()) == (form.features, &[1]) && classed;
         let place =
             |limit: u32, value: &f32| value.fract() == 0.0 && (0.0..limit as f32).contains(value);
         let in_places = |limit: u32| self.float_features().iter().all(|v| place(limit, v));
@@ -421,7 +454,7 @@ impl Shard {
         &self.map
     }
 
-    /// Features stored as [`Features::Bytes`].
+    /// Features stored as [`Features::Bytes`] or [`Features::Tokens`].
     pub fn byte_features(&self) -> &[u8] {
         &self.map[self.layout.features.clone()]
     }
@@ -441,7 +474,7 @@ impl Shard {
             .unwrap_or(&[])
     }
 
-    /// Targets where [`Header::classes`] is `Some`.
+    /// Targets where [`Header::classes`] is `Some`, except of tokens.
     pub fn class_targets(&self) -> &[u32] {
         bytemuck::cast_slice(&self.map[self.layout.targets.clone()])
     }

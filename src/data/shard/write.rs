@@ -34,9 +34,19 @@ pub struct Contents<'a> {
     pub rows: &'a [u64],
 }
 
+#[derive(Clone, Copy)]
 pub enum Targets<'a> {
-    Classes { labels: &'a [u32], classes: u32 },
+    Classes {
+        labels: &'a [u32],
+        classes: u32,
+    },
     Floats(&'a [f32]),
+    /// Of each token the next one: nothing is stored.
+    Next {
+        /// How many codes there are.
+        codes: u32,
+        skipped: u64,
+    },
 }
 
 impl Writer {
@@ -99,9 +109,10 @@ impl Writer {
             dims.collect::<std::result::Result<_, _>>()
                 .expect("dimensions below 2^32")
         };
-        let (classes, count) = match contents.targets {
-            Targets::Classes { labels, classes } => (Some(classes), labels.len()),
-            Targets::Floats(values) => (None, values.len()),
+        let (classes, count, skipped) = match contents.targets {
+            Targets::Classes { labels, classes } => (Some(classes), labels.len(), 0),
+            Targets::Floats(values) => (None, values.len(), 0),
+            Targets::Next { codes, skipped } => (Some(codes), self.written, skipped),
         };
         let header = Header {
             features: contents.features,
@@ -110,6 +121,7 @@ impl Writer {
             target: narrow(contents.target),
             samples: (count / contents.target.iter().product::<usize>()) as u64,
             pairs: contents.rows.last().copied().unwrap_or(0),
+            skipped,
             sources: Vec::new(),
         };
         let layout = header.layout().expect("a shard that fits into memory");
@@ -120,6 +132,7 @@ impl Writer {
         match contents.targets {
             Targets::Classes { labels, .. } => self.body(bytemuck::cast_slice(labels))?,
             Targets::Floats(values) => self.body(bytemuck::cast_slice(values))?,
+            Targets::Next { .. } => {}
         }
         assert_eq!(self.written, layout.targets.end - HEADER, "targets written");
         self.pad(layout.table.start)?;
@@ -174,6 +187,9 @@ fn encode(header: &Header) -> Vec<u8> {
     for shape in [&header.sample, &header.target] {
         out.push(shape.len() as u8);
         out.extend(shape.iter().flat_map(|d| d.to_le_bytes()));
+    }
+    if header.features == Features::Tokens {
+        out.extend(header.skipped.to_le_bytes());
     }
     out.extend((header.sources.len() as u16).to_le_bytes());
     for source in &header.sources {

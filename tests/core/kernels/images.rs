@@ -6,7 +6,7 @@ use crate::common::kernels::{ALL, Tolerances, machines, on, on_cpu, runs_agree};
 use serde_json::{Value, json};
 use stepback_native::config::RunConfig;
 use stepback_native::data::augment::{Placement, Recipe};
-use stepback_native::data::{Library, Pair, fetch};
+use stepback_native::data::{Library, Pair, Request, fetch};
 use stepback_native::device::gpu::Precision;
 use stepback_native::device::gpu::kernels::{self, Step};
 use stepback_native::device::{Device, Machine, Program, Target};
@@ -268,6 +268,63 @@ fn augmented_images_are_those_of_the_loader() {
         let bits = |v: &[f32]| -> Vec<u32> { v.iter().map(|x| x.to_bits()).collect() };
         assert!(bits(&ours) == bits(&x), "pixels differ");
         assert_eq!(gpu.download(classes).unwrap(), y);
+    }
+}
+
+/// Windows of several lengths, from below a block's part of a row to several of them: those of the loader.
+#[test]
+fn windows_of_tokens_are_those_of_the_loader() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = (0..20_000u32)
+        .map(|i| char::from(b' ' + (i * i / 7 % 90) as u8))
+        .collect();
+    std::fs::create_dir(dir.path().join("shakespeare")).unwrap();
+    std::fs::write(dir.path().join("shakespeare/input.txt"), text).unwrap();
+    let library = Library::new(dir.path(), true, fetch::Options::new(Vec::new(), true));
+    for length in [1, 7, 256, 1500] {
+        let request = Request {
+            name: "shakespeare",
+            kwargs: &serde_json::Map::new(),
+            loss_func: "",
+            run_id: 0,
+            seq_len: Some(length),
+        };
+        let Pair { train, .. } = library.load(request).unwrap();
+        // Behind one that is not in this batch; the last window is in it.
+        let last = train.len() as u32 - 1;
+        let order = [3, last, 0, 2, last, 1];
+        let n = order.len() - 1;
+        let (mut x, mut y) = (vec![0.0; n * length], vec![0.0; n * length]);
+        train.gather(&order[1..], &[], &mut x, &mut y);
+        for machine in machines(ALL) {
+            let mut gpu = machine.open();
+            let [inputs, targets] =
+                ["x", "y"].map(|name| gpu.alloc::<f32>(name, n * length).unwrap());
+            let tokens = gpu.alloc_with("tokens", train.tokens().unwrap()).unwrap();
+            let order = gpu.alloc_with("order", &order).unwrap();
+            let now = Step {
+                first: 1,
+                ..Step::default()
+            };
+            let now = gpu.alloc_with("step", &[now]).unwrap();
+            let mut program = Program::new(machine.target(Precision::Fp32));
+            let grid = (n, length.div_ceil(1024));
+            let count = length as i32;
+            kernels::gather_tokens(
+                &mut program,
+                grid,
+                tokens,
+                order,
+                now,
+                inputs,
+                targets,
+                count,
+            );
+            let program = gpu.prepare(program).unwrap();
+            gpu.run(program).unwrap();
+            assert!(gpu.download(inputs).unwrap() == x, "windows of {length}");
+            assert!(gpu.download(targets).unwrap() == y, "windows of {length}");
+        }
     }
 }
 
