@@ -44,21 +44,6 @@ DEVICE float keep_at(const Dropout& dropout, long long pair, int row, int column
   return (at % 2 ? odd : even) < dropout.threshold ? 0.0f : dropout.scale;
 }
 
-// Over the lanes that share a row of scores, LANES neighbours.
-template <int LANES>
-DEVICE float max_over(float x) {
-#pragma unroll
-  for (int offset = LANES / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  return x;
-}
-
-template <int LANES>
-DEVICE float sum_over(float x) {
-#pragma unroll
-  for (int offset = LANES / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
-
 // ---- blocks whose matrices lie in shared memory ----
 
 // What a product takes from shared memory.

@@ -167,11 +167,24 @@ DEVICE void load_matrices(unsigned (&r)[4], const void* row CALLER) {
 
 // ---- sums over threads, in a fixed order ----
 
+// Over LANES neighbours.
+template <int LANES>
+DEVICE float max_over(float x) {
+#pragma unroll
+  for (int offset = LANES / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+
+template <int LANES, class T>
+DEVICE T sum_over(T x) {
+#pragma unroll
+  for (int offset = LANES / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+
 template <class T>
 DEVICE T warp_sum(T x) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
+  return sum_over<32>(x);
 }
 
 // The sum over a block of THREADS threads, for all of them. N sums at once share the barriers.

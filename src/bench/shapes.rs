@@ -263,4 +263,13 @@ pub(super) const AT_SIZE: &[(&str, Case)] = &[
         }),
     ),
     cross_entropy("512 rows, 10 classes", &[&[512, 10]], &[512, 1], &[10]),
+    // The language model: 64 windows of 256 tokens.
+    (
+        "causal_attention",
+        Case::new(
+            "256 tokens, turned, 6 heads of 64",
+            &[&[64, 256, 1152]],
+            |x| x[0].causal_attention(6, Some(500_000.0)),
+        ),
+    ),
 ];

@@ -133,7 +133,7 @@ fn row_max<S: Simd>(s: S, row: &[f32]) -> f32 {
 
 /// Overwrites a row by `e^(x - max)`; returns the maximum and the sum.
 #[inline(always)]
-fn exp_row<S: Simd>(s: S, row: &mut [f32]) -> (f32, f32) {
+pub(super) fn exp_row<S: Simd>(s: S, row: &mut [f32]) -> (f32, f32) {
     let most = row_max(s, row);
     let mut sum = s.zero();
     let (vectors, rest) = row.as_chunks_mut::<LANES>();

@@ -2,6 +2,7 @@
 
 use super::simd::LANES;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 /// Calls `f(task, scratch)` for every task. Each of the `scratch.len() / scratch_len` strands takes the next
@@ -32,4 +33,35 @@ pub const ALIGN: usize = LANES;
 pub fn aligned(ws: &mut [f32]) -> &mut [f32] {
     let skip = ws.as_ptr().align_offset(LANES * size_of::<f32>());
     &mut ws[skip..]
+}
+
+/// Memory of which every task writes places of its own, not one behind the other.
+pub struct Parts<'a> {
+    data: *mut f32,
+    len: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: whoever takes a part promises that nobody else has it.
+unsafe impl Sync for Parts<'_> {}
+
+impl<'a> Parts<'a> {
+    pub fn new(all: &'a mut [f32]) -> Parts<'a> {
+        Parts {
+            data: all.as_mut_ptr(),
+            len: all.len(),
+            borrowed: PhantomData,
+        }
+    }
+
+    /// `len` floats from place `at` on.
+    ///
+    /// # Safety
+    /// Nobody has a part that overlaps this one at the same time.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part(&self, at: usize, len: usize) -> &mut [f32] {
+        assert!(at <= self.len && len <= self.len - at);
+        // SAFETY: inside of what was borrowed; the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), len) }
+    }
 }

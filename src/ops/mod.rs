@@ -8,6 +8,7 @@ mod attention;
 mod average_pool;
 mod batch_norm;
 mod case;
+mod causal_attention;
 mod column_sums;
 mod conv2d;
 mod cross_entropy;
@@ -40,6 +41,7 @@ pub const ROWS: &[Row] = &[
     attention::ROW,
     average_pool::ROW,
     batch_norm::ROW,
+    causal_attention::ROW,
     conv2d::ROW,
     cross_entropy::ROW,
     dropout::ROW,

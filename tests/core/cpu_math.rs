@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use stepback_native::cpu::attention::{Attention, Keep};
 use stepback_native::cpu::avx512;
 use stepback_native::cpu::batch_norm::{Affine, Averages, BatchNorm, MOMENTUM, Saved, Then};
+use stepback_native::cpu::causal_attention::{CausalAttention, Turns};
 use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::cpu::gemm::{Matrix, gemm};
 use stepback_native::cpu::layer_norm::LayerNorm;
@@ -946,6 +947,100 @@ fn attention_and_its_gradients() {
             assert_close("ds", &ds, &ds64, 1e-6);
             assert_close("dqkv", &dqkv, &dqkv64, 2e-6);
         }
+    }
+}
+
+#[test]
+fn causal_attention_and_its_gradients() {
+    // Heads of one block of rows, of several, and of some of its rows more.
+    for (sequences, tokens, heads, head_dim, base) in [
+        (1, 1, 1, 1, None),
+        (2, 9, 2, 6, Some(3.0f32)),
+        (1, 64, 2, 16, None),
+        (2, 150, 3, 8, Some(500_000.0)),
+    ] {
+        let turns = base.map(|base| Turns::new(tokens, head_dim, base));
+        let attention = CausalAttention {
+            sequences,
+            tokens,
+            heads,
+            head_dim,
+            turns,
+        };
+        let len = attention.output_len();
+        let (qkv, d_o) = (numbers(1, 3 * len), numbers(2, len));
+        let [o, dqkv] = on_pools(|threads| {
+            let (mut l, mut o) = (dirty(attention.rows()), dirty(len));
+            let mut ws = dirty(attention.forward_workspace(threads));
+            attention.forward(&qkv, &mut l, &mut o, &mut ws);
+            let (mut dqkv, mut ws) = (dirty(3 * len), dirty(attention.backward_workspace(threads)));
+            attention.backward(&qkv, &l, &o, &d_o, &mut dqkv, &mut ws);
+            [bits(&o), bits(&dqkv)]
+        })
+        .map(|bits| floats(&bits));
+
+        let (mut o64, mut dqkv64) = (vec![0.0; len], vec![0.0; 3 * len]);
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        for (sequence, head) in (0..sequences).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            let at = |part: usize, t: usize| {
+                ((sequence * tokens + t) * 3 + part) * heads * head_dim + head * head_dim
+            };
+            let out = |t: usize| (sequence * tokens + t) * heads * head_dim + head * head_dim;
+            // Sign -1 turns back.
+            let turned = |x: &[f64], t: usize, sign: f64| -> Vec<f64> {
+                let Some(base) = base else { return x.to_vec() };
+                let pairs = x.chunks(2).enumerate();
+                pairs
+                    .flat_map(|(j, x)| {
+                        let angle =
+                            t as f64 * f64::from(base).powf(-2.0 * j as f64 / head_dim as f64);
+                        let (sin, cos) = (sign * angle.sin(), angle.cos());
+                        [x[0] * cos - x[1] * sin, x[1] * cos + x[0] * sin]
+                    })
+                    .collect()
+            };
+            let row = |part: usize, t: usize| f64s(&qkv[at(part, t)..][..head_dim]);
+            let rows = |part: usize| -> Vec<Vec<f64>> {
+                let rows = (0..tokens).map(|t| row(part, t));
+                match part {
+                    2 => rows.collect(),
+                    _ => rows.enumerate().map(|(t, x)| turned(&x, t, 1.0)).collect(),
+                }
+            };
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let (q, k, v) = (rows(0), rows(1), rows(2));
+            let mut d = [(); 3].map(|()| vec![vec![0.0; head_dim]; tokens]);
+            let add = |to: &mut [f64], factor: f64, x: &[f64]| {
+                to.iter_mut().zip(x).for_each(|(to, x)| *to += factor * x);
+            };
+            for i in 0..tokens {
+                let e: Vec<f64> = (0..=i).map(|j| (scale * dot(&q[i], &k[j])).exp()).collect();
+                let total: f64 = e.iter().sum();
+                let d_o = f64s(&d_o[out(i)..][..head_dim]);
+                let dp: Vec<f64> = (0..=i).map(|j| dot(&d_o, &v[j])).collect();
+                let mean: f64 = dot(&e, &dp) / total;
+                for j in 0..=i {
+                    let p = e[j] / total;
+                    add(&mut o64[out(i)..][..head_dim], p, &v[j]);
+                    add(&mut d[2][j], p, &d_o);
+                    let ds = scale * p * (dp[j] - mean);
+                    add(&mut d[0][i], ds, &k[j]);
+                    add(&mut d[1][j], ds, &q[i]);
+                }
+            }
+            for (part, d) in d.iter().enumerate() {
+                for (t, d) in d.iter().enumerate() {
+                    let d = if part < 2 {
+                        turned(d, t, -1.0)
+                    } else {
+                        d.clone()
+                    };
+                    dqkv64[at(part, t)..][..head_dim].copy_from_slice(&d);
+                }
+            }
+        }
+        assert_close("o", &o, &o64, 1e-6);
+        assert_close("dqkv", &dqkv, &dqkv64, 3e-6);
     }
 }
 

@@ -180,6 +180,38 @@ const LARGE: &[(&str, Case)] = &[
         }),
     ),
     (
+        "causal_attention",
+        Case::new(
+            "turned, 130 tokens, 2 heads of 64",
+            &[&[1, 130, 384]],
+            |x| x[0].causal_attention(2, Some(500_000.0)),
+        ),
+    ),
+    (
+        "causal_attention",
+        Case::new("64 tokens, 3 heads of 8", &[&[2, 64, 72]], |x| {
+            x[0].causal_attention(3, None)
+        }),
+    ),
+    (
+        "causal_attention",
+        Case::new("turned, 129 tokens, a head of 22", &[&[1, 129, 66]], |x| {
+            x[0].causal_attention(1, Some(10_000.0))
+        }),
+    ),
+    (
+        "causal_attention",
+        Case::new("turned, 70 tokens, a head of 192", &[&[1, 70, 576]], |x| {
+            x[0].causal_attention(1, Some(500_000.0))
+        }),
+    ),
+    (
+        "causal_attention",
+        Case::new("66 tokens, a head of 250", &[&[1, 66, 750]], |x| {
+            x[0].causal_attention(1, None)
+        }),
+    ),
+    (
         "windows",
         Case::new("windows of 8x8 pixels of 96", &[&[3, 8, 8, 96]], |x| {
             x[0].windows(4, 2)

@@ -147,23 +147,36 @@ const EMULATOR: Target = Target {
 
 #[test]
 fn attention_that_does_not_fit_is_refused() {
-    let mut params = Params::new(Generator::new(1));
-    let x = params.constant("x", &[1, 8000, 3], 0.0);
-    let plan = Plan::record(&params, Mode::Train, Device::Emulator, |tape| {
-        let y = tape.param(x).attention(1, None, 0.0);
-        Targets {
-            outputs: vec![y],
-            backward: Some(y),
+    for (shape, apply, says) in [
+        (
+            [1, 8000, 3],
+            (|x| x.attention(1, None, 0.0)) as for<'t> fn(Var<'t>) -> Var<'t>,
+            "attention among 8000 tokens",
+        ),
+        (
+            [1, 2, 774],
+            |x| x.causal_attention(1, None),
+            "heads of 258 dimensions",
+        ),
+    ] {
+        let mut params = Params::new(Generator::new(1));
+        let x = params.constant("x", &shape, 0.0);
+        let plan = Plan::record(&params, Mode::Train, Device::Emulator, |tape| {
+            let y = apply(tape.param(x));
+            Targets {
+                outputs: vec![y],
+                backward: Some(y),
+            }
+        });
+        if device::emulator_usable().is_err() {
+            return;
         }
-    });
-    if device::emulator_usable().is_err() {
-        return;
+        let mut machine = Machine::open(Device::Emulator).unwrap();
+        let now = machine.alloc("step", 1).unwrap();
+        let error = plan.emit(now, &mut Program::new(EMULATOR)).unwrap_err();
+        assert!(error.message.contains(says), "{}", error.message);
+        assert_eq!(error.kind.exit_code(), 2);
     }
-    let mut machine = Machine::open(Device::Emulator).unwrap();
-    let now = machine.alloc("step", 1).unwrap();
-    let error = plan.emit(now, &mut Program::new(EMULATOR)).unwrap_err();
-    assert!(error.message.contains("attention among 8000 tokens"));
-    assert_eq!(error.kind.exit_code(), 2);
 }
 
 struct Unported;
