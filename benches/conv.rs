@@ -8,8 +8,8 @@ use stepback_native::cpu::attention::Attention;
 use stepback_native::cpu::batch_norm::{Affine, Averages, BatchNorm, MOMENTUM, Saved, Then};
 use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::cpu::gemm::{Matrix, gemm};
-use stepback_native::cpu::layer_norm::LayerNorm;
 use stepback_native::cpu::math::{gelu, gelu_backward};
+use stepback_native::cpu::norm::Norm;
 use stepback_native::cpu::pool::Images;
 
 /// Memory that starts at a cache line, as the arena's slots do, with unremarkable numbers in it.
@@ -326,40 +326,26 @@ fn vit(c: &mut Criterion) {
             shape.backward(&qkv, None, &p, &d_o, &mut ds, &mut dqkv, &mut ws);
         });
     });
-    let norm = LayerNorm {
+    let norm = Norm {
         rows: tokens,
         width: 512,
+        centred: true,
+        eps: 1e-5,
     };
     let (x, gamma, beta) = (
         Buffer::new(tokens * 512),
         Buffer::new(512),
         Buffer::new(512),
     );
-    let (mut mean, mut rstd) = (Buffer::new(tokens), Buffer::new(tokens));
+    let mut saved = Buffer::new(norm.saved());
     let (mut y, mut dx) = (Buffer::new(x.len()), Buffer::new(x.len()));
     let (mut dgamma, mut dbeta) = (Buffer::new(512), Buffer::new(512));
     let mut ws = Buffer::new(norm.workspace());
     group.bench_function("layer norm", |b| {
         b.iter(|| {
-            let (gamma, beta) = (&gamma[..], &beta[..]);
-            let saved = Saved {
-                mean: &mut mean[..],
-                rstd: &mut rstd[..],
-            };
-            norm.forward(&x, Affine { gamma, beta }, saved, &mut y);
-            let saved = Saved {
-                mean: &mean[..],
-                rstd: &rstd[..],
-            };
-            norm.backward(
-                &x,
-                gamma,
-                saved,
-                &y,
-                &mut dx,
-                (&mut dgamma, &mut dbeta),
-                &mut ws,
-            );
+            norm.forward(&x, &gamma, &beta, &mut saved, &mut y);
+            let parameters = (&mut dgamma[..], &mut dbeta[..]);
+            norm.backward(&x, &gamma, &saved, &y, &mut dx, parameters, &mut ws);
         });
     });
     group.bench_function("gelu", |b| {

@@ -2,6 +2,9 @@
 #pragma once
 #include "common.cuh"
 
+// The class of a row that neither losses nor scores count.
+constexpr int IGNORED = -1;
+
 struct Batch {
   long long first, n;  // of this block's elements
 };

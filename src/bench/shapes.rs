@@ -1,4 +1,4 @@
-//! The ops of the five experiments at their shapes.
+//! The ops of the experiments at their shapes.
 
 use crate::graph::Range;
 use crate::ops::{Case, Data};
@@ -271,5 +271,38 @@ pub(super) const AT_SIZE: &[(&str, Case)] = &[
             &[&[64, 256, 1152]],
             |x| x[0].causal_attention(6, Some(500_000.0)),
         ),
+    ),
+    (
+        "token_embedding",
+        Case::new("16384 tokens of 384, 92 codes", &[&[92, 384]], |x| {
+            x[0].token_embedding(x[1])
+        })
+        .with_data(&[64, 256], Data::Indices(&[92])),
+    ),
+    (
+        "rms_norm",
+        Case::new("16384x384", &[&[64, 256, 384], &[384]], |x| {
+            x[0].rms_norm(x[1], 1e-6)
+        }),
+    ),
+    (
+        "silu",
+        Case::new("16384x1536", &[&[64, 256, 1536]], |x| x[0].silu()),
+    ),
+    (
+        "swiglu",
+        Case::new("16384 of twice 1536", &[&[64, 256, 3072]], |x| {
+            x[0].swiglu()
+        }),
+    ),
+    (
+        "relu_squared",
+        Case::new("16384x1536", &[&[64, 256, 1536]], |x| x[0].relu_squared()),
+    ),
+    cross_entropy(
+        "16384 rows, 92 classes",
+        &[&[64, 256, 92]],
+        &[64, 256],
+        &[92],
     ),
 ];

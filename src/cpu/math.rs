@@ -1,4 +1,5 @@
-//! exp and erf of sixteen lanes, and what is made of them row by row: GELU, softmax, cross entropy.
+//! exp and erf of sixteen lanes, and what is made of them, number by number or row by row: GELU, SiLU, softmax, cross
+//! entropy.
 
 use super::CHUNK;
 use super::simd::{LANES, Simd, Vector, multiversion};
@@ -54,19 +55,15 @@ pub(super) fn erf<S: Simd>(s: S, x: S::V) -> S::V {
     small.where_le(x.abs(), one, large)
 }
 
-/// Calls `body` on the chunks of `x` and `y` in parallel.
-fn chunks(x: &[f32], y: &mut [f32], body: fn(&[f32], &mut [f32])) {
-    assert_eq!(x.len(), y.len());
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| body(x, y));
-}
-
+/// `$name` is a function of every number, or the gradient of one: of `x` and the gradient `dy` of its value.
 macro_rules! elementwise {
     ($(#[$meta:meta])* $name:ident, $chunk:ident, $body:ident, $s:ident, $x:ident => $value:expr) => {
         $(#[$meta])*
         pub fn $name(x: &[f32], y: &mut [f32]) {
-            chunks(x, y, $chunk);
+            assert_eq!(x.len(), y.len());
+            y.par_chunks_mut(CHUNK)
+                .zip(x.par_chunks(CHUNK))
+                .for_each(|(y, x)| $chunk(x, y));
         }
 
         multiversion!(fn $chunk = $body(x: &[f32], y: &mut [f32]));
@@ -76,6 +73,27 @@ macro_rules! elementwise {
             for (x, y) in x.chunks(LANES).zip(y.chunks_mut(LANES)) {
                 let $x = $s.load_partial(x);
                 $value.store_partial(y);
+            }
+        }
+    };
+    ($(#[$meta:meta])* $name:ident, $chunk:ident, $body:ident, $s:ident, $x:ident, $dy:ident => $value:expr) => {
+        $(#[$meta])*
+        pub fn $name(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+            assert!(x.len() == dy.len() && x.len() == dx.len());
+            dx.par_chunks_mut(CHUNK)
+                .zip(x.par_chunks(CHUNK))
+                .zip(dy.par_chunks(CHUNK))
+                .for_each(|((dx, x), dy)| $chunk(x, dy, dx));
+        }
+
+        multiversion!(fn $chunk = $body(x: &[f32], dy: &[f32], dx: &mut [f32]));
+
+        #[inline(always)]
+        fn $body<S: Simd>($s: S, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+            let vectors = x.chunks(LANES).zip(dy.chunks(LANES));
+            for ((x, dy), dx) in vectors.zip(dx.chunks_mut(LANES)) {
+                let ($x, $dy) = ($s.load_partial(x), $s.load_partial(dy));
+                $value.store_partial(dx);
             }
         }
     };
@@ -96,27 +114,96 @@ elementwise!(
         x * s.splat(0.5) * (erf + s.splat(1.0))
     }
 );
-
-/// `dx = dy (Phi(x) + x phi(x))` with `phi(x) = exp(-x^2 / 2) / sqrt(2 pi)`.
-pub fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    assert!(x.len() == dy.len() && x.len() == dx.len());
-    dx.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .zip(dy.par_chunks(CHUNK))
-        .for_each(|((dx, x), dy)| gelu_gradient(x, dy, dx));
-}
-
-multiversion!(fn gelu_gradient = gelu_gradient_body(x: &[f32], dy: &[f32], dx: &mut [f32]));
-
-#[inline(always)]
-fn gelu_gradient_body<S: Simd>(s: S, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let vectors = x.chunks(LANES).zip(dy.chunks(LANES));
-    for ((x, dy), dx) in vectors.zip(dx.chunks_mut(LANES)) {
-        let (x, dy) = (s.load_partial(x), s.load_partial(dy));
+elementwise!(
+    /// `dx = dy (Phi(x) + x phi(x))` with `phi(x) = exp(-x^2 / 2) / sqrt(2 pi)`.
+    gelu_backward, gelu_gradient, gelu_gradient_body, s, x, dy => {
         let half = s.splat(0.5);
         let distribution = erf(s, x * s.splat(FRAC_1_SQRT_2)).mul_add(half, half);
         let density = exp(s, x * x * s.splat(-0.5)) * s.splat(0.398_942_3);
-        (dy * x.mul_add(density, distribution)).store_partial(dx);
+        dy * x.mul_add(density, distribution)
+    }
+);
+elementwise!(
+    /// SiLU, `y = x / (1 + e^-x)`.
+    silu, silu_chunk, silu_body, s, x => silu_of(s, x)
+);
+elementwise!(
+    /// `dx = dy s (1 + x (1 - s))` with `s = 1 / (1 + e^-x)`.
+    silu_backward, silu_gradient, silu_gradient_body, s, x, dy => dy * silu_slope(s, x)
+);
+elementwise!(
+    /// `y = max(x, 0)^2`; NaN stays.
+    relu_squared, relu_squared_chunk, relu_squared_body, s, x => {
+        let positive = s.zero().where_le(x, s.zero(), x);
+        positive * positive
+    }
+);
+elementwise!(
+    /// `dx = 2 max(x, 0) dy`.
+    relu_squared_backward, relu_squared_gradient, relu_squared_gradient_body, s, x, dy => {
+        s.splat(2.0) * s.zero().where_le(x, s.zero(), x) * dy
+    }
+);
+
+#[inline(always)]
+fn silu_of<S: Simd>(s: S, x: S::V) -> S::V {
+    x / (s.splat(1.0) + exp(s, s.zero() - x))
+}
+
+/// Derivative of SiLU.
+#[inline(always)]
+fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    let sigmoid = one / (one + exp(s, s.zero() - x));
+    sigmoid * x.mul_add(one - sigmoid, one)
+}
+
+/// SwiGLU of rows of two halves `a` and `b`, of `half` numbers each: `y = silu(a) b`.
+pub fn swiglu(x: &[f32], half: usize, y: &mut [f32]) {
+    assert_eq!(x.len(), 2 * y.len());
+    let rows = (CHUNK / half).max(1);
+    y.par_chunks_mut(rows * half)
+        .zip(x.par_chunks(rows * 2 * half))
+        .for_each(|(y, x)| swiglu_rows(x, half, y));
+}
+
+multiversion!(fn swiglu_rows = swiglu_body(x: &[f32], half: usize, y: &mut [f32]));
+
+#[inline(always)]
+fn swiglu_body<S: Simd>(s: S, x: &[f32], half: usize, y: &mut [f32]) {
+    for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(half)) {
+        let (a, b) = x.split_at(half);
+        let halves = a.chunks(LANES).zip(b.chunks(LANES));
+        for ((a, b), y) in halves.zip(y.chunks_mut(LANES)) {
+            (silu_of(s, s.load_partial(a)) * s.load_partial(b)).store_partial(y);
+        }
+    }
+}
+
+/// `da = dy b silu'(a)` and `db = dy silu(a)`.
+pub fn swiglu_backward(x: &[f32], half: usize, dy: &[f32], dx: &mut [f32]) {
+    assert!(x.len() == 2 * dy.len() && x.len() == dx.len());
+    let rows = (CHUNK / half).max(1);
+    dx.par_chunks_mut(rows * 2 * half)
+        .zip(x.par_chunks(rows * 2 * half))
+        .zip(dy.par_chunks(rows * half))
+        .for_each(|((dx, x), dy)| swiglu_gradient(x, half, dy, dx));
+}
+
+multiversion!(fn swiglu_gradient = swiglu_gradient_body(x: &[f32], half: usize, dy: &[f32], dx: &mut [f32]));
+
+#[inline(always)]
+fn swiglu_gradient_body<S: Simd>(s: S, x: &[f32], half: usize, dy: &[f32], dx: &mut [f32]) {
+    let rows = x.chunks_exact(2 * half).zip(dy.chunks_exact(half));
+    for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(2 * half)) {
+        let ((a, b), (da, db)) = (x.split_at(half), dx.split_at_mut(half));
+        let halves = a.chunks(LANES).zip(b.chunks(LANES)).zip(dy.chunks(LANES));
+        let gradients = da.chunks_mut(LANES).zip(db.chunks_mut(LANES));
+        for (((a, b), dy), (da, db)) in halves.zip(gradients) {
+            let (a, b, dy) = (s.load_partial(a), s.load_partial(b), s.load_partial(dy));
+            (dy * b * silu_slope(s, a)).store_partial(da);
+            (dy * silu_of(s, a)).store_partial(db);
+        }
     }
 }
 
@@ -167,9 +254,17 @@ fn softmax_body<S: Simd>(s: S, x: &mut [f32], width: usize) {
     }
 }
 
+/// The label of a row that neither losses nor scores count.
+pub const IGNORED: f32 = -1.0;
+
+/// Rows whose label is not [`IGNORED`].
+pub fn counted(labels: &[f32]) -> usize {
+    labels.iter().filter(|label| **label != IGNORED).count()
+}
+
 /// Cross entropy of the rows (N, `width`) with labels, integers held as floats: `losses[i]` is `-log softmax(x)` weighted
 /// by t, which is 1 - `smoothing` at the label and `smoothing / width` more everywhere. The loss itself is the mean of
-/// `losses`; its gradient is `dx = (softmax(x) - t) / N`.
+/// `losses`; its gradient is `dx = (softmax(x) - t) / N`. Rows that are [`IGNORED`] are not in N, and are 0 in both.
 ///
 /// # Panics
 /// If a label is not below `width`.
@@ -183,7 +278,7 @@ pub fn cross_entropy(
 ) {
     assert!(x.len() == labels.len() * width && x.len() == dx.len() && losses.len() == labels.len());
     let rows = (CHUNK / width).max(1);
-    let n = labels.len() as f32;
+    let n = counted(labels) as f32;
     dx.par_chunks_mut(rows * width)
         .zip(x.par_chunks(rows * width))
         .zip(labels.par_chunks(rows))
@@ -208,6 +303,11 @@ fn cross_entropy_body<S: Simd>(
     dx: &mut [f32],
 ) {
     for ((row, label), loss) in dx.chunks_exact_mut(width).zip(labels).zip(losses) {
+        if *label == IGNORED {
+            *loss = 0.0;
+            row.fill(0.0);
+            continue;
+        }
         let label = *label as usize;
         let x = row[label];
         let mean = match smoothing > 0.0 {

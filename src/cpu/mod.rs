@@ -5,11 +5,12 @@ pub mod batch_norm;
 pub mod causal_attention;
 pub mod conv;
 pub mod gemm;
-pub mod layer_norm;
 pub mod math;
+pub mod norm;
 mod par;
 pub mod pool;
 mod simd;
+pub mod tokens;
 
 pub use simd::avx512;
 

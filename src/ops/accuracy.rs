@@ -1,13 +1,17 @@
 //! Scores: the share of right answers in each batch of so many rows; the last one has what is left. They have no
 //! gradient.
 
+use crate::cpu::math;
 use crate::device::Program;
-use crate::device::gpu::kernels;
+use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, Fwd, FwdSlots, Op, Var};
 
+/// Batches of so many rows are done by one block each.
+const ONE_BLOCK: usize = 1024;
+
 /// argmax of a row equals the target. Like PyTorch's argmax, NaN counts as the largest and the first
-/// of several largest wins.
+/// of several largest wins. Rows whose target is -1 are left out; a batch that has no others is NaN.
 struct ClassAccuracy {
     rows: usize,
     classes: usize,
@@ -23,7 +27,8 @@ struct SignAccuracy {
 }
 
 impl<'t> Var<'t> {
-    /// Share of the rows of logits (N, C) whose argmax is the class index (N, 1): one for each batch.
+    /// Share of the rows of logits (N, C) whose argmax is the class index (N, 1), among those where that is not -1: one for
+    /// each batch.
     pub fn class_accuracy(self, target: Var<'t>, batch: usize) -> Var<'t> {
         let (rows, classes) = self.rows_columns();
         assert_eq!(target.size(), rows, "class_accuracy: a class for each row");
@@ -75,15 +80,29 @@ impl Op for ClassAccuracy {
         let batches = (io.x[0].chunks(self.batch * self.classes)).zip(io.x[1].chunks(self.batch));
         for (y, (x, target)) in io.y.iter_mut().zip(batches) {
             let rows = x.chunks_exact(self.classes).zip(target);
-            let right = rows.filter(|(x, t)| argmax(x) == **t as usize).count();
-            *y = share(right, target.len());
+            let right = rows.filter(|(x, t)| argmax(x) as f32 == **t).count();
+            *y = share(right, math::counted(target));
+        }
+    }
+
+    fn cuda_fwd_work(&self) -> usize {
+        if self.batch <= ONE_BLOCK {
+            0
+        } else {
+            self.rows
         }
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, target, ..], y) = (io.x, io.y);
+        let ([x, target, ..], y, hits) = (io.x, io.y, io.work);
         let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
-        kernels::class_accuracy(program, y.len, x, target, y, rows, classes, batch);
+        if self.batch <= ONE_BLOCK {
+            kernels::class_accuracy(program, y.len, x, target, y, rows, classes, batch);
+        } else {
+            let grid = elementwise(self.rows);
+            kernels::class_hits(program, grid, x, target, hits, rows, classes);
+            kernels::class_shares(program, y.len, hits, y, rows, batch);
+        }
         Ok(())
     }
 

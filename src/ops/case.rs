@@ -31,6 +31,8 @@ pub enum Data {
     Signs,
     /// Integers, those of column j below the j-th bound.
     Indices(&'static [usize]),
+    /// Classes below a bound, or -1.
+    Targets(usize),
 }
 
 impl Case {
@@ -50,7 +52,7 @@ impl Case {
         }
     }
 
-    pub(crate) const fn with_data(mut self, shape: &'static [usize], data: Data) -> Case {
+    pub const fn with_data(mut self, shape: &'static [usize], data: Data) -> Case {
         self.data = Some((shape, data));
         self
     }
@@ -131,6 +133,9 @@ impl Case {
                     .collect(),
                 Data::Indices(bounds) => (bounds.iter().cycle().take(n))
                     .map(|bound| draws.randint(*bound as u64) as f32)
+                    .collect(),
+                Data::Targets(bound) => (0..n)
+                    .map(|_| draws.randint(bound as u64 + 1) as f32 - 1.0)
                     .collect(),
             }
         });

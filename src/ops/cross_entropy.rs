@@ -1,13 +1,15 @@
 //! Mean cross entropy of softmax(x) with class indices t: f = mean over a batch of rows of
 //! (log sum_j exp(x_j)) - sum_j p_j x_j, where p is 1 at t; with label smoothing s (Szegedy et al. 2016,
-//! arXiv:1512.00567) it is 1 - s there, and s / C more in all C classes.
+//! arXiv:1512.00567) it is 1 - s there, and s / C more in all C classes. Rows whose t is -1 are left out, as PyTorch's
+//! `ignore_index` does: they are not counted, and a batch that has no others is NaN.
 //!
-//! Gradient, of one batch: dx = (softmax(x) - p) df / rows. Forward, which has the exponentials, keeps it for df = 1.
+//! Gradient, of one batch: dx = (softmax(x) - p) df / rows, and 0 in rows that are left out. Forward, which has the
+//! exponentials, keeps it for df = 1 (the kernels: without the rows, which they count meanwhile).
 
 use crate::cpu::{self, math};
 use crate::device::Program;
 use crate::device::Slot;
-use crate::device::gpu::{elementwise, kernels};
+use crate::device::gpu::{Grid, elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
@@ -24,7 +26,8 @@ struct CrossEntropy {
 }
 
 impl<'t> Var<'t> {
-    /// Mean cross entropy of logits (N, C) and class indices (N, 1), held as floats: a scalar.
+    /// Mean cross entropy of logits (N, C) and class indices (N, 1), held as floats, or -1 for rows to be left out: a
+    /// scalar.
     pub fn cross_entropy(self, target: Var<'t>) -> Var<'t> {
         self.cross_entropy_by_batch(target, self.rows_columns().0)
     }
@@ -53,10 +56,23 @@ fn cross_entropy<'t>(x: Var<'t>, target: Var<'t>, batch: usize, smoothing: f32) 
 }
 
 impl CrossEntropy {
-    /// The gradient and the losses in what forward saves.
-    fn split(&self, mut saved: Slot) -> (Slot, Slot) {
+    fn in_one_block(&self) -> bool {
+        self.batch <= ONE_BLOCK
+    }
+
+    /// Of the kernel that goes through the rows.
+    fn grid(&self) -> Grid {
+        match self.in_one_block() {
+            true => self.rows.div_ceil(self.batch).into(),
+            false => elementwise(32 * self.rows),
+        }
+    }
+
+    /// Gradient, losses, and each block's count of rows in what the kernels of forward save.
+    fn split(&self, mut saved: Slot) -> [Slot; 3] {
         let gradient = saved.take(self.rows * self.classes);
-        (gradient, saved)
+        let losses = saved.take(self.rows);
+        [gradient, losses, saved]
     }
 }
 
@@ -79,9 +95,10 @@ impl Op for CrossEntropy {
         let (gradient, losses) = io.saved.split_at_mut(x.len());
         let (classes, smoothing) = (self.classes, self.smoothing);
         math::cross_entropy(x, target, classes, smoothing, losses, gradient);
-        for (mean, losses) in io.y.iter_mut().zip(losses.chunks(self.batch)) {
+        let batches = losses.chunks(self.batch).zip(target.chunks(self.batch));
+        for (mean, (losses, target)) in io.y.iter_mut().zip(batches) {
             let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
-            *mean = cpu::mean(sum, losses.len());
+            *mean = cpu::mean(sum, math::counted(target));
         }
     }
 
@@ -92,30 +109,44 @@ impl Op for CrossEntropy {
         cpu::map(dx, gradient, |dx| dx * io.dy[0]);
     }
 
+    /// What the CPU saves, and each block's count of rows.
+    fn cuda_saved(&self) -> usize {
+        self.saved() + self.grid().blocks[0] as usize
+    }
+
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let [x, target, ..] = io.x;
-        let (gradient, losses) = self.split(io.saved);
-        let (rows, classes) = (self.rows as i32, self.classes as i32);
-        let (batches, batch, smoothing) = (io.y.len, self.batch as i32, self.smoothing);
-        if self.batch <= ONE_BLOCK {
-            kernels::cross_entropy_block(
-                program, batches, x, target, gradient, io.y, rows, classes, batch, smoothing,
-            );
+        let ([x, target, ..], y, grid) = (io.x, io.y, self.grid());
+        let [gradient, losses, counts] = self.split(io.saved);
+        let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
+        if self.in_one_block() {
+            let arguments = kernels::CrossEntropyBlock {
+                x: x.into(),
+                target: target.into(),
+                g: gradient.into(),
+                f: y.into(),
+                counts: counts.into(),
+                rows,
+                classes,
+                batch,
+                smoothing: self.smoothing,
+            };
+            kernels::cross_entropy_block(program, grid, arguments);
         } else {
-            let grid = elementwise(32 * self.rows);
+            let (g, smoothing) = (gradient, self.smoothing);
             kernels::cross_entropy_rows(
-                program, grid, x, target, gradient, losses, rows, classes, smoothing,
+                program, grid, x, target, g, losses, counts, rows, classes, smoothing,
             );
-            kernels::means_of(program, batches, losses, io.y, rows, batch);
+            kernels::cross_entropy_means(program, y.len, losses, target, y, rows, batch);
         }
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
         assert_eq!(io.dy.len, 1, "the gradient is of one batch");
-        let (gradient, _) = self.split(io.saved);
-        let n = gradient.len;
-        kernels::cross_entropy_bwd(program, elementwise(n), gradient, io.dy, io.dx[0], n as i64);
+        let [gradient, _, counts] = self.split(io.saved);
+        let (grid, n) = (elementwise(gradient.len), gradient.len as i64);
+        let (blocks, dx) = (counts.len as i32, io.dx[0]);
+        kernels::cross_entropy_bwd(program, grid, gradient, counts, io.dy, dx, blocks, n);
         Ok(())
     }
 }
@@ -147,5 +178,15 @@ pub const ROW: Row = Row {
             x[0].smoothed_cross_entropy(x[1], 0.3)
         })
         .with_data(&[257, 1], Data::Indices(&[3])),
+        Case::new("40 rows, 3 classes, some left out", &[&[40, 3]], |x| {
+            x[0].cross_entropy(x[1])
+        })
+        .with_data(&[40, 1], Data::Targets(3)),
+        Case::new(
+            "300 rows, 2 classes, smoothed, some left out",
+            &[&[300, 2]],
+            |x| x[0].smoothed_cross_entropy(x[1], 0.2),
+        )
+        .with_data(&[300, 1], Data::Targets(2)),
     ],
 };

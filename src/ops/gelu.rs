@@ -4,55 +4,22 @@
 //! Gradient: dx = dy (Phi(x) + x Phi'(x)).
 
 use crate::cpu::math;
-use crate::device::Program;
-use crate::device::Slot;
-use crate::device::gpu::{aligned, elementwise, kernels};
-use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::device::gpu::kernels;
+use crate::graph::Var;
+use crate::ops::elementwise::Elementwise;
 use crate::ops::{Case, Row};
 
-struct Gelu;
+const GELU: Elementwise = Elementwise {
+    name: "gelu",
+    forward: math::gelu,
+    backward: math::gelu_backward,
+    forward_kernel: kernels::gelu_fwd,
+    backward_kernel: kernels::gelu_bwd,
+};
 
 impl<'t> Var<'t> {
     pub fn gelu(self) -> Var<'t> {
-        self.tape.apply(Gelu, &[self], &self.shape())
-    }
-}
-
-/// Vectors of four floats, where there are any.
-fn vectors(slots: &[Slot]) -> i64 {
-    match aligned(slots) {
-        true => (slots[0].len / 4) as i64,
-        false => 0,
-    }
-}
-
-impl Op for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, io: Fwd<'_>) {
-        math::gelu(io.x[0], io.y);
-    }
-
-    fn cpu_bwd(&self, io: Bwd<'_>) {
-        let [dx, ..] = io.dx;
-        math::gelu_backward(io.x[0], io.dy, dx);
-    }
-
-    fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let (x, y, n) = (io.x[0], io.y, io.y.len);
-        let (grid, vectors) = (elementwise(n.div_ceil(4)), vectors(&[x, y]));
-        kernels::gelu_fwd(program, grid, x, y, vectors, n as i64);
-        Ok(())
-    }
-
-    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
-        let (x, dy, dx, n) = (io.x[0], io.dy, io.dx[0], io.dy.len);
-        let (grid, vectors) = (elementwise(n.div_ceil(4)), vectors(&[x, dy, dx]));
-        kernels::gelu_bwd(program, grid, x, dy, dx, vectors, n as i64);
-        Ok(())
+        self.tape.apply(GELU, &[self], &self.shape())
     }
 }
 

@@ -13,6 +13,7 @@ mod column_sums;
 mod conv2d;
 mod cross_entropy;
 mod dropout;
+mod elementwise;
 mod embed_tokens;
 mod embedding;
 mod gelu;
@@ -20,11 +21,17 @@ mod layer_norm;
 mod linear;
 mod logistic;
 mod max_pool;
+mod norm;
 mod relu;
+mod relu_squared;
+mod rms_norm;
 mod row_dot;
 mod select_token;
 mod shortcut;
+mod silu;
 mod squared;
+mod swiglu;
+mod token_embedding;
 pub mod window_bias;
 mod windows;
 
@@ -53,10 +60,15 @@ pub const ROWS: &[Row] = &[
     logistic::ROW,
     max_pool::ROW,
     relu::ROW,
+    relu_squared::ROW,
+    rms_norm::ROW,
     row_dot::ROW,
     select_token::ROW,
     shortcut::ROW,
+    silu::ROW,
     squared::ROW,
+    swiglu::ROW,
+    token_embedding::ROW,
     window_bias::ROW,
     windows::ROW,
 ];

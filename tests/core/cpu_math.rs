@@ -13,9 +13,13 @@ use stepback_native::cpu::batch_norm::{Affine, Averages, BatchNorm, MOMENTUM, Sa
 use stepback_native::cpu::causal_attention::{CausalAttention, Turns};
 use stepback_native::cpu::conv::{Conv2d, Epilogue, Shape};
 use stepback_native::cpu::gemm::{Matrix, gemm};
-use stepback_native::cpu::layer_norm::LayerNorm;
-use stepback_native::cpu::math::{cross_entropy, erf_all, exp_all, gelu, gelu_backward};
+use stepback_native::cpu::math::{
+    cross_entropy, erf_all, exp_all, gelu, gelu_backward, relu_squared, relu_squared_backward,
+    silu, silu_backward, swiglu, swiglu_backward,
+};
+use stepback_native::cpu::norm::Norm;
 use stepback_native::cpu::pool::{Images, add, add_to, relu, relu_backward};
+use stepback_native::cpu::tokens::{embed, embed_backward};
 
 /// Numbers in -1..1.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -208,7 +212,7 @@ fn the_same_without_avx512() {
     let len = 10_003;
     let x: Vec<f32> = numbers(1, len).iter().map(|x| x * 120.0).collect();
     let mut y = dirty(len);
-    for f in [exp_all, erf_all, gelu] {
+    for f in [exp_all, erf_all, gelu, silu] {
         f(&x, &mut y);
         all.push(bits(&y));
     }
@@ -786,68 +790,97 @@ fn gelu_and_its_gradient() {
 }
 
 #[test]
-fn layer_norm_and_its_gradients() {
-    for (rows, width) in [(1, 1), (3, 5), (70, 48), (65, 512), (33, 100)] {
-        let norm = LayerNorm { rows, width };
+fn silu_and_relu_squared_and_their_gradients() {
+    let n = 40_003;
+    let x: Vec<f32> = numbers(1, n).iter().map(|x| x * 20.0).collect();
+    let dy = numbers(2, n);
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let slope = |x: f64| sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)));
+    let apply = |f: &dyn Fn(f64) -> f64| -> Vec<f64> { f64s(&x).into_iter().map(f).collect() };
+    let gradient = |f: &dyn Fn(f64) -> f64| -> Vec<f64> {
+        let terms = f64s(&x).into_iter().zip(f64s(&dy));
+        terms.map(|(x, dy)| dy * f(x)).collect()
+    };
+    let (mut y, mut dx) = (dirty(n), dirty(n));
+    silu(&x, &mut y);
+    silu_backward(&x, &dy, &mut dx);
+    assert_close("silu", &y, &apply(&|x| x * sigmoid(x)), 3e-7);
+    assert_close("dx of silu", &dx, &gradient(&slope), 6e-7);
+    relu_squared(&x, &mut y);
+    relu_squared_backward(&x, &dy, &mut dx);
+    assert_close("relu^2", &y, &apply(&|x| x.max(0.0).powi(2)), 1e-7);
+    assert_close("dx of relu^2", &dx, &gradient(&|x| 2.0 * x.max(0.0)), 2e-7);
+    relu_squared(&[f32::NAN, -0.0], &mut y[..2]);
+    assert!(y[0].is_nan() && y[1] == 0.0);
+
+    for half in [1, 19, 500] {
+        let rows = n / 2 / half;
+        let (x, dy) = (&x[..2 * rows * half], &dy[..rows * half]);
+        let (mut y, mut dx) = (dirty(dy.len()), dirty(x.len()));
+        swiglu(x, half, &mut y);
+        swiglu_backward(x, half, dy, &mut dx);
+        let (mut y64, mut dx64) = (vec![], vec![]);
+        for (x, dy) in f64s(x).chunks(2 * half).zip(f64s(dy).chunks(half)) {
+            let (a, b) = x.split_at(half);
+            y64.extend((0..half).map(|i| a[i] * sigmoid(a[i]) * b[i]));
+            dx64.extend((0..half).map(|i| dy[i] * b[i] * slope(a[i])));
+            dx64.extend((0..half).map(|i| dy[i] * a[i] * sigmoid(a[i])));
+        }
+        assert_close("swiglu", &y, &y64, 5e-7);
+        assert_close("dx of swiglu", &dx, &dx64, 1e-6);
+    }
+}
+
+#[test]
+fn norms_and_their_gradients() {
+    let shapes = [(1, 1), (3, 5), (70, 48), (65, 512), (33, 100)];
+    for (centred, (rows, width)) in [true, false]
+        .into_iter()
+        .flat_map(|c| shapes.map(|s| (c, s)))
+    {
+        let eps = if centred { 1e-5 } else { 1e-2 };
+        let norm = Norm {
+            rows,
+            width,
+            centred,
+            eps,
+        };
         let n = rows * width;
         let x: Vec<f32> = numbers(1, n).iter().map(|x| x * 2.0 + 3.0).collect();
-        let (gamma, beta, dy) = (numbers(2, width), numbers(3, width), numbers(4, n));
+        let (gamma, dy) = (numbers(2, width), numbers(4, n));
+        let beta = numbers(3, if centred { width } else { 0 });
         let [y, dx, dgamma, dbeta] = on_pools(|_| {
-            let (mut mean, mut rstd, mut y, mut dx) =
-                (dirty(rows), dirty(rows), dirty(n), dirty(n));
-            let (mut dgamma, mut dbeta) = (dirty(width), dirty(width));
-            let saved = Saved {
-                mean: &mut mean[..],
-                rstd: &mut rstd[..],
-            };
-            norm.forward(
-                &x,
-                Affine {
-                    gamma: &gamma,
-                    beta: &beta,
-                },
-                saved,
-                &mut y,
-            );
-            let saved = Saved {
-                mean: &mean[..],
-                rstd: &rstd[..],
-            };
+            let (mut saved, mut y, mut dx) = (dirty(norm.saved()), dirty(n), dirty(n));
+            let (mut dgamma, mut dbeta) = (dirty(width), dirty(beta.len()));
             let mut ws = dirty(norm.workspace());
-            norm.backward(
-                &x,
-                &gamma,
-                saved,
-                &dy,
-                &mut dx,
-                (&mut dgamma, &mut dbeta),
-                &mut ws,
-            );
-            let sums = [bits(&dgamma), bits(&dbeta)];
-            let saved = Saved {
-                mean: &mean[..],
-                rstd: &rstd[..],
-            };
+            norm.forward(&x, &gamma, &beta, &mut saved, &mut y);
             let parameters = (&mut dgamma[..], &mut dbeta[..]);
-            norm.backward(&x, &gamma, saved, &dy, &mut [], parameters, &mut ws);
+            norm.backward(&x, &gamma, &saved, &dy, &mut dx, parameters, &mut ws);
+            let sums = [bits(&dgamma), bits(&dbeta)];
+            let parameters = (&mut dgamma[..], &mut dbeta[..]);
+            norm.backward(&x, &gamma, &saved, &dy, &mut [], parameters, &mut ws);
             assert_eq!(sums, [bits(&dgamma), bits(&dbeta)], "without dx");
             [bits(&y), bits(&dx), bits(&dgamma), bits(&dbeta)]
         })
         .map(|bits| floats(&bits));
         let (mut y64, mut dx64) = (vec![], vec![]);
-        let (mut dgamma64, mut dbeta64) = (vec![0.0; width], vec![0.0; width]);
+        let (mut dgamma64, mut dbeta64) = (vec![0.0; width], vec![0.0; beta.len()]);
         for (x, dy) in f64s(&x).chunks(width).zip(f64s(&dy).chunks(width)) {
             let mean_of = |f: &dyn Fn(usize) -> f64| (0..width).map(f).sum::<f64>() / width as f64;
-            let mean = mean_of(&|i| x[i]);
-            let rstd = 1.0 / (mean_of(&|i| (x[i] - mean).powi(2)) + 1e-5).sqrt();
+            let centre = |f: &dyn Fn(usize) -> f64| if centred { mean_of(f) } else { 0.0 };
+            let mean = centre(&|i| x[i]);
+            let rstd = 1.0 / (mean_of(&|i| (x[i] - mean).powi(2)) + f64::from(eps)).sqrt();
             let hat = |i: usize| (x[i] - mean) * rstd;
             let g = |i: usize| dy[i] * f64::from(gamma[i]);
-            let (mean_g, mean_gx) = (mean_of(&g), mean_of(&|i| g(i) * hat(i)));
+            let (mean_g, mean_gx) = (centre(&g), mean_of(&|i| g(i) * hat(i)));
             for i in 0..width {
-                y64.push(f64::from(gamma[i]) * hat(i) + f64::from(beta[i]));
+                let beta = beta.get(i).map_or(0.0, |b| f64::from(*b));
+                y64.push(f64::from(gamma[i]) * hat(i) + beta);
                 dx64.push(rstd * (g(i) - mean_g - hat(i) * mean_gx));
                 dgamma64[i] += dy[i] * hat(i);
-                dbeta64[i] += dy[i];
+                if centred {
+                    dbeta64[i] += dy[i];
+                }
             }
         }
         // Rows of one entry have no variance: 1 / sqrt(eps) magnifies rounding.
@@ -856,6 +889,38 @@ fn layer_norm_and_its_gradients() {
         assert_close("dx", &dx, &dx64, tolerance);
         assert_close("dgamma", &dgamma, &dgamma64, 4e-6);
         assert_close("dbeta", &dbeta, &dbeta64, 4e-6);
+    }
+}
+
+#[test]
+fn token_embedding_and_its_gradient() {
+    for (tokens, codes, dim) in [(1, 1, 1), (700, 92, 48), (70, 2000, 5), (300, 33, 3)] {
+        let table = numbers(1, codes * dim);
+        let dy = numbers(2, tokens * dim);
+        // Every third token is the same.
+        let code = |t: usize| {
+            if t.is_multiple_of(3) {
+                codes - 1
+            } else {
+                t * 7 % codes
+            }
+        };
+        let picks: Vec<f32> = (0..tokens).map(|t| code(t) as f32).collect();
+        let [y, dtable] = on_pools(|_| {
+            let (mut y, mut dtable) = (dirty(dy.len()), dirty(table.len()));
+            embed(&table, &picks, &mut y);
+            embed_backward(&picks, &dy, &mut dtable);
+            [bits(&y), bits(&dtable)]
+        })
+        .map(|bits| floats(&bits));
+        let mut dtable64 = vec![0.0; table.len()];
+        for (t, (y, dy)) in y.chunks(dim).zip(f64s(&dy).chunks(dim)).enumerate() {
+            assert_eq!(*y, table[code(t) * dim..][..dim]);
+            for (i, dy) in dy.iter().enumerate() {
+                dtable64[code(t) * dim + i] += dy;
+            }
+        }
+        assert_close("dtable", &dtable, &dtable64, 5e-6);
     }
 }
 

@@ -11,6 +11,7 @@ mod fusion;
 mod kernels;
 mod launches;
 mod layers;
+mod left_out;
 mod method_files;
 mod models;
 mod optim;

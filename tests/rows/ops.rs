@@ -7,7 +7,7 @@ use crate::trial;
 use libtest_mimic::Trial;
 use stepback_native::device::Device;
 use stepback_native::device::gpu::Precision;
-use stepback_native::ops::{Case, Example, ROWS, distance};
+use stepback_native::ops::{Case, Data, Example, ROWS, distance};
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![trial("ops::every_op_has_cases".into(), every_op_has_cases)];
@@ -136,8 +136,72 @@ const LARGE: &[(&str, Case)] = &[
         }),
     ),
     (
+        "rms_norm",
+        Case::new("70 rows of 384", &[&[70, 384], &[384]], |x| {
+            x[0].rms_norm(x[1], 1e-6)
+        }),
+    ),
+    (
+        "rms_norm",
+        Case::new("19 rows of 768", &[&[19, 768], &[768]], |x| {
+            x[0].rms_norm(x[1], 1e-6)
+        }),
+    ),
+    (
+        "rms_norm",
+        Case::new("3 rows of 1100", &[&[3, 1100], &[1100]], |x| {
+            x[0].rms_norm(x[1], 1e-6)
+        }),
+    ),
+    (
+        "rms_norm",
+        Case::new("4300 rows of 9", &[&[4300, 9], &[9]], |x| {
+            x[0].rms_norm(x[1], 1e-6)
+        }),
+    ),
+    (
         "gelu",
         Case::new("5003 values", &[&[5003]], |x| x[0].gelu()),
+    ),
+    (
+        "silu",
+        Case::new("5003 values", &[&[5003]], |x| x[0].silu()),
+    ),
+    (
+        "relu_squared",
+        Case::new("5003 values", &[&[5003]], |x| x[0].relu_squared()),
+    ),
+    (
+        "swiglu",
+        Case::new("70 rows of twice 72", &[&[70, 144]], |x| x[0].swiglu()),
+    ),
+    (
+        "token_embedding",
+        Case::new("1200 tokens of 384, 92 codes", &[&[92, 384]], |x| {
+            x[0].token_embedding(x[1])
+        })
+        .with_data(&[4, 300], Data::Indices(&[92])),
+    ),
+    (
+        "token_embedding",
+        Case::new("3000 tokens of 516, 7 codes", &[&[7, 516]], |x| {
+            x[0].token_embedding(x[1])
+        })
+        .with_data(&[1, 3000], Data::Indices(&[7])),
+    ),
+    (
+        "token_embedding",
+        Case::new("1100 tokens of 131, 2200 codes", &[&[2200, 131]], |x| {
+            x[0].token_embedding(x[1])
+        })
+        .with_data(&[11, 100], Data::Indices(&[2200])),
+    ),
+    (
+        "cross_entropy",
+        Case::new("300 rows, 92 classes, some left out", &[&[300, 92]], |x| {
+            x[0].cross_entropy(x[1])
+        })
+        .with_data(&[300, 1], Data::Targets(92)),
     ),
     (
         "attention",
