@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use stepback_native::data::raw::Files;
+use stepback_native::data::raw::{Files, TRAIN_SIZE};
 use stepback_native::data::shard::{Form, Shard, Writer};
 use stepback_native::data::{Origin, row};
 use stepback_native::error::{Kind, Result};
@@ -20,7 +20,7 @@ pub fn folder() -> TempDir {
 pub fn files(name: &str) -> &'static Files {
     match &row(name).unwrap().origin {
         Origin::Files(files) => files,
-        Origin::Computed(_) => panic!("{name} is computed"),
+        Origin::Computed(_) | Origin::Named(_) => panic!("{name} has no files of its own"),
     }
 }
 
@@ -42,7 +42,7 @@ pub fn convert(name: &str, contents: &[(&str, &[u8])]) {
     let made = || -> Result<()> {
         let mut train = Writer::create(&shards[0])?;
         let mut val = Writer::create(&shards[1])?;
-        (files(name).convert)(&paths, &mut train, &mut val)?;
+        (files(name).convert)(&paths, TRAIN_SIZE, &mut train, &mut val)?;
         train.commit(Vec::new())?;
         val.commit(Vec::new())
     };

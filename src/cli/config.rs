@@ -177,7 +177,7 @@ fn try_out(experiment: &Experiment, file: &str) -> Result<Tried> {
         let row = data::row(&run.dataset)?;
         match row.origin {
             Origin::Computed(_) => computed.push(run),
-            Origin::Files(_) => {
+            Origin::Files(_) | Origin::Named(_) => {
                 untried.insert(row.entry.name);
                 found.extend(too_short(run).err());
             }

@@ -99,15 +99,19 @@ impl Args {
     fn files(&self, name: &str) -> Result<Set<'_>> {
         let row = row(name)?;
         self.set(row).ok_or_else(|| {
+            let why = match &row.origin {
+                Origin::Named(_) => "read from the file that a run names",
+                _ => "computed from a seed",
+            };
             Error::usage(format!(
-                "{name} is computed from a seed: there are no files to fetch, import or check"
+                "{name} is {why}: there are no files to fetch, import or check"
             ))
         })
     }
 
     fn set(&self, row: &'static Row) -> Option<Set<'_>> {
         match &row.origin {
-            Origin::Computed(_) => None,
+            Origin::Computed(_) | Origin::Named(_) => None,
             Origin::Files(files) => Some(Set {
                 cache: self.cache_dir.as_deref(),
                 ..Set::new(row.entry.name, files, &self.data_dir)
@@ -119,6 +123,7 @@ impl Args {
         for row in ROWS {
             let name = row.entry.name;
             let (state, details) = match self.set(row).map(|set| set.state()) {
+                None if matches!(row.origin, Origin::Named(_)) => ("of any file", Vec::new()),
                 None => ("computed", Vec::new()),
                 Some(Ok(State::Ready)) => ("ready", Vec::new()),
                 Some(Ok(State::Unconverted)) => ("raw files there, not yet converted", Vec::new()),

@@ -90,7 +90,7 @@ fn tensors(run: &RunConfig, library: &Library) -> Result<Option<Vec<Tensor>>> {
     let data = match (data::blank(run)?, &data::row(&run.dataset)?.origin) {
         (Some(data), _) => data,
         (None, data::Origin::Computed(_)) => library.load(run)?,
-        (None, data::Origin::Files(_)) => return Ok(None),
+        (None, data::Origin::Files(_) | data::Origin::Named(_)) => return Ok(None),
     };
     Ok(Some(parameters(run, &data)?.tensors))
 }

@@ -91,7 +91,7 @@ pub const CIFAR10: Row = Row {
                 remote: None,
             },
         ],
-        convert: |paths, train, val| {
+        convert: |paths, _, train, val| {
             FORMAT10.convert(&paths[..5], train)?;
             FORMAT10.convert(&paths[5..], val)
         },
@@ -142,7 +142,7 @@ pub const CIFAR100: Row = Row {
                 remote: None,
             },
         ],
-        convert: |paths, train, val| {
+        convert: |paths, _, train, val| {
             FORMAT100.convert(&paths[..1], train)?;
             FORMAT100.convert(&paths[1..], val)
         },

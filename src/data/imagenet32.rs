@@ -31,7 +31,7 @@ pub const ROW: Row = Row {
             file(&["imagenet32/train/train_data_batch_10"]),
             file(&["imagenet32/val/val_data"]),
         ],
-        convert: |paths, train, val| {
+        convert: |paths, _, train, val| {
             convert(&paths[..10], train)?;
             convert(&paths[10..], val)
         },

@@ -1,15 +1,15 @@
-//! Sets of the LIBSVM collection in svmlight format, for binary classification. Kept sparse on disk,
-//! handed out dense.
+//! Sets of the LIBSVM collection in svmlight format. Kept sparse on disk, handed out dense.
 //!
-//! The format says nothing of what the labels mean: 0/1 become -1/1, -1/1 stay, and of any other two
-//! labels (1/2 in `mushrooms`) the smaller becomes -1. `breast-cancer` alone is the other way round.
+//! The format says nothing of what the labels mean. In sets of two classes 0/1 become -1/1, -1/1 stay, and of any
+//! other two labels (1/2 in `mushrooms`) the smaller becomes -1; `breast-cancer` alone is the other way round. In the other
+//! sets labels are classes, counted from the smallest of them if that is above 0.
 
 use super::packed;
 use super::raw::{self, Files, RawFile};
-use super::shard::{Contents, Features, Form, Shard, Targets, Writer};
-use super::{Origin, Part, Request, Row, Split, TARGET_SEED};
+use super::shard::{Classes, Contents, Features, Form, Shard, Targets, Writer};
+use super::{Origin, Part, Request, Row, Split, TARGET_SEED, TRAIN_SIZE};
 use crate::config::Entry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Sample;
 use crate::random::numpy::RandomState;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -28,6 +28,7 @@ pub const RCV1: Row = row(
         md5: &[],
         remote: None,
     }],
+    None,
     convert_ascending,
 );
 
@@ -43,6 +44,7 @@ pub const MUSHROOMS: Row = row(
         md5: &[],
         remote: None,
     }],
+    None,
     convert_ascending,
 );
 
@@ -54,6 +56,7 @@ pub const A1A: Row = row(
         md5: &[],
         remote: None,
     }],
+    None,
     convert_ascending,
 );
 
@@ -72,6 +75,7 @@ pub const IJCNN: Row = row(
         md5: &[],
         remote: None,
     }],
+    None,
     convert_ascending,
 );
 
@@ -88,21 +92,47 @@ pub const BREAST_CANCER: Row = row(
         md5: &[],
         remote: None,
     }],
+    None,
     convert_descending,
+);
+
+pub const DNA: Row = row(
+    "dna",
+    "splice sites of genes, 2000 samples of 180 features, three classes",
+    &[RawFile {
+        names: &["libsvm/dna.scale"],
+        md5: &[],
+        remote: None,
+    }],
+    Some(Classes::AtMost(MAX_CLASSES)),
+    convert_classes,
+);
+
+pub const WINE: Row = row(
+    "wine",
+    "wines of three growers, 178 samples of 13 features, three classes",
+    &[RawFile {
+        names: &["libsvm/wine.scale"],
+        md5: &[],
+        remote: None,
+    }],
+    Some(Classes::AtMost(MAX_CLASSES)),
+    convert_classes,
 );
 
 const fn row(
     name: &'static str,
     about: &'static str,
     raw: &'static [RawFile],
-    convert: fn(&[PathBuf], &mut Writer, &mut Writer) -> Result<()>,
+    classes: Option<Classes>,
+    convert: fn(&[PathBuf], f64, &mut Writer, &mut Writer) -> Result<()>,
 ) -> Row {
     Row {
         entry: Entry {
             name,
             about,
             paper: "Chang, Lin: LIBSVM: A Library for Support Vector Machines (2011)",
-            keys: &[],
+            keys: &[TRAIN_SIZE],
         },
         origin: Origin::Files(Files {
             raw,
@@ -111,19 +141,27 @@ const fn row(
             form: Form {
                 features: Features::Sparse,
                 sample: None,
-                classes: None,
+                classes,
                 places: None,
             },
             limit: LIMIT,
             archives: &[],
             mirrors: &[],
-            home: "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html",
+            home: match classes {
+                None => "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html",
+                Some(_) => {
+                    "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass.html"
+                }
+            },
         }),
     }
 }
 
 /// More than any set of the collection has; keeps a damaged index from filling the memory.
 const MAX_FEATURES: u32 = 1 << 26;
+
+/// More than any set of the collection has, and few enough for floats to tell them apart.
+const MAX_CLASSES: u32 = 1 << 20;
 
 /// Bytes that no set of the collection of this size has.
 const LIMIT: u64 = 1 << 32;
@@ -139,28 +177,73 @@ struct Table {
     pairs: Vec<(u32, f32)>,
 }
 
-fn convert_ascending(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
-    convert(&paths[0], [-1.0, 1.0], train, val)
+fn convert_ascending(paths: &[PathBuf], share: f64, a: &mut Writer, b: &mut Writer) -> Result<()> {
+    convert(&paths[0], Labels::Signs([-1.0, 1.0]), share, [a, b])
 }
 
-fn convert_descending(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
-    convert(&paths[0], [1.0, -1.0], train, val)
+fn convert_descending(paths: &[PathBuf], share: f64, a: &mut Writer, b: &mut Writer) -> Result<()> {
+    convert(&paths[0], Labels::Signs([1.0, -1.0]), share, [a, b])
 }
 
-/// `signs` are what the smaller and the larger label become.
-fn convert(path: &Path, signs: [f32; 2], train: &mut Writer, val: &mut Writer) -> Result<()> {
+fn convert_classes(paths: &[PathBuf], share: f64, a: &mut Writer, b: &mut Writer) -> Result<()> {
+    convert(&paths[0], Labels::Classes, share, [a, b])
+}
+
+/// What labels become.
+#[derive(Clone, Copy)]
+enum Labels {
+    /// The smaller and the larger one.
+    Signs([f32; 2]),
+    Classes,
+}
+
+/// The targets of all samples.
+enum All {
+    Signs(Vec<f32>),
+    Classes { labels: Vec<u32>, classes: u32 },
+}
+
+impl Labels {
+    /// Of the labels of the file at `path`.
+    fn targets(self, labels: &[f64], path: &Path) -> Result<All> {
+        let mut kinds = labels.to_vec();
+        kinds.sort_by(f64::total_cmp);
+        kinds.dedup();
+        let signs = match (self, kinds.as_slice()) {
+            (Labels::Classes, kinds) => return classes(labels, kinds, path),
+            (Labels::Signs(signs), &[_, _]) => signs,
+            (Labels::Signs(_), kinds) => {
+                let kinds = kinds.len();
+                let text = format!("it has {kinds} different labels, not two");
+                return Err(raw::damaged(path, text));
+            }
+        };
+        let sign = |label: &f64| signs[usize::from(*label != kinds[0])];
+        Ok(All::Signs(labels.iter().map(sign).collect()))
+    }
+}
+
+/// Labels as classes; `kinds` are those that there are, in ascending order.
+fn classes(labels: &[f64], kinds: &[f64], path: &Path) -> Result<All> {
+    let first = kinds.first().map_or(0.0, |least| least.max(0.0));
+    let class = |label: &f64| {
+        let class = label - first;
+        let fits = class.fract() == 0.0 && (0.0..f64::from(MAX_CLASSES)).contains(&class);
+        fits.then_some(class as u32).ok_or_else(|| {
+            let text = format!("label {label} is no class: they are whole numbers, 0 or more");
+            raw::damaged(path, text)
+        })
+    };
+    Ok(All::Classes {
+        labels: labels.iter().map(class).collect::<Result<_>>()?,
+        classes: kinds.last().map(class).transpose()?.map_or(1, |c| c + 1),
+    })
+}
+
+fn convert(path: &Path, labels: Labels, share: f64, halves: [&mut Writer; 2]) -> Result<()> {
     let mut table = read(path)?;
     let n = table.labels.len();
-    let mut kinds = table.labels.clone();
-    kinds.sort_by(f64::total_cmp);
-    kinds.dedup();
-    let &[low, _] = kinds.as_slice() else {
-        let kinds = kinds.len();
-        return Err(raw::damaged(
-            path,
-            format_args!("it has {kinds} different labels, not two"),
-        ));
-    };
+    let targets = labels.targets(&table.labels, path)?;
     // Indices start at 1 unless one of them is 0, as scikit-learn's reader takes it.
     let base = table.pairs.iter().map(|(column, _)| *column).min();
     let base = base.unwrap_or(0).min(1);
@@ -171,13 +254,20 @@ fn convert(path: &Path, signs: [f32; 2], train: &mut Writer, val: &mut Writer) -
     let last = table.pairs.iter().map(|(column, _)| *column).max();
     let features = last.map_or(1, |column| column as usize + 1);
 
-    let order = RandomState::new(TARGET_SEED).permutation(n);
-    // ceil(n / 5), what scikit-learn makes of test_size = 0.2.
-    let (second, first) = order.split_at(n.div_ceil(5));
-    if first.is_empty() {
-        return Err(raw::damaged(path, "it has a single sample"));
+    if n < 2 {
+        return Err(raw::damaged(path, "it has fewer than two samples"));
     }
-    for (half, out) in [(first, train), (second, val)] {
+    let order = RandomState::new(TARGET_SEED).permutation(n);
+    // As scikit-learn cuts it: those for validation come first.
+    let (val, train) = order.split_at(n - (share * n as f64) as usize);
+    // The other half has one at least, for the share is below 1.
+    if train.is_empty() {
+        let path = path.display();
+        return Err(Error::usage(format!(
+            "train_size {share} leaves none of the {n} samples of {path} for training"
+        )));
+    }
+    for (half, out) in [train, val].into_iter().zip(halves) {
         let mut rows = vec![0];
         let mut pairs: Vec<[u32; 2]> = Vec::new();
         for i in half.iter().map(|i| *i as usize) {
@@ -186,14 +276,29 @@ fn convert(path: &Path, signs: [f32; 2], train: &mut Writer, val: &mut Writer) -
             pairs.extend(row.map(|(column, value)| [*column, value.to_bits()]));
             rows.push(pairs.len() as u64);
         }
-        let sign = |i: &u32| signs[usize::from(table.labels[*i as usize] != low)];
-        let targets: Vec<f32> = half.iter().map(sign).collect();
+        let (mut signs, mut labels) = (Vec::new(), Vec::new());
+        let targets = match &targets {
+            All::Signs(all) => {
+                signs.extend(half.iter().map(|i| all[*i as usize]));
+                Targets::Floats(&signs)
+            }
+            All::Classes {
+                labels: all,
+                classes,
+            } => {
+                labels.extend(half.iter().map(|i| all[*i as usize]));
+                Targets::Classes {
+                    labels: &labels,
+                    classes: *classes,
+                }
+            }
+        };
         out.features(bytemuck::cast_slice(&pairs))?;
         out.finish(&Contents {
             features: Features::Sparse,
             sample: &[features],
             target: &[1],
-            targets: Targets::Floats(&targets),
+            targets,
             rows: &rows,
         })?;
     }

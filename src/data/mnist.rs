@@ -119,7 +119,7 @@ const MAX_COUNT: usize = 1_000_000;
 /// Bytes of a file with so many images.
 const LIMIT: u64 = (16 + MAX_COUNT * SIDE * SIDE) as u64;
 
-fn convert(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
+fn convert(paths: &[PathBuf], _: f64, train: &mut Writer, val: &mut Writer) -> Result<()> {
     convert_half(&paths[0], &paths[1], train)?;
     convert_half(&paths[2], &paths[3], val)
 }

@@ -28,12 +28,12 @@ pub use random_bytes::{blank, random_bytes};
 pub use split::Split;
 pub use vocabulary::Vocabulary;
 
-use crate::config::{Entry, RunConfig};
+use crate::config::{self, Entry, Key, RunConfig, Values};
 use crate::error::{Error, Kind, Result};
 use crate::random::{SEED, run_seed};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// All data sets, in the order in which they are listed.
@@ -50,11 +50,26 @@ pub const ROWS: &[Row] = &[
     libsvm::A1A,
     libsvm::IJCNN,
     libsvm::BREAST_CANCER,
+    libsvm::DNA,
+    libsvm::WINE,
     shakespeare::ROW,
+    text::ROW,
 ];
 
 /// Seed of what the training and validation halves share: true weights, and the split of a file in two.
 const TARGET_SEED: u32 = 12_345_678;
+
+/// A key of data sets that are cut in two here.
+const TRAIN_SIZE: Key = Key {
+    name: "train_size",
+    kind: config::Kind::Checked("a number in (0, 1)", |value| {
+        value
+            .as_f64()
+            .is_some_and(|share| 0.0 < share && share < 1.0)
+    }),
+    default: Some("0.8"),
+    about: "share of the samples that is for training",
+};
 
 /// A row of the table of data sets.
 pub struct Row {
@@ -67,6 +82,8 @@ pub enum Origin {
     /// From a seed: the training half from [`SEED`], the validation half from the run's own.
     Computed(fn(&Request, Part) -> Result<Split>),
     Files(raw::Files),
+    /// From a file that the run names, in the data folder or elsewhere.
+    Named(fn(&Path, &Request) -> Result<[Split; 2]>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,6 +214,13 @@ impl Library {
         let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = [Part::Train, Part::Val].map(|part| SplitKey::new(row, &request, part));
         if !keys.iter().all(|key| splits.contains_key(key)) {
+            let mut put = |halves: Result<[Split; 2]>| match halves {
+                Ok(halves) => {
+                    let halves = halves.map(|half| Ok(Arc::new(half)));
+                    splits.extend(keys.iter().cloned().zip(halves));
+                }
+                Err(e) => splits.extend(keys.iter().map(|key| (key.clone(), Err(e.clone())))),
+            };
             match &row.origin {
                 Origin::Computed(create) => {
                     for key in &keys {
@@ -204,13 +228,8 @@ impl Library {
                         splits.entry(key.clone()).or_insert_with(made);
                     }
                 }
-                Origin::Files(files) => match self.open(row, files, &request) {
-                    Ok(halves) => {
-                        let halves = halves.map(|half| Ok(Arc::new(half)));
-                        splits.extend(keys.iter().cloned().zip(halves));
-                    }
-                    Err(e) => splits.extend(keys.iter().map(|key| (key.clone(), Err(e.clone())))),
-                },
+                Origin::Files(files) => put(self.open(row, files, &request)),
+                Origin::Named(open) => put(open(&self.dir, &request)),
             }
         }
         let [train, val] = keys.each_ref().map(|key| splits[key].clone());
@@ -227,10 +246,14 @@ impl Library {
         request: &Request,
     ) -> Result<[Split; 2]> {
         let name = row.entry.name;
-        let set = raw::Set {
+        let mut set = raw::Set {
             cache: self.cache.as_deref(),
             ..raw::Set::new(name, files, &self.dir)
         };
+        if row.entry.has(TRAIN_SIZE.name) {
+            let values = Values::new(row.entry.keys, request.kwargs);
+            set.train_size = values.real(TRAIN_SIZE.name);
+        }
         if !self.offline {
             fetch::missing(&set, &self.fetch)?;
         }
@@ -283,7 +306,7 @@ impl SplitKey {
             part,
             seed: match row.origin {
                 Origin::Computed(_) => part.seed(request.run_id),
-                Origin::Files(_) => 0,
+                Origin::Files(_) | Origin::Named(_) => 0,
             },
         }
     }

@@ -93,7 +93,7 @@ fn written(
     mut write: impl FnMut(Part, &mut Writer) -> Result<()>,
 ) -> Result<Pair> {
     let Origin::Files(files) = &row(request.name)?.origin else {
-        panic!("{} is computed", request.name);
+        panic!("{} has no files of its own", request.name);
     };
     let folder = tempfile::tempdir().map_err(|e| {
         let text = format!("cannot create a temporary folder: {e}; TMPDIR names another place");

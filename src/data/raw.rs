@@ -19,8 +19,9 @@ use tempfile::TempDir;
 /// A data set made from files.
 pub struct Files {
     pub raw: &'static [RawFile],
-    /// Reads the raw files (one path for each of `raw`) and writes the training and validation shards.
-    pub convert: fn(&[PathBuf], &mut Writer, &mut Writer) -> Result<()>,
+    /// Reads the raw files (one path for each of `raw`) and writes the training and validation shards. The number is the share
+    /// of the samples that is for training, where the files do not say it.
+    pub convert: fn(&[PathBuf], f64, &mut Writer, &mut Writer) -> Result<()>,
     pub open: fn(Shard, Part, &Request) -> Result<Split>,
     /// What the shards hold.
     pub form: Form,
@@ -68,7 +69,12 @@ pub struct Set<'a> {
     pub dir: &'a Path,
     /// The folder of the shards, where one was chosen.
     pub cache: Option<&'a Path>,
+    /// The share of the samples that is for training.
+    pub train_size: f64,
 }
+
+/// That share, unless a run chooses another.
+pub const TRAIN_SIZE: f64 = 0.8;
 
 /// Both shards of a data set.
 pub struct Shards {
@@ -103,6 +109,7 @@ impl<'a> Set<'a> {
             files,
             dir,
             cache: None,
+            train_size: TRAIN_SIZE,
         }
     }
 
@@ -188,7 +195,12 @@ impl<'a> Set<'a> {
     }
 
     fn shard_path(&self, folder: &Path, part: Part) -> PathBuf {
-        folder.join(format!("{}-{}.shard", self.name, part.name()))
+        let share = match self.train_size {
+            TRAIN_SIZE => String::new(),
+            // With an exponent it is short.
+            share => format!("-{share:e}"),
+        };
+        folder.join(format!("{}{share}-{}.shard", self.name, part.name()))
     }
 
     pub fn state(&self) -> Result<State> {
@@ -314,7 +326,7 @@ impl<'a> Set<'a> {
         let before = stamps(paths)?;
         let mut train = Writer::create(&self.shard_path(folder, Part::Train))?;
         let mut val = Writer::create(&self.shard_path(folder, Part::Val))?;
-        (self.files.convert)(paths, &mut train, &mut val)?;
+        (self.files.convert)(paths, self.train_size, &mut train, &mut val)?;
         if stamps(paths)? != before {
             let name = self.name;
             return Err(Error::corrupt(format!(

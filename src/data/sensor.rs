@@ -40,11 +40,11 @@ pub const ROW: Row = Row {
     }),
 };
 
-fn convert(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
+fn convert(paths: &[PathBuf], train_size: f64, train: &mut Writer, val: &mut Writer) -> Result<()> {
     let path = &paths[0];
     let entries = read(path)?;
     let order = RandomState::new(TARGET_SEED).permutation(entries.len());
-    let (first, second) = order.split_at((0.8 * entries.len() as f64) as usize);
+    let (first, second) = order.split_at((train_size * entries.len() as f64) as usize);
     if first.is_empty() || second.is_empty() {
         return Err(raw::damaged(path, "it has fewer than two nonzero values"));
     }

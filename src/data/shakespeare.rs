@@ -29,7 +29,7 @@ pub const ROW: Row = Row {
         }],
         convert,
         open: |shard, part, request| {
-            let length = text::window(request, part, shard.header().samples)?;
+            let length = text::window(request, request.name, part, shard.header().samples)?;
             Ok(Split::of_tokens(shard, length, vocabulary()))
         },
         form: Form {
@@ -57,11 +57,11 @@ fn vocabulary() -> Vocabulary {
     Vocabulary::Characters(std::iter::once('\n').chain(' '..='~').collect())
 }
 
-fn convert(paths: &[PathBuf], train: &mut Writer, val: &mut Writer) -> Result<()> {
+fn convert(paths: &[PathBuf], train_size: f64, train: &mut Writer, val: &mut Writer) -> Result<()> {
     let path = &paths[0];
     let text = text::read(path, LIMIT)?;
     let text = text::utf8(&text).map_err(|why| raw::damaged(path, why))?;
-    let halves = text::halves(text).map(|half| vocabulary().encode(half));
+    let halves = text::halves(text, train_size).map(|half| vocabulary().encode(half));
     if halves.iter().any(|(codes, _)| codes.is_empty()) {
         let why = "it has no characters for both halves that are letters, digits, punctuation, spaces or newlines of ASCII";
         return Err(raw::damaged(path, why));

@@ -25,11 +25,18 @@ pub struct Split {
 
 enum Storage {
     /// (samples, features) and (samples, targets).
-    Memory { x: Vec<f32>, y: Vec<f32> },
+    Memory {
+        x: Vec<f32>,
+        y: Vec<f32>,
+    },
     Shard {
         shard: Box<Shard>,
         /// The number that stands for a byte, per channel (shards of bytes only).
         tables: Vec<[f32; 256]>,
+    },
+    Text {
+        tokens: Vec<u8>,
+        sum: u32,
     },
 }
 
@@ -93,20 +100,47 @@ impl Split {
     pub fn of_tokens(shard: Shard, length: usize, vocabulary: Vocabulary) -> Split {
         let header = shard.header();
         assert_eq!(header.features, Features::Tokens);
-        let len = (header.samples as usize - 1) / length;
+        let (tokens, classes) = (header.samples as usize, header.classes);
+        let storage = Storage::Shard {
+            shard: Box::new(shard),
+            tables: Vec::new(),
+        };
+        let classes = classes.map(|c| c as usize);
+        Split::windows(storage, tokens, classes, length, vocabulary)
+    }
+
+    /// The same of tokens in memory, all of them below `classes`.
+    pub fn of_text(
+        tokens: Vec<u8>,
+        classes: usize,
+        length: usize,
+        vocabulary: Vocabulary,
+    ) -> Split {
+        let count = tokens.len();
+        let spelled = vocabulary.characters().unwrap_or_default();
+        let sum = crc32c::crc32c_append(crc32c::crc32c(spelled.as_bytes()), &tokens);
+        let storage = Storage::Text { tokens, sum };
+        Split::windows(storage, count, Some(classes), length, vocabulary)
+    }
+
+    fn windows(
+        storage: Storage,
+        tokens: usize,
+        classes: Option<usize>,
+        length: usize,
+        vocabulary: Vocabulary,
+    ) -> Split {
+        let len = (tokens - 1) / length;
         assert!(len > 0);
         Split {
+            storage,
             len,
             sample: Sample::Tokens { length },
             target_shape: vec![length],
-            classes: header.classes.map(|c| c as usize),
+            classes,
             augmentation: None,
             vocabulary: Some(vocabulary),
             published: None,
-            storage: Storage::Shard {
-                shard: Box::new(shard),
-                tables: Vec::new(),
-            },
         }
     }
 
@@ -220,6 +254,7 @@ impl Split {
         let place = index * out.len()..(index + 1) * out.len();
         match &self.storage {
             Storage::Memory { x, .. } => out.copy_from_slice(&x[place]),
+            Storage::Text { tokens, .. } => floats(&tokens[place], out),
             Storage::Shard { shard, tables } => match shard.header().features {
                 Features::Bytes => match tables.len() {
                     1 => pixels::<1>(&shard.byte_features()[place], tables, placement, out),
@@ -244,6 +279,7 @@ impl Split {
         let place = index * out.len()..(index + 1) * out.len();
         match &self.storage {
             Storage::Memory { y, .. } => out.copy_from_slice(&y[place]),
+            Storage::Text { tokens, .. } => floats(&tokens[place.start + 1..=place.end], out),
             Storage::Shard { shard, .. } => match self.classes {
                 Some(_) if shard.header().features == Features::Tokens => {
                     floats(&shard.byte_features()[place.start + 1..=place.end], out);
@@ -277,14 +313,18 @@ impl Split {
 
     /// All tokens, where samples are windows of them.
     pub fn tokens(&self) -> Option<&[u8]> {
-        let shard = self.shard()?;
-        let of_tokens = shard.header().features == Features::Tokens;
-        of_tokens.then(|| shard.byte_features())
+        match &self.storage {
+            Storage::Text { tokens, .. } => Some(tokens),
+            Storage::Shard { shard, .. } if shard.header().features == Features::Tokens => {
+                Some(shard.byte_features())
+            }
+            _ => None,
+        }
     }
 
     fn shard(&self) -> Option<&Shard> {
         match &self.storage {
-            Storage::Memory { .. } => None,
+            Storage::Memory { .. } | Storage::Text { .. } => None,
             Storage::Shard { shard, .. } => Some(shard),
         }
     }
@@ -304,7 +344,11 @@ impl Split {
     /// A checksum of the samples, where they come from files: the same for the same samples, whatever their files are
     /// called and however they are packed.
     pub fn checksum(&self) -> Option<u32> {
-        self.shard().map(Shard::sum)
+        match &self.storage {
+            Storage::Memory { .. } => None,
+            Storage::Shard { shard, .. } => Some(shard.sum()),
+            Storage::Text { sum, .. } => Some(*sum),
+        }
     }
 
     /// Whether the raw files are those that their authors published; `None` if no sums are known of them, and for what

@@ -19,6 +19,14 @@ impl Vocabulary {
         }
     }
 
+    /// All characters in the order of their codes, unless codes are bytes.
+    pub fn characters(&self) -> Option<String> {
+        match self {
+            Vocabulary::Characters(characters) => Some(characters.iter().collect()),
+            Vocabulary::Bytes => None,
+        }
+    }
+
     /// The codes of a text, and how many of its characters were left out, for they have none.
     pub fn encode(&self, text: &str) -> (Vec<u8>, u64) {
         let Vocabulary::Characters(characters) = self else {

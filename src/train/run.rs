@@ -13,7 +13,7 @@ use super::trainer::Trainer;
 use super::weights::{Snapshot, Weights};
 use crate::config::RunConfig;
 use crate::cpu;
-use crate::data::{Loader, Pair, Part};
+use crate::data::{Loader, Pair, Part, Vocabulary};
 use crate::device::Target;
 use crate::error::{Error, Result};
 use crate::optim::schedule::{Rate, Schedule};
@@ -388,10 +388,12 @@ fn summary(data: &Pair, target: Target, run: &Run) -> Map<String, Value> {
         "state_bytes_per_parameter": costs.state_bytes_per_parameter,
         "peak_memory_bytes": costs.peak_memory_bytes,
     });
-    match entries {
-        Value::Object(map) => map,
-        _ => unreachable!("an object was written"),
-    }
+    let Value::Object(mut map) = entries else {
+        unreachable!("an object was written");
+    };
+    let vocabulary = data.vocabulary().and_then(Vocabulary::characters);
+    map.extend(vocabulary.map(|characters| ("vocabulary".to_owned(), characters.into())));
+    map
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::goldens::{Digest, numbers};
-use super::{Check, Context};
+use super::{Check, Context, libsvm};
 use crate::data::{Request, Split};
 use crate::error::Result;
 use crate::random::RUN_SEED;
@@ -28,7 +28,7 @@ struct Case {
 }
 
 /// All features and targets of a split.
-fn contents(split: &Split) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn contents(split: &Split) -> (Vec<f32>, Vec<f32>) {
     let size = |shape: &[usize]| split.len() * shape.iter().product::<usize>();
     let mut x = vec![0.0; size(&split.sample().shape())];
     let mut y = vec![0.0; size(split.target_shape())];
@@ -76,5 +76,9 @@ pub fn datasets(context: &Context) -> Result<Vec<Check>> {
             }
         }
     }
-    Ok(vec![check])
+    let classes = match libsvm::made(context)? {
+        Some(made) => made.samples()?,
+        None => Check::skip("sets of classes", format!("no {}", libsvm::FILE)),
+    };
+    Ok(vec![check, classes])
 }

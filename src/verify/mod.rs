@@ -8,6 +8,7 @@ mod follow;
 mod goldens;
 mod histories;
 mod images;
+mod libsvm;
 mod networks;
 mod optimizers;
 mod random;
@@ -60,7 +61,7 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "datasets",
-        about: "synthetic data sets",
+        about: "synthetic data sets, and sets of classes in LIBSVM's form",
         run: datasets::datasets,
     },
     Suite {

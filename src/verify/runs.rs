@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::ensemble::Number;
 use super::histories::{GoldenRun, OF_STEPS, Ours, STEP_SIZES, golden_runs, judged};
-use super::{Check, Context};
+use super::{Check, Context, libsvm};
 use crate::data::Library;
 use crate::error::Result;
 use crate::train::optimum;
@@ -16,10 +16,17 @@ pub fn runs(context: &Context) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Runs on the synthetic problems and the sensor matrix. Where there is no ensemble: PyTorch on other processors
+/// Runs on the synthetic problems, the sensor matrix and small sets of classes. Where there is no ensemble: PyTorch on other processors
 /// is up to 7.7e-6 off, and 3e-4 in step sizes.
 fn small(context: &Context, library: &Library) -> Result<Vec<Check>> {
-    let (by_spread, ran) = judged(context, library, "runs_small.json")?;
+    let (by_spread, mut ran) = judged(context, library, "runs_small.json")?;
+    if let Some(made) = libsvm::made(context)? {
+        let library = made.library();
+        for theirs in golden_runs(&context.goldens, libsvm::FILE)?.unwrap_or_default() {
+            let ours = theirs.ours(&library, context.target)?;
+            ran.push((theirs, ours));
+        }
+    }
     let mut numbers = Check::new("runs without an ensemble", 2e-5);
     // t is a difference of larger numbers over a square: a small one has lost digits.
     let mut steps = Check::new("their step sizes, relative to t or 0.01", 3e-4);

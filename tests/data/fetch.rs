@@ -399,7 +399,7 @@ static FILES: Files = Files {
             remote: None,
         },
     ],
-    convert: |_, _, _| unreachable!("nothing is converted here"),
+    convert: |_, _, _, _| unreachable!("nothing is converted here"),
     open: |_, _, _| unreachable!("nothing is opened here"),
     form: FORM,
     limit: 1 << 30,
@@ -527,7 +527,7 @@ fn set_of_archives<'d>(contents: [&[u8]; 2], dir: &'d TempDir) -> Set<'d> {
     ];
     let files = Files {
         raw: Box::leak(Box::new(raw)),
-        convert: |_, _, _| unreachable!("nothing is converted here"),
+        convert: |_, _, _, _| unreachable!("nothing is converted here"),
         open: |_, _, _| unreachable!("nothing is opened here"),
         form: FORM,
         limit: 1 << 30,

@@ -8,9 +8,9 @@ mod command;
 mod fetch;
 mod mnist;
 mod pickle;
-mod shakespeare;
 mod shard;
 mod text;
+mod windows;
 
 use serde_json::{Map, Value, json};
 use std::fs;

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use stepback_native::data::Pair;
-use stepback_native::error::Result;
+use stepback_native::error::{Kind, Result};
 use stepback_native::random::numpy::RandomState;
 use tempfile::TempDir;
 
@@ -125,6 +125,80 @@ fn libsvm_labels_become_signs() {
         ),
         5.0
     );
+}
+
+#[test]
+fn labels_of_several_classes_are_counted_from_the_smallest() {
+    let classes = |text: &str| {
+        let pair = libsvm("wine", "libsvm/wine.scale", text.as_bytes()).unwrap();
+        let ([x, y], [vx, vy]) = (
+            <[_; 2]>::from(all(&pair.train)),
+            <[_; 2]>::from(all(&pair.val)),
+        );
+        // The only feature tells the label.
+        let pairs = [x, vx].concat().into_iter().zip([y, vy].concat());
+        let mut pairs: Vec<_> = pairs.map(|(x, y)| (x as u32, y as u32)).collect();
+        pairs.sort();
+        pairs.dedup();
+        assert_eq!(pair.train.classes(), pair.val.classes());
+        (pairs, pair.train.classes())
+    };
+    let text = "3 1:3\n9 1:9\n5 1:5\n5 1:5\n+3.0 1:3\n9 1:9\n";
+    assert_eq!(classes(text), (vec![(3, 0), (5, 2), (9, 6)], Some(7)));
+    let text = "1 1:1\n0 1:0\n2 1:2\n2 1:2\n";
+    assert_eq!(classes(text), (vec![(0, 0), (1, 1), (2, 2)], Some(3)));
+    for (text, what) in [
+        ("1 1:1\n-1 1:1\n2 1:1\n", "label -1 is no class"),
+        ("1 1:1\n1.5 1:1\n2 1:1\n", "label 1.5 is no class"),
+        ("1 1:1\n1e9 1:1\n2 1:1\n", "label 1000000000 is no class"),
+        ("1 1:1\n", "fewer than two samples"),
+        ("", "fewer than two samples"),
+    ] {
+        corrupt(
+            libsvm("dna", "libsvm/dna.scale", text.as_bytes()),
+            &["libsvm/dna.scale", what],
+        );
+    }
+}
+
+/// Every share cuts the same order of the samples; the shards of each lie side by side.
+#[test]
+fn train_size_is_the_share_for_training() {
+    let dir = TempDir::new().unwrap();
+    let lines: String = (0..11).map(|i| format!("{} 1:{i}\n", i % 2)).collect();
+    put(dir.path(), "libsvm/a1a", lines.as_bytes());
+    let library = offline(dir.path());
+    let halves = |kwargs| {
+        let pair = load(&library, "a1a", kwargs, "logistic", 0)?;
+        Ok((all(&pair.val).0, all(&pair.train).0))
+    };
+    let order: Vec<f32> = RandomState::new(12_345_678)
+        .permutation(11)
+        .iter()
+        .map(|i| *i as f32)
+        .collect();
+    for (kwargs, train, shard) in [
+        (json!({}), 8, "a1a-train.shard"),
+        (json!({"train_size": 0.8}), 8, "a1a-train.shard"),
+        (json!({"train_size": 0.5}), 5, "a1a-5e-1-train.shard"),
+        (json!({"train_size": 0.95}), 10, "a1a-9.5e-1-train.shard"),
+        (json!({"train_size": 0.1}), 1, "a1a-1e-1-train.shard"),
+        (
+            json!({"train_size": 1.0 - f64::EPSILON / 2.0}),
+            10,
+            "a1a-9.999999999999999e-1-train.shard",
+        ),
+    ] {
+        let (first, second) = order.split_at(11 - train);
+        let expected = (first.to_vec(), second.to_vec());
+        let found: Result<_> = halves(kwargs);
+        assert_eq!(found.unwrap(), expected);
+        assert!(dir.path().join("shards").join(shard).is_file(), "{shard}");
+    }
+    let e = halves(json!({"train_size": 0.09})).expect_err("an error");
+    assert_eq!(e.kind, Kind::Usage, "{e}");
+    let text = "train_size 0.09 leaves none of the 11 samples of";
+    assert!(e.message.contains(text), "{e}");
 }
 
 #[test]

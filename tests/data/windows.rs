@@ -1,12 +1,12 @@
-//! The text of Shakespeare's plays, and windows of it.
+//! Texts in windows: Shakespeare's plays, and what a run names.
 
 use super::{all, corrupt, data_command, gather, offline, put};
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use stepback_native::data::{Library, Pair, Request};
+use stepback_native::data::{Library, Pair, Request, Vocabulary};
 use stepback_native::error::{Kind, Result};
 use stepback_native::graph::Sample;
 use tempfile::TempDir;
@@ -18,6 +18,17 @@ fn windows(library: &Library, seq_len: impl Into<Option<usize>>) -> Result<Pair>
         loss_func: "",
         run_id: 0,
         seq_len: seq_len.into(),
+    })
+}
+
+/// Windows of one character or byte of any file.
+fn of_file(dir: &Path, kwargs: &Value) -> Result<Pair> {
+    offline(dir).load(Request {
+        name: "text",
+        kwargs: kwargs.as_object().unwrap(),
+        loss_func: "",
+        run_id: 0,
+        seq_len: Some(1),
     })
 }
 
@@ -173,4 +184,98 @@ fn the_published_text() {
     };
     assert_eq!(weighted(train), 25_757_965_809);
     assert_eq!(weighted(val), 6_381_915_452);
+}
+
+// What a run names.
+
+#[test]
+fn characters_of_any_text_are_numbered_in_their_order() {
+    let dir = TempDir::new().unwrap();
+    // Ten characters of one to four bytes.
+    let path = put(dir.path(), "my/songs.txt", "bäb€b😀aaäb".as_bytes());
+    let pair = of_file(dir.path(), &json!({"file": "my/songs.txt"})).unwrap();
+    let vocabulary = pair.vocabulary().unwrap();
+    assert_eq!(vocabulary.characters().unwrap(), "abä€😀");
+    let (train, val) = (pair.train.tokens().unwrap(), pair.val.tokens().unwrap());
+    assert_eq!((train, val), (&[1, 2, 1, 3, 1, 4, 0, 0][..], &[2, 1][..]));
+    assert_eq!(vocabulary.decode(val), "äb".as_bytes());
+    assert_eq!(vocabulary.encode("x€"), (vec![3], 1));
+    for half in [&pair.train, &pair.val] {
+        assert_eq!((half.classes(), half.published()), (Some(5), None));
+    }
+    assert_eq!(all(&pair.val), (vec![2.0], vec![1.0]));
+
+    // The same by an absolute path; of other characters, in the same order, it is another text.
+    let absolute = of_file(Path::new("elsewhere"), &json!({"file": path})).unwrap();
+    assert_eq!(absolute.checksum(), pair.checksum());
+    put(dir.path(), "b.txt", "bäb€b😁aaäb".as_bytes());
+    let other = of_file(dir.path(), &json!({"file": "b.txt"})).unwrap();
+    assert_eq!(other.train.tokens(), pair.train.tokens());
+    assert_ne!(other.checksum(), pair.checksum());
+    put(dir.path(), "c.txt", "bäb€b😀aaaäb".as_bytes());
+    let other = of_file(dir.path(), &json!({"file": "c.txt"})).unwrap();
+    assert_ne!(other.checksum(), pair.checksum());
+}
+
+#[test]
+fn bytes_of_any_file_are_their_own_codes() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "x.bin", b"BZh9\xff\xfe\x00abc");
+    let kwargs = json!({"file": "x.bin", "tokenizer": "bytes"});
+    let pair = of_file(dir.path(), &kwargs).unwrap();
+    assert_eq!(pair.train.tokens().unwrap(), b"BZh9\xff\xfe\x00a");
+    assert_eq!(pair.val.tokens().unwrap(), b"bc");
+    assert_eq!(pair.val.classes(), Some(256));
+    let vocabulary = pair.vocabulary().unwrap();
+    assert_eq!((vocabulary, vocabulary.len()), (&Vocabulary::Bytes, 256));
+    assert_eq!(
+        (vocabulary.characters(), vocabulary.decode(b"\xff")),
+        (None, vec![255])
+    );
+}
+
+#[test]
+fn files_that_are_no_such_text_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let refused = |file: &str, kind: Kind, what: &str| {
+        let e = of_file(dir.path(), &json!({"file": file})).err();
+        let e = e.expect("an error");
+        assert_eq!(e.kind, kind, "{e}");
+        for part in [file, what] {
+            assert!(e.message.contains(part), "{part:?} is not in {e}");
+        }
+    };
+    refused("missing.txt", Kind::Io, "");
+    refused("/dev/null", Kind::Io, "regular file");
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    refused("folder", Kind::Io, "");
+    put(dir.path(), "empty.txt", b"");
+    refused("empty.txt", Kind::Corrupt, "is empty");
+    put(dir.path(), "latin.txt", b"na\xefve");
+    refused("latin.txt", Kind::Corrupt, "UTF-8 from byte 2 on");
+    refused("latin.txt", Kind::Corrupt, "\"tokenizer\": \"bytes\"");
+    let many: String = ('\u{4e00}'..).take(257).collect();
+    put(dir.path(), "many.txt", many.as_bytes());
+    refused("many.txt", Kind::Usage, "has 257 different characters");
+    refused("many.txt", Kind::Usage, "\"tokenizer\": \"bytes\"");
+    // 256 are not too many.
+    let enough: String = many.chars().skip(1).collect();
+    put(dir.path(), "enough.txt", enough.as_bytes());
+    let pair = of_file(dir.path(), &json!({"file": "enough.txt"})).unwrap();
+    assert_eq!(pair.val.classes(), Some(256));
+    put(dir.path(), "short.txt", b"abcdef");
+    of_file(dir.path(), &json!({"file": "short.txt"})).unwrap();
+    for (text, half) in [("a", "training"), ("abc", "validation")] {
+        put(dir.path(), "short.txt", text.as_bytes());
+        refused(
+            "short.txt",
+            Kind::Usage,
+            &format!("the {half} half of short.txt has"),
+        );
+    }
+    for words in [["check", "text"], ["fetch", "text"]] {
+        let e = data_command(dir.path(), &words).expect_err("an error");
+        assert_eq!(e.kind, Kind::Usage);
+        assert!(e.message.contains("the file that a run names"), "{e}");
+    }
 }
