@@ -31,6 +31,11 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Does it have so many rows and columns, one at least?
+    pub(super) fn has(&self, rows: usize, columns: usize) -> bool {
+        self.data.len() >= self.len(rows, columns)
+    }
+
     fn len(&self, rows: usize, columns: usize) -> usize {
         1 + (rows - 1) * self.strides.0 + (columns - 1) * self.strides.1
     }
@@ -78,7 +83,7 @@ pub fn gemm(
         return;
     }
     assert!(c_stride >= n && c.len() > (m - 1) * c_stride + n - 1);
-    assert!(k == 0 || a.data.len() >= a.len(m, k) && b.data.len() >= b.len(k, n));
+    assert!(k == 0 || a.has(m, k) && b.has(k, n));
     let (height, width) = block_shape((m, k, n));
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
     let c = SharedMut(c.as_mut_ptr());
