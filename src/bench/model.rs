@@ -5,7 +5,7 @@
 //! where it multiplies matrices, its instructions and its HMMAs on the multiprocessors that have blocks. Instruction
 //! counts were read in the machine code of nvcc 13.0 for sm_90a.
 
-use crate::device::gpu::kernels::{AttentionSizes, Conv};
+use crate::device::gpu::kernels::{AttentionSizes, CausalSizes, Conv};
 use crate::device::gpu::{Launch, PROCESSORS};
 
 /// What the model knows of a GPU. Rates are those of long streams, in MB per microsecond.
@@ -55,6 +55,9 @@ impl Gpu {
         match name {
             _ if name.starts_with("conv2d") => self.conv(launch, [read, written]),
             _ if name.starts_with("attention") => attention(launch).max(streamed),
+            _ if name.starts_with("causal_attention") => {
+                self.causal_attention(launch).max(streamed)
+            }
             _ if name.starts_with("product") && name != "product_sum" => {
                 let flops = 2.0 * int("m") * int("k") * int("n");
                 product(launch, flops, int("k")).max(streamed)
@@ -145,6 +148,35 @@ impl Gpu {
         let cycles = (resident * instructions / issue_rate(resident)).max(resident * hmmas * HMMA);
         let busy = waves(blocks, resident) * cycles / self.clock;
         busy.max(loaded / self.l2).max(streamed / self.dram * 0.7) + LATENCY
+    }
+
+    /// Tiles of 64 by 32 scores up to the diagonal, one for four warps.
+    fn causal_attention(&self, launch: &Launch) -> f64 {
+        let Some(s) = launch.value::<CausalSizes>("s") else {
+            return 0.0;
+        };
+        let [sequences, heads, tokens, dim] =
+            [s.sequences, s.heads, s.tokens, s.dim].map(f64::from);
+        let rows = (tokens / 64.0).ceil();
+        let tiles = sequences * heads * rows * (rows + 1.0);
+        let name = &*launch.kernel.name;
+        // How often each tile is computed, and products of its sizes in all.
+        let (times, products) = match (name.contains("fwd"), name.contains("_64_")) {
+            (true, _) => (1.0, 2.0),
+            (false, true) => (2.0, 7.0),
+            (false, false) => (3.0, 8.0),
+        };
+        let (terms, each) = if name.ends_with("tf32") {
+            (1.0, 5.0)
+        } else {
+            (3.0, 6.3)
+        };
+        // Of a warp: a product's HMMAs; its share of two operands that are loaded, one of which is turned; the exponentials.
+        let hmmas = products * dim / 2.0 * terms;
+        let turning = if s.base > 0.0 { 55.0 } else { 0.0 };
+        let instructions = hmmas * each + times * (dim / 16.0 * (60.0 + turning) + 320.0);
+        let cycles = (instructions / issue_rate(3.0)).max(hmmas * HMMA);
+        tiles * cycles / PROCESSORS as f64 / self.clock + LATENCY
     }
 }
 
