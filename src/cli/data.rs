@@ -197,7 +197,7 @@ fn report(set: &Set, verb: &str, files: &[&str], out: &Output) -> Result<()> {
     };
     let skipped = shards.skipped();
     if skipped > 0 {
-        text += &format!(", {skipped} characters left out");
+        text += &format!(", {skipped} of its characters left out");
     }
     if let Some(place) = &shards.elsewhere {
         text += &format!(", shards {place}");

@@ -274,7 +274,7 @@ impl Library {
         let skipped = shards.skipped();
         if skipped > 0 {
             self.say(format!(
-                "{name}: {skipped} characters of the text are not in its vocabulary and are left out"
+                "{name}: left out {skipped} of the text's characters, which its vocabulary does not have"
             ));
         }
         let open = |shard, part| {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use stepback_native::data::{Library, Pair, Request, Vocabulary};
 use stepback_native::error::{Kind, Result};
@@ -100,7 +101,11 @@ fn what_is_not_in_the_vocabulary_is_left_out_and_told() {
         assert_eq!((train[0], train[1], val[2]), (66, 67, 95));
         let told = TOLD.lock().unwrap();
         let told_of = |text: &str| told.iter().filter(|told| told.contains(text)).count();
-        assert_eq!(told_of("shakespeare: 3 characters"), 1, "{told:?}");
+        assert_eq!(
+            told_of("shakespeare: left out 3 of the text's characters"),
+            1,
+            "{told:?}"
+        );
         assert_eq!(told_of("not the published ones"), 1);
     }
 }
@@ -149,6 +154,13 @@ fn the_text_is_imported_and_checked() {
     data(&["import", "shakespeare", "--from", folder]).unwrap();
     assert!(dir.path().join("shakespeare/raw.txt").is_file());
     data(&["check", "shakespeare"]).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_stepback-native"));
+    let check = check.args(["data", "check", "shakespeare", "--data-dir"]);
+    let output = check.arg(dir.path()).output().unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "shakespeare: ok, 15 and 3 samples, not the published files, 1 of its characters left out\n"
+    );
     let pair = windows(&offline(dir.path()), 2).unwrap();
     assert_eq!((pair.train.len(), pair.val.len()), (7, 1));
 }
