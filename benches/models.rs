@@ -13,6 +13,8 @@ use stepback_native::random::SEED;
 use stepback_native::random::torch::Generator;
 
 struct Setting {
+    /// Of the benchmark, where it is not the model's.
+    name: Option<&'static str>,
     model: &'static str,
     kwargs: Value,
     data: Data,
@@ -30,14 +32,28 @@ fn settings() -> Vec<Setting> {
         classes,
     };
     let network = |model, kwargs, classes| Setting {
+        name: None,
         model,
         kwargs,
         data: data(&[3, 32, 32], &[1], Some(classes)),
         loss: "cross_entropy",
         batch: 128,
     };
+    let llama = |name, batch| Setting {
+        name: Some(name),
+        model: "llama",
+        kwargs: json!({"vocab_size": 92, "dim": 384, "expand": 4, "n_layers": 6, "n_heads": 6, "seq_len": 256}),
+        data: Data {
+            sample: Sample::Tokens { length: 256 },
+            target: vec![256],
+            classes: Some(92),
+        },
+        loss: "sequence_cross_entropy",
+        batch,
+    };
     vec![
         Setting {
+            name: None,
             model: "linear",
             kwargs: json!({}),
             data: data(&[10], &[1], None),
@@ -45,6 +61,7 @@ fn settings() -> Vec<Setting> {
             batch: 20,
         },
         Setting {
+            name: None,
             model: "mlp",
             kwargs: json!({"output_size": 10, "hidden_sizes": [100, 100], "bias": true}),
             data: data(&[784], &[1], Some(10)),
@@ -52,6 +69,7 @@ fn settings() -> Vec<Setting> {
             batch: 128,
         },
         Setting {
+            name: None,
             model: "matrix_fac",
             kwargs: json!({"rank": 4}),
             data: data(&[6], &[10], None),
@@ -59,6 +77,7 @@ fn settings() -> Vec<Setting> {
             batch: 20,
         },
         Setting {
+            name: None,
             model: "matrix_completion",
             kwargs: json!({"dim": [130, 720], "rank": 24}),
             data: data(&[2], &[1], None),
@@ -78,11 +97,14 @@ fn settings() -> Vec<Setting> {
                 10,
             )
         },
+        llama("llama4", 4),
+        llama("llama16", 16),
     ]
 }
 
 fn steps(c: &mut Criterion) {
     for Setting {
+        name,
         model,
         kwargs,
         data,
@@ -94,6 +116,8 @@ fn steps(c: &mut Criterion) {
         let kwargs = kwargs.as_object().expect("an object");
         let row = models::row(model).expect("a model of the table");
         let built = row.build(&mut params, &data, kwargs).expect("it fits");
+        let title = name.unwrap_or(model);
+        let score = loss::score(&format!("{loss}_accuracy"));
         let loss = loss::loss(loss).expect("a loss of the table");
         let sample = data.sample.shape_on_tape();
         let record = |mode| {
@@ -104,7 +128,11 @@ fn steps(c: &mut Criterion) {
                 let f = (loss.apply)(output, y, batch);
                 match mode {
                     Mode::Eval => Targets {
-                        outputs: vec![f, output.class_accuracy(y, batch)],
+                        outputs: score
+                            .iter()
+                            .map(|score| (score.apply)(output, y, batch))
+                            .chain([f])
+                            .collect(),
                         backward: None,
                     },
                     _ => Targets {
@@ -135,12 +163,12 @@ fn steps(c: &mut Criterion) {
                     machine.run(update).expect("the CPU does not fail");
                 }
             };
-            let mut group = c.benchmark_group(model);
+            let mut group = c.benchmark_group(title);
             group.sample_size(10);
             group.bench_function(name, |b| rayon::scope(|_| b.iter(&mut iterate)));
         };
         run(record(Mode::Train), "step", true);
-        if let Sample::Image { .. } = data.sample {
+        if let Sample::Image { .. } | Sample::Tokens { .. } = data.sample {
             run(record(Mode::Eval), "evaluation", false);
         }
     }

@@ -1,6 +1,6 @@
-"""Training steps and evaluation batches of the CIFAR networks in PyTorch on the CPU.
+"""Training steps and evaluation batches of the CIFAR networks and the llama in PyTorch on the CPU.
 
-Random images and labels, channels-last where there are convolutions, momentum SGD. Prints one JSON line
+Random images and labels, or tokens, channels-last where there are convolutions, momentum SGD. Prints one JSON line
 per network: milliseconds of a training step (forward, backward, update) and of an evaluation batch, and
 the number of parameters, which must be that of the experiment's network.
 """
@@ -114,12 +114,53 @@ class ViT(nn.Module):
         return self.head(self.blocks(self.dropout(x))[:, 0])
 
 
+class Decoder(nn.Module):
+    """A block of the llama: RMSNorm, rotary embedding, causal attention, SiLU; no biases."""
+
+    def __init__(self, dim, heads, hidden, angles):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.RMSNorm(dim, eps=1e-6) for _ in range(2))
+        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.SiLU(), nn.Linear(hidden, dim, bias=False))
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def turn(self, x):
+        even, odd = x[..., 0::2], x[..., 1::2]
+        turned = even * self.cos - odd * self.sin, odd * self.cos + even * self.sin
+        return torch.stack(turned, -1).flatten(-2)
+
+    def forward(self, x):
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(self.norms[0](x)).view(batch, tokens, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, tokens, dim))
+        return x + self.mlp(self.norms[1](x))
+
+
+class Llama(nn.Module):
+    def __init__(self, vocabulary, dim=384, heads=6, hidden=1536, depth=6, tokens=256):
+        super().__init__()
+        steps = torch.arange(0, dim // heads, 2).double() * heads / dim
+        angles = torch.outer(torch.arange(tokens).double(), 500000.0**-steps).float()
+        self.embed = nn.Embedding(vocabulary, dim)
+        self.blocks = nn.Sequential(*(Decoder(dim, heads, hidden, angles) for _ in range(depth)))
+        self.head = nn.Sequential(nn.RMSNorm(dim, eps=1e-6), nn.Linear(dim, vocabulary, bias=False))
+
+    def forward(self, x):
+        return self.head(self.blocks(self.embed(x))).flatten(0, 1)
+
+
 # name: (build, classes, batch, parameters, channels-last)
 NETWORKS = {
     "resnet20": (lambda classes: resnet(20, classes), 10, 128, 269_722, True),
     "resnet110": (lambda classes: resnet(110, classes), 100, 128, 1_733_812, True),
     "vgg16": (vgg16, 10, 128, 15_253_578, True),
     "vit": (ViT, 10, 64, 9_524_842, False),
+    "llama4": (Llama, 92, 4, 10_692_480, False),
+    "llama16": (Llama, 92, 16, 10_692_480, False),
 }
 
 
@@ -155,7 +196,10 @@ def measure(name, args):
     parameters = sum(p.numel() for p in model.parameters())
     if parameters != expected:
         raise SystemExit(f"{name} has {parameters} parameters instead of {expected}")
-    x, y = torch.randn(batch, 3, 32, 32), torch.randint(classes, (batch,))
+    if isinstance(model, Llama):
+        x, y = torch.randint(classes, (batch, 256)), torch.randint(classes, (batch * 256,))
+    else:
+        x, y = torch.randn(batch, 3, 32, 32), torch.randint(classes, (batch,))
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
@@ -184,7 +228,7 @@ def main():
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK",
                         help=f"of {', '.join(NETWORKS)}; all if none is named")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--batch", type=int, help="128, and 64 for vit")
+    parser.add_argument("--batch", type=int, help="128, 64 for vit, 4 and 16 windows for llama4 and llama16")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="run the model through torch.compile")

@@ -16,7 +16,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 # In networks.py and in benches/models.rs.
-NETWORKS = ["resnet20", "resnet110", "vgg16", "vit"]
+NETWORKS = ["resnet20", "resnet110", "vgg16", "vit", "llama4", "llama16"]
 PARTS = {"step": "train_step_ms", "evaluation": "evaluation_ms"}
 
 

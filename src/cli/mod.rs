@@ -13,6 +13,7 @@ mod plot;
 mod print;
 mod record;
 mod report;
+mod sample;
 mod show_schedule;
 mod signals;
 mod sources;
@@ -64,6 +65,7 @@ enum Command {
     Compare(compare::Args),
     Plot(plot::Args),
     Report(report::Args),
+    Sample(sample::Sample),
     /// Output files: what is in them, merging, filtering, exporting
     Output(output::Args),
     Devices(device::Devices),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Compare(command) => command.run(),
             Command::Plot(command) => command.run(),
             Command::Report(command) => command.run(),
+            Command::Sample(command) => command.run(),
             Command::Output(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::BenchKernels(command) => {

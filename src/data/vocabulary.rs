@@ -1,7 +1,10 @@
 //! What the codes of a text's tokens stand for.
 
+use serde::{Deserialize, Serialize};
+
 /// A character, or a byte, for every code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Vocabulary {
     /// In the order of their codes, which is their own; at most 256.
     Characters(Vec<char>),

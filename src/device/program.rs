@@ -170,6 +170,15 @@ pub struct HostCall {
 pub(super) type HostBody = dyn Fn(&[u64]) + Send;
 
 impl Call {
+    /// Bytes of the longest of the ranges that it names.
+    pub fn longest_range(&self) -> usize {
+        let longest = match self {
+            Call::Host(call) => call.reads.iter().chain(&call.writes).map(|r| r.len).max(),
+            Call::Launch(launch) => launch.ranges().map(|r| r.len).max(),
+        };
+        longest.unwrap_or(0)
+    }
+
     /// Bytes of the ranges that it names, each once.
     pub fn bytes(&self) -> usize {
         let mut ranges: Vec<ByteRange> = Vec::new();

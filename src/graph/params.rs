@@ -162,6 +162,13 @@ impl Params {
             .normal(slice(&mut self.values, tensor.range), 0.0, std);
     }
 
+    /// Takes back the parameter that was made last; what was drawn for it stays drawn.
+    pub fn discard_last(&mut self) {
+        if let Some(last) = self.tensors.pop() {
+            self.values.truncate(last.range.start);
+        }
+    }
+
     /// Says what parameters are. Those that nothing is said of are hidden.
     pub fn mark(&mut self, params: impl IntoIterator<Item = Param>, role: Role) {
         for param in params {

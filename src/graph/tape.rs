@@ -74,9 +74,16 @@ impl<'t> Tape<'t> {
         self.push(shape, Source::Input)
     }
 
+    /// A parameter: one tensor, however often it is asked for, so that gradients of all its uses are summed.
     pub fn param(&'t self, param: Param) -> Var<'t> {
         let tensor = self.params.tensor(param);
-        self.push(&tensor.shape, Source::Param(tensor.range))
+        let is_it =
+            |node: &Node| matches!(node.source, Source::Param(range) if range == tensor.range);
+        let there = self.nodes.borrow().iter().position(is_it);
+        match there {
+            Some(id) => Var { tape: self, id },
+            None => self.push(&tensor.shape, Source::Param(tensor.range)),
+        }
     }
 
     /// Records an op.

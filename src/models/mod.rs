@@ -6,6 +6,7 @@
 mod completion;
 mod kuangliu;
 mod linear;
+mod llama;
 mod resnet;
 mod swint;
 mod vgg;
@@ -66,6 +67,7 @@ pub const ROWS: &[Row] = &[
     kuangliu::row::<152>("resnet152-kuangliu"),
     vit::VIT,
     swint::SWINT,
+    llama::LLAMA,
 ];
 
 impl Row {

@@ -20,6 +20,8 @@ pub type Smoothed = for<'t> fn(Var<'t>, Var<'t>, f32) -> Var<'t>;
 pub enum Targets {
     /// Class indices; the model gives one output per class.
     Classes,
+    /// A token, or -1, for each token of a sample; the model gives one output per token of the vocabulary.
+    Tokens,
     /// -1 or 1 for each output.
     Signs,
     /// A number for each output.
@@ -35,6 +37,17 @@ pub const LOSSES: &[Row] = &[
             output.smoothed_cross_entropy(target, smoothing)
         }),
         targets: Targets::Classes,
+    },
+    Row {
+        name: "sequence_cross_entropy",
+        about: "mean cross entropy of softmax(output) and the next token, over all tokens whose target is not -1",
+        apply: |output, target, batch| {
+            output.cross_entropy_by_batch(target, batch * tokens(target))
+        },
+        smoothed: Some(|output, target, smoothing| {
+            output.smoothed_cross_entropy(target, smoothing)
+        }),
+        targets: Targets::Tokens,
     },
     Row {
         name: "logistic",
@@ -62,6 +75,13 @@ pub const SCORES: &[Row] = &[
         targets: Targets::Classes,
     },
     Row {
+        name: "sequence_cross_entropy_accuracy",
+        about: "share of tokens whose largest output is that of the next token, among those whose target is not -1",
+        apply: |output, target, batch| output.class_accuracy(target, batch * tokens(target)),
+        smoothed: None,
+        targets: Targets::Tokens,
+    },
+    Row {
         name: "logistic_accuracy",
         about: "share of samples where sigmoid(f) >= 0.5 says +1 and the target agrees",
         apply: |output, target, batch| output.sign_accuracy(target, batch),
@@ -69,6 +89,11 @@ pub const SCORES: &[Row] = &[
         targets: Targets::Signs,
     },
 ];
+
+/// Tokens of a sample, of targets (N, T).
+fn tokens(target: Var<'_>) -> usize {
+    target.rows_columns().1
+}
 
 pub fn loss(name: &str) -> Option<&'static Row> {
     LOSSES.iter().find(|row| row.name == name)

@@ -5,11 +5,13 @@ mod conv2d;
 mod feed_forward;
 mod layer_norm;
 pub mod loss;
+mod rms_norm;
 
 pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 pub use feed_forward::FeedForward;
 pub use layer_norm::LayerNorm;
+pub use rms_norm::RmsNorm;
 
 use crate::graph::{Param, Params, Role, Var};
 

@@ -28,18 +28,55 @@ pub enum Column {
     Area,
     /// Decades of learning rate within one point of the best score
     Robustness,
+    /// What the best setting costs: state, passes, time of the update, its share of a step, peak memory
+    Cost,
 }
 
 impl Column {
-    fn title(self) -> &'static str {
-        match self {
+    fn titles(self) -> Vec<&'static str> {
+        let title = match self {
             Column::Score => "score",
             Column::Setting => "setting",
             Column::Epochs => "epochs to target",
             Column::Time => "seconds to target",
             Column::Area => "area",
             Column::Robustness => "robustness (decades)",
-        }
+            Column::Cost => return COSTS.iter().map(|cost| cost.title).collect(),
+        };
+        vec![title]
+    }
+}
+
+/// What summaries say of a run's costs.
+struct Cost {
+    title: &'static str,
+    key: &'static str,
+    /// From the summary's unit to the title's.
+    factor: f64,
+}
+
+const COSTS: [Cost; 5] = [
+    Cost::new("state (bytes/parameter)", "state_bytes_per_parameter", 1.0),
+    Cost::new("passes", "update_passes", 1.0),
+    Cost::new("update (ms)", "update_seconds", 1e3),
+    Cost::new("of a step (%)", "update_share", 1e2),
+    Cost::new("peak memory (MB)", "peak_memory_bytes", 1e-6),
+];
+
+impl Cost {
+    const fn new(title: &'static str, key: &'static str, factor: f64) -> Cost {
+        Cost { title, key, factor }
+    }
+
+    /// The mean over a setting's runs; none where a run does not say.
+    fn of(&self, setting: &Setting) -> Option<String> {
+        let costs = setting
+            .runs
+            .iter()
+            .map(|run| run.summary.get(self.key)?.as_f64());
+        let costs: Vec<f64> = costs.collect::<Option<_>>()?;
+        let mean = costs.iter().sum::<f64>() / costs.len() as f64;
+        (!costs.is_empty()).then(|| format_small(self.factor * mean))
     }
 }
 
@@ -136,7 +173,7 @@ impl Table {
     }
 
     fn long(records: &[Record], query: &Query) -> Result<Table> {
-        let titles = query.columns.iter().map(|c| c.title());
+        let titles = query.columns.iter().flat_map(|c| c.titles());
         let header = ["experiment", "method"].into_iter().chain(titles);
         let mut table = Table {
             header: header.map(str::to_owned).collect(),
@@ -150,20 +187,21 @@ impl Table {
                     text: text.unwrap_or_else(|| "–".into()),
                     bold: false,
                 };
-                let cell = |column: &Column| match column {
-                    Column::Score => best.cell(record, query),
-                    Column::Setting => plain(Some(setting.label())),
-                    Column::Epochs => plain(query.target.and_then(|target| {
+                let cells = |column: &Column| match column {
+                    Column::Score => vec![best.cell(record, query)],
+                    Column::Setting => vec![plain(Some(setting.label()))],
+                    Column::Epochs => vec![plain(query.target.and_then(|target| {
                         measure::epochs_to(record, setting, metric, target).map(|e| e.to_string())
-                    })),
-                    Column::Time => plain(query.target.and_then(|target| {
+                    }))],
+                    Column::Time => vec![plain(query.target.and_then(|target| {
                         measure::time_to(record, setting, metric, target).map(format_small)
-                    })),
-                    Column::Area => plain(measure::area(setting, metric).map(format_small)),
-                    Column::Robustness => plain(
+                    }))],
+                    Column::Area => vec![plain(measure::area(setting, metric).map(format_small))],
+                    Column::Robustness => vec![plain(
                         measure::robustness(record, setting.method(), metric, query.cutoff)
                             .map(|decades| format!("{decades:.1}")),
-                    ),
+                    )],
+                    Column::Cost => COSTS.iter().map(|cost| plain(cost.of(setting))).collect(),
                 };
                 let start = [
                     plain(Some(record.title())),
@@ -172,7 +210,7 @@ impl Table {
                 table.rows.push(
                     start
                         .into_iter()
-                        .chain(query.columns.iter().map(cell))
+                        .chain(query.columns.iter().flat_map(cells))
                         .collect(),
                 );
             }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::data::Split;
 use crate::data::augment::Placement;
+use crate::data::{Split, Vocabulary};
 use crate::device::gpu::kernels::{self, Step};
 use crate::device::program::{floats_mut, one};
 use crate::device::{Machine, Program, View};
@@ -61,6 +61,11 @@ impl Half {
 
     pub fn len(&self) -> usize {
         self.split.len()
+    }
+
+    /// What the tokens stand for, if the samples are texts.
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.split.vocabulary()
     }
 
     pub fn is_augmented(&self) -> bool {

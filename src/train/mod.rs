@@ -4,8 +4,10 @@ mod accumulate;
 #[cfg(all(test, emulator))]
 mod averages;
 pub mod checkpoint;
+mod costs;
 mod data;
 mod epoch_plan;
+mod generate;
 #[cfg(all(test, emulator))]
 mod kinds;
 mod network;
@@ -20,6 +22,7 @@ mod trainer;
 pub mod weights;
 
 pub use epoch_plan::EpochPlan;
+pub use generate::Author;
 pub use network::{Plans, parameters, steps_per_epoch};
 pub use optimum::optimum;
 pub use run::{Watch, run};

@@ -5,7 +5,7 @@ use crate::config::{RunConfig, Values};
 use crate::data::Pair;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::graph::{Layout, Mode, Params, Plan, Tape, Targets, Var};
+use crate::graph::{Layout, Mode, Params, Plan, Sample, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
 use crate::optim::{ACCUMULATE, COMMON_KEYS, Optimizer, SMOOTHING};
@@ -53,7 +53,7 @@ impl Plans {
         }
         let recorder = Recorder::new(config, model.as_ref(), &data)?;
         let batches = match device {
-            Device::Cpu => eval_batches(batch_size * data.sample.len()),
+            Device::Cpu => eval_batches(batch_size, data.sample),
             Device::Emulator | Device::Cuda(_) | Device::Plan => {
                 let plan = recorder.record(&params, Mode::Eval, device, batch_size)?;
                 let slots = plan.end() - Layout::new(&params).end();
@@ -95,6 +95,7 @@ impl Plans {
     ) -> Result<Plans> {
         let mut plans = Plans::new(config, data, device, Mode::Train)?;
         if let Some(init) = init {
+            init.check_vocabulary(data.vocabulary())?;
             init.load_into(&mut plans.params, &config.model)?;
         }
         Ok(plans)
@@ -148,12 +149,17 @@ fn build(config: &RunConfig, data: &models::Data) -> Result<(Params, Box<dyn Mod
     Ok((params, model))
 }
 
-/// How many batches of so many numbers to evaluate at once. Small ones keep few threads busy one by one;
-/// large ones gain nothing and cost memory.
-fn eval_batches(numbers: usize) -> usize {
+/// How many batches to evaluate at once. Small ones keep few threads busy one by one; large ones gain nothing and cost
+/// memory. A token alone keeps a model as busy as a small image.
+fn eval_batches(batch_size: usize, sample: Sample) -> usize {
     const NUMBERS: usize = 1 << 19;
     const BATCHES: usize = 64;
-    (NUMBERS / numbers).clamp(1, BATCHES)
+    const OF_TOKEN: usize = 1 << 8;
+    let numbers = match sample {
+        Sample::Tokens { length } => OF_TOKEN * length,
+        other => other.len(),
+    };
+    (NUMBERS / batch_size.saturating_mul(numbers)).clamp(1, BATCHES)
 }
 
 /// How many batches of so many samples, of which each needs so many floats of slots, to evaluate at once on a device:
@@ -261,13 +267,22 @@ impl<'a> Recorder<'a> {
     ) -> Option<String> {
         let RunConfig { model, dataset, .. } = self.config;
         let name = row.name;
+        let is_text = matches!(self.data.sample, Sample::Tokens { .. });
         match (row.targets, self.data.classes) {
+            (Wanted::Tokens, _) if !is_text => Some(format!(
+                "{name} needs texts, which the samples of data set {dataset} are not"
+            )),
+            (Wanted::Classes, _) if is_text => Some(format!(
+                "{name} takes one class per sample, but data set {dataset} has texts: take sequence_{name}"
+            )),
             (Wanted::Classes, None) => Some(format!(
                 "{name} needs class labels, which data set {dataset} does not have"
             )),
-            (Wanted::Classes, Some(classes)) if columns < classes => Some(format!(
-                "{name}: model {model} has {columns} outputs, but data set {dataset} has {classes} classes"
-            )),
+            (Wanted::Classes | Wanted::Tokens, Some(classes)) if columns < classes => {
+                Some(format!(
+                    "{name}: model {model} has {columns} outputs, but data set {dataset} has {classes} classes"
+                ))
+            }
             (Wanted::Signs, Some(_)) => Some(format!(
                 "{name} needs -1 and 1 as targets, but those of data set {dataset} are class labels"
             )),

@@ -156,7 +156,7 @@ fn run(
         epoch.values.sort_by(|a, b| a.0.cmp(&b.0));
         epoch.step_logs.sort_by(|a, b| a.0.cmp(&b.0));
     }
-    for key in ["start_time", "end_time"] {
+    for key in ["start_time", "end_time", "update_seconds", "update_share"] {
         result.summary.remove(key).unwrap();
     }
     Some((result, watch.weights.lock().unwrap().clone()))

@@ -387,6 +387,9 @@ fn summary(data: &Pair, target: Target, run: &Run) -> Map<String, Value> {
         "step_scheduler_on_epoch": !run.schedule.stepwise(),
         "state_bytes_per_parameter": costs.state_bytes_per_parameter,
         "peak_memory_bytes": costs.peak_memory_bytes,
+        "update_passes": costs.update_passes,
+        "update_seconds": costs.update_time.map(|time| six_digits(time.seconds)),
+        "update_share": costs.update_time.map(|time| six_digits(time.share)),
     });
     let Value::Object(mut map) = entries else {
         unreachable!("an object was written");

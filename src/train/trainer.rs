@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 
 use super::Watch;
 use super::accumulate::Accumulation;
+use super::costs::{Clock, Costs, Mark, passes};
 use super::data::{Batch, Half};
 use super::network::Plans;
 use super::step_log::{Logged, StepLog};
@@ -37,15 +38,6 @@ pub(super) struct EpochResult {
     pub logged: Vec<Logged>,
 }
 
-/// The memory that a run takes.
-pub(super) struct Costs {
-    /// Of what the optimizer keeps from step to step.
-    pub state_bytes_per_parameter: f64,
-    /// Of all buffers on the machine: parameters, gradients, activations, the optimizer's memory, tables, and the data where
-    /// the machine has a copy.
-    pub peak_memory_bytes: usize,
-}
-
 /// Programs and how often to run each, in order.
 type Sequence = Vec<(Prepared, usize)>;
 
@@ -55,6 +47,8 @@ pub(super) struct Trainer {
     layout: Layout,
     optimizer: Optimizer,
     operands: Operands,
+    clock: Clock,
+    update_passes: f64,
     batch_size: usize,
     /// Batches of a step.
     accumulated: usize,
@@ -166,8 +160,10 @@ impl Trainer {
             1 => None,
             n => Some(Accumulation::new(&mut machine, n, parameters)?),
         };
+        let clock = Clock::default();
         let one_step = |program: &mut Program| -> Result<()> {
             let plan = &plans.train;
+            clock.emit(Mark::Step, program);
             for i in 0..accumulated {
                 let part = 1.0 / accumulated as f32;
                 begin_step(program, tables.steps, tables.taken, now, plan.seed, part);
@@ -187,8 +183,14 @@ impl Trainer {
                      batch_size instead",
                 )),
             };
-            optimizer.step(&operands, &gradient, program)
+            clock.emit(Mark::Update, program);
+            optimizer.step(&operands, &gradient, program)?;
+            clock.emit(Mark::End, program);
+            Ok(())
         };
+        let mut update = Program::new(target);
+        optimizer.step(&operands, &|_| Ok(()), &mut update)?;
+        let update_passes = passes(update.calls(), parameters);
         let mut program = Program::new(target);
         one_step(&mut program)?;
         let at_once = machine.steps_at_once(steps, program.calls().len());
@@ -271,6 +273,8 @@ impl Trainer {
             _ => None,
         };
         Ok(Trainer {
+            clock,
+            update_passes,
             evaluation,
             recalibration,
             machine,
@@ -314,6 +318,8 @@ impl Trainer {
         Costs {
             state_bytes_per_parameter: state as f64 / self.layout.values.len as f64,
             peak_memory_bytes: self.machine.held(),
+            update_passes: self.update_passes,
+            update_time: self.clock.update_time(),
         }
     }
 
@@ -562,6 +568,7 @@ impl Trainer {
             values: &values,
             buffers: &buffers,
             batches_tracked: self.params.batches_tracked + self.done * self.accumulated as u64,
+            vocabulary: self.halves[0].0.vocabulary(),
         })
     }
 }

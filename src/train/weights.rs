@@ -10,6 +10,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 
 use crate::config::RunConfig;
+use crate::data::Vocabulary;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::graph::{Params, Tensor};
@@ -29,6 +30,9 @@ const LISTED: usize = 8;
 
 /// The key of a file's metadata that says whose weights it has.
 const RUN: &str = "run";
+/// Those that say what the run's config was, and what a language model's tokens stand for.
+const CONFIG: &str = "config";
+const VOCABULARY: &str = "vocabulary";
 
 /// Names of a lock and of temporary files in a folder of weights.
 const NAME: &str = "weights";
@@ -63,6 +67,8 @@ pub struct Snapshot<'a> {
     pub values: &'a [f32],
     pub buffers: &'a [f32],
     pub batches_tracked: u64,
+    /// Of the texts that a language model was trained on.
+    pub vocabulary: Option<&'a Vocabulary>,
 }
 
 /// A tensor as the file has it.
@@ -124,7 +130,12 @@ impl Snapshot<'_> {
             views.collect::<std::result::Result<_, safetensors::SafeTensorError>>()?;
         let config = serde_json::Value::Object(config.to_json()).to_string();
         // PyTorch's tools look for the format.
-        let about = json!({"format": "pt", "config": config, RUN: run});
+        let mut about = json!({"format": "pt", CONFIG: config, RUN: run});
+        if let Some(vocabulary) = self.vocabulary {
+            about[VOCABULARY] = serde_json::to_string(vocabulary)
+                .expect("characters")
+                .into();
+        }
         Ok(with_metadata(&safetensors::serialize(views, None)?, &about))
     }
 }
@@ -161,8 +172,49 @@ impl Weights {
 
     /// The hash of the identity of the run whose weights these are, where the file says so.
     fn run(&self) -> Option<String> {
+        self.metadata(RUN)
+    }
+
+    fn metadata(&self, key: &str) -> Option<String> {
         let (_, metadata) = SafeTensors::read_metadata(&self.bytes).ok()?;
-        metadata.metadata().as_ref()?.get(RUN).cloned()
+        metadata.metadata().as_ref()?.get(key).cloned()
+    }
+
+    fn vocabulary(&self) -> Option<Vocabulary> {
+        serde_json::from_str(&self.metadata(VOCABULARY)?).ok()
+    }
+
+    /// The config of the run that trained this language model, and what its tokens stand for.
+    ///
+    /// # Errors
+    /// If it is no language model, or the file does not say.
+    pub fn language_model(&self) -> Result<(RunConfig, Vocabulary)> {
+        let path = self.path.display();
+        let config = self.metadata(CONFIG);
+        let config = config.and_then(|text| serde_json::from_str::<RunConfig>(&text).ok());
+        let Some(config) = config else {
+            return Err(Error::usage(format!(
+                "the weights in {path} do not say what model they are of; take a file that `train --save-weights` wrote"
+            )));
+        };
+        match self.vocabulary() {
+            Some(vocabulary) => Ok((config, vocabulary)),
+            None => Err(Error::usage(format!(
+                "the weights in {path} are those of {} on {}, which is no language model",
+                config.model, config.dataset
+            ))),
+        }
+    }
+
+    /// An error if these are a language model's whose tokens stand for something else.
+    pub fn check_vocabulary(&self, of_data: Option<&Vocabulary>) -> Result<()> {
+        match (self.vocabulary(), of_data) {
+            (Some(ours), Some(theirs)) if ours != *theirs => Err(Error::usage(format!(
+                "the weights in {} are of a language model with another vocabulary",
+                self.path.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {

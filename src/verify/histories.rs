@@ -66,7 +66,9 @@ fn add_runs(all: &mut Vec<GoldenRun>, file: &Json) -> Option<()> {
             Some(Value::Object(summary)) => summary,
             _ => Map::new(),
         };
-        let log_every = run.get("log_every_k_steps").map(Json::to_value);
+        // Of one run, or of all.
+        let log_every = [run, file].map(|json| json.get("log_every_k_steps"));
+        let log_every = log_every.into_iter().flatten().next().map(Json::to_value);
         let log_every = log_every.and_then(|k| NonZeroUsize::new(k.as_u64()? as usize));
         match all.iter_mut().find(|run| run.config == config) {
             Some(run) if !members.is_empty() => run.members = members,

@@ -8,17 +8,14 @@ use tempfile::TempDir;
 
 use super::histories::judged;
 use super::runs::{losses, said};
+use super::steps::{Made, order, steps};
 use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::cpu;
 use crate::data::fetch::Options;
-use crate::data::{Library, Loader, Pair, Request};
+use crate::data::{Library, Pair, Request};
 use crate::device::Target;
-use crate::device::gpu::kernels::Step;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Mode, Session};
-use crate::optim::Stepper;
-use crate::train::Plans;
 
 /// Rows and columns of an image.
 pub const SIDE: usize = 32;
@@ -175,7 +172,11 @@ fn ours(case: &StepsCase, library: &Library, target: Target) -> Result<(Vec<f64>
         let text = "these are not the copies of CIFAR-10 that the reference was run on";
         return Err(Error::usage(text));
     }
-    steps(&config, &data, case.losses.len(), target)
+    let mut losses = Vec::new();
+    let see = |made: Made| losses.push(made.loss);
+    let samples = &order(&config, &data)[..case.losses.len() * case.batch_size];
+    let w = steps(&config, &data, samples, target, see)?;
+    Ok((losses, cpu::dot(&w, &w).sqrt()))
 }
 
 /// The reference's numbers were made from JPEG copies of the images. Their first hundred validation images
@@ -188,33 +189,4 @@ fn are_the_copies(data: &Pair) -> bool {
     data.val.gather(&indices, &[], &mut x, &mut y);
     let sum: f64 = x.iter().map(|value| f64::from(*value)).sum();
     (sum - SUM).abs() < 0.01
-}
-
-/// Losses of the first steps, without dropout, and the norm of the weights after them.
-fn steps(config: &RunConfig, data: &Pair, n: usize, target: Target) -> Result<(Vec<f64>, f64)> {
-    let train = &data.train;
-    let mode = Mode::TrainWithoutDropout;
-    let Plans {
-        mut params,
-        train: plan,
-        ..
-    } = Plans::new(config, data, target.device, mode)?;
-    let [mut x, mut y] = [0, 1].map(|i| vec![0.0; plan.inputs[i].len]);
-    let mut session = Session::new(&params, vec![plan], target)?;
-    let mut w = params.values.clone();
-    let mut optimizer = Stepper::new(&config.opt, w.len(), Target::CPU)?;
-    let lr = config.opt.get("lr").and_then(Value::as_f64);
-    let lr = lr.ok_or_else(|| Error::usage("a golden run without lr"))?;
-    let mut loader = Loader::new(config.run_id, train.len(), config.batch_size);
-    let batches = loader.next_epoch().chunks_exact(config.batch_size);
-    let mut losses = Vec::with_capacity(n);
-    for indices in batches.take(n) {
-        let placements = train.draw_placements(indices.len(), &mut params.generator);
-        train.gather(indices, &placements, &mut x, &mut y);
-        let loss = session.run(0, &[&x, &y], Step::default())?[0][0];
-        optimizer.step(lr, loss, &mut w, &session.grads()?)?;
-        session.set_values(&w)?;
-        losses.push(f64::from(loss));
-    }
-    Ok((losses, cpu::dot(&w, &w).sqrt()))
 }

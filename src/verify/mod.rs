@@ -8,12 +8,14 @@ mod follow;
 mod goldens;
 mod histories;
 mod images;
+mod language;
 mod libsvm;
 mod networks;
 mod optimizers;
 mod random;
 mod runs;
 mod schedules;
+mod steps;
 mod tally;
 
 use std::path::PathBuf;
@@ -118,5 +120,10 @@ pub const SUITES: &[Suite] = &[
         name: "cifar",
         about: "losses of the first steps on CIFAR-10",
         run: images::cifar,
+    },
+    Suite {
+        name: "language",
+        about: "the language model: a batch and six steps, whole runs, and first steps on Shakespeare's works",
+        run: language::language,
     },
 ];

@@ -151,7 +151,7 @@ pub fn init(context: &Context) -> Result<Vec<Check>> {
 }
 
 /// Both have the same tensors.
-fn same_names<'a>(
+pub(super) fn same_names<'a>(
     check: &mut Check,
     ours: impl Iterator<Item = &'a Tensor>,
     theirs: &[Digest],

@@ -218,6 +218,19 @@ fn what_a_run_costs_stands_in_the_output() {
     // Parameters, gradient, and a batch of inputs and targets.
     assert!(memory[0] >= 8.0 * parameters + 4.0 * 8.0 * (6.0 + 10.0));
     assert!(memory[2] < 1e5, "{memory:?}");
+    // The update of SGD and of Adam; what Lookahead does behind Adam's.
+    let passes = [0, 1, 2].map(|run| cost(run, "update_passes"));
+    assert_eq!(passes, [1.0, 1.0, 2.0]);
+    for run in 0..3 {
+        let (seconds, share) = (cost(run, "update_seconds"), cost(run, "update_share"));
+        assert!(seconds > 0.0 && seconds < 1.0 && share > 0.0 && share < 1.0);
+    }
+    let table = folder.run("table small --columns cost --format csv").stdout;
+    let rows: Vec<Vec<&str>> = table.lines().map(|row| row.split(',').collect()).collect();
+    assert_eq!(rows[0].len(), 7, "{table}");
+    assert_eq!(rows[0][2..4], ["state (bytes/parameter)", "passes"]);
+    let sgd = rows.iter().find(|row| row[1] == "sgd").unwrap();
+    assert_eq!(sgd[2..4], ["0", "1.00"]);
     let history = runs[0]["history"].as_array().unwrap();
     folder.run("record small").code(0);
     let record = folder.read("records/small.csv");

@@ -120,6 +120,8 @@ pub fn without_times(text: &str) -> String {
         "\"threads\"",
         // Workspace goes by threads.
         "\"peak_memory_bytes\"",
+        "\"update_seconds\"",
+        "\"update_share\"",
     ];
     let lines = text.lines();
     let kept = lines.filter(|line| !timed.iter().any(|key| line.contains(key)));

@@ -29,8 +29,14 @@ fn shipped_configs_have_as_many_runs_as_the_readme_says() {
         ("mnist_mlp", 75),
         ("mnist_mlp-2", 48),
         ("sensor_matrix", 60),
+        ("shakespeare", 12),
+        ("shakespeare-2", 12),
+        ("shakespeare-3", 12),
+        ("shakespeare_glu_adamw", 18),
+        ("shakespeare_llama", 18),
         ("synthetic_small", 129),
         ("test", 24),
+        ("test_shakespeare", 1),
     ];
     let readme = fs::read_to_string("configs/README.md").unwrap();
     for (id, count) in expected {

@@ -161,7 +161,9 @@ fn losses_and_scores_of_several_batches() {
             let mut draws = Draws::new(17);
             let x = draws.normal(rows * columns);
             let target: Vec<f32> = match row.targets {
-                Wanted::Classes => (0..rows).map(|_| draws.below(columns) as f32).collect(),
+                Wanted::Classes | Wanted::Tokens => {
+                    (0..rows).map(|_| draws.below(columns) as f32).collect()
+                }
                 Wanted::Signs => draws
                     .normal(rows * columns)
                     .iter()
