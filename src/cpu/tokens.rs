@@ -5,7 +5,7 @@ use rayon::prelude::*;
 /// Tokens of a chunk in forward.
 const TOKENS: usize = 64;
 /// Parts of the table, each of which one thread sums alone.
-const PARTS: usize = 32;
+const PARTS: usize = 16;
 
 /// `y[t] = table[tokens[t]]`.
 ///
@@ -32,12 +32,12 @@ pub fn embed_backward(tokens: &[f32], dy: &[f32], dtable: &mut [f32]) {
         .enumerate()
         .for_each(|(part, sums)| {
             sums.fill(0.0);
-            let (first, rows) = (part * codes, sums.len() / dim);
+            let (first, end) = (part * codes, part * codes + sums.len() / dim);
+            let own = first as f32..end as f32;
             for (token, dy) in tokens.iter().zip(dy.chunks_exact(dim)) {
-                let row = (*token as usize).wrapping_sub(first);
-                if row < rows {
-                    let sum = sums[row * dim..][..dim].iter_mut();
-                    sum.zip(dy).for_each(|(sum, dy)| *sum += dy);
+                if own.contains(token) {
+                    let sum = &mut sums[(*token as usize - first) * dim..][..dim];
+                    sum.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
                 }
             }
         });

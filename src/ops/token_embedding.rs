@@ -3,7 +3,7 @@
 //! Gradient: dw[v] = sum of dy[t] over the t with i[t] = v, in the order of t.
 
 use crate::cpu::tokens;
-use crate::device::gpu::{PROCESSORS, elementwise, kernels, packs};
+use crate::device::gpu::{elementwise, kernels, packs};
 use crate::device::{Program, Slot};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
@@ -31,11 +31,14 @@ impl<'t> Var<'t> {
     }
 }
 
+/// Tokens of a part at least: a sixth of a text is spaces, whose block then adds up some 64 rows.
+const PART: usize = 384;
+
 impl TokenEmbedding {
-    /// Tokens of a part whose sums kernels keep apart: with the codes, parts fill a GPU.
+    /// Tokens of a part whose sums kernels keep apart: so many that the sums are no more numbers than the gradient that they
+    /// are of.
     fn part(&self) -> usize {
-        let parts = (16 * PROCESSORS / self.vocabulary).max(1);
-        self.tokens.div_ceil(parts).max(256)
+        self.vocabulary.max(PART)
     }
 
     fn parts(&self) -> usize {
