@@ -108,8 +108,8 @@ def kernels(args):
             lines.append([line["name"], line["kernels"] or "-", line["cannot"] or "-", "", ""])
         else:
             lines.append([line["name"], line["kernels"], f"{1e3 * line['seconds']:.3f}",
-                          f"{line['images_per_s']:.0f}", percent(line["share_of_floor"])])
-    print_table(["experiment", "kernels", "ms per step", "images/s", "of floor"], lines)
+                          f"{line['samples_per_s']:.0f}", percent(line["share_of_floor"])])
+    print_table(["experiment", "kernels", "ms per step", "samples/s", "of floor"], lines)
     if wrong:
         raise SystemExit(1)
 

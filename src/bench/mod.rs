@@ -1,7 +1,7 @@
 //! Kernels one op and one optimizer at a time - how long, how much work, how far from the CPU body - and the training
 //! step of whole experiments.
 //!
-//! On a GPU at the shapes of the five experiments; elsewhere, where times say little, at the small shapes of the
+//! On a GPU at the shapes of the six experiments; elsewhere, where times say little, at the small shapes of the
 //! tables.
 
 mod experiments;

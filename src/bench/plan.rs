@@ -139,13 +139,13 @@ mod tests {
     /// However many matrices there are.
     #[test]
     fn muon_takes_thirteen_launches() {
-        for name in ["cifar10_resnet20", "cifar10_vit"] {
+        for name in ["cifar10_resnet20", "cifar10_vit", "shakespeare"] {
             let experiment = EXPERIMENTS.iter().find(|e| e.name == name);
             let experiment = experiment.expect("one of the experiments");
             let mut config = experiment.config();
             let opt = json!({"name": "muon", "lr": 0.02});
             config.opt = opt.as_object().expect("an object").clone();
-            let (sample, classes) = (&experiment.sample, experiment.classes);
+            let (sample, classes) = (experiment.sample, experiment.classes);
             let data = random_bytes(&config, sample, classes, [512, 512]).unwrap();
             let epoch = EpochPlan::new(&config, &data, None).unwrap();
             let launches = epoch.step().iter().filter_map(Call::as_launch);

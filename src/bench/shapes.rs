@@ -63,6 +63,14 @@ const fn linear(about: &'static str, operands: Operands) -> (&'static str, Case)
     ("linear", case)
 }
 
+/// Without bias.
+const fn linear_only(about: &'static str, operands: Operands) -> (&'static str, Case) {
+    (
+        "linear",
+        Case::new(about, operands, |x| x[0].linear(x[1], None)),
+    )
+}
+
 const fn layer_norm(about: &'static str, operands: Operands) -> (&'static str, Case) {
     let case = Case::new(about, operands, |x| x[0].layer_norm(x[1], x[2]));
     ("layer_norm", case)
@@ -213,13 +221,9 @@ pub(super) const AT_SIZE: &[(&str, Case)] = &[
     layer_norm("33280x512", &[&[512, 65, 512], &[512], &[512]]),
     layer_norm("512x512", &[&[512, 512], &[512], &[512]]),
     linear("32768x48 to 512", &[&[512, 64, 48], &[512, 48], &[512]]),
-    (
-        "linear",
-        Case::new(
-            "33280x512 to 1536, no bias",
-            &[&[512, 65, 512], &[1536, 512]],
-            |x| x[0].linear(x[1], None),
-        ),
+    linear_only(
+        "33280x512 to 1536, no bias",
+        &[&[512, 65, 512], &[1536, 512]],
     ),
     linear("33280x512 to 512", &[&[512, 65, 512], &[512, 512], &[512]]),
     linear("512x512 to 512", &[&[512, 512], &[512, 512], &[512]]),
@@ -264,6 +268,10 @@ pub(super) const AT_SIZE: &[(&str, Case)] = &[
     ),
     cross_entropy("512 rows, 10 classes", &[&[512, 10]], &[512, 1], &[10]),
     // The language model: 64 windows of 256 tokens.
+    linear_only("16384x384 to 1152", &[&[64, 256, 384], &[1152, 384]]),
+    linear_only("16384x384 to 1536", &[&[64, 256, 384], &[1536, 384]]),
+    linear_only("16384x1536 to 384", &[&[64, 256, 1536], &[384, 1536]]),
+    linear_only("16384x384 to 92", &[&[64, 256, 384], &[92, 384]]),
     (
         "causal_attention",
         Case::new(

@@ -12,7 +12,7 @@ use crate::files;
 
 /// Measure kernels one by one and whole training steps, and compare kernels with the CPU
 ///
-/// On a GPU at the shapes of the five experiments; on the CPU and the emulator at small ones, where times say little
+/// On a GPU at the shapes of the six experiments; on the CPU and the emulator at small ones, where times say little
 /// and errors are the point. --device plan runs nothing: it counts what a training step of each experiment and its
 /// evaluations would launch on a GPU, and what a model says of the time.
 #[derive(clap::Args)]
@@ -177,7 +177,7 @@ fn steps(report: &Report, before: impl Fn(&str, &str, &str) -> Option<f64>) -> c
         "batch",
         "kernels",
         "ms per step",
-        "images/s",
+        "samples/s",
         "of floor",
         "× baseline",
     ]);
@@ -196,7 +196,7 @@ fn steps(report: &Report, before: impl Fn(&str, &str, &str) -> Option<f64>) -> c
             step.batch.to_string(),
             kernels,
             time,
-            shown(step.images_per_second(), 0),
+            shown(step.samples_per_second(), 0),
             percent(step.share_of_floor()),
             shown(
                 step.seconds().zip(before).map(|(now, before)| now / before),

@@ -1,7 +1,7 @@
-//! What stands in place of a data set's files: random bytes for measurements, zeros for what models must know.
+//! What stands in place of a data set's files: random bytes or tokens for measurements, zeros for what models must know.
 
 use super::raw::Files;
-use super::shard::{Classes, Contents, Features, Shard, Targets, Writer};
+use super::shard::{Classes, Contents, Features, Form, Shard, Targets, Writer};
 use super::{Origin, Pair, Part, Request, Split, row};
 use crate::error::{Error, Kind, Result};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -9,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 
 /// A data set of random bytes and classes, in shards that are opened, and augmented, as the real ones are: so many
-/// samples for training and for validation, each of the shape `sample` in the order (row, column, channel).
+/// samples for training and for validation, each of the shape `sample` in the order (row, column, channel). Or a text of
+/// random tokens with so many codes, and as many of them as so many windows need.
 ///
 /// # Errors
 /// If the temporary files cannot be written.
@@ -22,21 +23,33 @@ pub fn random_bytes<'a>(
     classes: u32,
     samples: [usize; 2],
 ) -> Result<Pair> {
+    let request = request.into();
     let mut draws = Xoshiro256PlusPlus::seed_from_u64(1);
-    written(request.into(), |part, writer| {
+    written(request, |form, part, writer| {
         let n = samples[part as usize];
-        let mut bytes = vec![0u8; n * sample.iter().product::<usize>()];
-        draws.fill(&mut bytes);
-        writer.features(&bytes)?;
-        let labels: Vec<u32> = (0..n).map(|_| draws.random_range(0..classes)).collect();
+        let labels: Vec<u32>;
+        let (features, targets) = match form.features {
+            Features::Tokens => {
+                let tokens = n * request.seq_len.unwrap_or(0) + 1;
+                let codes = (0..tokens).map(|_| draws.random_range(0..classes) as u8);
+                writer.features(&codes.collect::<Vec<_>>())?;
+                let (codes, skipped) = (classes, 0);
+                (Features::Tokens, Targets::Next { codes, skipped })
+            }
+            _ => {
+                let mut bytes = vec![0u8; n * sample.iter().product::<usize>()];
+                draws.fill(&mut bytes);
+                writer.features(&bytes)?;
+                labels = (0..n).map(|_| draws.random_range(0..classes)).collect();
+                let labels = &labels;
+                (Features::Bytes, Targets::Classes { labels, classes })
+            }
+        };
         writer.finish(&Contents {
-            features: Features::Bytes,
+            features,
             sample,
             target: &[1],
-            targets: Targets::Classes {
-                labels: &labels,
-                classes,
-            },
+            targets,
             rows: &[],
         })
     })
@@ -74,7 +87,7 @@ pub fn blank<'a>(request: impl Into<Request<'a>>) -> Result<Option<Pair>> {
         },
         (_, None) => Targets::Floats(&[0.0]),
     };
-    let pair = written(request, |_, writer| {
+    let pair = written(request, |_, _, writer| {
         writer.features(&vec![0; size])?;
         writer.finish(&Contents {
             features: form.features,
@@ -90,7 +103,7 @@ pub fn blank<'a>(request: impl Into<Request<'a>>) -> Result<Option<Pair>> {
 /// A data set whose shards are written by a function.
 fn written(
     request: Request,
-    mut write: impl FnMut(Part, &mut Writer) -> Result<()>,
+    mut write: impl FnMut(&Form, Part, &mut Writer) -> Result<()>,
 ) -> Result<Pair> {
     let Origin::Files(files) = &row(request.name)?.origin else {
         panic!("{} has no files of its own", request.name);
@@ -102,7 +115,7 @@ fn written(
     let mut half = |part: Part| -> Result<Arc<Split>> {
         let path = folder.path().join(part.name());
         let mut writer = Writer::create(&path)?;
-        write(part, &mut writer)?;
+        write(&files.form, part, &mut writer)?;
         writer.commit(Vec::new())?;
         // The map outlives the file's name.
         Ok(Arc::new((files.open)(Shard::open(&path)?, part, &request)?))

@@ -168,7 +168,7 @@ fn times_of_an_earlier_report_are_compared() {
         .find(|l| l.contains("mnist_mlp"))
         .unwrap();
     let numbers = line.split_whitespace().filter(|w| w.parse::<f64>().is_ok());
-    // Batch, kernels, ms, images/s.
+    // Batch, kernels, ms, samples/s.
     assert_eq!(numbers.count(), 4, "{line}");
 
     folder.write("other.json", "{\"rows\": 3}");
