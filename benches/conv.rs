@@ -345,7 +345,7 @@ fn vit(c: &mut Criterion) {
         b.iter(|| {
             norm.forward(&x, &gamma, &beta, &mut saved, &mut y);
             let parameters = (&mut dgamma[..], &mut dbeta[..]);
-            norm.backward(&x, &gamma, &saved, &y, &mut dx, parameters, &mut ws);
+            norm.backward(&x, &gamma, &saved, &y, false, &mut dx, parameters, &mut ws);
         });
     });
     group.bench_function("gelu", |b| {

@@ -18,18 +18,18 @@ KERNEL(layer_norm_fwd_1024, 256, const float* __restrict__ x, const float* __res
 
 KERNEL(layer_norm_bwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       float* __restrict__ partial, int rows, int width) {
-  backward<1, true>(x, w, aligned, stats, dy, dx, wants_dx, partial, rows, width);
+       int adds, float* __restrict__ partial, int rows, int width) {
+  backward<1, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
 }
 KERNEL(layer_norm_bwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       float* __restrict__ partial, int rows, int width) {
-  backward<4, true>(x, w, aligned, stats, dy, dx, wants_dx, partial, rows, width);
+       int adds, float* __restrict__ partial, int rows, int width) {
+  backward<4, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
 }
 KERNEL(layer_norm_bwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       float* __restrict__ partial, int rows, int width) {
-  backward<8, true>(x, w, aligned, stats, dy, dx, wants_dx, partial, rows, width);
+       int adds, float* __restrict__ partial, int rows, int width) {
+  backward<8, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
 }
 
 KERNEL(layer_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
@@ -37,8 +37,9 @@ KERNEL(layer_norm_fwd, 256, const float* __restrict__ x, const float* __restrict
   forward_any<true>(x, w, b, y, stats, rows, width, EPS);
 }
 KERNEL(layer_norm_bwd_x, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ stats,
-       const float* __restrict__ dy, float* __restrict__ dx, int rows, int width) {
-  backward_x<true>(x, w, stats, dy, dx, rows, width);
+       const float* __restrict__ dy, float* __restrict__ dx, int adds, int rows,
+       int width) {
+  backward_x<true>(x, w, stats, dy, dx, adds, rows, width);
 }
 KERNEL(layer_norm_bwd_w, 256, const float* __restrict__ x, const float* __restrict__ stats,
        const float* __restrict__ dy, float* __restrict__ partial, int rows, int width) {

@@ -2,8 +2,9 @@
 // dx = dz w, dw = dz^T x, db = sum of dz over the rows.
 //   x, dx (rows, inputs); w, dw (outputs, inputs); b, db (outputs); y, dy, dz (rows, outputs)
 //
-//   linear_bwd_T    dx, dw and db of a small layer in one launch, T = 32 or 16
-// All else is done by the products of product.cu.
+//   linear_bwd_T         dx, dw and db of a small layer in one launch, T = 32 or 16
+//   linear_bwd_parts_T   dx, and parts of dw and db, of a layer of any size, T = 128 or 64; `product_sum` adds the parts up
+// Forward is a product of product.cu.
 #include "product.cuh"
 
 // db of 32 columns: warps take every eighth row; sums in f64.
@@ -51,4 +52,28 @@ KERNEL(linear_bwd_16, 256, const float* __restrict__ dy, const float* __restrict
        const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw,
        float* __restrict__ db, int rows, int inputs, int outputs, int dx_tiles, int dw_tiles, int tf32) {
   backward<Tile16>(dy, masked ? y : nullptr, x, w, dx, dw, db, rows, inputs, outputs, dx_tiles, dw_tiles, tf32);
+}
+
+// Block (x, y) computes tile x of part y of dw, and of db. Those of higher y, which have less to do, come last: they compute dx.
+template <class S>
+DEVICE void backward_in_parts(const float* dz, const float* x, const float* w, float* dx, float* dw, float* db, bool biased,
+                              int rows, int inputs, int outputs, int parts, int part, int dx_tiles, bool tf32) {
+  const int row = blockIdx.y;
+  if (row < parts) {
+    product_tn<S>(dz, x, dw, db, biased, outputs, rows, inputs, part, blockIdx.x, tf32);
+  } else {
+    const int tile = (row - parts) * gridDim.x + blockIdx.x;
+    if (tile < dx_tiles) product<S, true, false>({dz, w, dx, rows, inputs, outputs}, tile, tf32);
+  }
+}
+
+KERNEL(linear_bwd_parts_128, 128, const float* __restrict__ dz, const float* __restrict__ x,
+       const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw, float* __restrict__ db, int biased,
+       int rows, int inputs, int outputs, int parts, int part, int dx_tiles, int tf32) {
+  backward_in_parts<Tile128>(dz, x, w, dx, dw, db, biased, rows, inputs, outputs, parts, part, dx_tiles, tf32);
+}
+KERNEL(linear_bwd_parts_64, 128, const float* __restrict__ dz, const float* __restrict__ x,
+       const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw, float* __restrict__ db, int biased,
+       int rows, int inputs, int outputs, int parts, int part, int dx_tiles, int tf32) {
+  backward_in_parts<Tile64>(dz, x, w, dx, dw, db, biased, rows, inputs, outputs, parts, part, dx_tiles, tf32);
 }

@@ -1,7 +1,7 @@
 // Layer norm: y = w h + b with h = (x - mean) rstd, rstd = 1 / sqrt(var + eps), over the width, var being biased; and RMS
 // norm, in which mean and b are 0 (not CENTRED).
 // With g = w dy: dx = (g - mean(g) - h mean(g h)) rstd, without mean(g) in RMS norm; dw = sum of dy h and db = sum of dy
-// over the rows.
+// over the rows. Where backward `adds`, dx is added to what is there.
 //   x, dx, y, dy (rows, width); w, b, dw, db (width); stats (rows, 2): mean and rstd, or (rows): rstd;
 //   partial (gridDim.y or gridDim.x, 2 or 1, width): shares of dw and db, which `column_sums` adds up
 // A warp per row. Statistics are computed in two passes: the mean, then the squares around it.
@@ -93,7 +93,7 @@ DEVICE void add_warps(float4 (&x)[N], float* to, int width) {
 
 template <int N, bool CENTRED>
 DEVICE void backward(const float* x, const float* w, bool aligned, const float* stats, const float* dy, float* dx,
-                     bool wants_dx, float* partial, int rows, int width) {
+                     bool wants_dx, bool adds, float* partial, int rows, int width) {
   const int lane = threadIdx.x % 32;
   float4 dw[N], db[N];
 #pragma unroll
@@ -132,9 +132,12 @@ DEVICE void backward(const float* x, const float* w, bool aligned, const float* 
     for (int k = 0; k < N; k++) {
       const int at = (k * 32 + lane) * 4;
       if (at >= width) break;
-      *reinterpret_cast<float4*>(dx + row * width + at) =
-          make_float4(fmaf(-mean_gh, h[k].x, g[k].x - mean_g) * rstd, fmaf(-mean_gh, h[k].y, g[k].y - mean_g) * rstd,
-                      fmaf(-mean_gh, h[k].z, g[k].z - mean_g) * rstd, fmaf(-mean_gh, h[k].w, g[k].w - mean_g) * rstd);
+      float4* to = reinterpret_cast<float4*>(dx + row * width + at);
+      const float4 held = adds ? *to : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      *to = make_float4(held.x + fmaf(-mean_gh, h[k].x, g[k].x - mean_g) * rstd,
+                        held.y + fmaf(-mean_gh, h[k].y, g[k].y - mean_g) * rstd,
+                        held.z + fmaf(-mean_gh, h[k].z, g[k].z - mean_g) * rstd,
+                        held.w + fmaf(-mean_gh, h[k].w, g[k].w - mean_g) * rstd);
     }
   }
   float* share = partial + (long long)blockIdx.x * NUMBERS<CENTRED> * width;
@@ -161,8 +164,8 @@ DEVICE void forward_any(const float* x, const float* w, const float* b, float* y
 }
 
 template <bool CENTRED>
-DEVICE void backward_x(const float* x, const float* w, const float* stats, const float* dy, float* dx, int rows,
-                       int width) {
+DEVICE void backward_x(const float* x, const float* w, const float* stats, const float* dy, float* dx, bool adds,
+                       int rows, int width) {
   const int lane = threadIdx.x % 32;
   for (long long row = blockIdx.x * WARPS + threadIdx.x / 32; row < rows; row += gridDim.x * WARPS) {
     const float2 stat = load_stats<CENTRED>(stats, row);
@@ -175,8 +178,10 @@ DEVICE void backward_x(const float* x, const float* w, const float* stats, const
       product = fmaf(g, (xs[i] - mean) * rstd, product);
     }
     const float mean_g = CENTRED ? warp_sum(sum) / (float)width : 0.0f, mean_gh = warp_sum(product) / (float)width;
-    for (int i = lane; i < width; i += 32)
-      dx[row * width + i] = fmaf(-mean_gh, (xs[i] - mean) * rstd, w[i] * dys[i] - mean_g) * rstd;
+    for (int i = lane; i < width; i += 32) {
+      const float held = adds ? dx[row * width + i] : 0.0f;
+      dx[row * width + i] = held + fmaf(-mean_gh, (xs[i] - mean) * rstd, w[i] * dys[i] - mean_g) * rstd;
+    }
   }
 }
 

@@ -1,34 +1,39 @@
 // Matrix products, for linear layers and for optimizers. By how the operands are stored:
-//   product_nt_T  C = A B^T; A (m, k), B (n, k), T = 128, 64, 32 or 16; plus a bias (n), then ReLU
+//   product_nt_T  C = A B^T; A (m, k), B (n, k), T = 128, 64, 32 or 16; plus a bias (n) and `added` (m, n), then ReLU
 //   product_nn_T  C = A B; A (m, k), B (k, n), T = 128 or 64
 //   product_tn_T  C = A^T B; A (k, m), B (k, n), T = 128 or 64, and A's sums over k; gridDim.y parts of k give as many of both
 //   product_sum   adds these up
 #include "product.cuh"
 
 template <class S>
-DEVICE void product_nt(const float* a, const float* b, const float* bias, float* c, int m, int k, int n, bool relu,
-                       bool tf32) {
+DEVICE void product_nt(const float* a, const float* b, const float* bias, const float* added, float* c, int m, int k,
+                       int n, bool relu, bool tf32) {
   Product p = {a, b, c, m, n, k};
   p.bias = bias;
+  p.added = added;
   p.relu = relu;
   product<S, true, true>(p, blockIdx.x, tf32);
 }
 
 KERNEL(product_nt_128, 128, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, float* __restrict__ c, int m, int k, int n, int relu, int tf32) {
-  product_nt<Tile128>(a, b, biased ? bias : nullptr, c, m, k, n, relu, tf32);
+       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
+       int tf32) {
+  product_nt<Tile128>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
 }
 KERNEL(product_nt_64, 128, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, float* __restrict__ c, int m, int k, int n, int relu, int tf32) {
-  product_nt<Tile64>(a, b, biased ? bias : nullptr, c, m, k, n, relu, tf32);
+       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
+       int tf32) {
+  product_nt<Tile64>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
 }
 KERNEL(product_nt_32, 256, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, float* __restrict__ c, int m, int k, int n, int relu, int tf32) {
-  product_nt<Tile32>(a, b, biased ? bias : nullptr, c, m, k, n, relu, tf32);
+       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
+       int tf32) {
+  product_nt<Tile32>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
 }
 KERNEL(product_nt_16, 256, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, float* __restrict__ c, int m, int k, int n, int relu, int tf32) {
-  product_nt<Tile16>(a, b, biased ? bias : nullptr, c, m, k, n, relu, tf32);
+       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
+       int tf32) {
+  product_nt<Tile16>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
 }
 
 KERNEL(product_nn_128, 128, const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c, int m, int k,
@@ -40,23 +45,13 @@ KERNEL(product_nn_64, 128, const float* __restrict__ a, const float* __restrict_
   product<Tile64, true, false>({a, b, c, m, n, k}, blockIdx.x, tf32);
 }
 
-// Part blockIdx.y of k, `part` of it; c and sums hold what one part gives after the other.
-template <class S>
-DEVICE void product_tn(const float* a, const float* b, float* c, float* sums, int m, int k, int n, int part, bool tf32) {
-  const int first = blockIdx.y * part;
-  Product p = {a, b, c, m, n, min(first + part, k)};
-  p.first = first;
-  p.sums_of_a = sums;
-  product<S, false, false>(p, blockIdx.x, tf32);
-}
-
 KERNEL(product_tn_128, 128, const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c,
        float* __restrict__ sums, int summed, int m, int k, int n, int part, int tf32) {
-  product_tn<Tile128>(a, b, c, summed ? sums : nullptr, m, k, n, part, tf32);
+  product_tn<Tile128>(a, b, c, sums, summed, m, k, n, part, blockIdx.x, tf32);
 }
 KERNEL(product_tn_64, 128, const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c,
        float* __restrict__ sums, int summed, int m, int k, int n, int part, int tf32) {
-  product_tn<Tile64>(a, b, c, summed ? sums : nullptr, m, k, n, part, tf32);
+  product_tn<Tile64>(a, b, c, sums, summed, m, k, n, part, blockIdx.x, tf32);
 }
 
 // c = the sum of cs (parts, entries), and sums of all_sums (parts, m); m = 0 if there are none.

@@ -28,13 +28,15 @@ using Tile16 = Shape<16, 16, 8, 128, 4>;
 // What is to be computed. Operands are stored (m, k) and (n, k) if by row, else (k, m) and (k, n).
 struct Product {
   const float *a, *b;
-  float* c;  // (gridDim.y, m, n): block (x, y) computes a tile of the y-th
+  float* c;  // of A^T B (gridDim.y, m, n): block (x, y) computes a tile of the y-th
   int m, n, k;
   int first = 0;                  // of k: terms before are left out
   const float* bias = nullptr;    // (n)
+  const float* added = nullptr;   // (m, n)
   bool relu = false;
   const float* mask = nullptr;    // as A, which counts as 0 where this is 0 or less
-  float* sums_of_a = nullptr;     // (gridDim.y, m), over k
+  bool summed = false;            // are the sums of A over k wanted?
+  float* sums_of_a = nullptr;     // (gridDim.y, m)
 };
 
 DEVICE bool aligned(const float* p, int width, int floats) {
@@ -194,7 +196,7 @@ DEVICE void product(const Product& p, int tile) {
 
   float sums[M][N][4] = {};
   SHARED(double, sums_of_a, [S::TILE]);  // registers are scarce
-  const bool sums_a = p.sums_of_a && n0 == 0 && threadIdx.x < S::TILE;
+  const bool sums_a = p.summed && n0 == 0 && threadIdx.x < S::TILE;
   if (sums_a) sums_of_a[threadIdx.x] = 0.0;
   // The ring runs ahead by all stages but one.
   for (int slice = 1 - S::STAGES; slice < slices; slice++) {
@@ -217,7 +219,7 @@ DEVICE void product(const Product& p, int tile) {
   }
   const int thread = thread_again(), lane = thread % 32, warp = thread / 32;
   place(thread, m1, n1, k1);
-  const long long part = blockIdx.y;
+  const long long part = A_BY_ROW ? 0 : blockIdx.y;
   if (sums_a && m0 + thread < p.m) p.sums_of_a[part * p.m + m0 + thread] = (float)sums_of_a[thread];
 
   // A lane has pairs of neighbours: of row h * 8 of the 16 with number i, of the 8 columns with number j.
@@ -229,10 +231,21 @@ DEVICE void product(const Product& p, int tile) {
     const bool first = p.bias && column < p.n, second = p.bias && column + 1 < p.n;
     return make_float2(first ? p.bias[column] : 0.0f, second ? p.bias[column + 1] : 0.0f);
   };
-  auto store = [&](int i, int j, int h, float2 y, float2 b) {
-    const int row = m0 + m1 + i * 16 + h * 8 + lane / 4, column = n0 + n1 + j * 8 + lane % 4 * 2;
-    float* to = c + (long long)row * p.n + column;
-    y = make_float2(y.x + b.x, y.y + b.y);
+  auto at = [&](int i, int j, int h, int& row, int& column) {
+    row = m0 + m1 + i * 16 + h * 8 + lane / 4;
+    column = n0 + n1 + j * 8 + lane % 4 * 2;
+    return (long long)row * p.n + column;
+  };
+  auto added = [&](int i, int j, int h) {
+    int row, column;
+    const float* from = p.added + at(i, j, h, row, column);
+    if (!p.added || row >= p.m || column >= p.n) return make_float2(0.0f, 0.0f);
+    return make_float2(from[0], column + 1 < p.n ? from[1] : 0.0f);
+  };
+  auto store = [&](int i, int j, int h, float2 y, float2 b, float2 r) {
+    int row, column;
+    float* to = c + at(i, j, h, row, column);
+    y = make_float2(y.x + b.x + r.x, y.y + b.y + r.y);
     y = make_float2(y.x < least ? least : y.x, y.y < least ? least : y.y);  // a NaN stays
     if (row >= p.m || column >= p.n) return;
     if (pairs) {
@@ -246,10 +259,15 @@ DEVICE void product(const Product& p, int tile) {
 #pragma unroll
     for (int j = 0; j < N; j++) {
       const float2 b = bias(j);
+      float2 r[M][2];  // all under way at once
 #pragma unroll
       for (int i = 0; i < M; i++)
 #pragma unroll
-        for (int h = 0; h < 2; h++) store(i, j, h, make_float2(sums[i][j][2 * h], sums[i][j][2 * h + 1]), b);
+        for (int h = 0; h < 2; h++) r[i][h] = added(i, j, h);
+#pragma unroll
+      for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) store(i, j, h, make_float2(sums[i][j][2 * h], sums[i][j][2 * h + 1]), b, r[i][h]);
     }
   } else {
     constexpr int PAIRS = M * N * 2;
@@ -268,7 +286,8 @@ DEVICE void product(const Product& p, int tile) {
         const float2 x = parts[(w * PAIRS + e) * 32 + lane];
         y = make_float2(y.x + x.x, y.y + x.y);
       }
-      store(e / 2 / N, e / 2 % N, e % 2, y, bias(e / 2 % N));
+      const int i = e / 2 / N, j = e / 2 % N, h = e % 2;
+      store(i, j, h, y, bias(j), added(i, j, h));
     }
   }
 }
@@ -279,4 +298,16 @@ DEVICE void product(const Product& p, int tile, bool tf32) {
     product<S, A_BY_ROW, B_BY_ROW, true>(p, tile);
   else
     product<S, A_BY_ROW, B_BY_ROW, false>(p, tile);
+}
+
+// Part blockIdx.y of C = A^T B and of A's sums: `part` terms. C (parts, m, n) and sums (parts, m) hold one after the other.
+template <class S>
+DEVICE void product_tn(const float* a, const float* b, float* c, float* sums, bool summed, int m, int k, int n, int part,
+                       int tile, bool tf32) {
+  const int first = blockIdx.y * part;
+  Product p = {a, b, c, m, n, min(first + part, k)};
+  p.first = first;
+  p.summed = summed;
+  p.sums_of_a = sums;
+  product<S, false, false>(p, tile, tf32);
 }

@@ -16,18 +16,18 @@ KERNEL(rms_norm_fwd_1024, 256, const float* __restrict__ x, const float* __restr
 
 KERNEL(rms_norm_bwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       float* __restrict__ partial, int rows, int width) {
-  backward<1, false>(x, w, aligned, stats, dy, dx, wants_dx, partial, rows, width);
+       int adds, float* __restrict__ partial, int rows, int width) {
+  backward<1, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
 }
 KERNEL(rms_norm_bwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       float* __restrict__ partial, int rows, int width) {
-  backward<4, false>(x, w, aligned, stats, dy, dx, wants_dx, partial, rows, width);
+       int adds, float* __restrict__ partial, int rows, int width) {
+  backward<4, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
 }
 KERNEL(rms_norm_bwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       float* __restrict__ partial, int rows, int width) {
-  backward<8, false>(x, w, aligned, stats, dy, dx, wants_dx, partial, rows, width);
+       int adds, float* __restrict__ partial, int rows, int width) {
+  backward<8, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
 }
 
 KERNEL(rms_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ y,
@@ -35,8 +35,9 @@ KERNEL(rms_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__
   forward_any<false>(x, w, nullptr, y, stats, rows, width, eps);
 }
 KERNEL(rms_norm_bwd_x, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ stats,
-       const float* __restrict__ dy, float* __restrict__ dx, int rows, int width) {
-  backward_x<false>(x, w, stats, dy, dx, rows, width);
+       const float* __restrict__ dy, float* __restrict__ dx, int adds, int rows,
+       int width) {
+  backward_x<false>(x, w, stats, dy, dx, adds, rows, width);
 }
 KERNEL(rms_norm_bwd_w, 256, const float* __restrict__ x, const float* __restrict__ stats, const float* __restrict__ dy,
        float* __restrict__ partial, int rows, int width) {

@@ -65,7 +65,7 @@ impl Norm {
             .for_each(|((y, x), saved)| normalise(self, x, gamma, beta, saved, y));
     }
 
-    /// Overwrites `dgamma`, `dbeta` (empty for RMS norm), and `dx` unless it is empty.
+    /// Overwrites `dgamma`, `dbeta` (empty for RMS norm), and `dx` unless it is empty or is to be added to.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
@@ -73,6 +73,7 @@ impl Norm {
         gamma: &[f32],
         saved: &[f32],
         dy: &[f32],
+        add: bool,
         dx: &mut [f32],
         (dgamma, dbeta): (&mut [f32], &mut [f32]),
         ws: &mut [f32],
@@ -88,13 +89,13 @@ impl Norm {
             .zip(partials.par_chunks_exact_mut(self.parameters() * d));
         if dx.is_empty() {
             tasks.for_each(|(((x, dy), saved), partial)| {
-                gradient(self, x, gamma, saved, dy, &mut [], partial);
+                gradient(self, x, gamma, saved, dy, add, &mut [], partial);
             });
         } else {
             tasks
                 .zip(dx.par_chunks_mut(chunk))
                 .for_each(|((((x, dy), saved), partial), dx)| {
-                    gradient(self, x, gamma, saved, dy, dx, partial);
+                    gradient(self, x, gamma, saved, dy, add, dx, partial);
                 });
         }
         dgamma.fill(0.0);
@@ -168,7 +169,7 @@ fn normalise_body<S: Simd>(
 }
 
 multiversion!(fn gradient = gradient_body(
-    norm: &Norm, x: &[f32], gamma: &[f32], saved: &[f32], dy: &[f32], dx: &mut [f32], partial: &mut [f32]));
+    norm: &Norm, x: &[f32], gamma: &[f32], saved: &[f32], dy: &[f32], add: bool, dx: &mut [f32], partial: &mut [f32]));
 
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
@@ -179,6 +180,7 @@ fn gradient_body<S: Simd>(
     gamma: &[f32],
     saved: &[f32],
     dy: &[f32],
+    add: bool,
     dx: &mut [f32],
     partial: &mut [f32],
 ) {
@@ -214,7 +216,11 @@ fn gradient_body<S: Simd>(
             let at = at..width.min(at + LANES);
             let g = s.load_partial(&dy[at.clone()]) * s.load_partial(&gamma[at.clone()]);
             let off = g - s.splat(mean_g) - hat(at.clone()) * s.splat(mean_gx);
-            (off * rstd).store_partial(&mut dx[at]);
+            let sum = match add {
+                true => s.load_partial(&dx[at.clone()]) + off * rstd,
+                false => off * rstd,
+            };
+            sum.store_partial(&mut dx[at]);
         }
     }
 }

@@ -20,11 +20,13 @@ pub struct Product {
     pub processors: usize,
 }
 
-/// What [`Product::nt`] does before it stores C.
+/// What [`Product::nt`] does before it stores C: adds to it, and takes max(C, 0).
 #[derive(Clone, Copy, Default)]
-pub struct Epilogue {
+pub struct Epilogue<T = View<f32>> {
     /// (n), or of no length.
-    pub bias: View<f32>,
+    pub bias: T,
+    /// (m, n), or of no length.
+    pub residual: T,
     pub relu: bool,
 }
 
@@ -79,15 +81,18 @@ impl Product {
         (size, count(size))
     }
 
-    /// On the CPU: C = A B^T, plus a bias of length n or 0, and max(C, 0).
-    pub fn cpu_nt(&self, a: &[f32], b: &[f32], bias: &[f32], relu: bool, c: &mut [f32]) {
+    /// On the CPU: C = A B^T, and what follows.
+    pub fn cpu_nt(&self, a: &[f32], b: &[f32], then: Epilogue<&[f32]>, c: &mut [f32]) {
         let (a, b) = (Matrix::new(a, self.k), Matrix::new(b, self.k).t());
-        let biased = !bias.is_empty();
+        let biased = !then.bias.is_empty();
         if biased {
-            fill_rows(c, bias);
+            fill_rows(c, then.bias);
         }
         self.gemm(a, b, if biased { 1.0 } else { 0.0 }, c);
-        if relu {
+        if !then.residual.is_empty() {
+            pool::add_to(then.residual, c);
+        }
+        if then.relu {
             pool::relu_in_place(c);
         }
     }
@@ -110,21 +115,26 @@ impl Product {
         gemm((self.m, self.k, self.n), 1.0, a, b, beta, c, self.n);
     }
 
-    /// C = A B^T with A (m, k) and B (n, k), plus a bias, and max(C, 0).
+    /// C = A B^T with A (m, k) and B (n, k), and what follows.
     pub fn nt(
         &self,
         a: View<f32>,
         b: View<f32>,
-        epilogue: Epilogue,
+        then: Epilogue,
         c: View<f32>,
         program: &mut Program,
     ) {
         if program.on_host() {
-            let (product, relu) = (*self, epilogue.relu);
-            let reads = [a.into(), b.into(), epilogue.bias.into()];
+            let (product, relu) = (*self, then.relu);
+            let reads = [a, b, then.bias, then.residual].map(Into::into);
             return program.host("product_nt", reads, [c.into()], move |reads, [c]| {
-                let [a, b, bias] = reads.map(floats);
-                product.cpu_nt(a, b, bias, relu, floats_mut(c));
+                let [a, b, bias, residual] = reads.map(floats);
+                let then = Epilogue {
+                    bias,
+                    residual,
+                    relu,
+                };
+                product.cpu_nt(a, b, then, floats_mut(c));
             });
         }
         let (size, count) = self.tiles(16);
@@ -135,12 +145,18 @@ impl Product {
             _ => kernels::product_nt_16,
         };
         let [m, k, n] = self.sizes();
-        let Epilogue { bias, relu } = epilogue;
+        let Epilogue {
+            bias,
+            residual,
+            relu,
+        } = then;
         let arguments = kernels::ProductNt {
             a,
             b,
             bias,
             biased: i32::from(bias.len > 0),
+            residual,
+            added: i32::from(residual.len > 0),
             c,
             m,
             k,
@@ -187,19 +203,13 @@ impl Product {
                 product.cpu_tn(a, b, c, sums);
             });
         }
-        let (size, part, parts) = self.parts();
-        let launch = match size {
+        let parts = self.parts();
+        let launch = match parts.size {
             128 => kernels::product_tn_128,
             _ => kernels::product_tn_64,
         };
-        let ([m, k, n], entries) = (self.sizes(), self.m * self.n);
-        let to = match parts {
-            1 => [c, sums],
-            _ => [
-                work.part(0, parts * entries),
-                work.part(parts * entries, parts * self.m),
-            ],
-        };
+        let [m, k, n] = self.sizes();
+        let to = parts.places([c, sums], work);
         let arguments = kernels::ProductTn {
             a,
             b,
@@ -209,34 +219,144 @@ impl Product {
             m,
             k,
             n,
-            part: part as i32,
+            part: parts.terms as i32,
             tf32: is_tf32(program),
         };
-        let count = tiles(size, self.m, self.n);
-        launch(program, grid(size, count, parts), arguments);
-        if parts > 1 {
-            let (grid, [cs, all]) = (elementwise(entries + sums.len), to);
-            let [parts, entries, m] = [parts, entries, sums.len].map(|n| n as i32);
-            kernels::product_sum(program, grid, cs, all, c, sums, parts, entries, m);
-        }
+        launch(
+            program,
+            grid(parts.size, parts.tiles(), parts.count),
+            arguments,
+        );
+        parts.add_up(to, [c, sums], program);
     }
 
     /// Floats of workspace for [`Product::tn`].
     pub fn tn_work(&self) -> usize {
-        match self.parts() {
-            (_, _, 1) => 0,
-            (_, _, parts) => parts * self.m * (self.n + 1),
-        }
+        self.parts().work()
     }
 
-    /// Of C = A^T B: size of the tiles, terms of a part, and parts.
-    fn parts(&self) -> (usize, usize, usize) {
-        let size = if self.m.min(self.n) > 64 { 128 } else { 64 };
+    /// How [`Product::tn`] cuts C = A^T B.
+    fn parts(&self) -> Parts {
+        self.parts_of(if self.m.min(self.n) > 64 { 128 } else { 64 })
+    }
+
+    /// C = A^T B in tiles of this size, 128 or 64.
+    pub fn parts_of(&self, size: usize) -> Parts {
         // So many blocks run at a time.
         let blocks = self.processors * if size == 128 { 2 } else { 4 };
         let most = blocks / tiles(size, self.m, self.n);
         let terms = self.k.div_ceil(most.max(1));
         let terms = terms.next_multiple_of(32).max(PART);
-        (size, terms, self.k.div_ceil(terms))
+        Parts {
+            product: *self,
+            size,
+            terms,
+            count: self.k.div_ceil(terms),
+        }
+    }
+}
+
+/// C = A^T B, and the sums of A, as the sum of parts, of which each has so many terms: there is something to do for all
+/// multiprocessors even if C has few tiles.
+pub struct Parts {
+    product: Product,
+    /// Of the tiles.
+    pub size: usize,
+    pub terms: usize,
+    pub count: usize,
+}
+
+impl Parts {
+    /// Tiles of a part.
+    pub fn tiles(&self) -> usize {
+        tiles(self.size, self.product.m, self.product.n)
+    }
+
+    /// Floats of workspace.
+    pub fn work(&self) -> usize {
+        match self.count {
+            1 => 0,
+            count => count * self.product.m * (self.product.n + 1),
+        }
+    }
+
+    /// Where the parts of C and of the sums go: into the workspace if there are several.
+    pub fn places(&self, to: [View<f32>; 2], work: View<f32>) -> [View<f32>; 2] {
+        let Product { m, n, .. } = self.product;
+        match self.count {
+            1 => to,
+            count => [
+                work.part(0, count * m * n),
+                work.part(count * m * n, count * m),
+            ],
+        }
+    }
+
+    /// Adds them up, in their order.
+    pub fn add_up(
+        &self,
+        [cs, all]: [View<f32>; 2],
+        [c, sums]: [View<f32>; 2],
+        program: &mut Program,
+    ) {
+        if self.count > 1 {
+            let (entries, m) = (self.product.m * self.product.n, sums.len);
+            let grid = elementwise(entries + m);
+            let [parts, entries, m] = [self.count, entries, m].map(|n| n as i32);
+            kernels::product_sum(program, grid, cs, all, c, sums, parts, entries, m);
+        }
+    }
+}
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use super::*;
+    use crate::device::{Device, Machine, Target};
+    use crate::random::torch::Generator;
+
+    /// A B and A^T B with the sums of A: of an A (m, k) and (k, m) and a B (k, n), on a machine.
+    fn products(product: Product, target: Target, [a, b]: &[Vec<f32>; 2]) -> [Vec<f32>; 3] {
+        let mut machine = Machine::open(target.device).unwrap();
+        let [a, b] = [a, b].map(|x| machine.alloc_with("operand", x).unwrap());
+        let mut room = |len| machine.alloc::<f32>("result", len).unwrap();
+        let entries = product.m * product.n;
+        let (nn, tn, sums) = (room(entries), room(entries), room(product.m));
+        let work = room(product.tn_work());
+        let mut program = Program::new(target);
+        product.nn(a, b, nn, &mut program);
+        product.tn(a, b, [tn, sums], work, &mut program);
+        let program = machine.prepare(program).unwrap();
+        machine.run(program).unwrap();
+        [nn, tn, sums].map(|view| machine.download(view).unwrap())
+    }
+
+    #[test]
+    fn kernels_multiply_as_the_cpu_does() {
+        for (processors, m, k, n) in [(1, 130, 300, 70), (2, 65, 67, 3), (20, 140, 260, 33)] {
+            let product = Product {
+                processors,
+                ..Product::new(m, k, n)
+            };
+            let mut draws = Generator::new(3);
+            let operands = [m * k, k * n].map(|len| {
+                let mut values = vec![0.0; len];
+                draws.normal(&mut values, 0.0, 1.0);
+                values
+            });
+            let expected = products(product, Target::CPU, &operands);
+            for (precision, tolerance) in [(Precision::Fp32, 2e-6), (Precision::Tf32, 2e-3)] {
+                let target = Target {
+                    device: Device::Emulator,
+                    precision: Some(precision),
+                };
+                let ours = products(product, target, &operands);
+                for (ours, expected) in ours.iter().zip(&expected) {
+                    let size = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                    let off = ours.iter().zip(expected).map(|(x, y)| (x - y).abs());
+                    let off = off.fold(0.0, f32::max) / size;
+                    assert!(off <= tolerance, "{m} {k} {n} in {precision:?}: {off}");
+                }
+            }
+        }
     }
 }

@@ -251,12 +251,9 @@ impl Builder {
         task.dy = self.grads[id];
         task.work = self.buffer(needs(body.as_ref(), self.device).bwd_work);
         let mut further = Vec::new();
-        let passes = body.bwd_passes() && unique(inputs);
-        let heirs = if passes {
-            self.heirs(id, inputs, nodes)
-        } else {
-            Vec::new()
-        };
+        let passes = |place: usize| body.bwd_passes(place) && unique(inputs);
+        let passing = (0..inputs.len()).filter(|&place| passes(place));
+        let heirs = self.heirs(id, passing.map(|place| inputs[place]), nodes);
         for (place, &i) in inputs.iter().enumerate() {
             if !self.wants_grad[i] {
                 continue;
@@ -266,7 +263,7 @@ impl Builder {
                 self.grads[i] = task.dy;
                 continue;
             }
-            if !first && passes {
+            if !first && passes(place) {
                 further.push((self.grads[i], task.dy));
                 continue;
             }
@@ -285,7 +282,7 @@ impl Builder {
                 further.push((self.grads[i], task.dx[place]));
             }
         }
-        if !passes || task.dx.iter().any(|dx| !dx.is_none()) {
+        if task.dx.iter().any(|dx| !dx.is_none()) {
             self.push(task);
         }
         for (sum, term) in further {
@@ -296,9 +293,9 @@ impl Builder {
         }
     }
 
-    /// Those inputs of a node that can take its gradient over, buffer and all. Others may add to it later, so of two inputs
+    /// Those of some inputs of a node that can take its gradient over, buffer and all. Others may add to it later, so of two
     /// both can only if the later one is through with it before anybody adds to the earlier one's.
-    fn heirs(&self, id: usize, inputs: &[usize], nodes: &[Node]) -> Vec<usize> {
+    fn heirs(&self, id: usize, inputs: impl Iterator<Item = usize>, nodes: &[Node]) -> Vec<usize> {
         let Operand::Buffer(buffer) = self.grads[id] else {
             return Vec::new();
         };
@@ -311,7 +308,7 @@ impl Builder {
             let of_op = matches!(nodes[i].source, Source::Op { .. });
             of_op && self.wants_grad[i] && self.grads[i].is_none()
         };
-        let mut heirs: Vec<usize> = inputs.iter().copied().filter(takes).collect();
+        let mut heirs: Vec<usize> = inputs.filter(takes).collect();
         heirs.sort_unstable();
         let Some(&last) = heirs.last() else {
             return heirs;

@@ -50,9 +50,9 @@ pub trait Op: Send + Sync {
         false
     }
 
-    /// Is the gradient of every input the output's gradient itself? Backward then writes copies where it is asked for some;
+    /// Is the gradient of this input the output's gradient itself? Backward then writes a copy where it is asked for one;
     /// mostly the plan hands the gradient on.
-    fn bwd_passes(&self) -> bool {
+    fn bwd_passes(&self, _input: usize) -> bool {
         false
     }
 

@@ -28,7 +28,7 @@ impl Op for Add {
         false
     }
 
-    fn bwd_passes(&self) -> bool {
+    fn bwd_passes(&self, _: usize) -> bool {
         true
     }
 

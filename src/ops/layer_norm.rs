@@ -43,6 +43,10 @@ impl Op for LayerNorm {
         self.0.workspace()
     }
 
+    fn bwd_adds(&self) -> bool {
+        true
+    }
+
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, w, b, ..] = io.x;
         self.0.forward(x, w, b, io.saved, io.y);
@@ -51,7 +55,7 @@ impl Op for LayerNorm {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         self.0
-            .backward(x, w, io.saved, io.dy, dx, (dw, db), io.work);
+            .backward(x, w, io.saved, io.dy, io.add, dx, (dw, db), io.work);
     }
 
     fn cuda_bwd_work(&self) -> usize {
@@ -86,7 +90,10 @@ impl Op for LayerNorm {
             Kernels::Any => {
                 if dx.len > 0 {
                     let grid = self.0.blocks();
-                    kernels::layer_norm_bwd_x(program, grid, x, w, stats, dy, dx, rows, width);
+                    let adds = i32::from(io.add);
+                    kernels::layer_norm_bwd_x(
+                        program, grid, x, w, stats, dy, dx, adds, rows, width,
+                    );
                 }
                 let grid = self.0.blocks_of_columns();
                 kernels::layer_norm_bwd_w(program, grid, x, stats, dy, partial, rows, width);
@@ -102,6 +109,7 @@ impl Op for LayerNorm {
             dy: dy.into(),
             dx: dx.into(),
             wants_dx: i32::from(dx.len > 0),
+            adds: i32::from(io.add),
             partial: partial.into(),
             rows,
             width,
@@ -127,6 +135,17 @@ pub const ROW: Row = Row {
         Case::new("18 rows of 8", &[&[18, 8], &[8], &[8]], |x| {
             x[0].layer_norm(x[1], x[2])
         }),
+        // Whose gradient is added to that of the sum.
+        Case::new(
+            "18 rows of 8 and they themselves",
+            &[&[18, 8], &[8], &[8]],
+            |x| x[0].layer_norm(x[1], x[2]).plus(x[0]),
+        ),
+        Case::new(
+            "2 rows of 7 and they themselves",
+            &[&[2, 7], &[7], &[7]],
+            |x| x[0].layer_norm(x[1], x[2]).plus(x[0]),
+        ),
         // Weights that cannot be read as vectors.
         Case::new(
             "3 rows of 132",

@@ -1,20 +1,23 @@
-//! Linear: y = x w^T + b, and max(y, 0) where a ReLU follows.
+//! Linear: y = x w^T + b, and y + r or max(y, 0) where a sum or a ReLU follows.
 //!
-//! Gradient, with dz = dy where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows.
+//! Gradient, with dz = dy, behind a ReLU only where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows, dr = dz.
 
 use crate::cpu::pool;
-use crate::device::Program;
 use crate::device::gpu::{PROCESSORS, Precision, elementwise, kernels};
 use crate::device::product::{Epilogue, Product, grid, tiles};
+use crate::device::{Program, View};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
 
+/// Operands: x, w, then b and r as far as they are there.
 struct Linear {
     rows: usize,
     inputs: usize,
     outputs: usize,
-    relu: bool,
+    bias: bool,
+    /// What follows: a sum or a ReLU.
+    tail: Option<Tail>,
     processors: usize,
 }
 
@@ -34,7 +37,8 @@ impl<'t> Var<'t> {
             rows,
             inputs,
             outputs,
-            relu: false,
+            bias: b.is_some(),
+            tail: None,
             processors,
         };
         let operands: Vec<Var> = [self, w].into_iter().chain(b).collect();
@@ -57,7 +61,35 @@ impl Linear {
         })
     }
 
-    /// Is backward done in one launch?
+    fn relu(&self) -> bool {
+        self.tail == Some(Tail::Relu)
+    }
+
+    /// What is added to x w^T of these operands, and whether a ReLU follows.
+    fn then<T: Copy + Default>(&self, x: [T; MAX_INPUTS]) -> Epilogue<T> {
+        let operand = |is_there, place: usize| if is_there { x[place] } else { T::default() };
+        Epilogue {
+            bias: operand(self.bias, 2),
+            residual: operand(self.tail == Some(Tail::Add), self.residual_place()),
+            relu: self.relu(),
+        }
+    }
+
+    /// Which operand the residual is.
+    fn residual_place(&self) -> usize {
+        2 + usize::from(self.bias)
+    }
+
+    /// Size of the tiles of a large layer's backward.
+    fn tile(&self) -> usize {
+        let wide = self.inputs.min(self.outputs) > 64;
+        match wide && tiles(128, self.rows, self.inputs) >= self.processors {
+            true => 128,
+            false => 64,
+        }
+    }
+
+    /// Does backward take the kernels for small layers?
     fn is_small(&self) -> bool {
         const FEW: usize = 1 << 27;
         self.flops() <= FEW && tiles(64, self.rows, self.inputs) < self.processors
@@ -89,7 +121,7 @@ impl Linear {
         let arguments = kernels::LinearBwd {
             dy: io.dy.into(),
             y: io.y.into(),
-            masked: self.relu.into(),
+            masked: self.relu().into(),
             x: x.into(),
             w: w.into(),
             dx: dx.into(),
@@ -105,6 +137,48 @@ impl Linear {
         let grid = grid(size, of_dx + of_dw + of_db, 1);
         launch(program, grid, arguments);
     }
+
+    /// The launch that gives dx and the parts of dw and db, and one that adds these up.
+    fn large_bwd(&self, io: BwdSlots, program: &mut Program) {
+        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let [_, _, to_w] = self.products();
+        let (mut work, mut dz) = (io.work, io.dy);
+        if self.relu() {
+            dz = work.take(self.bwd_work());
+            let n = dz.len;
+            kernels::relu_bwd(program, elementwise(n), io.y, io.dy, dz, n as i64);
+        }
+        let (parts, sums) = (to_w.parts_of(self.tile()), [dw.into(), db.into()]);
+        let places = parts.places(sums, work.into());
+        let launch = match parts.size {
+            128 => kernels::linear_bwd_parts_128,
+            _ => kernels::linear_bwd_parts_64,
+        };
+        let of_dx = match dx.len {
+            0 => 0,
+            _ => tiles(parts.size, self.rows, self.inputs),
+        };
+        let [rows, inputs, outputs] = [self.rows, self.inputs, self.outputs].map(|n| n as i32);
+        let arguments = kernels::LinearBwdParts {
+            dz: dz.into(),
+            x: x.into(),
+            w: w.into(),
+            dx: dx.into(),
+            dw: places[0],
+            db: places[1],
+            biased: i32::from(db.len > 0),
+            rows,
+            inputs,
+            outputs,
+            parts: parts.count as i32,
+            part: parts.terms as i32,
+            dx_tiles: of_dx as i32,
+            tf32: i32::from(program.linear_precision() == Precision::Tf32),
+        };
+        let down = parts.count + of_dx.div_ceil(parts.tiles());
+        launch(program, grid(parts.size, parts.tiles(), down), arguments);
+        parts.add_up(places, sums, program);
+    }
 }
 
 impl Op for Linear {
@@ -114,15 +188,18 @@ impl Op for Linear {
 
     /// Room for dz where it differs from dy.
     fn bwd_work(&self) -> usize {
-        if self.relu {
-            self.rows * self.outputs
-        } else {
-            0
+        match self.relu() {
+            true => self.rows * self.outputs,
+            false => 0,
         }
     }
 
     fn bwd_reads_output(&self) -> bool {
-        self.relu
+        self.relu()
+    }
+
+    fn bwd_passes(&self, input: usize) -> bool {
+        self.tail == Some(Tail::Add) && input == self.residual_place()
     }
 
     fn flops(&self) -> usize {
@@ -130,25 +207,35 @@ impl Op for Linear {
     }
 
     fn absorb(&mut self, tail: Tail) -> bool {
-        let takes = tail == Tail::Relu && !self.relu;
-        self.relu |= takes;
+        let takes = self.tail.is_none() && matches!(tail, Tail::Add | Tail::Relu);
+        if takes {
+            self.tail = Some(tail);
+        }
         takes
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
-        let ([x, w, b, ..], [y, ..]) = (io.x, self.products());
-        y.cpu_nt(x, w, b, self.relu, io.y);
+        let ([x, w, ..], [y, ..]) = (io.x, self.products());
+        y.cpu_nt(x, w, self.then(io.x), io.y);
     }
 
-    fn cpu_bwd(&self, io: Bwd<'_>) {
-        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
-        let [_, to_x, to_w] = self.products();
-        let dz: &[f32] = if self.relu {
-            pool::relu_backward(io.y, io.dy, io.work);
-            io.work
-        } else {
-            io.dy
+    fn cpu_bwd(&self, mut io: Bwd<'_>) {
+        let ([x, w, ..], [_, to_x, to_w]) = (io.x, self.products());
+        let dz: &[f32] = match self.relu() {
+            true => {
+                pool::relu_backward(io.y, io.dy, io.work);
+                io.work
+            }
+            false => io.dy,
         };
+        if self.tail == Some(Tail::Add) {
+            // Taken away: where there is no bias, it stands in the bias's place.
+            let dr = std::mem::take(&mut io.dx[self.residual_place()]);
+            if !dr.is_empty() {
+                dr.copy_from_slice(dz);
+            }
+        }
+        let [dx, dw, db, ..] = io.dx;
         if !dx.is_empty() {
             to_x.cpu_nn(dz, w, dx);
         }
@@ -159,42 +246,32 @@ impl Op for Linear {
         let [_, _, to_w] = self.products();
         match self.is_small() {
             true => 0,
-            false => self.bwd_work() + to_w.tn_work(),
+            false => self.bwd_work() + to_w.parts_of(self.tile()).work(),
         }
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, w, b, ..], [y, ..]) = (io.x, self.products());
-        let epilogue = Epilogue {
-            bias: b.into(),
-            relu: self.relu,
-        };
-        y.nt(x.into(), w.into(), epilogue, io.y.into(), program);
+        let (x, [y, ..]) = (io.x.map(View::from), self.products());
+        y.nt(x[0], x[1], self.then(x), io.y.into(), program);
         Ok(())
     }
 
-    fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
-        if self.is_small() || dw.len == 0 {
-            self.small_bwd(io, program);
-            return Ok(());
+    fn cuda_bwd(&self, mut io: BwdSlots, program: &mut Program) -> Result<()> {
+        if self.tail == Some(Tail::Add) {
+            let dr = std::mem::take(&mut io.dx[self.residual_place()]);
+            if dr.len > 0 {
+                kernels::add_bwd(program, elementwise(dr.len), io.dy, dr, dr.len as i64);
+            }
         }
-        let [_, to_x, to_w] = self.products();
-        let mut work = io.work;
-        let mut dz = io.dy;
-        if self.relu {
-            dz = work.take(self.bwd_work());
-            let n = dz.len;
-            kernels::relu_bwd(program, elementwise(n), io.y, io.dy, dz, n as i64);
+        match self.is_small() || io.dx[1].len == 0 {
+            true => self.small_bwd(io, program),
+            false => self.large_bwd(io, program),
         }
-        if dx.len > 0 {
-            to_x.nn(dz.into(), w.into(), dx.into(), program);
-        }
-        let sums = [dw.into(), db.into()];
-        to_w.tn(dz.into(), x.into(), sums, work.into(), program);
         Ok(())
     }
 }
+
+const RESIDUAL: &[&[usize]] = &[&[3, 5], &[4, 5], &[4], &[3, 4]];
 
 pub const ROW: Row = Row {
     name: "linear",
@@ -215,6 +292,18 @@ pub const ROW: Row = Row {
             x[0].linear(x[1], Some(x[2])).relu()
         })
         .avoiding_zero(),
+        Case::new("3x5 to 4, bias, and a residual", RESIDUAL, |x| {
+            x[0].linear(x[1], Some(x[2])).plus(x[3])
+        }),
+        // The residual's gradient is the sum's, to which the ops before add theirs.
+        Case::new("in a residual stream", &[&[3, 4], &[4, 4], &[4, 4]], |x| {
+            let first = x[0].gelu();
+            let second = first.gelu().linear(x[1], None).plus(first);
+            second.plus(second.gelu().linear(x[2], None))
+        }),
+        Case::new("and its own input", &[&[3, 4], &[4, 4]], |x| {
+            x[0].linear(x[1], None).plus(x[0])
+        }),
         Case::new("of data, ReLU", &[&[3, 4], &[3]], |x| {
             x[2].linear(x[0], Some(x[1])).relu()
         })
@@ -233,8 +322,9 @@ mod tests {
     use crate::ops::{Example, distance};
     use crate::random::torch::Generator;
 
-    /// A layer on so many multiprocessors, which decides about the kernels. No output is close to 0, where ReLU has its
-    /// kink, and their signs vary along both dimensions. Operands lie one float off where `odd`.
+    /// A layer on so many multiprocessors, which decides about the kernels, with a ReLU or a residual behind it. No output
+    /// is close to 0, where ReLU has its kink, and their signs vary along both dimensions. Operands lie one float off where
+    /// `odd`.
     fn example(
         processors: usize,
         [rows, inputs, outputs]: [usize; 3],
@@ -247,6 +337,7 @@ mod tests {
         let x = params.normal("x", &[rows, inputs], 1.0);
         let w = params.normal("w", &[outputs, inputs], 1.0);
         let b = params.normal("b", &[outputs], 1.0);
+        let r = params.normal("r", &[if relu { 0 } else { rows }, outputs], 1.0);
         let large = (6.0 * (inputs as f32).sqrt() + 1.0).sqrt();
         for (matrix, period) in [(x, 3), (w, 2)] {
             let range = params.tensor(matrix).range;
@@ -256,9 +347,9 @@ mod tests {
             }
         }
         let plan = Plan::record(&params, Mode::Train, device, |tape| {
-            let [x, w, b] = [x, w, b].map(|r| tape.param(r));
+            let [x, w, b, r] = [x, w, b, r].map(|param| tape.param(param));
             let y = x.linear_for(processors, w, Some(b));
-            let y = if relu { y.relu() } else { y };
+            let y = if relu { y.relu() } else { y.plus(r) };
             Targets {
                 outputs: vec![y],
                 backward: Some(y),
@@ -324,9 +415,10 @@ mod tests {
                 }
             }
         }
+        let of_linear = |name: &str| name.starts_with("linear") || name.starts_with("product_nt");
         let all = kernels::KERNELS
             .iter()
-            .filter(|k| [Some("linear"), Some("product")].contains(&k.file()));
+            .filter(|k| of_linear(&k.name) || k.name == "product_sum");
         let missed: Vec<_> = all
             .map(|k| &*k.name)
             .filter(|k| !seen.contains(*k))

@@ -41,6 +41,10 @@ impl Op for RmsNorm {
         self.0.workspace()
     }
 
+    fn bwd_adds(&self) -> bool {
+        true
+    }
+
     fn cpu_fwd(&self, io: Fwd<'_>) {
         let [x, w, ..] = io.x;
         self.0.forward(x, w, &[], io.saved, io.y);
@@ -49,7 +53,7 @@ impl Op for RmsNorm {
     fn cpu_bwd(&self, io: Bwd<'_>) {
         let ([x, w, ..], [dx, dw, ..]) = (io.x, io.dx);
         self.0
-            .backward(x, w, io.saved, io.dy, dx, (dw, &mut []), io.work);
+            .backward(x, w, io.saved, io.dy, io.add, dx, (dw, &mut []), io.work);
     }
 
     fn cuda_bwd_work(&self) -> usize {
@@ -84,7 +88,8 @@ impl Op for RmsNorm {
             Kernels::Any => {
                 if dx.len > 0 {
                     let grid = self.0.blocks();
-                    kernels::rms_norm_bwd_x(program, grid, x, w, stats, dy, dx, rows, width);
+                    let adds = i32::from(io.add);
+                    kernels::rms_norm_bwd_x(program, grid, x, w, stats, dy, dx, adds, rows, width);
                 }
                 let grid = self.0.blocks_of_columns();
                 kernels::rms_norm_bwd_w(program, grid, x, stats, dy, partial, rows, width);
@@ -100,6 +105,7 @@ impl Op for RmsNorm {
             dy: dy.into(),
             dx: dx.into(),
             wants_dx: i32::from(dx.len > 0),
+            adds: i32::from(io.add),
             partial: partial.into(),
             rows,
             width,
@@ -122,6 +128,13 @@ pub const ROW: Row = Row {
         Case::new("one row", &[&[1, 5], &[5]], |x| x[0].rms_norm(x[1], 1e-6)),
         Case::new("18 rows of 8", &[&[18, 8], &[8]], |x| {
             x[0].rms_norm(x[1], 1e-6)
+        }),
+        // Whose gradient is added to that of the sum.
+        Case::new("18 rows of 8 and they themselves", &[&[18, 8], &[8]], |x| {
+            x[0].rms_norm(x[1], 1e-6).plus(x[0])
+        }),
+        Case::new("2 rows of 7 and they themselves", &[&[2, 7], &[7]], |x| {
+            x[0].rms_norm(x[1], 1e-6).plus(x[0])
         }),
         // Weights that cannot be read as vectors.
         Case::new("3 rows of 132", &[&[3, 2], &[132, 2], &[132]], |x| {

@@ -855,11 +855,17 @@ fn norms_and_their_gradients() {
             let mut ws = dirty(norm.workspace());
             norm.forward(&x, &gamma, &beta, &mut saved, &mut y);
             let parameters = (&mut dgamma[..], &mut dbeta[..]);
-            norm.backward(&x, &gamma, &saved, &dy, &mut dx, parameters, &mut ws);
+            norm.backward(&x, &gamma, &saved, &dy, false, &mut dx, parameters, &mut ws);
             let sums = [bits(&dgamma), bits(&dbeta)];
             let parameters = (&mut dgamma[..], &mut dbeta[..]);
-            norm.backward(&x, &gamma, &saved, &dy, &mut [], parameters, &mut ws);
+            norm.backward(&x, &gamma, &saved, &dy, false, &mut [], parameters, &mut ws);
             assert_eq!(sums, [bits(&dgamma), bits(&dbeta)], "without dx");
+            let mut twice = dx.clone();
+            let parameters = (&mut dgamma[..], &mut dbeta[..]);
+            norm.backward(
+                &x, &gamma, &saved, &dy, true, &mut twice, parameters, &mut ws,
+            );
+            assert!(twice.iter().zip(&dx).all(|(twice, dx)| *twice == 2.0 * dx));
             [bits(&y), bits(&dx), bits(&dgamma), bits(&dbeta)]
         })
         .map(|bits| floats(&bits));

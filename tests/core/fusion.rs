@@ -146,3 +146,33 @@ fn linear_layers_take_relu() {
     assert!(y.contains(&0.0) && gradient.iter().any(|g| *g != 0.0));
     assert_eq!((y, gradient), run(true));
 }
+
+/// As in a transformer: sums behind linear layers, of which one hands its gradient on.
+#[test]
+fn linear_layers_take_a_residual() {
+    let mut params = Params::new(Generator::new(3));
+    let [first, second] = ["first", "second"].map(|name| params.normal(name, &[6, 6], 1.0));
+    let bias = params.normal("bias", &[6], 1.0);
+    let run = |apart: bool| {
+        let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
+            let param = |range| tape.param(range);
+            let x = tape.input(&[7, 6]).linear(param(first), None).gelu();
+            let a = x.gelu().linear(param(first), Some(param(bias)));
+            let b = a.plus(x);
+            let c = b.gelu().linear(param(second), None);
+            let y = b.plus(c);
+            Targets {
+                outputs: if apart { vec![y, a, c] } else { vec![y] },
+                backward: Some(y),
+            }
+        });
+        let mut draws = Draws::new(2);
+        let [x, upstream] = [plan.inputs[0], plan.seed].map(|slot| draws.normal(slot.len));
+        let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
+        let outputs = session.run_from(0, &[&x], &upstream, Step::default());
+        (outputs.unwrap().swap_remove(0), session.grads().unwrap())
+    };
+    let (y, gradient) = run(false);
+    assert!(y.iter().chain(&gradient).all(|x| *x != 0.0));
+    assert_eq!((y, gradient), run(true));
+}
