@@ -157,9 +157,10 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     let sizes: &[usize] = if large {
         &experiments::PARAMETERS
     } else {
-        &[3001]
+        &[3003]
     };
-    for row in optim::rows() {
+    let on_host = target.device == Device::Cpu;
+    for row in optim::rows().filter(|row| on_host || !row.cpu_only) {
         let name = row.entry.name;
         for &n in sizes.iter().filter(|_| name.contains(filter)) {
             let line = optimizer(target, name, n);

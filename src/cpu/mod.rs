@@ -5,6 +5,7 @@ pub mod batch_norm;
 pub mod causal_attention;
 pub mod conv;
 pub mod gemm;
+pub mod linalg;
 pub mod math;
 pub mod norm;
 mod par;

@@ -50,6 +50,7 @@ pub(super) const ADABOUND: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| {
         Box::new(AdaBound {
             betas: values.pair("betas"),

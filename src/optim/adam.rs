@@ -46,6 +46,7 @@ pub(super) const ADAM: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| Box::new(Adam::new(values, false)),
 };
 
@@ -62,6 +63,7 @@ pub(super) const ADAMW: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| {
         Box::new(Adam {
             cautious: values.flag("cautious"),

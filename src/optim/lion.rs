@@ -45,6 +45,7 @@ pub(super) const LION: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| {
         Box::new(Lion {
             betas: values.pair("betas"),

@@ -26,6 +26,7 @@ mod prox_sps;
 mod sam;
 pub mod schedule;
 mod sgd;
+mod soap;
 mod stepper;
 mod update;
 
@@ -61,6 +62,7 @@ pub const ROWS: &[Row] = &[
     lion::LION,
     muon::MUON,
     adafactor::ADAFACTOR,
+    soap::SOAP,
 ];
 
 /// Batches of a step.
@@ -152,6 +154,8 @@ pub struct Row {
     /// The method of all that is no matrix, where this one is for matrices alone: `groups.rs` says how. The keys that it may be
     /// given in `opt` are among the entry's, with `aux_` before their names.
     pub rest: Option<&'static str>,
+    /// Has it no kernels?
+    pub cpu_only: bool,
     /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].
     pub build: &'static (dyn Fn(&Values) -> Box<dyn AnyMethod> + Sync),
 }

@@ -64,6 +64,7 @@ pub(super) const MOMO: Row = Row {
     },
     reports: Reports::STEP_SIZE,
     rest: None,
+    cpu_only: false,
     build: &|values| Momo::build(values, false),
 };
 
@@ -80,6 +81,7 @@ pub(super) const MOMO_STAR: Row = Row {
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
     rest: None,
+    cpu_only: false,
     build: &|values| Momo::build(values, true),
 };
 

@@ -55,6 +55,7 @@ pub(super) const MOMO_ADAM: Row = Row {
     },
     reports: Reports::STEP_SIZE,
     rest: None,
+    cpu_only: false,
     build: &|values| MomoAdam::build(values, false),
 };
 
@@ -71,6 +72,7 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
     rest: None,
+    cpu_only: false,
     build: &|values| MomoAdam::build(values, true),
 };
 

@@ -102,6 +102,7 @@ pub(super) const MUON: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: Some("adamw"),
+    cpu_only: false,
     build: &|values| {
         Box::new(Muon {
             momentum: values.real("momentum"),

@@ -69,6 +69,7 @@ pub(super) const SGD: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| {
         Box::new(Sgd {
             weight_decay: values.real("weight_decay"),
@@ -89,6 +90,7 @@ pub(super) const HEAVY_BALL: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| Box::new(Momentum::<false>::new(values)),
 };
 
@@ -105,6 +107,7 @@ pub(super) const NESTEROV: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
+    cpu_only: false,
     build: &|values| Box::new(Momentum::<true>::new(values)),
 };
 

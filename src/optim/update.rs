@@ -248,13 +248,30 @@ impl Optimizer {
         Ok(())
     }
 
+    /// # Errors
+    /// If a method has no kernels.
+    pub fn check_kernels(&self) -> Result<()> {
+        match self.groups.iter().find(|group| group.cpu_only) {
+            None => Ok(()),
+            Some(Group { name, .. }) => Err(Error::usage(format!(
+                "{name} has no CUDA kernels yet; train with --device cpu"
+            ))),
+        }
+    }
+
     /// See [`Method::step`]. `gradient` adds the gradient of the same batch at whatever the parameters then are.
+    ///
+    /// # Errors
+    /// If a method has no kernels, and the program is not the CPU's.
     pub fn step(
         &self,
         operands: &Operands,
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()> {
+        if !program.on_host() {
+            self.check_kernels()?;
+        }
         let wrappers = self.wrappers.iter().zip(&operands.wrappers);
         for (wrapper, at) in wrappers {
             wrapper.before(at, gradient, program)?;

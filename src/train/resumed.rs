@@ -17,6 +17,7 @@ use crate::device::{Device, Target};
 use crate::error::Result;
 use crate::graph::{Mode, Params, Plan, Targets};
 use crate::nn::{BatchNorm, Conv2d, Linear};
+use crate::optim::row;
 use crate::random::SEED;
 use crate::random::torch::Generator;
 use crate::results::RunResult;
@@ -168,7 +169,10 @@ fn same_bits_wherever_it_is_ended(members: Value, batches: usize) {
     let config = config(members, batches);
     let accumulated = config.opt.get("accumulate_steps").and_then(Value::as_u64);
     let steps = batches / accumulated.unwrap_or(1) as usize;
-    for device in [Device::Cpu, Device::Emulator] {
+    let name = config.opt.get("name").and_then(Value::as_str);
+    let cpu_only = name.and_then(row).is_some_and(|row| row.cpu_only);
+    let devices = [Device::Cpu, Device::Emulator].into_iter();
+    for device in devices.filter(|device| !cpu_only || *device == Device::Cpu) {
         let run = |folder: &Path, watch: &Patience| run(folder, &config, device, LONG, watch);
         let patience = |questions: usize| Patience {
             left: questions.into(),
@@ -256,6 +260,13 @@ fn groups_with_methods_of_their_own() {
     let groups = json!([{"match": "^3", "name": "momo", "lr": 0.5}]);
     let opt = json!({"name": "adam", "lr": 0.01});
     same_bits_wherever_it_is_ended(json!({"opt": opt, "groups": groups}), 7);
+}
+
+/// Whose bases change in every second step.
+#[test]
+fn bases_of_matrices() {
+    let opt = json!({"name": "soap", "lr": 0.01, "precondition_frequency": 2});
+    same_bits_wherever_it_is_ended(json!({"opt": opt}), 7);
 }
 
 #[test]

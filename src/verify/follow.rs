@@ -48,6 +48,8 @@ pub struct Case {
     #[serde(default)]
     pub groups: Vec<Map<String, Value>>,
     lr_per_step: Option<Vec<f64>>,
+    /// The places of the tensors that have one path alone; all of them if it is left out.
+    unique: Option<Vec<usize>>,
     weights: Vec<Vec<f64>>,
     /// Those that are evaluated, where they are not the trained ones.
     eval_weights: Option<Vec<Vec<f64>>>,
@@ -98,7 +100,7 @@ impl Case {
             check.fail(format!("{}: it evaluates other weights", self.text()));
         }
         for ((ours, theirs), (k, what)) in ours.zip(theirs).zip(what.into_iter().flatten()) {
-            for i in 0..problem.initial.len() {
+            for i in self.compared(problem) {
                 let at = || format!("{} step {k} weight {i}{what}", self.text());
                 let scale = theirs[i].abs().max(SMALL);
                 check.compare(f64::from(ours[i]), theirs[i], scale, at);
@@ -137,6 +139,14 @@ impl Case {
                 check.compare(*ours, theirs, scale, at);
             }
         }
+    }
+
+    /// The weights to be compared.
+    fn compared(&self, problem: &Problem) -> Vec<usize> {
+        let unique = |i: usize| (self.unique.as_ref()).is_none_or(|unique| unique.contains(&i));
+        let ranges = ranges(&problem.shapes).enumerate();
+        let ranges = ranges.filter(|(i, _)| unique(*i));
+        ranges.flat_map(|(_, range)| range).collect()
     }
 
     fn text(&self) -> Value {

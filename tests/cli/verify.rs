@@ -144,7 +144,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
     change(
         "runs_small.json",
         &["/runs/0/config/opt/name"],
-        "soap".into(),
+        "shampoo".into(),
     );
     folder.write("goldens/next_lm.json", "{}");
     folder.write("goldens/one_thread/runs_mnist.json", "{}");
@@ -156,7 +156,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         "sophia-g",
         "onecycle",
         "enwik8",
-        "soap",
+        "shampoo",
         "next_lm.json",
         "one_thread/runs_mnist.json",
         "no ensemble/runs_small.json",

@@ -25,7 +25,9 @@ pub fn trials() -> Vec<Trial> {
             }));
         };
         add("same_bits_on_any_number_of_threads", same_bits);
-        add("every_group_has_its_kernels", every_group_has_its_kernels);
+        if !row.cpu_only {
+            add("every_group_has_its_kernels", every_group_has_its_kernels);
+        }
         if is_elementwise(row) {
             add("every_coordinate_for_itself", every_coordinate_for_itself);
             add("infinite_weights_stay", infinite_weights_stay);
@@ -33,6 +35,9 @@ pub fn trials() -> Vec<Trial> {
         // The star variants' lower bound moves once for every group, as in the authors' code.
         if row.reports.epoch.is_empty() {
             trials.push(equal_groups(json!({"name": name, "weight_decay": 0.01})));
+        }
+        if row.cpu_only {
+            continue;
         }
         let defaults = json!({"name": name, "lr": 0.02});
         trials.push(kernels(
@@ -171,7 +176,9 @@ fn stepper(
 
 /// Does a method do to every parameter what its own gradient says?
 fn is_elementwise(row: &Row) -> bool {
-    row.reports.steps.is_empty() && row.rest.is_none() && row.entry.name != "adafactor"
+    row.reports.steps.is_empty()
+        && row.rest.is_none()
+        && !["adafactor", "soap"].contains(&row.entry.name)
 }
 
 /// A step has as many launches for each of two groups as for both together, which is one where nothing is summed. Vectors

@@ -194,6 +194,7 @@ fn row(definition: Definition, name: &str) -> (&'static Row, &'static MethodFile
             epoch: &[],
         },
         rest,
+        cpu_only: false,
         build: Box::leak(Box::new(|values: &Values| -> Box<dyn AnyMethod> {
             Box::new(FileMethod::new(definition, values))
         })),
