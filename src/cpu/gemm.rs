@@ -50,13 +50,15 @@ pub fn caches() -> String {
 }
 
 /// Rows and columns of a block of the result, the unit of parallel work: large blocks use packed operands
-/// more often (packing is 7 % of a ViT at 256 rows), small ones give several threads something to do where there
-/// are few rows. A product of one head's attention is one block.
+/// more often (packing is 7 % of a ViT at 256 rows, and more than half of the gradient of a weight of 384 rows at 64),
+/// small ones give several threads something to do where there are few rows. A product of one head's attention is one
+/// block.
 fn block_shape((m, k, n): (usize, usize, usize)) -> (usize, usize) {
     match m {
         _ if m * k * n <= 1 << 19 => (m, n),
-        0..=512 => (64, n.min(1024)),
-        // A multiple of the crate's tiles of 6.
+        0..=128 => (64, n.min(1024)),
+        // Multiples of the crate's tiles of 6.
+        129..=512 => (m.div_ceil(2).next_multiple_of(6), n.min(384)),
         _ => (
             m.div_ceil(8).next_multiple_of(6).clamp(252, 1020),
             n.min(768),

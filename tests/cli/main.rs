@@ -11,6 +11,7 @@ mod groups;
 mod identity;
 mod images;
 mod interrupted;
+mod language;
 mod optimizer;
 mod processors;
 mod results_cli;
