@@ -130,7 +130,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
             "/runs/1/config/model",
             "/runs/2/config/model",
         ],
-        "llama".into(),
+        "mixer".into(),
     );
     change("models.json", &["/cases/0/model"], "gpt".into());
     change("init.json", &["/cases/0/model"], "mamba".into());
@@ -146,18 +146,18 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         &["/runs/0/config/opt/name"],
         "shampoo".into(),
     );
-    folder.write("goldens/next_lm.json", "{}");
+    folder.write("goldens/next_vit.json", "{}");
     folder.write("goldens/one_thread/runs_mnist.json", "{}");
     let ran = folder.run("verify --goldens goldens").code(0);
     for word in [
-        "llama",
+        "mixer",
         "gpt",
         "mamba",
         "sophia-g",
         "onecycle",
         "enwik8",
         "shampoo",
-        "next_lm.json",
+        "next_vit.json",
         "one_thread/runs_mnist.json",
         "no ensemble/runs_small.json",
         "no ensemble/models.json",
