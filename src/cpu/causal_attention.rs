@@ -8,7 +8,7 @@
 //! dV = P^T dO,  dS = P . (dO V^T - rowsum(dO . O)),  dQ = s dS K,  dK = s dS^T Q
 //! ```
 //!
-//! `O` is (B, T, H, D); `L` (B, H, T) is kept for the way back. A task is one sequence and head. Scores are made [`BLOCK`] rows
+//! `O` is (B, T, H, D); `L` (B, H, T) is kept for the way back. A task is one sequence and head. Scores are made `BLOCK` rows
 //! at a time, up to the diagonal: a block of rows on the way there, whose softmax is taken as it stands, a tile of them on the
 //! way back.
 

@@ -17,4 +17,5 @@ mod models;
 mod optim;
 mod optim_properties;
 mod random;
+mod tape;
 mod transformers;
