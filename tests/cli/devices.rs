@@ -114,7 +114,9 @@ fn kernels_are_compared_with_the_cpu_on_the_emulator() {
         lines.iter().map(|l| l["name"].as_str().unwrap()).collect()
     };
     assert_eq!(names("peaks"), ["copy", "peak_fp32", "peak_tf32"]);
-    assert_eq!(names("rows"), ["relu"; 4]);
+    let rows = names("rows");
+    assert_eq!(rows.iter().filter(|name| **name == "relu").count(), 4);
+    assert!(rows.iter().all(|name| name.contains("relu")), "{rows:?}");
     for line in report["rows"].as_array().unwrap() {
         assert_eq!(line["error"], 0.0);
         assert!(line["bytes"].as_u64().unwrap() > 0);
