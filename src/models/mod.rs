@@ -16,6 +16,8 @@ use serde_json::{Map, Value};
 
 use crate::config::{Entry, Values};
 use crate::graph::{Params, Sample, Var};
+use crate::random::SEED;
+use crate::random::torch::Generator;
 
 pub trait Model: Send + Sync {
     /// Records the forward pass of a batch (N, input shape...): (N, output shape...).
@@ -86,6 +88,17 @@ impl Row {
         }
         let model = (self.build)(params, data, &Values::new(self.entry.keys, kwargs))?;
         params.check().map(|()| model)
+    }
+
+    /// The model with the initial weights that every run starts from.
+    pub fn build_seeded(
+        &self,
+        data: &Data,
+        kwargs: &Map<String, Value>,
+    ) -> Result<(Params, Box<dyn Model>), String> {
+        let mut params = Params::new(Generator::new(SEED));
+        let model = self.build(&mut params, data, kwargs)?;
+        Ok((params, model))
     }
 }
 

@@ -1,14 +1,13 @@
 //! Text from the weights of a language model, a token at a time.
 
+use super::network::build;
 use super::weights::Weights;
-use crate::config::RunConfig;
 use crate::data::Vocabulary;
 use crate::device::Target;
 use crate::device::gpu::kernels::Step;
 use crate::error::{Error, Result};
-use crate::graph::{Mode, Params, Plan, Sample, Session, Targets};
+use crate::graph::{Mode, Plan, Sample, Session, Targets};
 use crate::models;
-use crate::random::SEED;
 use crate::random::torch::Generator;
 
 /// A trained language model that goes on with a text.
@@ -26,9 +25,15 @@ impl Author {
     /// If the file does not say what model its weights are of, or it is no language model.
     pub fn new(weights: &Weights, target: Target) -> Result<Author> {
         let (config, vocabulary) = weights.language_model()?;
-        let (mut params, model) = build(&config)?;
+        let window = config.seq_len().unwrap_or_default();
+        let data = models::Data {
+            sample: Sample::Tokens { length: window },
+            target: vec![window],
+            classes: Some(1),
+        };
+        let (mut params, model) = build(&config, &data)?;
         weights.load_into(&mut params, &config.model)?;
-        let lengths = lengths(config.seq_len().unwrap_or_default());
+        let lengths = lengths(window);
         let plan = |tokens: &usize| {
             Plan::record(&params, Mode::Eval, target.device, |tape| Targets {
                 outputs: vec![model.forward(tape.input(&[1, *tokens]))],
@@ -98,22 +103,6 @@ fn draw(logits: &[f32], temperature: f64, draws: &mut Generator) -> usize {
         left < 0.0
     });
     found.unwrap_or(logits.len() - 1)
-}
-
-/// The model, with its window as its data.
-fn build(config: &RunConfig) -> Result<(Params, Box<dyn models::Model>)> {
-    let length = config.seq_len().unwrap_or_default();
-    let data = models::Data {
-        sample: Sample::Tokens { length },
-        target: vec![length],
-        classes: Some(1),
-    };
-    let name = &config.model;
-    let row = models::row(name).ok_or_else(|| Error::usage(format!("unknown model {name}")))?;
-    let mut params = Params::new(Generator::new(SEED));
-    let model = row.build(&mut params, &data, &config.model_kwargs);
-    let model = model.map_err(|why| Error::usage(format!("model {name}: {why}")))?;
-    Ok((params, model))
 }
 
 /// Windows that a plan is made for: each twice as long as the one before, so that short texts take little time.

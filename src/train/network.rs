@@ -9,8 +9,6 @@ use crate::graph::{Layout, Mode, Params, Plan, Sample, Tape, Targets, Var};
 use crate::models::{self, Model};
 use crate::nn::loss::{self, Targets as Wanted};
 use crate::optim::{ACCUMULATE, COMMON_KEYS, Optimizer, SMOOTHING};
-use crate::random::SEED;
-use crate::random::torch::Generator;
 
 /// A run's plans.
 pub struct Plans {
@@ -135,18 +133,20 @@ fn shapes(Pair { train, val }: &Pair) -> models::Data {
     }
 }
 
-fn build(config: &RunConfig, data: &models::Data) -> Result<(Params, Box<dyn Model>)> {
+/// The model of a run.
+///
+/// # Errors
+/// If it does not fit such data.
+pub(super) fn build(config: &RunConfig, data: &models::Data) -> Result<(Params, Box<dyn Model>)> {
     let row = models::row(&config.model)
         .ok_or_else(|| Error::usage(format!("unknown model {}", config.model)))?;
-    let mut params = Params::new(Generator::new(SEED));
-    let model = row.build(&mut params, data, &config.model_kwargs);
-    let model = model.map_err(|why| {
+    let built = row.build_seeded(data, &config.model_kwargs);
+    built.map_err(|why| {
         Error::usage(format!(
             "model {} does not fit data set {}: {why}",
             config.model, config.dataset
         ))
-    })?;
-    Ok((params, model))
+    })
 }
 
 /// How many batches to evaluate at once. Small ones keep few threads busy one by one; large ones gain nothing and cost

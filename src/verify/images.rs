@@ -1,28 +1,25 @@
 //! Suites `networks` and `cifar`: runs of image networks.
 
-use std::fs;
-
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tempfile::TempDir;
 
 use super::histories::judged;
+use super::made::RawFiles;
 use super::runs::{losses, said};
 use super::steps::{Made, order, steps};
 use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::cpu;
-use crate::data::fetch::Options;
 use crate::data::{Library, Pair, Request};
 use crate::device::Target;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// Rows and columns of an image.
 pub const SIDE: usize = 32;
 
 /// A small set in CIFAR-10's format, in a temporary folder.
 pub struct SmallSet {
-    dir: TempDir,
+    files: RawFiles,
     kwargs: Map<String, Value>,
 }
 
@@ -44,37 +41,25 @@ impl SmallSet {
             let values = images.iter().flat_map(|i| record(*i));
             values.map(|value| (value % 256) as u8).collect()
         };
-        let write = || -> std::io::Result<TempDir> {
-            let dir = tempfile::tempdir()?;
-            let folder = dir.path().join("cifar-10-batches-bin");
-            fs::create_dir(&folder)?;
-            let train: Vec<usize> = train.collect();
-            // A file may not be empty: of fewer images than files the last one fills the rest.
-            let batch = train.len().div_ceil(5);
-            for file in 0..5 {
-                let start = (file * batch).min(train.len() - 1);
-                let images = &train[start..(start + batch).min(train.len())];
-                fs::write(
-                    folder.join(format!("data_batch_{}.bin", file + 1)),
-                    records(images),
-                )?;
-            }
-            let val: Vec<usize> = val.collect();
-            fs::write(folder.join("test_batch.bin"), records(&val))?;
-            Ok(dir)
-        };
-        let dir = write().map_err(|e| {
-            let text = format!("cannot write to the folder for temporary files: {e}");
-            Error::new(Kind::CannotCreate, text)
-        })?;
+        let train: Vec<usize> = train.collect();
+        let val: Vec<usize> = val.collect();
+        // A file may not be empty: of fewer images than files the last one fills the rest.
+        let batch = train.len().div_ceil(5);
+        let files = (0..5).map(|file| {
+            let start = (file * batch).min(train.len() - 1);
+            let images = &train[start..(start + batch).min(train.len())];
+            (format!("data_batch_{}.bin", file + 1), records(images))
+        });
+        let files = files.chain([("test_batch.bin".into(), records(&val))]);
+        let files = files.map(|(name, bytes)| (format!("cifar-10-batches-bin/{name}"), bytes));
         Ok(SmallSet {
-            dir,
+            files: RawFiles::new(files)?,
             kwargs: Map::new(),
         })
     }
 
     pub fn library(&self) -> Library {
-        Library::new(self.dir.path(), true, Options::new(Vec::new(), true))
+        self.files.library()
     }
 
     pub fn request(&self) -> Request<'_> {

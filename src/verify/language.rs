@@ -1,29 +1,23 @@
 //! Suite `language`: the language model on made tokens, on a piece of Shakespeare's works, and on all of them.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::goldens::Digest;
 use super::histories::{OF_STEPS, golden_runs};
-use super::networks::same_names;
+use super::made::RawFiles;
+use super::networks::{losses_of_steps, same_names};
 use super::runs::said;
 use super::steps::{Made, order, steps};
 use super::{Check, Context};
 use crate::config::RunConfig;
 use crate::cpu;
-use crate::data::Library;
-use crate::data::fetch::Options;
-use crate::device::Target;
 use crate::device::gpu::kernels::Step;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::graph::{Mode, Params, Plan, Sample, Session, Tape, Targets, Tensor, Var};
 use crate::models::{self, Model};
-use crate::optim::Stepper;
-use crate::random::SEED;
-use crate::random::torch::Generator;
 
 pub fn language(context: &Context) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
@@ -106,10 +100,8 @@ impl Case {
             classes: Some(self.count("vocab_size")),
         };
         let row = models::row("llama").ok_or_else(|| Error::usage("no model llama"))?;
-        let mut params = Params::new(Generator::new(SEED));
-        let model = row.build(&mut params, &data, &self.model_kwargs);
-        let model = model.map_err(|why| Error::usage(format!("llama: {why}")))?;
-        Ok((params, model))
+        let built = row.build_seeded(&data, &self.model_kwargs);
+        built.map_err(|why| Error::usage(format!("llama: {why}")))
     }
 
     /// Loss, accuracy and logits.
@@ -194,35 +186,13 @@ fn batches(context: &Context, file: &File) -> Result<Vec<Check>> {
             (json!({"name": "sgd", "lr": 0.5}), &case.sgd_lr0p5_losses),
             (adamw, &case.adamw_losses),
         ] {
-            session.set_values(&params.values)?;
-            let ours = six_losses(&opt, &mut session, &operands, &params)?;
+            let ours = losses_of_steps(&opt, 6, &mut session, &operands, &params)?;
             losses.compare_all(&ours, theirs, &format!("{name} {opt}"));
         }
         let next = f64::from(params.generator.rand1());
         draws.compare(next, case.next_rand_after_init, 1.0, || name);
     }
     Ok(vec![draws, weights, logits, gradients, losses])
-}
-
-/// Losses of six steps on one batch.
-fn six_losses(
-    opt: &Value,
-    session: &mut Session,
-    operands: &[&[f32]],
-    params: &Params,
-) -> Result<Vec<f64>> {
-    let opt = opt.as_object().expect("an object");
-    let lr = opt["lr"].as_f64().expect("a number");
-    let mut w = params.values.clone();
-    let mut optimizer = Stepper::new(opt, w.len(), Target::CPU)?;
-    let mut losses = Vec::new();
-    for _ in 0..6 {
-        let loss = session.run(0, operands, Step::default())?[0][0];
-        losses.push(f64::from(loss));
-        optimizer.step(lr, loss, &mut w, &session.grads()?)?;
-        session.set_values(&w)?;
-    }
-    Ok(losses)
 }
 
 /// Two steps at the authors' size, on the first batch of the whole text.
@@ -330,17 +300,9 @@ fn runs(context: &Context) -> Result<Vec<Check>> {
             format!("no {RUNS} or no {TEXT}"),
         )]);
     };
-    let write = || -> std::io::Result<tempfile::TempDir> {
-        let dir = tempfile::tempdir()?;
-        fs::create_dir(dir.path().join("shakespeare"))?;
-        fs::write(dir.path().join("shakespeare/input.txt"), &piece.text)?;
-        Ok(dir)
-    };
-    let dir = write().map_err(|e| {
-        let text = format!("cannot write to the folder for temporary files: {e}");
-        Error::new(Kind::CannotCreate, text)
-    })?;
-    let library = Library::new(dir.path(), true, Options::new(Vec::new(), true));
+    let text = ("shakespeare/input.txt".into(), piece.text.into_bytes());
+    let made = RawFiles::new([text])?;
+    let library = made.library();
     let mut whole = Check::new("whole runs", 1e-4);
     let mut early = Check::new("first steps of wild runs", 1e-4);
     let mut late = Check::new("losses at the end of wild runs", 1e-1);

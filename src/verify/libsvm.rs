@@ -1,18 +1,16 @@
 //! Sets of classes in LIBSVM's form, of which the golden file holds the raw files: for suites `datasets` and `runs`.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tempfile::TempDir;
 
 use super::datasets::contents;
 use super::goldens::numbers;
+use super::made::RawFiles;
 use super::{Check, Context};
-use crate::data::fetch::Options;
 use crate::data::{Library, Request};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 
 pub(super) const FILE: &str = "next_libsvm.json";
 
@@ -36,35 +34,27 @@ struct Case {
 }
 
 /// The sets in a temporary folder.
-pub(super) struct Made {
-    dir: TempDir,
+pub(super) struct Sets {
+    files: RawFiles,
     cases: Vec<Case>,
 }
 
 /// The sets, if the golden file is there.
-pub(super) fn made(context: &Context) -> Result<Option<Made>> {
+pub(super) fn made(context: &Context) -> Result<Option<Sets>> {
     let Some(File { files, cases }) = context.goldens.read(FILE)? else {
         return Ok(None);
     };
-    let write = || -> std::io::Result<TempDir> {
-        let dir = tempfile::tempdir()?;
-        let folder = dir.path().join("libsvm");
-        fs::create_dir(&folder)?;
-        for (name, text) in files {
-            fs::write(folder.join(name), text)?;
-        }
-        Ok(dir)
-    };
-    let dir = write().map_err(|e| {
-        let text = format!("cannot write to the folder for temporary files: {e}");
-        Error::new(Kind::CannotCreate, text)
-    })?;
-    Ok(Some(Made { dir, cases }))
+    let files = files.into_iter();
+    let files = files.map(|(name, text)| (format!("libsvm/{name}"), text.into_bytes()));
+    Ok(Some(Sets {
+        files: RawFiles::new(files)?,
+        cases,
+    }))
 }
 
-impl Made {
+impl Sets {
     pub fn library(&self) -> Library {
-        Library::new(self.dir.path(), true, Options::new(Vec::new(), true))
+        self.files.library()
     }
 
     /// Which samples are in which half, and what they are.

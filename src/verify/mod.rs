@@ -10,6 +10,7 @@ mod histories;
 mod images;
 mod language;
 mod libsvm;
+mod made;
 mod networks;
 mod optimizers;
 mod random;
@@ -24,7 +25,6 @@ pub use goldens::Goldens;
 pub use tally::{Check, Verdict};
 
 use crate::data::Library;
-use crate::data::fetch::Options;
 use crate::device::Target;
 use crate::error::Result;
 
@@ -39,7 +39,7 @@ pub struct Context {
 
 impl Context {
     fn library(&self) -> Library {
-        Library::new(&self.data_dir, true, Options::new(Vec::new(), true))
+        made::library(&self.data_dir)
     }
 }
 

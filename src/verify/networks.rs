@@ -13,8 +13,6 @@ use crate::error::Result;
 use crate::graph::{Mode, Params, Plan, Sample, Session, Tape, Targets, Tensor, Var};
 use crate::models::{self, Model};
 use crate::optim::Stepper;
-use crate::random::SEED;
-use crate::random::torch::Generator;
 
 /// A model on a data set, as the golden files name it.
 #[derive(Deserialize, PartialEq)]
@@ -37,15 +35,13 @@ impl Setting {
     /// The model, or why it cannot be built here.
     fn build(&self) -> Result<(Params, Box<dyn Model>), String> {
         let row = models::row(&self.model).ok_or_else(|| format!("no model {}", self.model))?;
-        let mut params = Params::new(Generator::new(SEED));
         let data = models::Data {
             sample: Sample::of_shape(&self.x),
             target: vec![1],
             classes: Some(self.classes),
         };
-        let model = row.build(&mut params, &data, &self.model_kwargs);
-        let model = model.map_err(|why| format!("{} on {}: {why}", self.model, self.dataset))?;
-        Ok((params, model))
+        let built = row.build_seeded(&data, &self.model_kwargs);
+        built.map_err(|why| format!("{} on {}: {why}", self.model, self.dataset))
     }
 
     /// The batch x[k] = sin(0.37 k), k counting in PyTorch's order; images are channels-last here.
@@ -393,26 +389,36 @@ fn print(setting: &Setting, params: &Params, model: &dyn Model, target: Target) 
     let eval_logits = shown(&session.run(eval, &operands, Step::default())?[1]);
 
     let opt = serde_json::json!({"name": "sgd-m", "lr": 0.01, "momentum": 0.9});
-    let mut optimizer = Stepper::new(
-        opt.as_object().expect("an object"),
-        params.values.len(),
-        Target::CPU,
-    )?;
-    let mut w = params.values.clone();
-    let mut losses = Vec::new();
-    for _ in 0..4 {
-        let loss = session.run(train, &operands, Step::default())?[0][0];
-        losses.push(written(loss.into()));
-        optimizer.step(0.01, loss, &mut w, &session.grads()?)?;
-        session.set_values(&w)?;
-    }
+    let losses = losses_of_steps(&opt, 4, &mut session, &operands, params)?;
     Ok(Printed {
         train_logits,
         gradients: gradients.collect(),
         buffers_after_one_forward: buffers.collect(),
         eval_logits,
-        sgd_lr0p01_m0p9_losses: losses.into(),
+        sgd_lr0p01_m0p9_losses: losses.into_iter().map(written).collect(),
     })
+}
+
+/// Losses of steps on one batch, from the initial weights, by the session's first plan.
+pub(super) fn losses_of_steps(
+    opt: &Value,
+    steps: usize,
+    session: &mut Session,
+    batch: &[&[f32]],
+    params: &Params,
+) -> Result<Vec<f64>> {
+    let opt = opt.as_object().expect("an object");
+    let lr = opt["lr"].as_f64().expect("a number");
+    let mut w = params.values.clone();
+    let mut optimizer = Stepper::new(opt, w.len(), Target::CPU)?;
+    let mut losses = Vec::with_capacity(steps);
+    for _ in 0..steps {
+        session.set_values(&w)?;
+        let loss = session.run(0, batch, Step::default())?[0][0];
+        losses.push(f64::from(loss));
+        optimizer.step(lr, loss, &mut w, &session.grads()?)?;
+    }
+    Ok(losses)
 }
 
 #[cfg(test)]

@@ -118,29 +118,47 @@ fn fused_evaluation_agrees() {
     }
 }
 
-/// As in an MLP: linear layers with a ReLU behind them, one of which is of data.
-#[test]
-fn linear_layers_take_relu() {
+/// Parameters of two linear layers: the weights of both, and the bias of one.
+fn layers() -> (Params, [Param; 3]) {
     let mut params = Params::new(Generator::new(3));
     let [first, second] = ["first", "second"].map(|name| params.normal(name, &[6, 6], 1.0));
     let bias = params.normal("bias", &[6], 1.0);
-    let run = |apart: bool| {
-        let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
-            let param = |range| tape.param(range);
-            let a = tape.input(&[7, 6]).linear(param(first), Some(param(bias)));
-            let b = a.relu();
-            let c = b.linear(param(second), None);
-            let y = c.relu();
-            Targets {
-                outputs: if apart { vec![y, a, c] } else { vec![y] },
-                backward: Some(y),
-            }
-        });
-        let mut draws = Draws::new(2);
-        let [x, upstream] = [plan.inputs[0], plan.seed].map(|slot| draws.normal(slot.len));
-        let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
-        let outputs = session.run_from(0, &[&x], &upstream, Step::default());
-        (outputs.unwrap().swap_remove(0), session.grads().unwrap())
+    (params, [first, second, bias])
+}
+
+/// The last of some tensors, which `forward` makes of data and the parameters, and the gradient. With `apart` a plan is asked
+/// for all of them.
+fn run(
+    apart: bool,
+    forward: for<'t> fn(Var<'t>, [Var<'t>; 3]) -> Vec<Var<'t>>,
+) -> (Vec<f32>, Vec<f32>) {
+    let (params, names) = layers();
+    let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
+        let mut outputs = forward(tape.input(&[7, 6]), names.map(|name| tape.param(name)));
+        let y = outputs.pop().expect("a tensor");
+        outputs.insert(0, y);
+        outputs.truncate(if apart { outputs.len() } else { 1 });
+        Targets {
+            outputs,
+            backward: Some(y),
+        }
+    });
+    let mut draws = Draws::new(2);
+    let [x, upstream] = [plan.inputs[0], plan.seed].map(|slot| draws.normal(slot.len));
+    let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
+    let outputs = session.run_from(0, &[&x], &upstream, Step::default());
+    (outputs.unwrap().swap_remove(0), session.grads().unwrap())
+}
+
+/// As in an MLP: linear layers with a ReLU behind them, one of which is of data.
+#[test]
+fn linear_layers_take_relu() {
+    let run = |apart| {
+        run(apart, |x, [first, second, bias]| {
+            let a = x.linear(first, Some(bias));
+            let c = a.relu().linear(second, None);
+            vec![a, c, c.relu()]
+        })
     };
     let (y, gradient) = run(false);
     assert!(y.contains(&0.0) && gradient.iter().any(|g| *g != 0.0));
@@ -150,27 +168,14 @@ fn linear_layers_take_relu() {
 /// As in a transformer: sums behind linear layers, of which one hands its gradient on.
 #[test]
 fn linear_layers_take_a_residual() {
-    let mut params = Params::new(Generator::new(3));
-    let [first, second] = ["first", "second"].map(|name| params.normal(name, &[6, 6], 1.0));
-    let bias = params.normal("bias", &[6], 1.0);
-    let run = |apart: bool| {
-        let plan = Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
-            let param = |range| tape.param(range);
-            let x = tape.input(&[7, 6]).linear(param(first), None).gelu();
-            let a = x.gelu().linear(param(first), Some(param(bias)));
+    let run = |apart| {
+        run(apart, |x, [first, second, bias]| {
+            let x = x.linear(first, None).gelu();
+            let a = x.gelu().linear(first, Some(bias));
             let b = a.plus(x);
-            let c = b.gelu().linear(param(second), None);
-            let y = b.plus(c);
-            Targets {
-                outputs: if apart { vec![y, a, c] } else { vec![y] },
-                backward: Some(y),
-            }
-        });
-        let mut draws = Draws::new(2);
-        let [x, upstream] = [plan.inputs[0], plan.seed].map(|slot| draws.normal(slot.len));
-        let mut session = Session::new(&params, vec![plan], Target::CPU).unwrap();
-        let outputs = session.run_from(0, &[&x], &upstream, Step::default());
-        (outputs.unwrap().swap_remove(0), session.grads().unwrap())
+            let c = b.gelu().linear(second, None);
+            vec![a, c, b.plus(c)]
+        })
     };
     let (y, gradient) = run(false);
     assert!(y.iter().chain(&gradient).all(|x| *x != 0.0));
