@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::print::print;
+use super::print::{note, print};
 use crate::error::Result;
 use crate::results::file::{self, Existing};
-use crate::results::record::{self, Record};
+use crate::results::record::{self, Cutoff, Record};
 
 /// The folders that experiments are looked for in.
 #[derive(clap::Args, Clone, Debug)]
@@ -30,6 +30,20 @@ impl Sources {
             records.extend(self.load(id)?);
         }
         Ok(records)
+    }
+}
+
+/// Says of which experiments no epoch is left to average over.
+pub fn note_cutoff(records: &[Record], cutoff: Option<Cutoff>) {
+    let Some(Cutoff { from, .. }) = cutoff else {
+        return;
+    };
+    for record in records.iter().filter(|record| record.end() < from) {
+        note(format_args!(
+            "warning: {} ends with epoch {}, before --cutoff {from}: its last epoch is taken",
+            record.title(),
+            record.end()
+        ));
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::print;
-use super::sources::{Overwrite, Sources, finite, write_or_print};
+use super::sources::{Overwrite, Sources, finite, note_cutoff, write_or_print};
 use crate::error::Result;
+use crate::results::record::Cutoff;
 use crate::results::table::{Column, Format, Query, Table};
 
 /// Best final score per method, mean ± std over the seeds, best in bold
@@ -20,9 +21,9 @@ pub struct Args {
     score: String,
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// Average over the epochs from N on instead of taking the last
-    #[arg(long, value_name = "N")]
-    cutoff: Option<usize>,
+    /// Average over the epochs from A on, or from A to B, instead of taking the last
+    #[arg(long, value_name = "A[:B]")]
+    cutoff: Option<Cutoff>,
     /// One row per method with these columns
     #[arg(long, value_enum, value_delimiter = ',')]
     columns: Vec<Column>,
@@ -49,6 +50,7 @@ impl Args {
         let table = Table::new(&records, &query)?;
         write_or_print(&self.out, &table.render(self.format), self.overwrite.into())?;
         table.notes.iter().for_each(print::note);
+        note_cutoff(&records, self.cutoff);
         Ok(0)
     }
 }

@@ -51,8 +51,10 @@ pub(super) const ADABELIEF: Row = Row {
         ],
     },
     look: Look {
-        colour: 0xffbf46,
+        colour: 0xe69f00,
+        reference: Some(0xffbf46),
         marker: Marker::Filled(Shape::Left),
+        dash: 5,
     },
     reports: Reports::NOTHING,
     rest: None,

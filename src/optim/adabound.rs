@@ -45,8 +45,10 @@ pub(super) const ADABOUND: Row = Row {
         ],
     },
     look: Look {
-        colour: 0x4f9d69,
+        colour: 0x009e73,
+        reference: Some(0x4f9d69),
         marker: Marker::Filled(Shape::Right),
+        dash: 7,
     },
     reports: Reports::NOTHING,
     rest: None,

@@ -63,8 +63,10 @@ pub(super) const ADAFACTOR: Row = Row {
         ],
     },
     look: Look {
-        colour: 0x6a994e,
+        colour: 0xd55e00,
+        reference: None,
         marker: Marker::Hollow(Shape::Up),
+        dash: 2,
     },
     reports: Reports::NOTHING,
     rest: None,

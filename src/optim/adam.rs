@@ -41,8 +41,10 @@ pub(super) const ADAM: Row = Row {
         keys: &[BETAS, EPS, AMSGRAD],
     },
     look: Look {
-        colour: 0xf34213,
+        colour: 0xd55e00,
+        reference: Some(0xf34213),
         marker: Marker::Filled(Shape::Up),
+        dash: 1,
     },
     reports: Reports::NOTHING,
     rest: None,
@@ -58,8 +60,10 @@ pub(super) const ADAMW: Row = Row {
         keys: &[BETAS, EPS, AMSGRAD, cautious::CAUTIOUS, CAUTIOUS_DECAY],
     },
     look: Look {
-        colour: 0xf34213,
+        colour: 0xd55e00,
+        reference: Some(0xf34213),
         marker: Marker::Filled(Shape::Down),
+        dash: 6,
     },
     reports: Reports::NOTHING,
     rest: None,

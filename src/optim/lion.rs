@@ -40,8 +40,10 @@ pub(super) const LION: Row = Row {
         ],
     },
     look: Look {
-        colour: 0xdbabab,
+        colour: 0x56b4e9,
+        reference: Some(0xdbabab),
         marker: Marker::Filled(Shape::Cross),
+        dash: 2,
     },
     reports: Reports::NOTHING,
     rest: None,

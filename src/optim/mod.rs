@@ -200,9 +200,53 @@ pub fn keys(opt: &Map<String, Value>) -> Vec<&'static Key> {
 /// How figures show a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// 0xRRGGBB; the reference's where it has one.
+    /// 0xRRGGBB, one of [`Look::COLOURS`].
     pub colour: u32,
+    /// The reference's colour, where it has one.
+    pub reference: Option<u32>,
     pub marker: Marker,
+    /// Which pattern of dashes, below [`Look::DASHES`]; 0 is a solid line. No two methods of one colour share it.
+    pub dash: u8,
+}
+
+impl Look {
+    /// Colours that stay apart for colour-blind eyes: seven of Okabe and Ito's, without the yellow that white paper
+    /// swallows, and a dark violet.
+    pub const COLOURS: [u32; 8] = [
+        0x000000, 0x0072b2, 0xd55e00, 0x009e73, 0xe69f00, 0x56b4e9, 0xcc79a7, 0x5a0a78,
+    ];
+    /// Patterns of dashes that there are.
+    pub const DASHES: u8 = 8;
+    /// Looks that [`Look::nth`] has.
+    pub const COUNT: usize = 320;
+
+    /// The n-th of [`Look::COUNT`] looks, all different, for lines that no method's look tells apart.
+    pub fn nth(n: usize) -> Look {
+        const SHAPES: [Shape; 10] = [
+            Shape::Circle,
+            Shape::Square,
+            Shape::Up,
+            Shape::Diamond,
+            Shape::Down,
+            Shape::Star,
+            Shape::Left,
+            Shape::Right,
+            Shape::Spark,
+            Shape::Cross,
+        ];
+        let shape = SHAPES[n / 2 % SHAPES.len()];
+        // Colour and marker are the same again after 40, the dash is another one then.
+        let dash = (n + n / 40) % usize::from(Look::DASHES);
+        Look {
+            colour: Look::COLOURS[n % Look::COLOURS.len()],
+            reference: None,
+            marker: match n % 2 {
+                0 => Marker::Filled(shape),
+                _ => Marker::Hollow(shape),
+            },
+            dash: dash as u8,
+        }
+    }
 }
 
 /// What tells a method's line from the others in black and white.

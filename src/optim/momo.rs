@@ -59,8 +59,10 @@ pub(super) const MOMO: Row = Row {
         keys: KEYS,
     },
     look: Look {
-        colour: 0x023047,
+        colour: 0x000000,
+        reference: Some(0x023047),
         marker: Marker::Filled(Shape::Circle),
+        dash: 0,
     },
     reports: Reports::STEP_SIZE,
     rest: None,
@@ -76,8 +78,10 @@ pub(super) const MOMO_STAR: Row = Row {
         keys: KEYS,
     },
     look: Look {
-        colour: 0x87b37a,
+        colour: 0x000000,
+        reference: Some(0x87b37a),
         marker: Marker::Filled(Shape::Star),
+        dash: 3,
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
     rest: None,

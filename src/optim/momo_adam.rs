@@ -50,8 +50,10 @@ pub(super) const MOMO_ADAM: Row = Row {
         keys: KEYS,
     },
     look: Look {
-        colour: 0x3f88c5,
+        colour: 0x0072b2,
+        reference: Some(0x3f88c5),
         marker: Marker::Hollow(Shape::Circle),
+        dash: 4,
     },
     reports: Reports::STEP_SIZE,
     rest: None,
@@ -67,8 +69,10 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
         keys: KEYS,
     },
     look: Look {
-        colour: 0x648381,
+        colour: 0x0072b2,
+        reference: Some(0x648381),
         marker: Marker::Hollow(Shape::Star),
+        dash: 1,
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
     rest: None,

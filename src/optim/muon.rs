@@ -97,8 +97,10 @@ pub(super) const MUON: Row = Row {
         ],
     },
     look: Look {
-        colour: 0x7a1f5c,
+        colour: 0x5a0a78,
+        reference: None,
         marker: Marker::Hollow(Shape::Spark),
+        dash: 0,
     },
     reports: Reports::NOTHING,
     rest: Some("adamw"),

@@ -32,8 +32,10 @@ pub(super) const PROX_SPS: Row = Row {
         keys: &[LOWER_BOUND],
     },
     look: Look {
-        colour: 0x97bf88,
+        colour: 0x5a0a78,
+        reference: Some(0x97bf88),
         marker: Marker::Hollow(Shape::Square),
+        dash: 6,
     },
     reports: Reports::STEP_SIZE,
     rest: None,

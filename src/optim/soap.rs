@@ -86,8 +86,10 @@ pub(super) const SOAP: Row = Row {
         ],
     },
     look: Look {
-        colour: 0x1d7874,
+        colour: 0x009e73,
+        reference: None,
         marker: Marker::Hollow(Shape::Cross),
+        dash: 4,
     },
     reports: Reports::NOTHING,
     rest: None,

@@ -1,6 +1,6 @@
 //! What a setting or a method is worth beyond its final score.
 
-use super::record::{Record, Setting, Stat, over_seeds};
+use super::record::{Cutoff, Record, Setting, Stat, over_seeds};
 
 /// The first epoch whose mean metric reaches `target` (from below for scores, from above for losses).
 pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<usize> {
@@ -45,7 +45,7 @@ pub fn robustness(
     record: &Record,
     method: &str,
     metric: usize,
-    cutoff: Option<usize>,
+    cutoff: Option<Cutoff>,
 ) -> Option<f64> {
     if !record.higher_is_better(&record.metrics[metric]) {
         return None;

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod json;
 mod loose;
 pub mod measure;
+pub mod names;
 pub mod output;
 pub mod plot;
 pub mod provenance;

@@ -61,6 +61,29 @@ pub struct Stat {
     pub std: f64,
 }
 
+/// Epochs over which final values are averaged: `A:B`, both included, or `A` and all that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutoff {
+    pub from: usize,
+    pub to: Option<usize>,
+}
+
+impl std::str::FromStr for Cutoff {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Cutoff, Self::Err> {
+        let number = |digits: &str| digits.parse().map_err(|_| "not an epoch, nor two as A:B");
+        let (from, to) = match text.split_once(':') {
+            Some((from, to)) => (number(from)?, Some(number(to)?)),
+            None => (number(text)?, None),
+        };
+        if to.is_some_and(|to| to < from) {
+            return Err("the first epoch is beyond the second");
+        }
+        Ok(Cutoff { from, to })
+    }
+}
+
 impl Setting {
     pub fn option(&self, key: &str) -> Option<&str> {
         let found = self.options.iter().find(|o| o.0 == key);
@@ -376,12 +399,19 @@ impl Record {
         })
     }
 
-    /// The value that a setting ends with: the last epoch's, or the average over the epochs from `cutoff` on.
-    pub fn last(&self, setting: &Setting, metric: usize, cutoff: Option<usize>) -> Stat {
-        let cutoff = cutoff.map_or(setting.end(), |c| c.min(setting.end()));
-        let rows = setting.epochs.iter().take_while(|&&e| e < cutoff).count();
-        let average = |values: &[f64]| match values.get(rows..) {
-            Some(tail) => tail.iter().sum::<f64>() / tail.len() as f64,
+    /// The value that a setting ends with: the last epoch's, or the average over the epochs of `cutoff` (of a setting
+    /// that ends before them, the last one's).
+    pub fn last(&self, setting: &Setting, metric: usize, cutoff: Option<Cutoff>) -> Stat {
+        let epochs = &setting.epochs;
+        let last = epochs.len() - 1;
+        let (from, to) = cutoff.map_or((last, last), |Cutoff { from, to }| {
+            let before = |end: usize| epochs.partition_point(|&e| e < end);
+            let from = before(from).min(last);
+            let to = to.map_or(last, |to| before(to.saturating_add(1)).saturating_sub(1));
+            (from, to.max(from))
+        });
+        let average = |values: &[f64]| match values.get(from..=to) {
+            Some(part) => part.iter().sum::<f64>() / part.len() as f64,
             None => f64::NAN,
         };
         let curve = &setting.curves[metric];
@@ -392,7 +422,7 @@ impl Record {
     }
 
     /// Whether a loss is not finite where the setting ends, of any of its seeds.
-    pub fn diverged(&self, setting: &Setting, cutoff: Option<usize>) -> bool {
+    pub fn diverged(&self, setting: &Setting, cutoff: Option<Cutoff>) -> bool {
         let losses = ["train_loss", "val_loss"].into_iter();
         let mut losses = losses.filter_map(|loss| self.metric(loss).ok());
         losses.any(|loss| setting.has(loss) && !self.last(setting, loss, cutoff).mean.is_finite())
@@ -416,7 +446,7 @@ impl Record {
     }
 
     /// A method's settings that have the metric and were trained to the end, best first; those that diverged come last.
-    pub fn ranking(&self, method: &str, metric: usize, cutoff: Option<usize>) -> Vec<&Setting> {
+    pub fn ranking(&self, method: &str, metric: usize, cutoff: Option<Cutoff>) -> Vec<&Setting> {
         let sign = if self.higher_is_better(&self.metrics[metric]) {
             -1.0
         } else {

@@ -158,7 +158,7 @@ fn experiment(record: &Record, table: &Table) -> Value {
 
 /// A method as the figures show it.
 fn method(name: &str) -> Value {
-    let Look { colour, marker } = plot::look(name);
+    let Look { colour, marker, .. } = plot::look(name);
     let (shape, hollow) = match marker {
         Marker::Filled(shape) => (shape, false),
         Marker::Hollow(shape) => (shape, true),

@@ -1,7 +1,7 @@
 //! Tables: the best setting of every method, experiments as rows.
 
 use super::identity::beside_opt;
-use super::record::{Record, Setting, Stat};
+use super::record::{Cutoff, Record, Setting, Stat};
 use super::{escape, measure};
 use crate::error::Result;
 
@@ -84,8 +84,8 @@ impl Cost {
 #[derive(Clone, Debug)]
 pub struct Query<'a> {
     pub score: &'a str,
-    /// Average over the epochs from here on; the last epoch if none.
-    pub cutoff: Option<usize>,
+    /// Average over these epochs; the last epoch if none.
+    pub cutoff: Option<Cutoff>,
     /// Empty for the wide table: methods as columns, each with its score.
     pub columns: &'a [Column],
     /// For the columns that need one.

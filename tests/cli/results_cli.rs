@@ -137,6 +137,18 @@ fn tables_come_in_four_formats() {
     // The last epoch of this run is not the average of the last five.
     let cut = table("test --cutoff 5 --format csv");
     assert_ne!(cut, table("test --format csv"));
+    assert_ne!(cut, table("test --cutoff 5:7 --format csv"));
+    let beyond = folder.run("table test --cutoff 500 --format csv").code(0);
+    assert_eq!(beyond.stdout, table("test --format csv"));
+    assert!(
+        beyond.stderr.contains("before --cutoff 500"),
+        "{}",
+        beyond.stderr
+    );
+    folder
+        .run("table test --cutoff 7:5")
+        .code(2)
+        .says(&["beyond the second"]);
     table("test --out t/best.txt");
     assert_eq!(folder.read("t/best.txt"), table("test"));
 }

@@ -6,6 +6,7 @@ mod common;
 mod escape;
 mod identity;
 mod interchange;
+mod names;
 mod output_tools;
 mod plots;
 mod records;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::common::files;
-use stepback_native::optim;
+use stepback_native::optim::{self, Look};
 use stepback_native::results::plot::canvas::{Canvas, Shape};
 use stepback_native::results::plot::{self, Selection};
 use stepback_native::results::{Record, record as records};
@@ -40,7 +40,7 @@ fn curves_show_the_best_setting_of_every_method() {
     for part in [
         "Validation score",
         "Epoch",
-        "#023047",
+        "#000000",
         ">momo, lr=1</text>",
         "width=\"360pt\"",
     ] {
@@ -254,6 +254,7 @@ fn every_method_has_a_marker_of_its_own() {
             "{name} shares its marker"
         );
         assert_eq!(plot::look(name), row.look);
+        assert!(Look::COLOURS.contains(&row.look.colour), "{name}");
     }
     assert!(markers.insert(format!("{:?}", plot::look("another").marker)));
 }
@@ -355,4 +356,97 @@ fn long_names_are_cut_to_the_figure() {
         2,
         "the title and the legend"
     );
+}
+
+/// A colour as red, green and blue of linear light.
+fn light(colour: u32) -> [f64; 3] {
+    [16, 8, 0].map(|shift| {
+        let c = f64::from(colour >> shift & 255) / 255.0;
+        match c <= 0.04045 {
+            true => c / 12.92,
+            false => ((c + 0.055) / 1.055).powf(2.4),
+        }
+    })
+}
+
+fn times(matrix: [[f64; 3]; 3], x: [f64; 3]) -> [f64; 3] {
+    matrix.map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum())
+}
+
+/// Oklab: distances in it are about those that eyes see.
+fn oklab(light: [f64; 3]) -> [f64; 3] {
+    let cones = [
+        [0.412_221_470_8, 0.536_332_536_3, 0.051_445_992_9],
+        [0.211_903_498_2, 0.680_699_545_1, 0.107_396_956_6],
+        [0.088_302_461_9, 0.281_718_837_6, 0.629_978_700_5],
+    ];
+    let lab = [
+        [0.210_454_255_3, 0.793_617_785, -0.004_072_046_8],
+        [1.977_998_495_1, -2.428_592_205, 0.450_593_709_9],
+        [0.025_904_037_1, 0.782_771_766_2, -0.808_675_766],
+    ];
+    times(lab, times(cones, light).map(|x| x.max(0.0).cbrt()))
+}
+
+/// Matrices of Machado, Oliveira and Fernandes 2009 for whoever lacks one kind of cones.
+#[test]
+fn colours_stay_apart_for_colour_blind_eyes() {
+    let eyes = [
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ],
+    ];
+    let distance = |a: u32, b: u32| {
+        let apart = eyes.map(|eye| {
+            let [a, b] = [a, b].map(|c| oklab(times(eye, light(c)).map(|x| x.clamp(0.0, 1.0))));
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| (a - b).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        });
+        apart.into_iter().fold(f64::INFINITY, f64::min)
+    };
+    // What the test is for: two of the reference's colours are the same to some.
+    assert!(distance(0x7fb285, 0x97bf88) < 0.05);
+    for (i, &a) in Look::COLOURS.iter().enumerate() {
+        for &b in &Look::COLOURS[..i] {
+            assert!(
+                distance(a, b) > 0.07,
+                "{a:06x} and {b:06x}: {}",
+                distance(a, b)
+            );
+        }
+    }
+}
+
+#[test]
+fn every_method_has_a_look_of_its_own() {
+    let carried = optim::formula::rows().into_iter();
+    let looks = optim::ROWS.iter().chain(carried).map(|row| row.look);
+    let looks: Vec<Look> = looks.collect();
+    for (i, look) in looks.iter().enumerate() {
+        assert!(!looks[..i].contains(look), "{look:?}");
+        let close = |other: &&Look| other.colour == look.colour && other.dash == look.dash;
+        let alike = looks[..i.min(optim::ROWS.len())].iter().find(close);
+        assert!(i >= optim::ROWS.len() || alike.is_none(), "{look:?}");
+        assert!(look.dash < Look::DASHES);
+    }
+    let many: HashSet<String> = (0..Look::COUNT)
+        .map(|n| format!("{:?}", Look::nth(n)))
+        .collect();
+    assert_eq!(many.len(), Look::COUNT);
 }

@@ -249,7 +249,7 @@ fn the_table_shows_the_best_setting_of_each_method() {
     let tail = table(
         &["mnist_mlp"],
         &Query {
-            cutoff: Some(8),
+            cutoff: Some("8".parse().unwrap()),
             ..QUERY
         },
     );

@@ -11,7 +11,7 @@ use super::syntax::{Default, Definition};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::{Error, Result};
 use crate::optim::groups::AUX;
-use crate::optim::{AnyMethod, LR, Look, Marker, Reports, Row, Shape, WEIGHT_DECAY};
+use crate::optim::{AnyMethod, LR, Look, Reports, Row, WEIGHT_DECAY};
 
 macro_rules! files {
     ($folder:literal: $($name:literal),* $(,)?) => {
@@ -248,36 +248,15 @@ fn key(key: &'static super::syntax::Key) -> Key {
     }
 }
 
-/// Colour and marker of a file's method, whether it was read or not. No two that the program carries have both in common; of
+/// The look of a file's method, whether it was read or not. Those that the program carries have one of their own; of
 /// others the name decides.
 pub fn look(name: &str) -> Look {
-    const COLOURS: [u32; 7] = [
-        0x1b9e77, 0xd95f02, 0x7570b3, 0xe7298a, 0x66a61e, 0xa6761d, 0x4c566a,
-    ];
-    const SHAPES: [Shape; 10] = [
-        Shape::Circle,
-        Shape::Square,
-        Shape::Diamond,
-        Shape::Up,
-        Shape::Down,
-        Shape::Left,
-        Shape::Right,
-        Shape::Star,
-        Shape::Spark,
-        Shape::Cross,
-    ];
     let carried = FILES.iter().position(|(other, _)| *other == name);
     let nth = carried.unwrap_or_else(|| {
         let bytes = name.bytes().map(usize::from);
         let sum = bytes.fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
-        FILES.len() + sum % (2 * COLOURS.len() * SHAPES.len() - FILES.len())
+        FILES.len() + sum % (Look::COUNT - FILES.len())
     });
-    let shape = SHAPES[nth / 2 % SHAPES.len()];
-    Look {
-        colour: COLOURS[nth % COLOURS.len()],
-        marker: match nth % 2 {
-            0 => Marker::Filled(shape),
-            _ => Marker::Hollow(shape),
-        },
-    }
+    // The first look is that of a method in Rust.
+    Look::nth(1 + nth)
 }

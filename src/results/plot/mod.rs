@@ -27,7 +27,9 @@ pub struct Selection<'a> {
 /// Methods that the table of optimizers does not know share this.
 const UNKNOWN: Look = Look {
     colour: 0x80_8080,
+    reference: None,
     marker: Marker::Hollow(Shape::Diamond),
+    dash: 0,
 };
 
 /// A method's colour and marker. Files that configs name by a path need not be there any more.
