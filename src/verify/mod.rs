@@ -16,6 +16,7 @@ mod optimizers;
 mod random;
 mod runs;
 mod schedules;
+mod statistics;
 mod steps;
 mod tally;
 
@@ -125,5 +126,10 @@ pub const SUITES: &[Suite] = &[
         name: "language",
         about: "the language model: a batch and six steps, whole runs, and first steps on Shakespeare's works",
         run: language::language,
+    },
+    Suite {
+        name: "statistics",
+        about: "tests, resamples, performance profiles, and steps to a target",
+        run: statistics::statistics,
     },
 ];

@@ -24,7 +24,8 @@ fn first_real(value: &mut Value) -> Option<&mut Value> {
 
 #[test]
 fn one_changed_number_fails() {
-    let edits: [(&str, &str, &str); 9] = [
+    let edits: [(&str, &str, &str); 10] = [
+        ("next_stats.json", "statistics", "/bootstrap_mean/1/ci"),
         ("next_schedules.json", "schedules", "/further/14/lr"),
         ("schedules.json", "schedules", "/cases/1/per_epoch"),
         ("rng.json", "random", "/torch_cpu_generator"),

@@ -12,4 +12,5 @@ mod plots;
 mod records;
 mod report;
 mod results;
+mod statistics;
 mod store;
