@@ -4,7 +4,6 @@ use super::print::{self, print};
 use super::sources::Sources;
 use crate::error::Result;
 use crate::results::compare::{Deviation, LIMIT, RELATIVE_LIMIT, Row, compare};
-use crate::results::record;
 use crate::results::table::{Cell, Format, Table, format_stat};
 
 /// Set final losses and scores beside a record, in units of the pooled standard deviation
@@ -30,14 +29,10 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        let mine = record::from_outputs(&self.id, &self.sources.output_dir)?;
-        let against = self.against.as_deref().unwrap_or(&self.id);
-        let records = &self.sources.records_dir;
-        let theirs = if against.ends_with(".csv") || against.ends_with(".json") {
-            self.sources.load(against)?
-        } else {
-            record::read_csv(&records.join(format!("{against}.csv")))?
-        };
+        let mine = self.sources.outputs(&self.id)?;
+        let theirs = self
+            .sources
+            .record(self.against.as_deref().unwrap_or(&self.id))?;
         let metrics: Vec<&str> = self.metrics.iter().map(String::as_str).collect();
         let comparison = compare(&mine, &theirs, &metrics)?;
         let header = [

@@ -1,7 +1,7 @@
 //! `config`: check configs, print their runs and schedules, split them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::print::{self, count, print, println};
 use super::show_schedule::ShowSchedule;
 use super::sources::Overwrite;
 use super::vocabulary;
-use crate::config::{self, Experiment, Filter, MAX_RUNS, RunConfig};
+use crate::config::{self, Changes, Experiment, Filter, MAX_RUNS, RunConfig, Vocabulary};
 use crate::data::{self, Library, Origin, fetch};
 use crate::device::Target;
 use crate::error::{Error, Kind, Result};
@@ -52,6 +52,8 @@ struct Check {
     /// Name all parameters of every group, not the first ones
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    changes: Changes,
     /// Largest number of runs that a config may expand to
     #[arg(long, value_name = "N", default_value_t = MAX_RUNS)]
     max_runs: u64,
@@ -63,10 +65,19 @@ pub(super) struct Source {
     /// Experiment config
     #[arg(value_name = "CONFIG.json")]
     config: PathBuf,
-    /// Only the runs with this value, such as name=adam or lr=0.1; one key several times: any of them
-    #[arg(long, value_name = "KEY=VALUE")]
-    only: Vec<String>,
-    /// Largest number of runs that the config may expand to
+    #[command(flatten)]
+    runs: Runs,
+}
+
+/// Which of the runs that configs have, and what is changed in them.
+#[derive(clap::Args, Debug)]
+pub(super) struct Runs {
+    /// Only the runs with this value, such as name=adam,momo or lr=0.1; several keys: all must hold
+    #[arg(long, value_name = "KEY=VALUE[,VALUE]")]
+    pub only: Vec<Filter>,
+    #[command(flatten)]
+    changes: Changes,
+    /// Largest number of runs that a config may expand to
     #[arg(long, value_name = "N", default_value_t = MAX_RUNS)]
     max_runs: u64,
 }
@@ -122,7 +133,7 @@ impl Check {
         let (mut entries, mut problems) = (Vec::new(), Vec::new());
         for path in &self.configs {
             let file = path.display().to_string();
-            let read = config::load(path, &vocabulary, self.max_runs);
+            let read = config::load(path, &vocabulary, &self.changes, self.max_runs);
             let read = read.and_then(|experiment| Ok((try_out(&experiment, &file)?, experiment)));
             let (runs, warnings, tried, errors) = match read {
                 Ok((tried, Experiment { runs, warnings, .. })) => {
@@ -219,11 +230,16 @@ fn warn(warnings: &[String]) {
 
 impl Source {
     pub fn load(&self) -> Result<Experiment> {
-        let filters = self.only.iter().map(|text| Filter::parse(text));
-        let filters: Vec<Filter> = filters.collect::<Result<_>>()?;
-        let mut experiment = config::load(&self.config, &vocabulary(), self.max_runs)?;
-        config::select(&mut experiment, &filters, &self.config.to_string_lossy())?;
+        let experiment = self.runs.load(&self.config, &vocabulary())?;
         warn(&experiment.warnings);
+        Ok(experiment)
+    }
+}
+
+impl Runs {
+    pub fn load(&self, config: &Path, vocabulary: &Vocabulary) -> Result<Experiment> {
+        let mut experiment = config::load(config, vocabulary, &self.changes, self.max_runs)?;
+        config::select(&mut experiment, &self.only, &config.to_string_lossy())?;
         Ok(experiment)
     }
 }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::print::{self, print};
 use super::sources::{Overwrite, write_or_print};
-use crate::config::Filter;
+use crate::config::Choice;
 use crate::error::{Error, Result};
-use crate::results::edit::{self, Choice};
+use crate::results::edit;
 use crate::results::output;
 use crate::results::table::{Cell, Format, Table, format_small};
 
@@ -32,15 +32,11 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Keep or drop runs by keys of the config or of opt, such as lr, opt.lr or dataset_kwargs.p
+    /// Keep or drop runs by keys of the config or of the optimizer, such as lr, opt.lr or dataset_kwargs.p
     Filter {
         file: PathBuf,
-        /// Keep runs with this value; of several on one key, any
-        #[arg(long, value_name = "KEY=VALUE")]
-        keep: Vec<Filter>,
-        /// Drop runs with this value
-        #[arg(long, value_name = "KEY=VALUE")]
-        drop: Vec<Filter>,
+        #[command(flatten)]
+        choice: Choice,
         /// Drop this key from every epoch
         #[arg(long, value_name = "KEY")]
         drop_history: Vec<String>,
@@ -94,17 +90,11 @@ impl Args {
             }
             Command::Filter {
                 file,
-                keep,
-                drop,
+                choice,
                 drop_history,
                 target,
             } => {
-                let choice = Choice {
-                    keep,
-                    drop,
-                    drop_history,
-                };
-                let (text, stay, gone) = edit::filter(&file, &choice)?;
+                let (text, stay, gone) = edit::filter(&file, &choice, &drop_history)?;
                 target.write(&text)?;
                 print::note(format_args!("{stay} runs kept, {gone} dropped"));
             }

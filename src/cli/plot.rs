@@ -110,7 +110,7 @@ fn width(text: &str) -> std::result::Result<f64, String> {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        for record in self.sources.load(&self.id)? {
+        for record in self.sources.load(std::slice::from_ref(&self.id))? {
             self.draw(&record)?;
         }
         Ok(0)

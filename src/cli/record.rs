@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::print;
-use super::sources::{Overwrite, write_or_print};
+use super::sources::{Overwrite, RunChoice, write_or_print};
 use crate::error::Result;
-use crate::results::record::{self, Setting};
+use crate::results::record::{self, Found, Setting};
 
 /// Average an experiment's runs over their seeds into a CSV file
 #[derive(clap::Args, Debug)]
@@ -15,6 +15,8 @@ pub struct Args {
     /// Folder of the output files
     #[arg(long, value_name = "DIR", default_value = "output")]
     output_dir: PathBuf,
+    #[command(flatten)]
+    choice: RunChoice,
     /// The CSV file to write, `-` for stdout [default: records/ID.csv]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -24,7 +26,8 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        let records = record::from_outputs(&self.id, &self.output_dir)?;
+        let found = Found::outputs(&self.id, &self.output_dir)?;
+        let records = self.choice.records(vec![found])?;
         let path = self
             .out
             .unwrap_or_else(|| PathBuf::from("records").join(format!("{}.csv", self.id)));

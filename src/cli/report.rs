@@ -30,7 +30,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        let records = self.sources.load_all(&self.ids)?;
+        let records = self.sources.load(&self.ids)?;
         let html = report::html(&records, &self.score, self.target)?;
         file::write(&self.out, html.as_bytes(), self.overwrite.into())?;
         println(self.out.display())?;

@@ -40,7 +40,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<u8> {
-        let records = self.sources.load_all(&self.ids)?;
+        let records = self.sources.load(&self.ids)?;
         let query = Query {
             score: &self.score,
             cutoff: self.cutoff,

@@ -14,9 +14,10 @@ use clap::builder::UnknownArgumentValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use super::config::Runs;
 use super::print::{self, count};
 use super::{signals, use_threads, vocabulary};
-use crate::config::{self, Experiment, Filter, RunConfig};
+use crate::config::{self, Experiment, RunConfig};
 use crate::data::{Library, fetch};
 use crate::device::Target;
 use crate::error::{Error, Kind, Result};
@@ -72,9 +73,8 @@ pub struct Train {
     /// Train for N epochs, whatever the configs say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
-    /// Only the runs with this value, such as name=adam or lr=0.1; one key several times: any of them
-    #[arg(long, value_name = "KEY=VALUE")]
-    only: Vec<String>,
+    #[command(flatten)]
+    runs: Runs,
     #[arg(long = "lr", hide = true, value_parser = UnknownArgumentValueParser::suggest_arg("--only lr=VALUE"))]
     _lr: Option<String>,
     /// Start from the weights in this safetensors file instead of drawing them
@@ -105,9 +105,6 @@ pub struct Train {
     /// Threads to use [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Largest number of runs that a config may expand to
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
-    max_runs: u64,
     /// Write null for NaN and Infinity, which strict JSON does not have
     #[arg(long)]
     strict_json: bool,
@@ -234,19 +231,10 @@ impl Train {
     }
 
     fn read_configs(&self) -> Result<Vec<Experiment>> {
-        let filters: Vec<Filter> = self
-            .only
-            .iter()
-            .map(|text| Filter::parse(text))
-            .collect::<Result<_>>()?;
         let vocabulary = vocabulary();
         let (mut experiments, mut problems) = (Vec::new(), Vec::new());
         for path in &self.configs {
-            let read = config::load(path, &vocabulary, self.max_runs).and_then(|mut experiment| {
-                config::select(&mut experiment, &filters, &path.to_string_lossy())?;
-                Ok(experiment)
-            });
-            match read {
+            match self.runs.load(path, &vocabulary) {
                 Ok(experiment) => experiments.push(experiment),
                 Err(error) => problems.push(error.message),
             }
@@ -277,7 +265,7 @@ impl Train {
 
     /// `chosen` is what is chosen beside the configs.
     fn open(&self, experiment: Experiment, chosen: &Map<String, Value>) -> Result<Job> {
-        let overwrite = match self.only.is_empty() {
+        let overwrite = match self.runs.only.is_empty() {
             true => Overwrite::All,
             false => Overwrite::Selected,
         };

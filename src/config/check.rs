@@ -16,7 +16,7 @@ type Object = Map<String, Value>;
 const MAX_SHOWN: usize = 50;
 
 /// The reference adds the run's id to 456789 and seeds numpy with it, whose seeds end at 2^32 - 1.
-const MAX_RUN_ID: u64 = u32::MAX as u64 - 456_789;
+pub(super) const MAX_RUN_ID: u64 = u32::MAX as u64 - 456_789;
 
 /// What the reference has for ImageNet's photographs in their full size.
 const LEFT_OUT: [&str; 3] = ["imagenet", "resnet18-pytorch", "resnet50-pytorch"];
@@ -32,7 +32,7 @@ const EPOCHS: Kind = Kind::Checked("an integer from 1 to 4294967295", |value| {
 });
 
 /// The keys of a run, all but the one that says which seed.
-const KEYS: [Key; 10] = [
+pub(super) const KEYS: [Key; 10] = [
     key("dataset", NAME, None, "the data set's name"),
     key("dataset_kwargs", OBJECT, Some("{}"), "the data set's keys"),
     key("model", NAME, None, "the model's name"),
@@ -146,7 +146,7 @@ impl<'a> Checker<'a> {
         };
         let id = shown_text(id);
         let text = format!(
-            "the experiment id \"{id}\", the file's name without .json, {wrong} (rename the file)"
+            "the experiment id \"{id}\", the file's name without its extension, {wrong} (rename the file)"
         );
         self.report("", text);
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// At most this many existing values are listed in a message.
 const MAX_LISTED: usize = 30;
 
-/// One condition on a run, `KEY=VALUE`.
+/// One condition on a run, `KEY=VALUE` or `KEY=VALUE,VALUE`: any of these values.
 ///
 /// KEY is a key of the run or of its `opt`, or one with a dot: `opt.lr`, `dataset_kwargs.p`. VALUE is
 /// compared as JSON, numbers by value, or as plain text. A run that does not have the key does not match, even if
@@ -38,18 +38,24 @@ impl Filter {
 
     /// Whether this config of a single run has the value.
     pub fn matches(&self, run: &Map<String, Value>) -> bool {
-        self.find(run).is_some_and(|value| {
-            // Outputs were filtered by Python's words before.
-            let word = match self.value.as_str() {
-                "True" => "true",
-                "False" => "false",
-                "None" => "null",
-                other => other,
-            };
-            value.as_str() == Some(&self.value)
-                || serde_json::from_str(word)
-                    .is_ok_and(|v: Value| same::canonical(&v) == same::canonical(value))
-        })
+        self.find(run)
+            .is_some_and(|value| self.values().any(|text| reads_as(text, value)))
+    }
+
+    /// The whole text, which may be a list in JSON, and its parts between commas.
+    fn values(&self) -> impl Iterator<Item = &str> {
+        let parts = self.value.split(',').map(str::trim);
+        let parts = parts.filter(|_| self.value.contains(','));
+        std::iter::once(self.value.as_str()).chain(parts)
+    }
+
+    /// A filter for each of the values.
+    fn alternatives(&self) -> Vec<Filter> {
+        let one = |value: &str| Filter {
+            key: self.key.clone(),
+            value: value.to_owned(),
+        };
+        self.values().skip(1).map(one).collect()
     }
 
     /// Whether this run is among those that filters choose: those on the same key are alternatives, and a run must
@@ -95,8 +101,13 @@ impl Filter {
     /// A usage error.
     pub fn check(&self, runs: &[Map<String, Value>]) -> Result<()> {
         self.check_key(runs)?;
-        if runs.iter().any(|run| self.matches(run)) {
+        let found = |value: &Value| reads_as(&self.value, value);
+        if runs.iter().filter_map(|run| self.find(run)).any(found) {
             return Ok(());
+        }
+        let alternatives = self.alternatives();
+        if !alternatives.is_empty() {
+            return alternatives.iter().try_for_each(|one| one.check(runs));
         }
         let mut values: Vec<String> = Vec::new();
         for value in runs.iter().filter_map(|run| self.find(run)) {
@@ -121,6 +132,55 @@ impl std::str::FromStr for Filter {
 
     fn from_str(text: &str) -> Result<Filter> {
         Filter::parse(text)
+    }
+}
+
+/// Whether a text stands for this value.
+fn reads_as(text: &str, value: &Value) -> bool {
+    // Outputs were filtered by Python's words before.
+    let word = match text {
+        "True" => "true",
+        "False" => "false",
+        "None" => "null",
+        other => other,
+    };
+    value.as_str() == Some(text)
+        || serde_json::from_str(word)
+            .is_ok_and(|v: Value| same::canonical(&v) == same::canonical(value))
+}
+
+/// Which runs stay.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Choice {
+    /// Only runs with this value, such as name=adam,momo or lr=0.1; several keys: all must hold
+    #[arg(long, value_name = "KEY=VALUE[,VALUE]")]
+    pub keep: Vec<Filter>,
+    /// Only runs for which at least one of these holds
+    #[arg(long, value_name = "KEY=VALUE[,VALUE]")]
+    pub any: Vec<Filter>,
+    /// No runs with this value
+    #[arg(long, value_name = "KEY=VALUE[,VALUE]")]
+    pub drop: Vec<Filter>,
+}
+
+impl Choice {
+    pub fn stays(&self, run: &Map<String, Value>) -> bool {
+        Filter::choose(&self.keep, run)
+            && (self.any.is_empty() || self.any.iter().any(|filter| filter.matches(run)))
+            && !self.drop.iter().any(|filter| filter.matches(run))
+    }
+
+    /// # Errors
+    /// A usage error if no run has a key that is named here, or a value that is to be kept, or if none stays.
+    pub fn check(&self, runs: &[Map<String, Value>]) -> Result<()> {
+        let mut kept = self.keep.iter().chain(&self.any);
+        kept.try_for_each(|filter| filter.check(runs))?;
+        let mut dropped = self.drop.iter();
+        dropped.try_for_each(|filter| filter.check_key(runs))?;
+        match runs.is_empty() || runs.iter().any(|run| self.stays(run)) {
+            true => Ok(()),
+            false => Err(Error::usage("no run would stay (try fewer filters)")),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`load`] goes from a path to the list of runs: `read` makes the bytes a JSON value, `check`
 //! compares it with the vocabulary and collects every mistake, `expand` makes the choices.
 
+mod change;
 mod check;
 mod expand;
 mod filter;
@@ -14,7 +15,8 @@ mod same;
 pub mod schema;
 mod text;
 
-pub use filter::{Filter, select};
+pub use change::{Changes, Seeds};
+pub use filter::{Choice, Filter, select};
 pub use parts::{list, split};
 pub use read::Form;
 pub use same::canonical;
@@ -121,12 +123,17 @@ pub struct Experiment {
     pub warnings: Vec<String>,
 }
 
-/// Reads, checks and expands the config at `path`.
+/// Reads the config at `path`, changes, checks and expands it.
 ///
 /// # Errors
-/// All are usage errors. A file that cannot be read or is no JSON gives one line; otherwise there is
+/// All are usage errors. A file that cannot be read, or is not in the form that its extension says, gives one line; otherwise there is
 /// one line for every mistake, `file: path in the file: what is wrong (what was expected)`.
-pub fn load(path: &Path, vocabulary: &Vocabulary, max_runs: u64) -> Result<Experiment> {
+pub fn load(
+    path: &Path,
+    vocabulary: &Vocabulary,
+    changes: &Changes,
+    max_runs: u64,
+) -> Result<Experiment> {
     let source = text::printable(&path.to_string_lossy());
     let stem = path
         .file_stem()
@@ -136,9 +143,13 @@ pub fn load(path: &Path, vocabulary: &Vocabulary, max_runs: u64) -> Result<Exper
             "{source}: the file name is not UTF-8, and results are named after it: rename the file"
         ))
     })?;
-    let document = read::json(&source, &read::CONFIG.read(path, &source)?)?;
+    let mut document = read::document(path, &source)?;
+    changes.apply(&source, &mut document.value, vocabulary)?;
     let vocabulary = methods::named(&document.value, path, vocabulary)?;
-    expanded(id, &source, document, &vocabulary, max_runs)
+    let mut experiment = expanded(id, &source, document, &vocabulary, max_runs)?;
+    changes.number(&mut experiment.runs);
+    changes.number(&mut experiment.all);
+    Ok(experiment)
 }
 
 /// Checks and expands the text of a config; `source` names it in messages, `id` names its results.

@@ -1,5 +1,6 @@
 //! From a path to a JSON value, with everything noted that an ordinary JSON reader passes over:
-//! duplicate keys, numbers too small for a double, the place of a syntax error.
+//! duplicate keys, numbers too small for a double, the place of a syntax error. A file may also be JSON with comments, or
+//! TOML.
 
 use std::fmt;
 use std::fs;
@@ -97,19 +98,54 @@ pub(super) struct Document {
     pub warnings: Vec<String>,
 }
 
-pub(super) fn json(source: &str, bytes: &[u8]) -> Result<Document> {
+/// The config at `path`: TOML in a `.toml`, JSON in anything else, with comments and commas at the end of lists in a
+/// `.jsonc`.
+pub(super) fn document(path: &Path, source: &str) -> Result<Document> {
+    let bytes = CONFIG.read(path, source)?;
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("toml") => toml(source, utf8(source, &bytes)?),
+        Some("jsonc") => {
+            let mut text = utf8(source, &bytes)?.to_owned();
+            // Blanks take their place: what stands behind them keeps its line and column.
+            json_strip_comments::strip(&mut text)
+                .map_err(|cause| Error::usage(format!("{source}: {cause}")))?;
+            json(source, text.as_bytes())
+        }
+        _ => json(source, &bytes),
+    }
+}
+
+fn toml(source: &str, text: &str) -> Result<Document> {
+    let value = toml::from_str(text).map_err(|cause: toml::de::Error| {
+        let at = cause.span().map_or(0, |span| span.start);
+        let (line, column) = position(&text.as_bytes()[..at]);
+        let what = printable(cause.message());
+        Error::usage(format!("{source}:{line}:{column}: not TOML: {what}"))
+    })?;
+    Ok(Document {
+        value,
+        duplicates: Vec::new(),
+        warnings: Vec::new(),
+    })
+}
+
+fn utf8<'b>(source: &str, bytes: &'b [u8]) -> Result<&'b str> {
     const MARKS: [&[u8]; 3] = [b"\xEF\xBB\xBF", b"\xFF\xFE", b"\xFE\xFF"];
     if MARKS.iter().any(|mark| bytes.starts_with(mark)) {
         return Err(Error::usage(format!(
             "{source}:1:1: starts with a byte order mark, BOM (save it as UTF-8 without BOM)"
         )));
     }
-    let text = std::str::from_utf8(bytes).map_err(|cause| {
+    std::str::from_utf8(bytes).map_err(|cause| {
         let (line, column) = position(&bytes[..cause.valid_up_to()]);
         Error::usage(format!(
             "{source}:{line}:{column}: not UTF-8 (save the file as UTF-8)"
         ))
-    })?;
+    })
+}
+
+pub(super) fn json(source: &str, bytes: &[u8]) -> Result<Document> {
+    let text = utf8(source, bytes)?;
     let mut notes = Notes::default();
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Node(&mut notes)

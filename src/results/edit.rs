@@ -9,25 +9,18 @@ use super::escape;
 use super::identity::{Identity, Index};
 use super::json::{self, Json};
 use super::output::{self, Run};
-use crate::config::{Filter, suggestion};
+use crate::config::{Choice, suggestion};
 use crate::error::{Error, Result};
 
-/// Which runs stay, and what of them.
-#[derive(Clone, Debug, Default)]
-pub struct Choice {
-    /// A run stays if it fulfils one of the conditions on each key named here.
-    pub keep: Vec<Filter>,
-    /// A run that fulfils any of these goes.
-    pub drop: Vec<Filter>,
-    /// Keys that every epoch loses.
-    pub drop_history: Vec<String>,
-}
-
-/// The text of a filtered output file, and how many runs stayed and went.
+/// The text of an output file with the runs that stay, without these keys of its epochs, and how many runs stayed and went.
 ///
 /// # Errors
 /// A usage error if no run has a key or a value that is to be kept, a key that is to be dropped, or if none stays.
-pub fn filter(path: &Path, choice: &Choice) -> Result<(String, usize, usize)> {
+pub fn filter(
+    path: &Path,
+    choice: &Choice,
+    drop_keys: &[String],
+) -> Result<(String, usize, usize)> {
     let mut runs = Runs::default();
     let mut configs = Vec::new();
     let mut names = BTreeSet::new();
@@ -36,13 +29,12 @@ pub fn filter(path: &Path, choice: &Choice) -> Result<(String, usize, usize)> {
             Some(Value::Object(config)) => config,
             _ => return Err("a run without \"config\"".into()),
         };
-        let stays = Filter::choose(&choice.keep, &config)
-            && !choice.drop.iter().any(|filter| filter.matches(&config));
+        let stays = choice.stays(&config);
         configs.push(config);
-        if !choice.drop_history.is_empty() {
-            drop_history(&mut run, &choice.drop_history, &mut names);
+        if !drop_keys.is_empty() {
+            drop_history(&mut run, drop_keys, &mut names);
         }
-        match (stays, choice.drop_history.is_empty()) {
+        match (stays, drop_keys.is_empty()) {
             (false, _) => {}
             (true, true) => runs.push(text),
             (true, false) => {
@@ -54,13 +46,8 @@ pub fn filter(path: &Path, choice: &Choice) -> Result<(String, usize, usize)> {
         Ok(())
     })?;
     let of_file = |e: Error| Error::usage(format!("{}: {e}", path.display()));
-    for filter in &choice.keep {
-        filter.check(&configs).map_err(of_file)?;
-    }
-    for filter in &choice.drop {
-        filter.check_key(&configs).map_err(of_file)?;
-    }
-    let mut dropped = choice.drop_history.iter();
+    choice.check(&configs).map_err(of_file)?;
+    let mut dropped = drop_keys.iter();
     if let Some(key) = dropped.find(|key| !names.contains(*key)) {
         let known: Vec<&str> = names.iter().map(String::as_str).collect();
         let hint = suggestion(key, &known);
@@ -68,10 +55,6 @@ pub fn filter(path: &Path, choice: &Choice) -> Result<(String, usize, usize)> {
         return Err(Error::usage(what));
     }
     let gone = configs.len() - runs.count;
-    if runs.count == 0 && gone > 0 {
-        let what = format!("{}: no run would stay (try fewer filters)", path.display());
-        return Err(Error::usage(what));
-    }
     Ok((runs.text(), runs.count, gone))
 }
 

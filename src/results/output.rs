@@ -86,6 +86,25 @@ impl Run {
         times.map_or(f64::NAN, |times| times.iter().sum())
     }
 
+    /// Leaves the epochs up to this one. What was logged of steps stays where the summary does not say how many are in an
+    /// epoch.
+    pub(super) fn cut(&mut self, end: usize) {
+        let rows = self.epochs.partition_point(|epoch| *epoch <= end);
+        if rows == self.epochs.len() {
+            return;
+        }
+        self.epochs.truncate(rows);
+        let metrics = self.metrics.iter_mut();
+        metrics.for_each(|(_, values)| values.truncate(rows));
+        self.step_sizes.truncate(rows);
+        let batches = self.summary.get("num_batches_per_epoch");
+        if let Some(batches) = batches.and_then(Value::as_u64) {
+            let steps = (end + 1) * batches as usize;
+            let logs = self.step_logs.iter_mut();
+            logs.for_each(|(_, log)| log.retain(|(step, _)| *step < steps));
+        }
+    }
+
     /// The first epoch whose training loss is not finite.
     pub fn diverged_at(&self) -> Option<usize> {
         let losses = self.metric("train_loss")?;

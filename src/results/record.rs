@@ -3,10 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use super::identity::{Varying, of_problem};
+use serde_json::{Map, Value};
+
+use super::identity::{Varying, beside_opt, of_problem};
 use super::json::repr;
 use super::output::{self, Run};
 use super::{TIMES, escape};
+use crate::config::Choice;
 use crate::error::{Error, Result};
 
 /// The settings of an experiment that are of one problem, which alone can be ranked: every setting's curves,
@@ -25,6 +28,8 @@ pub struct Record {
     pub settings: Vec<Setting>,
     /// Is the score an accuracy (in [0, 1], higher is better)? Records that do not say are taken so.
     pub accuracy: bool,
+    /// What was done so that its runs can be averaged, for those who read the results.
+    pub notes: Vec<String>,
 }
 
 /// One method with one choice of everything but the seed.
@@ -111,35 +116,168 @@ impl Setting {
         self.epochs[self.epochs.len() - 1]
     }
 
+    /// Leaves the epochs up to this one.
+    fn cut(&mut self, end: usize) {
+        let rows = self.epochs.partition_point(|epoch| *epoch <= end);
+        self.epochs.truncate(rows);
+        for curve in &mut self.curves {
+            curve.mean.truncate(rows);
+            curve.std.truncate(rows);
+        }
+    }
+
+    /// The config, as far as the options tell it: the optimizer's keys in `opt`, those beside it as paths say.
+    fn config(&self) -> Map<String, Value> {
+        let mut config = Map::new();
+        for (key, text) in &self.options {
+            let value = serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into());
+            let (object, key) = match (beside_opt(key), key.split_once('.')) {
+                (false, _) => (Some("opt"), key.as_str()),
+                (true, Some((object, key))) => (Some(object), key),
+                (true, None) => (None, key.as_str()),
+            };
+            let place = match object {
+                Some(object) => {
+                    let object = config.entry(object).or_insert_with(|| Map::new().into());
+                    object.as_object_mut()
+                }
+                None => Some(&mut config),
+            };
+            if let Some(place) = place {
+                place.insert(key.to_owned(), value);
+            }
+        }
+        config
+    }
+
     pub fn has(&self, metric: usize) -> bool {
         !self.curves[metric].mean.is_empty()
     }
 }
 
-/// Finds an experiment: a path to a `.json` or `.csv` file, else `ID.json`, `ID-1.json`, ... in the output folder,
-/// else `ID.csv` in the folder of records. Gives a record for each of its problems, nearly always one.
-pub fn load(id: &str, output_dir: &Path, records_dir: &Path) -> Result<Vec<Record>> {
-    let path = Path::new(id);
-    let stem = || path.file_stem().unwrap_or_default().to_string_lossy();
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("csv") => return read_csv(path),
-        Some("json") => return from_runs(&stem(), output::read(path)?),
-        _ => {}
+/// An experiment before anything of it is averaged or ranked: what is not to be seen goes now.
+#[derive(Debug)]
+pub enum Found {
+    Runs(String, Vec<Run>),
+    /// Of a file of averages.
+    Averages(Vec<Record>),
+}
+
+impl Found {
+    /// Finds an experiment: a path to a `.json` or `.csv` file, else `ID.json`, `ID-1.json`, ... in the output folder,
+    /// else `ID.csv` in the folder of records.
+    pub fn find(id: &str, output_dir: &Path, records_dir: &Path) -> Result<Found> {
+        let path = Path::new(id);
+        let stem = || path.file_stem().unwrap_or_default().to_string_lossy();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("csv") => return read_csv(path).map(Found::Averages),
+            Some("json") => return Ok(Found::Runs(stem().into_owned(), output::read(path)?)),
+            _ => {}
+        }
+        if !output::files(output_dir, id)?.is_empty() {
+            return Found::outputs(id, output_dir);
+        }
+        let csv = records_dir.join(format!("{id}.csv"));
+        if csv.try_exists().map_err(|e| Error::io("read", &csv, &e))? {
+            return read_csv(&csv).map(Found::Averages);
+        }
+        Err(Error::usage(format!(
+            "no output and no record of {id:?}: {} has {}; {} has {}",
+            output_dir.display(),
+            listed(output_dir, "json")?,
+            records_dir.display(),
+            listed(records_dir, "csv")?
+        )))
     }
-    if !output::files(output_dir, id)?.is_empty() {
-        return from_outputs(id, output_dir);
+
+    /// Collects `ID.json`, `ID-1.json`, ... of a folder.
+    pub fn outputs(id: &str, dir: &Path) -> Result<Found> {
+        let files = output::files(dir, id)?;
+        if files.is_empty() {
+            return Err(Error::usage(format!(
+                "no {id}.json in {}: there is {}",
+                dir.display(),
+                listed(dir, "json")?
+            )));
+        }
+        let mut runs = Vec::new();
+        for file in &files {
+            runs.extend(output::read(file)?);
+        }
+        Ok(Found::Runs(id.to_owned(), runs))
     }
-    let csv = records_dir.join(format!("{id}.csv"));
-    if csv.try_exists().map_err(|e| Error::io("read", &csv, &e))? {
-        return read_csv(&csv);
+
+    /// The configs that a choice goes by: of runs, or of settings as far as a record tells them.
+    fn configs(&self) -> Vec<Map<String, Value>> {
+        match self {
+            Found::Runs(_, runs) => runs.iter().map(|run| run.config.clone()).collect(),
+            Found::Averages(records) => all_settings(records).map(|(_, s)| s.config()).collect(),
+        }
     }
-    Err(Error::usage(format!(
-        "no output and no record of {id:?}: {} has {}; {} has {}",
-        output_dir.display(),
-        listed(output_dir, "json")?,
-        records_dir.display(),
-        listed(records_dir, "csv")?
-    )))
+
+    /// Runs, or settings where that is all there is.
+    fn len(&self) -> usize {
+        match self {
+            Found::Runs(_, runs) => runs.len(),
+            Found::Averages(records) => all_settings(records).count(),
+        }
+    }
+
+    /// Leaves what a choice keeps.
+    fn keep(&mut self, choice: &Choice) {
+        match self {
+            Found::Runs(_, runs) => runs.retain(|run| choice.stays(&run.config)),
+            Found::Averages(records) => {
+                for record in records.iter_mut() {
+                    record.settings.retain(|s| choice.stays(&s.config()));
+                    record.finish();
+                }
+                records.retain(|record| !record.settings.is_empty());
+            }
+        }
+    }
+
+    /// Cuts everything to the epochs that all have.
+    pub fn cut(&mut self) {
+        match self {
+            Found::Runs(_, runs) => {
+                let ends = runs.iter().filter_map(|run| run.epochs.last());
+                if let Some(end) = ends.min().copied() {
+                    runs.iter_mut().for_each(|run| run.cut(end));
+                }
+            }
+            Found::Averages(records) => {
+                let ends = all_settings(records).map(|(_, s)| s.end());
+                if let Some(end) = ends.min() {
+                    let settings = records.iter_mut().flat_map(|r| &mut r.settings);
+                    settings.for_each(|setting| setting.cut(end));
+                }
+            }
+        }
+    }
+
+    /// A record for each problem of the experiment, nearly always one; none where no run was left.
+    pub fn records(self) -> Result<Vec<Record>> {
+        match self {
+            Found::Runs(name, runs) => from_runs(&name, runs),
+            Found::Averages(records) => Ok(records),
+        }
+    }
+}
+
+/// Leaves what a choice keeps of several experiments, some of which may lose all.
+///
+/// # Errors
+/// A usage error if the choice names a key or a value that is in none of them, or leaves nothing.
+pub fn choose(found: &mut Vec<Found>, choice: &Choice) -> Result<()> {
+    let configs: Vec<_> = found.iter().flat_map(Found::configs).collect();
+    choice.check(&configs)?;
+    found.retain_mut(|one| {
+        let before = one.len();
+        one.keep(choice);
+        one.len() > 0 || before == 0
+    });
+    Ok(())
 }
 
 /// What there is of a kind of file.
@@ -151,21 +289,9 @@ fn listed(dir: &Path, extension: &str) -> Result<String> {
     })
 }
 
-/// Collects `ID.json`, `ID-1.json`, ... of a folder.
+/// The records of `ID.json`, `ID-1.json`, ... of a folder.
 pub fn from_outputs(id: &str, dir: &Path) -> Result<Vec<Record>> {
-    let files = output::files(dir, id)?;
-    if files.is_empty() {
-        return Err(Error::usage(format!(
-            "no {id}.json in {}: there is {}",
-            dir.display(),
-            listed(dir, "json")?
-        )));
-    }
-    let mut runs = Vec::new();
-    for file in &files {
-        runs.extend(output::read(file)?);
-    }
-    from_runs(id, runs)
+    Found::outputs(id, dir)?.records()
 }
 
 /// Averages runs that differ in `run_id` only.
@@ -271,6 +397,7 @@ impl Record {
             keys: Vec::new(),
             settings: Vec::new(),
             accuracy: score.is_none_or(|s| s.ends_with("accuracy")),
+            notes: Vec::new(),
         };
         let mut beside = Vec::new();
         let mut index: HashMap<String, usize> = HashMap::new();
@@ -308,20 +435,37 @@ impl Record {
                     describe(&run)
                 )));
             }
-            if setting.epochs != run.epochs {
-                return Err(Error::corrupt(format!(
-                    "seeds with different numbers of epochs: {} has {}, {} has {}; leave one out with `output filter`",
-                    describe(&setting.runs[0]),
-                    setting.epochs.len(),
-                    describe(&run),
-                    run.epochs.len(),
-                )));
-            }
             setting.runs.push(run);
         }
+        let mut uneven = Vec::new();
         for setting in &mut record.settings {
+            let ends = setting.runs.iter().filter_map(|run| run.epochs.last());
+            let end = ends.min().copied().unwrap_or_default();
+            let lengths = || setting.runs.iter().map(|run| run.epochs.len());
+            if lengths().min() != lengths().max() {
+                uneven.push(setting.id.clone());
+            }
+            setting.runs.iter_mut().for_each(|run| run.cut(end));
+            setting.cut(end);
+            let mut others = setting.runs.iter();
+            if let Some(other) = others.find(|run| run.epochs != setting.epochs) {
+                return Err(Error::corrupt(format!(
+                    "seeds with different epochs: {} and {}; leave one out with `output filter`",
+                    describe(&setting.runs[0]),
+                    describe(other),
+                )));
+            }
             let curve = |metric: &String| average(&setting.runs, metric, setting.epochs.len());
             setting.curves = record.metrics.iter().map(curve).collect();
+        }
+        if let Some(first) = uneven.first() {
+            record.notes.push(format!(
+                "{}: {} of {} settings have seeds of different lengths and end with the shortest: {first}{}",
+                record.title(),
+                uneven.len(),
+                record.settings.len(),
+                if uneven.len() > 1 { ", ..." } else { "" }
+            ));
         }
         record.keys.extend(beside);
         record.finish();
@@ -616,6 +760,7 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Vec<Record>, String>
                     .option("score_func")
                     .is_none_or(|s| s.ends_with("accuracy")),
                 settings: vec![setting],
+                notes: Vec::new(),
             }),
         }
     }

@@ -514,14 +514,17 @@ fn runs_that_do_not_fit_together_are_named() {
     let long = run("adam", "0.1", 0, &["1", "2"], &["0.5", "0.5"]);
     let short = run("adam", "0.1", 1, &["1"], &["0.5"]);
     output(&folder, "x", &[long.clone(), short]);
-    let named = [
-        "seeds with different numbers of epochs",
-        "(run_id 0, ",
-        "has 2",
-        "(run_id 1, ",
-        "has 1",
-    ];
-    all_refuse(&folder, "x", 65, &named);
+    let note = "x: 1 of 1 settings have seeds of different lengths and end with the shortest: name=adam:lr=0.1";
+    for arguments in ["table x", "record x --out -"] {
+        let ran = folder.run(arguments).code(0);
+        assert!(ran.stderr.contains(note), "{}", ran.stderr);
+        let cut = folder.run(&format!("{arguments} --common-epochs")).code(0);
+        assert!(!cut.stderr.contains("lengths"), "{}", cut.stderr);
+    }
+    folder
+        .run("table x --keep lr=0.3")
+        .code(2)
+        .says(&["lr=0.3: no run has this value (there are: 0.1)"]);
     output(&folder, "x", std::slice::from_ref(&long));
     output(&folder, "x-1", &[long]);
     let named = [

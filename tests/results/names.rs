@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 
 use crate::common::files;
-use stepback_native::results::{Record, names, record};
+use stepback_native::results::record::Found;
+use stepback_native::results::{Record, names};
 use stepback_native::{data, models, optim};
 
 fn first(id: &str) -> Record {
-    let found = record::load(
+    let found = Found::find(
         id,
         &files::path("records/reference/outputs"),
         &files::path("records"),
     );
-    found.unwrap().remove(0)
+    found.unwrap().records().unwrap().remove(0)
 }
 
 #[test]

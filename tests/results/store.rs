@@ -13,8 +13,9 @@ use std::time::Duration;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
+use stepback_native::config::Choice;
 use stepback_native::error::Kind;
-use stepback_native::results::edit::{Choice, filter};
+use stepback_native::results::edit::filter;
 use stepback_native::results::file::{self, Existing};
 use stepback_native::results::identity::Identity;
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
@@ -70,7 +71,9 @@ fn read(dir: &Path) -> String {
 
 /// What a reading command finds: the file's runs and those beside it.
 fn seen(dir: &Path) -> String {
-    filter(&dir.join("x.json"), &Choice::default()).unwrap().0
+    filter(&dir.join("x.json"), &Choice::default(), &[])
+        .unwrap()
+        .0
 }
 
 /// What Python would print for these runs.

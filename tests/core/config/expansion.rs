@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use stepback_native::config::{self, MAX_RUNS, RunConfig};
+use stepback_native::config::{self, Changes, MAX_RUNS, RunConfig};
 
 use super::{dict, listed, opt, parse, refused, runs, vocabulary};
 
@@ -42,7 +42,8 @@ fn shipped_configs_have_as_many_runs_as_the_readme_says() {
     for (id, count) in expected {
         let path = format!("configs/{id}.json");
         let vocabulary = stepback_native::cli::vocabulary();
-        let experiment = config::load(Path::new(&path), &vocabulary, MAX_RUNS).unwrap();
+        let experiment =
+            config::load(Path::new(&path), &vocabulary, &Changes::default(), MAX_RUNS).unwrap();
         assert_eq!(experiment.id, id);
         assert_eq!(experiment.runs.len(), count, "{id}");
         assert!(experiment.warnings.is_empty(), "{:?}", experiment.warnings);

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
-use stepback_native::config::{self, MAX_RUNS};
+use stepback_native::config::{self, Changes, MAX_RUNS};
 use stepback_native::error::Kind;
 
 use super::{dict, vocabulary};
@@ -39,7 +39,8 @@ fn ids_that_are_no_plain_file_names_are_refused() {
 
 /// Loads the file and checks that it is refused in one line that has the fragment.
 fn refused(path: &Path, fragment: &str) {
-    let error = config::load(path, &vocabulary(), MAX_RUNS).expect_err(fragment);
+    let error =
+        config::load(path, &vocabulary(), &Changes::default(), MAX_RUNS).expect_err(fragment);
     assert_eq!(error.kind, Kind::Usage, "{error}");
     assert!(error.message.contains(fragment), "{error}");
     assert_eq!(error.message.lines().count(), 1, "{error}");
@@ -49,7 +50,7 @@ fn refused(path: &Path, fragment: &str) {
 fn only_regular_files_of_decent_size_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let load = |name: &str| config::load(&path(name), &vocabulary(), MAX_RUNS);
+    let load = |name: &str| config::load(&path(name), &vocabulary(), &Changes::default(), MAX_RUNS);
     fs::write(path("good.json"), dict(&[])).unwrap();
     assert_eq!(load("good.json").unwrap().id, "good");
 

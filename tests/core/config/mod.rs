@@ -1,5 +1,6 @@
 //! Configs: what they expand to, and what is said about those that are wrong.
 
+mod changes;
 mod errors;
 mod expansion;
 mod files;
