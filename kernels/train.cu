@@ -129,6 +129,40 @@ KERNEL(log_step, 256, const Step* __restrict__ now, long long first, long long e
   row[1] = sums[0];
 }
 
+// What a logged step does to tensors, a block for each: a row of the table has |w|^2, |g|^2, |w'|^2 and |w' - w|^2 of all.
+KERNEL(layers_before, 256, const Step* __restrict__ now, long long every, const TensorRange* __restrict__ tensors,
+       const float* __restrict__ w, const float* __restrict__ g, float* __restrict__ before,
+       double* __restrict__ table) {
+  if (!logged(now, 0, every)) return;
+  const TensorRange tensor = tensors[blockIdx.x];
+  double sums[2] = {};
+  for (long long i = tensor.start + threadIdx.x; i < tensor.start + tensor.n; i += 256) {
+    before[i] = w[i];
+    sums[0] += w[i] * w[i];
+    sums[1] += g[i] * g[i];
+  }
+  block_sums<256, 2>(sums);
+  double* row = table + (now->slot / every * gridDim.x + blockIdx.x) * 4;
+  if (threadIdx.x == 0)
+    for (int i = 0; i < 2; i++) row[i] = sums[i];
+}
+
+KERNEL(layers_after, 256, const Step* __restrict__ now, long long every, const TensorRange* __restrict__ tensors,
+       const float* __restrict__ w, const float* __restrict__ before, double* __restrict__ table) {
+  if (!logged(now, 0, every)) return;
+  const TensorRange tensor = tensors[blockIdx.x];
+  double sums[2] = {};
+  for (long long i = tensor.start + threadIdx.x; i < tensor.start + tensor.n; i += 256) {
+    const float d = w[i] - before[i];
+    sums[0] += w[i] * w[i];
+    sums[1] += d * d;
+  }
+  block_sums<256, 2>(sums);
+  double* row = table + (now->slot / every * gridDim.x + blockIdx.x) * 4 + 2;
+  if (threadIdx.x == 0)
+    for (int i = 0; i < 2; i++) row[i] = sums[i];
+}
+
 // |w|^2 and |g|^2 in two passes.
 KERNEL(norm_sums, 256, const float* __restrict__ w, const float* __restrict__ g, double* __restrict__ partial,
        long long n) {

@@ -26,6 +26,7 @@ use crate::results::identity::Identity;
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::{Epoch, RunResult, escape};
 use crate::stop;
+use crate::train::LogSteps;
 use crate::train::checkpoint::Checkpoints;
 use crate::train::sweep::{self, Choices, lock};
 use crate::train::weights::{self, Place, Weights};
@@ -88,6 +89,10 @@ pub struct Train {
     /// schedule goes by steps
     #[arg(long, value_name = "K")]
     log_every_k_steps: Option<NonZeroUsize>,
+    /// Keep of these steps what they do to every tensor of the parameters: norms of weights, gradients and updates, and the
+    /// angle that the weights turn by (`plot ID layers`)
+    #[arg(long, requires = "log_every_k_steps")]
+    log_layers: bool,
     /// Write a checkpoint of every run that is under way, from which the same command goes on: at most once in so many
     /// seconds and when interrupted; "never" writes none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = interval)]
@@ -169,7 +174,7 @@ impl Train {
             init: init.transpose()?,
             save: None,
             save_trained: matches!(&self.save_weights, Some(Some(save)) if save.trained),
-            log_every: self.log_every_k_steps,
+            log: self.log_steps(),
             checkpoints: None,
         };
         // From here on there is something to tidy up.
@@ -223,6 +228,14 @@ impl Train {
             job.checkpoints = Some(checkpoints);
         }
         Ok(jobs)
+    }
+
+    fn log_steps(&self) -> Option<LogSteps> {
+        let log = |every| LogSteps {
+            every,
+            layers: self.log_layers,
+        };
+        self.log_every_k_steps.map(log)
     }
 
     fn library(&self, offline: bool) -> Library {
@@ -316,7 +329,7 @@ impl Train {
         let folder = job.store.beside("checkpoints");
         let pending: Vec<Identity> = job.pending.iter().map(|(_, run)| identity(run)).collect();
         let Interval(every) = self.checkpoint_every;
-        let checkpoints = Checkpoints::open(folder, every, self.log_every_k_steps, pending)?;
+        let checkpoints = Checkpoints::open(folder, every, self.log_steps(), pending)?;
         if self.overwrite {
             checkpoints.start_anew();
         }

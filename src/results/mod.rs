@@ -55,8 +55,14 @@ pub struct Epoch {
     pub values: Vec<(Name, Json<'static>)>,
     /// What was logged of its steps, by name (`loss`), each value with the step's number in the run; nothing if no log
     /// was kept.
-    pub step_logs: Vec<(Name, Vec<(usize, Json<'static>)>)>,
+    pub step_logs: Vec<(Name, BySteps<Json<'static>>)>,
+    /// What these steps did to the tensors of the parameters, in the order of the summary's `parameters`: norms of weights,
+    /// gradients and updates, angles in radians. Nothing if that was not logged.
+    pub layer_logs: Vec<(Name, BySteps<Vec<f64>>)>,
 }
+
+/// What was logged of steps, by the step's number in the run, ascending.
+pub type BySteps<T> = Vec<(usize, T)>;
 
 /// A key of a history.
 pub type Name = Cow<'static, str>;
@@ -93,6 +99,18 @@ impl Epoch {
             let logs = logs.map(|(name, steps)| (name.clone(), by_step(steps)));
             members.push(("step_logs".into(), Json::Dict(logs.collect())));
         }
+        if !self.layer_logs.is_empty() {
+            let by_step = |steps: &[(usize, Vec<f64>)]| -> Json<'static> {
+                let floats = |values: &[f64]| values.iter().copied().map(Json::Float).collect();
+                let steps = steps.iter();
+                let steps = steps
+                    .map(|(step, values)| (step.to_string().into(), Json::List(floats(values))));
+                Json::Dict(steps.collect())
+            };
+            let logs = self.layer_logs.iter();
+            let logs = logs.map(|(name, steps)| (name.clone(), by_step(steps)));
+            members.push(("layer_logs".into(), Json::Dict(logs.collect())));
+        }
         Json::Dict(members)
     }
 
@@ -127,6 +145,11 @@ impl Epoch {
                             .push((name(log), steps.collect::<Option<_>>()?));
                     }
                 }
+                ("layer_logs", Json::Dict(logs)) => {
+                    for (log, steps) in logs {
+                        read.layer_logs.push((name(log), layers(steps)?));
+                    }
+                }
                 (key, Json::List(list)) => {
                     let list = list.iter().map(Json::number);
                     read.series.push((name(key), list.collect::<Option<_>>()?));
@@ -136,6 +159,21 @@ impl Epoch {
         }
         Some(read)
     }
+}
+
+/// Lists of numbers by steps, as `layer_logs` have them.
+fn layers(steps: &Json) -> Option<BySteps<Vec<f64>>> {
+    let Json::Dict(steps) = steps else {
+        return None;
+    };
+    let list = |list: &Json| match list {
+        Json::List(list) => list.iter().map(Json::number).collect(),
+        _ => None,
+    };
+    let steps = steps.iter();
+    steps
+        .map(|(step, values)| Some((step.parse().ok()?, list(values)?)))
+        .collect()
 }
 
 /// A finished run. `config` and `summary` never hold a non-finite number.

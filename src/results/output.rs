@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::BySteps;
 use super::file;
 use super::identity::Identity;
 use super::json::{self, Json};
@@ -31,7 +32,9 @@ pub struct Run {
     /// t of every step, one list per epoch; empty for methods without an adaptive step.
     pub step_sizes: Vec<Vec<f64>>,
     /// What was logged of single steps, by name (`loss`): steps, ascending, with their values.
-    pub step_logs: Vec<(String, Vec<(usize, f64)>)>,
+    pub step_logs: Vec<(String, BySteps<f64>)>,
+    /// What these steps did to the tensors that the summary's `parameters` names, by name (`update_norm`), likewise.
+    pub layer_logs: Vec<(String, BySteps<Vec<f64>>)>,
     /// The file it was read from.
     pub source: PathBuf,
 }
@@ -102,6 +105,8 @@ impl Run {
             let steps = (end + 1) * batches as usize;
             let logs = self.step_logs.iter_mut();
             logs.for_each(|(_, log)| log.retain(|(step, _)| *step < steps));
+            let logs = self.layer_logs.iter_mut();
+            logs.for_each(|(_, log)| log.retain(|(step, _)| *step < steps));
         }
     }
 
@@ -134,6 +139,7 @@ impl Run {
             metrics: Vec::new(),
             step_sizes: Vec::new(),
             step_logs: Vec::new(),
+            layer_logs: Vec::new(),
             source: source.to_owned(),
         };
         for (row, epoch) in epochs.iter().enumerate() {
@@ -142,6 +148,9 @@ impl Run {
         }
         // What Python has merged has them in the order of their digits.
         for (_, steps) in &mut read.step_logs {
+            steps.sort_by_key(|step| step.0);
+        }
+        for (_, steps) in &mut read.layer_logs {
             steps.sort_by_key(|step| step.0);
         }
         Ok(read)
@@ -164,6 +173,17 @@ impl Run {
                     for (name, steps) in logs {
                         self.push_steps(name, steps)
                             .ok_or_else(|| format!("step_logs.{name}: not numbers by steps"))?;
+                    }
+                }
+                ("layer_logs", Json::Dict(logs)) => {
+                    for (name, steps) in logs {
+                        let steps = super::layers(steps).ok_or_else(|| {
+                            format!("layer_logs.{name}: not lists of numbers by steps")
+                        })?;
+                        match self.layer_logs.iter_mut().find(|log| log.0 == *name) {
+                            Some((_, all)) => all.extend(steps),
+                            None => self.layer_logs.push((name.to_string(), steps)),
+                        }
                     }
                 }
                 (key, value) => {

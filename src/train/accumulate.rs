@@ -62,7 +62,7 @@ mod tests {
     use crate::error::Result;
     use crate::results::RunResult;
     use crate::results::json::Json;
-    use crate::train::run;
+    use crate::train::{LogSteps, run};
 
     fn trained(batch_size: usize, opt: Value, device: Device) -> Result<RunResult> {
         let config = json!({
@@ -77,7 +77,8 @@ mod tests {
             precision: None,
         };
         let data = library.load(&config)?;
-        let run = run(&config, &data, target, None, NonZeroUsize::new(2), &())?;
+        let log = NonZeroUsize::new(2).map(LogSteps::from);
+        let run = run(&config, &data, target, None, log, &())?;
         Ok(run.expect("nobody stops it"))
     }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::network::Plans;
+use super::step_log::LogSteps;
 use super::trainer::Trainer;
 use crate::data::{Pair, Part, Split};
 use crate::device::gpu::Precision;
@@ -156,7 +157,8 @@ fn follow(case: &Case, device: Device) {
         device,
         precision: Some(Precision::Fp32),
     };
-    let mut trainer = Trainer::new(plans, optimizer, &data, target, NonZeroUsize::new(1)).unwrap();
+    let log = NonZeroUsize::new(1).map(LogSteps::from);
+    let mut trainer = Trainer::new(plans, optimizer, &data, target, log).unwrap();
     let order: Vec<u32> = (0..IMAGES as u32).collect();
     let mut losses = Vec::new();
     for _ in 0..4 {

@@ -20,6 +20,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::step_log::LogSteps;
 use super::trainer::Trainer;
 use crate::config::canonical;
 use crate::error::{Error, Kind, Result};
@@ -55,13 +56,15 @@ struct Owner {
 struct Rest {
     /// Logged steps are part of the history.
     log_every_k_steps: Option<NonZeroUsize>,
+    log_layers: bool,
     build: Map<String, Value>,
 }
 
 impl Rest {
-    fn new(log_every_k_steps: Option<NonZeroUsize>) -> Rest {
+    fn new(log: Option<LogSteps>) -> Rest {
         Rest {
-            log_every_k_steps,
+            log_every_k_steps: log.map(|log| log.every),
+            log_layers: log.is_some_and(|log| log.layers),
             build: provenance::of_bits(),
         }
     }
@@ -82,6 +85,11 @@ impl Owner {
             let [this, that] = logged.map(|k| k.map_or("none".into(), |k| k.to_string()));
             all.push(format!("log-every-k-steps={this} instead of {that}"));
         }
+        let layers = [&self.rest, rest].map(|rest| rest.log_layers);
+        if layers[0] != layers[1] {
+            let [this, that] = layers;
+            all.push(format!("log-layers={this} instead of {that}"));
+        }
         let builds = [&self.rest.build, &rest.build];
         let values = |key| builds.map(|build| build.get(key).unwrap_or(&Value::Null));
         let texts = builds[1].keys().filter_map(|key| {
@@ -99,7 +107,7 @@ pub struct Checkpoints {
     folder: PathBuf,
     /// A run writes one at most once in this time, or none.
     every: Option<Duration>,
-    log_every: Option<NonZeroUsize>,
+    log: Option<LogSteps>,
     /// Those that are to be trained.
     runs: Vec<Identity>,
 }
@@ -112,7 +120,7 @@ impl Checkpoints {
     pub fn open(
         folder: PathBuf,
         every: Option<Duration>,
-        log_every: Option<NonZeroUsize>,
+        log: Option<LogSteps>,
         runs: Vec<Identity>,
     ) -> Result<Checkpoints> {
         let usable = || match every {
@@ -134,7 +142,7 @@ impl Checkpoints {
         Ok(Checkpoints {
             folder,
             every,
-            log_every,
+            log,
             runs,
         })
     }
@@ -147,7 +155,7 @@ impl Checkpoints {
             self.close();
             return Vec::new();
         }
-        let (rest, mut told) = (Rest::new(self.log_every), Vec::new());
+        let (rest, mut told) = (Rest::new(self.log), Vec::new());
         for path in files {
             let shown = path.display();
             let Some(owner) = owner(&path) else {
@@ -209,11 +217,7 @@ impl Checkpoints {
     }
 
     fn path_of(&self, run: &Identity) -> PathBuf {
-        let name = format!(
-            "{}-{}.{EXTENSION}",
-            run.hash(),
-            Rest::new(self.log_every).hash()
-        );
+        let name = format!("{}-{}.{EXTENSION}", run.hash(), Rest::new(self.log).hash());
         self.folder.join(name)
     }
 }
@@ -298,7 +302,7 @@ impl Place<'_> {
     ) -> io::Result<()> {
         let owner = Owner {
             run: self.run.clone(),
-            rest: Rest::new(self.of.log_every),
+            rest: Rest::new(self.of.log),
         };
         let epochs = history.iter().map(Epoch::to_json).collect();
         let history = json::dumps(&Json::List(epochs), false);
@@ -332,7 +336,7 @@ impl Place<'_> {
             Err(e) => return Err(Error::io("read", &path, &e)),
         };
         let shown = path.display();
-        let rest = Rest::new(self.of.log_every);
+        let rest = Rest::new(self.of.log);
         if owner(&path).is_some_and(|owner| !owner.other_than(self.run, &rest).is_empty()) {
             // Somebody has renamed it; [`Checkpoints::settle`] has told of it.
             return Ok(None);

@@ -10,6 +10,7 @@ mod epoch_plan;
 mod generate;
 #[cfg(all(test, emulator))]
 mod kinds;
+mod layer_log;
 mod network;
 mod optimum;
 #[cfg(all(test, emulator))]
@@ -26,4 +27,5 @@ pub use generate::Author;
 pub use network::{Plans, parameters, steps_per_epoch};
 pub use optimum::optimum;
 pub use run::{Watch, run};
+pub use step_log::LogSteps;
 pub use step_time::{StepTime, step_time};

@@ -1,5 +1,6 @@
 //! Runs that are ended after any step, and go on from their checkpoint to the same bits, on the CPU and by kernels.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::Checkpoints;
 use super::network::Plans;
 use super::run::{Watch, run_plans};
+use super::step_log::LogSteps;
 use super::weights::Snapshot;
 use crate::config::RunConfig;
 use crate::data::{Library, Pair, fetch};
@@ -144,7 +146,10 @@ fn run(
         "mlp" => Plans::new(config, &data, device, Mode::Train).unwrap(),
         _ => small_network(&data, device),
     };
-    let log = "2".parse().ok();
+    let log = Some(LogSteps {
+        every: NonZeroUsize::new(2).unwrap(),
+        layers: true,
+    });
     let identity = Identity::new(&config.to_json(), &Map::new());
     let folder = folder.join("checkpoints");
     let checkpoints = Checkpoints::open(folder, every, log, vec![identity]).unwrap();
@@ -156,6 +161,7 @@ fn run(
         // A checkpoint has them in alphabetical order.
         epoch.values.sort_by(|a, b| a.0.cmp(&b.0));
         epoch.step_logs.sort_by(|a, b| a.0.cmp(&b.0));
+        epoch.layer_logs.sort_by(|a, b| a.0.cmp(&b.0));
     }
     for key in ["start_time", "end_time", "update_seconds", "update_share"] {
         result.summary.remove(key).unwrap();

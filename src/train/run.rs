@@ -1,14 +1,14 @@
 //! One run: the training loop.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Checkpoint, Place, Position};
+use super::layer_log::LayerStep;
 use super::network::{Plans, steps_per_epoch};
-use super::step_log::Logged;
+use super::step_log::{LogSteps, Logged};
 use super::trainer::Trainer;
 use super::weights::{Snapshot, Weights};
 use crate::config::RunConfig;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::optim::schedule::{Rate, Schedule};
 use crate::optim::{Course, Optimizer};
 use crate::results::json::Json;
-use crate::results::{Epoch, Name, RunResult, timestamp::timestamp};
+use crate::results::{BySteps, Epoch, Name, RunResult, timestamp::timestamp};
 
 /// Whoever follows a run, and may end it.
 pub trait Watch: Sync {
@@ -50,18 +50,18 @@ pub trait Watch: Sync {
 /// Nobody follows.
 impl Watch for () {}
 
-/// Trains one config to its end, from the weights of a file or those that are drawn; loss and gradient of every so many
-/// steps of an epoch are logged. `None` if the watch ended it.
+/// Trains one config to its end, from the weights of a file or those that are drawn; steps are logged if there is to be a
+/// log. `None` if the watch ended it.
 pub fn run(
     config: &RunConfig,
     data: &Pair,
     target: Target,
     init: Option<&Weights>,
-    log_every: Option<NonZeroUsize>,
+    log: Option<LogSteps>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
     let plans = Plans::from_weights(init, config, data, target.device)?;
-    run_plans(plans, config, data, target, log_every, None, watch)
+    run_plans(plans, config, data, target, log, None, watch)
 }
 
 /// As [`run`], by plans that are there. The run goes on from the checkpoint in its place, and writes checkpoints there.
@@ -70,7 +70,7 @@ pub(super) fn run_plans(
     config: &RunConfig,
     data: &Pair,
     target: Target,
-    log_every: Option<NonZeroUsize>,
+    log: Option<LogSteps>,
     place: Option<Place<'_>>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
@@ -85,8 +85,8 @@ pub(super) fn run_plans(
     });
     let mut run = Run {
         config,
-        log: log_every.is_some(),
-        trainer: Trainer::new(plans, optimizer, data, target, log_every)?,
+        log,
+        trainer: Trainer::new(plans, optimizer, data, target, log)?,
         loader: Loader::new(config.run_id, train.len(), config.batch_size),
         schedule: Schedule::new(&config.opt, config.max_epoch, steps)?,
         steps,
@@ -114,6 +114,10 @@ pub(super) fn run_plans(
     run.trainer.finish(watch)?;
     let mut summary = summary(data, target, &run);
     summary.insert("init_model_norm".to_owned(), initial_norm.into());
+    if log.is_some_and(|log| log.layers) {
+        let names = run.trainer.tensors().iter().map(|tensor| &*tensor.name);
+        summary.insert("parameters".to_owned(), names.collect());
+    }
     Ok(Some(RunResult {
         config: config.to_json(),
         summary,
@@ -124,8 +128,7 @@ pub(super) fn run_plans(
 /// A run under way.
 struct Run<'a> {
     config: &'a RunConfig,
-    /// Are steps logged?
-    log: bool,
+    log: Option<LogSteps>,
     trainer: Trainer,
     loader: Loader,
     schedule: Schedule,
@@ -223,8 +226,9 @@ impl Run<'_> {
         done.train_epoch_time += clock.elapsed().as_secs_f64();
         done.model_norm = trained.model_norm;
         done.grad_norm = trained.grad_norm;
-        if self.log {
+        if self.log.is_some() {
             let first = done.epoch * self.steps;
+            done.layer_logs = layer_logs(first, &trained.layers);
             done.step_logs = step_logs(first, &trained.logged, |step| {
                 let Rate { lr, as_given, .. } = rates[step];
                 let stepwise = self.schedule.stepwise();
@@ -334,7 +338,7 @@ fn step_logs(
     first: usize,
     logged: &[Logged],
     rate: impl Fn(usize) -> Option<Json<'static>>,
-) -> Vec<(Name, Vec<(usize, Json<'static>)>)> {
+) -> Vec<(Name, BySteps<Json<'static>>)> {
     let by_step = |value: &dyn Fn(&Logged) -> Option<Json<'static>>| -> Vec<_> {
         let values = logged
             .iter()
@@ -351,6 +355,25 @@ fn step_logs(
             by_step(&|l| Some(Json::Float(l.grad_norm.into()))),
         ),
         ("lr".into(), by_step(&|l| rate(l.step))),
+    ];
+    logs.retain(|(_, values)| !values.is_empty());
+    logs
+}
+
+/// By names: what logged steps did to the tensors, in the order of the parameters.
+fn layer_logs(first: usize, logged: &[(usize, Vec<LayerStep>)]) -> Vec<(Name, BySteps<Vec<f64>>)> {
+    let by_step = |number: fn(&LayerStep) -> f64| -> BySteps<Vec<f64>> {
+        let steps = logged.iter().map(|(step, tensors)| {
+            let values = tensors.iter().map(number).map(six_digits);
+            (first + step, values.collect())
+        });
+        steps.collect()
+    };
+    let mut logs = vec![
+        ("weight_norm".into(), by_step(|l| l.weight_norm)),
+        ("grad_norm".into(), by_step(|l| l.grad_norm)),
+        ("update_norm".into(), by_step(|l| l.update_norm)),
+        ("angular_update".into(), by_step(|l| l.angular_update)),
     ];
     logs.retain(|(_, values)| !values.is_empty());
     logs

@@ -9,6 +9,24 @@ use crate::device::{Machine, Program, Slot, View};
 use crate::error::Result;
 use crate::optim::sum_blocks;
 
+/// Which steps of each epoch are logged, and what of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSteps {
+    /// The first one, and every so many after it.
+    pub every: NonZeroUsize,
+    /// What they do to each tensor of the parameters, too?
+    pub layers: bool,
+}
+
+impl From<NonZeroUsize> for LogSteps {
+    fn from(every: NonZeroUsize) -> LogSteps {
+        LogSteps {
+            every,
+            layers: false,
+        }
+    }
+}
+
 /// A logged step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Logged {

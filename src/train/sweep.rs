@@ -1,7 +1,6 @@
 //! A sweep: all runs of an experiment that the output does not have yet.
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -11,6 +10,7 @@ use super::checkpoint::Checkpoints;
 use super::network::{Plans, steps_per_epoch};
 use super::optimum;
 use super::run::{Watch, run_plans};
+use super::step_log::LogSteps;
 use super::trainer::Trainer;
 use super::weights::{Place, Snapshot, Weights};
 use crate::config::RunConfig;
@@ -52,7 +52,7 @@ pub struct Choices {
     /// Save the weights that were trained, even where others were evaluated?
     pub save_trained: bool,
     /// Loss and gradient of every so many steps of an epoch are logged.
-    pub log_every: Option<NonZeroUsize>,
+    pub log: Option<LogSteps>,
     /// Those of the runs, which go on from them.
     pub checkpoints: Option<Checkpoints>,
 }
@@ -117,7 +117,7 @@ pub fn check<'r>(
                 let init = choices.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
                 let optimizer = Optimizer::new(&config.opt, &config.groups)?;
-                Trainer::new(plans, optimizer, &data, target, choices.log_every)?;
+                Trainer::new(plans, optimizer, &data, target, choices.log)?;
             }
             let steps = steps_per_epoch(config, data.train.len());
             Schedule::new(&config.opt, config.max_epoch, steps)?.check()
@@ -279,9 +279,9 @@ fn one(
         turn,
         ..
     } = watch;
-    let log_every = choices.log_every;
+    let log = choices.log;
     let place = choices.checkpoints.as_ref().map(|all| all.place(turn));
-    let Some(mut result) = run_plans(plans, config, data, target, log_every, place, watch)? else {
+    let Some(mut result) = run_plans(plans, config, data, target, log, place, watch)? else {
         return Ok(None);
     };
     if models::row(&config.model).is_some_and(|row| row.linear)

@@ -6,14 +6,14 @@
 //! (step sizes, norms, losses and scores) is read after the epoch.
 
 use std::io;
-use std::num::NonZeroUsize;
 
 use super::Watch;
 use super::accumulate::Accumulation;
 use super::costs::{Clock, Costs, Mark, passes};
 use super::data::{Batch, Half};
+use super::layer_log::{LayerLog, LayerStep};
 use super::network::Plans;
-use super::step_log::{Logged, StepLog};
+use super::step_log::{LogSteps, Logged, StepLog};
 use super::weights::Snapshot;
 use crate::cpu;
 use crate::data::augment::Placement;
@@ -22,7 +22,7 @@ use crate::device::gpu::kernels::{self, Step};
 use crate::device::program::{floats, floats_mut, one_mut};
 use crate::device::{Call, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
-use crate::graph::{Layout, Params};
+use crate::graph::{Layout, Params, Tensor};
 use crate::optim::schedule::Rate;
 use crate::optim::{EpochReport, Operands, Optimizer, sum_blocks};
 use crate::random::SEED;
@@ -36,6 +36,8 @@ pub(super) struct EpochResult {
     pub series: Vec<(&'static str, Vec<f64>)>,
     pub values: Vec<(EpochReport, f64)>,
     pub logged: Vec<Logged>,
+    /// Of logged steps, by the step's number in its epoch: what it did to each tensor.
+    pub layers: Vec<(usize, Vec<LayerStep>)>,
 }
 
 /// Programs and how often to run each, in order.
@@ -61,6 +63,7 @@ pub(super) struct Trainer {
     train: Sequence,
     norms: Prepared,
     log: Option<StepLog>,
+    layers: Option<LayerLog>,
     /// The last step's, where the optimizer leaves another gradient than the loss's.
     last: Option<StepLog>,
     /// The training and the validation half, and the evaluation of each.
@@ -93,7 +96,7 @@ struct Tables {
 }
 
 impl Trainer {
-    /// Every so many steps of an epoch are logged, if any.
+    /// Steps of each epoch are logged, if any.
     ///
     /// # Errors
     /// If the device cannot be opened or has no memory for it, or an op of the model has no kernels.
@@ -102,7 +105,7 @@ impl Trainer {
         optimizer: Optimizer,
         data: &Pair,
         target: Target,
-        log_every: Option<NonZeroUsize>,
+        log_steps: Option<LogSteps>,
     ) -> Result<Trainer> {
         let mut machine = Machine::open(target.device)?;
         let all = plans
@@ -150,8 +153,11 @@ impl Trainer {
             placements: tables.placements,
         };
         let parameters = layout.values.len;
-        let new_log = |every| StepLog::new(&mut machine, every, steps, parameters);
-        let log = log_every.map(new_log).transpose()?;
+        let new_log = |log: LogSteps| StepLog::new(&mut machine, log.every, steps, parameters);
+        let log = log_steps.map(new_log).transpose()?;
+        let layers = log_steps.filter(|log| log.layers);
+        let layers = layers.map(|log| LayerLog::new(&mut machine, log.every, steps, tensors));
+        let layers = layers.transpose()?;
         let last = match optimizer.changes_gradient() {
             true => Some(StepLog::of_last(&mut machine, steps, parameters)?),
             false => None,
@@ -176,6 +182,9 @@ impl Trainer {
             for log in log.iter().chain(&last) {
                 log.emit(program, now, operands.loss, operands.g);
             }
+            if let Some(layers) = &layers {
+                layers.emit_before(program, now, operands.w, operands.g);
+            }
             let gradient = |program: &mut Program| match accumulated {
                 1 => plan.emit_again(now, program),
                 _ => Err(Error::usage(
@@ -186,6 +195,9 @@ impl Trainer {
             clock.emit(Mark::Update, program);
             optimizer.step(&operands, &gradient, program)?;
             clock.emit(Mark::End, program);
+            if let Some(layers) = &layers {
+                layers.emit_after(program, now, operands.w);
+            }
             Ok(())
         };
         let mut update = Program::new(target);
@@ -290,10 +302,16 @@ impl Trainer {
             train,
             norms,
             log,
+            layers,
             last,
             halves,
             params: plans.params,
         })
+    }
+
+    /// The parameters, in the order of what is logged of them.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.params.tensors
     }
 
     /// Calls of a training step.
@@ -382,6 +400,10 @@ impl Trainer {
                 Some(log) => log.read(&mut self.machine)?,
                 None => Vec::new(),
             },
+            layers: match &self.layers {
+                Some(layers) => layers.read(&mut self.machine)?,
+                None => Vec::new(),
+            },
         })
     }
 
@@ -417,12 +439,15 @@ impl Trainer {
     fn state(&self) -> Vec<(String, View<u8>)> {
         let bytes = |slot: Slot| View::<f32>::from(slot).cast();
         let logged = self.log.map_or(View::default(), |log| log.table.cast());
+        let layers = self.layers.as_ref();
+        let layers = layers.map_or(View::default(), |log| log.table.cast());
         let own = [
             ("parameters", bytes(self.layout.values)),
             ("buffers", bytes(self.layout.buffers)),
             ("batches_taken", self.tables.taken.cast()),
             ("series", self.operands.series().cast()),
             ("logged", logged),
+            ("layers", layers),
         ];
         let own = own.map(|(name, view)| (name.to_owned(), view));
         let memory = self.operands.memory().into_iter();
@@ -664,6 +689,8 @@ fn norms(program: &mut Program, w: Slot, g: Slot, partial: View<f64>, squares: V
 
 #[cfg(all(test, emulator))]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use serde_json::json;
 
     use super::*;
@@ -681,6 +708,13 @@ mod tests {
         RunConfig::from_json(config.as_object().unwrap()).unwrap()
     }
 
+    fn third(layers: bool) -> LogSteps {
+        LogSteps {
+            every: NonZeroUsize::new(3).unwrap(),
+            layers,
+        }
+    }
+
     /// Every third of ten steps, and twice; without a log a step has no call for it.
     #[test]
     fn steps_are_logged_alike_on_every_device() {
@@ -693,10 +727,10 @@ mod tests {
                 device,
                 precision: None,
             };
-            let [plain, mut logged] = [None, NonZeroUsize::new(3)].map(|every| {
+            let [plain, mut logged] = [None, Some(third(false))].map(|log| {
                 let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
                 let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
-                Trainer::new(plans, optimizer, &data, target, every).unwrap()
+                Trainer::new(plans, optimizer, &data, target, log).unwrap()
             });
             assert_eq!(logged.calls(), plain.calls() + calls);
             let rates = [Rate::computed(0.1, 1.0); 10];
@@ -719,6 +753,63 @@ mod tests {
                 "{ours:?} {theirs:?}"
             );
             assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-5);
+        }
+    }
+
+    /// Weight and bias under SGD, whose update is known.
+    #[test]
+    fn layers_are_logged_alike_on_every_device() {
+        let mut config = config();
+        config.opt.insert("name".into(), "sgd".into());
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let data = library.load(&config).unwrap();
+        let order: Vec<u32> = (0..40).collect();
+        let [cpu, emulator] = [Device::Cpu, Device::Emulator].map(|device| {
+            let target = Target {
+                device,
+                precision: None,
+            };
+            let [mut plain, mut logged] = [false, true].map(|layers| {
+                let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
+                let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
+                Trainer::new(plans, optimizer, &data, target, Some(third(layers))).unwrap()
+            });
+            assert_eq!(logged.calls(), plain.calls() + 2);
+            let names: Vec<&str> = logged.tensors().iter().map(|t| t.name.as_str()).collect();
+            assert_eq!(names, ["0.weight", "0.bias"]);
+            let rates = [Rate::computed(0.1, 1.0); 10];
+            let mut layers = Vec::new();
+            for _ in 0..2 {
+                let epoch = logged.epoch(&rates, &order).unwrap();
+                assert_eq!(plain.epoch(&rates, &order).unwrap().logged, epoch.logged);
+                assert_eq!(epoch.layers.len(), 4);
+                for (step, (at, tensors)) in epoch.logged.iter().zip(&epoch.layers) {
+                    assert_eq!(step.step, *at);
+                    let square: f64 = tensors.iter().map(|t| t.grad_norm.powi(2)).sum();
+                    assert!((square.sqrt() / f64::from(step.grad_norm) - 1.0).abs() < 1e-6);
+                    for t in tensors {
+                        // w' - w is rounded as w is.
+                        let error = (t.update_norm - 0.1 * t.grad_norm).abs();
+                        assert!(error < 2e-7 * t.weight_norm.max(t.update_norm), "{t:?}");
+                        let turned = t.update_norm / t.weight_norm;
+                        assert!(turned > 0.5 || t.angular_update <= 1.1 * turned, "{t:?}");
+                    }
+                }
+                layers.extend(epoch.layers);
+            }
+            layers
+        });
+        assert_ne!(cpu[0], cpu[4]);
+        for ((_, ours), (_, theirs)) in emulator.iter().zip(&cpu) {
+            for (a, b) in ours.iter().zip(theirs) {
+                for (x, y) in [
+                    (a.weight_norm, b.weight_norm),
+                    (a.grad_norm, b.grad_norm),
+                    (a.update_norm, b.update_norm),
+                ] {
+                    assert!((x - y).abs() <= 1e-5 * b.weight_norm.max(y), "{a:?} {b:?}");
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::results::json::{self, Json};
 use crate::results::{Epoch, RunResult, TIMES};
-use crate::train;
+use crate::train::{self, LogSteps};
 
 /// A run of the reference.
 pub(super) struct GoldenRun {
@@ -21,7 +21,7 @@ pub(super) struct GoldenRun {
     pub history: Numbers,
     pub opt_val: Option<f64>,
     pub summary: Map<String, Value>,
-    pub log_every: Option<NonZeroUsize>,
+    pub log: Option<LogSteps>,
     /// The same run under other roundings.
     pub members: Vec<Numbers>,
 }
@@ -67,9 +67,10 @@ fn add_runs(all: &mut Vec<GoldenRun>, file: &Json) -> Option<()> {
             _ => Map::new(),
         };
         // Of one run, or of all.
-        let log_every = [run, file].map(|json| json.get("log_every_k_steps"));
-        let log_every = log_every.into_iter().flatten().next().map(Json::to_value);
-        let log_every = log_every.and_then(|k| NonZeroUsize::new(k.as_u64()? as usize));
+        let every = [run, file].map(|json| json.get("log_every_k_steps"));
+        let every = every.into_iter().flatten().next().map(Json::to_value);
+        let every = every.and_then(|k| NonZeroUsize::new(k.as_u64()? as usize));
+        let log = every.map(LogSteps::from);
         match all.iter_mut().find(|run| run.config == config) {
             Some(run) if !members.is_empty() => run.members = members,
             _ => all.push(GoldenRun {
@@ -77,7 +78,7 @@ fn add_runs(all: &mut Vec<GoldenRun>, file: &Json) -> Option<()> {
                 history,
                 opt_val,
                 summary,
-                log_every,
+                log,
                 members,
             }),
         }
@@ -179,7 +180,7 @@ impl GoldenRun {
             )
         })?;
         let data = library.load(&config)?;
-        let result = train::run(&config, &data, target, None, self.log_every, &())?
+        let result = train::run(&config, &data, target, None, self.log, &())?
             .expect("nobody stops this run");
         let history: Vec<Json> = result.history.iter().map(Epoch::to_json).collect();
         let mut numbers = numbers(&history);

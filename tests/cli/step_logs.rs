@@ -241,6 +241,43 @@ fn results_of_logs_are_shown() {
 }
 
 #[test]
+fn layers_of_the_same_steps_are_kept() {
+    let folder = trained("--log-every-k-steps 2 --log-layers");
+    let runs = output::read(&folder.path("output/logs.json")).unwrap();
+    let plain = trained("--log-every-k-steps 2");
+    let plain = output::read(&plain.path("output/logs.json")).unwrap();
+    for (run, plain) in runs.iter().zip(&plain) {
+        assert_eq!(run.summary["parameters"], json!(["0.weight"]));
+        assert!(plain.summary.get("parameters").is_none() && plain.layer_logs.is_empty());
+        assert_eq!(run.step_logs, plain.step_logs);
+        for name in ["model_norm", "grad_norm", "train_loss", "val_loss"] {
+            assert_eq!(run.metric(name), plain.metric(name));
+        }
+        let mut names: Vec<&str> = run.layer_logs.iter().map(|log| &*log.0).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["angular_update", "grad_norm", "update_norm", "weight_norm"]
+        );
+        let steps: Vec<usize> = run.logged("loss").iter().map(|step| step.0).collect();
+        for (_, log) in &run.layer_logs {
+            assert_eq!(log.iter().map(|step| step.0).collect::<Vec<_>>(), steps);
+            assert!(
+                log.iter()
+                    .all(|(_, values)| values.len() == 1 && values[0] >= 0.0)
+            );
+        }
+        // The one tensor is the whole network.
+        let layers = run.layer_logs.iter().find(|log| log.0 == "grad_norm");
+        for ((_, whole), (_, tensor)) in run.logged("grad_norm").iter().zip(&layers.unwrap().1) {
+            assert!((tensor[0] / whole - 1.0).abs() < 1e-5);
+        }
+    }
+    let ran = folder.run("train logs.json --log-layers").code(2);
+    ran.says(&["--log-every-k-steps"]);
+}
+
+#[test]
 fn no_step_is_no_log() {
     let folder = Folder::new();
     folder.config("logs", &config());
