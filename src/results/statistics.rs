@@ -42,7 +42,7 @@ pub fn welch(a: &[f64], b: &[f64], level: f64) -> Option<TTest> {
     Some(t_test(mean_a - mean_b, SquaredError { square, df }, level))
 }
 
-/// The t-test of pairs: a[i] and b[i] belong together. None for fewer than two pairs.
+/// The t-test of pairs: `a[i]` and `b[i]` belong together. None for fewer than two pairs.
 ///
 /// t = mean(a - b) / (s / sqrt(n)) with n - 1 degrees of freedom.
 ///
