@@ -1,5 +1,6 @@
 //! `stepback-native data`: what there is of each data set, and getting and checking the rest.
 
+use super::completions::Names;
 use super::print;
 use crate::data::fetch::{self, Options};
 use crate::data::raw::{Set, State};
@@ -30,6 +31,7 @@ enum Action {
     List,
     /// Download a data set's raw files and convert them
     Fetch {
+        #[arg(value_parser = Names(names), hide_possible_values = true)]
         name: String,
         /// Web folder with the files, tried before the known ones (may be repeated)
         #[arg(long = "mirror", value_name = "URL")]
@@ -40,6 +42,7 @@ enum Action {
     },
     /// Copy a data set's raw files from a folder or an archive, check and convert them
     Import {
+        #[arg(value_parser = Names(names), hide_possible_values = true)]
         name: String,
         /// Folder with the raw files or with an archive of them as it was published, or any archive of them (.zip, or
         /// .tar, packed or not)
@@ -49,8 +52,17 @@ enum Action {
     /// Read raw files and shards in whole and compare all checksums
     Check {
         /// One data set; all that are there if left out
+        #[arg(value_parser = Names(names), hide_possible_values = true)]
         name: Option<String>,
     },
+}
+
+/// Of data sets that have files.
+fn names() -> Vec<&'static str> {
+    let files = ROWS
+        .iter()
+        .filter(|row| matches!(row.origin, Origin::Files(_)));
+    files.map(|row| row.entry.name).collect()
 }
 
 /// Lines for a human, objects for a program.

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use super::completions::Names;
 use super::print;
 use crate::device::gpu::Precision;
 use crate::device::{self, Device, Target};
@@ -10,14 +11,18 @@ use crate::error::{Error, Result};
 /// What to compute on, and how.
 #[derive(clap::Args, Debug)]
 pub struct Choice {
-    /// auto, cpu, emulator, cuda, or cuda:N for GPU N; `train` hands its runs out to several: cuda:0,cuda:1. auto is a GPU if this binary has kernels and the machine
-    /// a driver, else the CPU [default: auto for bench-kernels, else cpu]
-    #[arg(long, value_name = "DEVICE")]
+    /// auto, cpu, emulator, cuda, or cuda:N for GPU N; `train` hands its runs out to several: cuda:0,cuda:1. auto is a GPU if
+    /// this binary has kernels and the machine a driver, else the CPU [default: auto for bench-kernels, else cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = Names(names), hide_possible_values = true)]
     device: Option<String>,
     /// Arithmetic of convolutions, linear layers and attention by kernels [default: fp32 for verify, else tf32 in
     /// convolutions and fp32 in the others]
     #[arg(long, value_enum)]
     precision: Option<PrecisionChoice>,
+}
+
+fn names() -> Vec<&'static str> {
+    vec!["auto", "cpu", "emulator", "cuda"]
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,7 +86,7 @@ impl Choice {
                 Some(Ok(index)) => Device::Cuda(index),
                 _ => {
                     return Err(Error::usage(format!(
-                        "--device {name}: there are auto, cpu, emulator, cuda and cuda:N"
+                        "unknown device {name:?} (expected auto, cpu, emulator, cuda or cuda:N)"
                     )));
                 }
             },

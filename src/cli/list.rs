@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::completions::Names;
 use super::print;
 use crate::config::{self, Entry, Key, RunConfig};
 use crate::data::{self, Library, fetch};
@@ -12,15 +13,30 @@ use crate::optim::schedule;
 use crate::train::parameters;
 use crate::{models, optim};
 
+/// Print what configs can name: optimizers, models, data sets, schedules, losses
 #[derive(Args)]
 pub struct List {
     what: What,
-    /// Of this model: its parameters, with the data set and the keys of an experiment
-    #[arg(value_name = "MODEL")]
-    model: Option<String>,
+    /// This one alone; of a model its parameters, too, with the data set and the keys of an experiment
+    #[arg(value_parser = Names(names), hide_possible_values = true)]
+    name: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Everything that has a name.
+fn names() -> Vec<&'static str> {
+    let optimizers = optim::rows().map(|row| row.entry.name);
+    let models = models::ROWS.iter().map(|row| row.entry.name);
+    let datasets = data::ROWS.iter().map(|row| row.entry.name);
+    let schedules = schedule::ENTRIES.iter().map(|entry| entry.name);
+    let losses = LOSSES.iter().chain(SCORES).map(|row| row.name);
+    let all = optimizers.chain(models).chain(datasets);
+    let mut names: Vec<&str> = all.chain(schedules).chain(losses).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -101,10 +117,7 @@ impl Item {
 
 impl List {
     pub fn run(self) -> Result<u8> {
-        if let Some(model) = &self.model {
-            return self.parameters(model);
-        }
-        let items: Vec<Item> = match self.what {
+        let mut items: Vec<Item> = match self.what {
             What::Optimizers => {
                 let rows = optim::rows();
                 rows.map(|row| Item::of(&row.entry, optim::COMMON_KEYS))
@@ -130,6 +143,17 @@ impl List {
                 losses.chain(scores).collect()
             }
         };
+        if let Some(name) = &self.name {
+            let known: Vec<&str> = items.iter().map(|item| &*item.name).collect();
+            if !known.contains(&&**name) {
+                let hint = config::suggestion(name, &known);
+                return Err(Error::usage(format!("nothing is named {name:?} {hint}")));
+            }
+            if let What::Models = self.what {
+                return self.parameters(name);
+            }
+            items.retain(|item| item.name == *name);
+        }
         if self.json {
             let items: Vec<Value> = items.iter().map(Item::json).collect();
             return print::println(Value::Array(items)).map(|()| 0);
@@ -140,16 +164,7 @@ impl List {
 
     /// What a model's parameters are: what groups of a config can match.
     fn parameters(&self, model: &str) -> Result<u8> {
-        let What::Models = self.what else {
-            return Err(Error::usage(
-                "only models have parameters: list models NAME",
-            ));
-        };
-        let row = models::row(model).ok_or_else(|| {
-            let known: Vec<&str> = models::ROWS.iter().map(|row| row.entry.name).collect();
-            let hint = config::suggestion(model, &known);
-            Error::usage(format!("unknown model {model:?} {hint}"))
-        })?;
+        let row = models::row(model).expect("a known model");
         let mut run =
             json!({"model": model, "loss_func": "", "score_func": "", "opt": {}, "max_epoch": 1});
         let example: Map<String, Value> = serde_json::from_str(row.example).expect("JSON");

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod completions;
 mod config;
 mod data;
 mod device;
@@ -24,8 +25,7 @@ mod verify;
 
 pub use print::note;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::{Parser, Subcommand};
 
 use crate::config::Vocabulary;
 use crate::error::{Error, Kind, Result};
@@ -33,8 +33,8 @@ use crate::nn::loss::{LOSSES, SCORES};
 use crate::optim::schedule;
 use crate::{models, optim};
 
-/// Trains the fixed experiments of the Python package step-back: same configs, same initial weights,
-/// same batches, comparable numbers.
+/// Compares optimizers: trains every run of a config, and makes tables, figures and reports of them. Configs, initial weights,
+/// batches and numbers are those of the Python package step-back
 #[derive(Parser)]
 #[command(name = "stepback-native", version, max_term_width = 100)]
 #[command(
@@ -50,7 +50,6 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train all runs of experiment configs
     Train(train::Train),
     /// Compare this build with the reference's numbers
     Verify(verify::Verify),
@@ -70,15 +69,8 @@ enum Command {
     Output(output::Args),
     Devices(device::Devices),
     BenchKernels(bench::Bench),
-    /// Print what configs can name: optimizers, models, data sets, schedules, losses
     List(list::List),
-    /// Print a completion script for a shell
-    Completions(Completions),
-}
-
-#[derive(Args)]
-struct Completions {
-    shell: Shell,
+    Completions(completions::Completions),
 }
 
 impl Cli {
@@ -108,12 +100,7 @@ impl Cli {
                 command.run()
             }
             Command::List(command) => command.run(),
-            Command::Completions(Completions { shell }) => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "stepback-native", &mut script);
-                print::print(&String::from_utf8_lossy(&script))?;
-                Ok(0)
-            }
+            Command::Completions(command) => command.run(),
         }
     }
 }

@@ -55,6 +55,14 @@ impl From<OsString> for SaveWeights {
     }
 }
 
+/// Train all runs of configs
+///
+/// A config names a data set, a model and optimizers; its lists are choices, and every combination is one run, for every seed. All
+/// results go to output/<the config's name>.json. Runs that are there already are not trained again, and Ctrl-C is safe: the
+/// same command goes on where it was.
+///
+/// To try your own grid: copy configs/test.json, change it, look at its runs with --dry-run, and take a quick look with
+/// --epochs 1.
 #[derive(Args)]
 pub struct Train {
     /// Experiment configs (see configs/README.md)

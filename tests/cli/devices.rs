@@ -19,9 +19,12 @@ fn folder() -> Folder {
 fn a_device_that_cannot_be_used_is_an_error_and_no_other_steps_in() {
     let folder = folder();
     let mut refused: Vec<(&str, &[&str])> = vec![
-        ("--device gpu", &["--device gpu", "emulator", "cuda:N"]),
-        ("--device cuda:x", &["--device cuda:x", "cuda:N"]),
-        ("--device cuda:-1", &["--device cuda:-1"]),
+        (
+            "--device gpu",
+            &["unknown device \"gpu\"", "emulator", "cuda:N"],
+        ),
+        ("--device cuda:x", &["\"cuda:x\"", "cuda:N"]),
+        ("--device cuda:-1", &["\"cuda:-1\""]),
         ("--precision tf32", &["--precision tf32", "CPU"]),
         ("--precision bf16", &["bf16", "fp32", "tf32"]),
     ];

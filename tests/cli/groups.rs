@@ -140,10 +140,14 @@ fn parameters_of_models_are_listed() {
         .run("list models resnt20")
         .code(2)
         .says(&["did you mean \"resnet20\"?"]);
+    // Of other things, what is said of all of them.
+    let one = folder.run("list datasets mnist").code(0).stdout;
+    let all = folder.run("list datasets").code(0).stdout;
+    assert!(one.starts_with("mnist\n") && all.contains(&one) && one.len() < all.len());
     folder
-        .run("list datasets mnist")
+        .run("list optimizers adm")
         .code(2)
-        .says(&["list models NAME"]);
+        .says(&["did you mean \"adam\"?"]);
 }
 
 #[test]

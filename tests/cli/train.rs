@@ -85,6 +85,58 @@ fn completions_know_the_commands() {
     }
 }
 
+/// What bash offers for the last of these words.
+fn completed(script: &str, words: &[&str]) -> Vec<String> {
+    let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let (last, before) = words.split_last().unwrap();
+    let press = format!(
+        "{script}\nset -e\nfunction=$(complete -p stepback-native | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n\
+         COMP_WORDS=({} {last}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
+         $function stepback-native {last} {}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        before.join(" "),
+        before.last().unwrap(),
+    );
+    let output = Command::new("bash").arg("-c").arg(press).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && errors.is_empty(), "{errors}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_at_every_level() {
+    let script = Folder::new().run("completions bash").code(0).stdout;
+    for (words, expected) in [
+        (&["stepback-native", "tab"][..], &["table"][..]),
+        (&["stepback-native", "config", "sh"], &["show-schedule"]),
+        (
+            &["stepback-native", "bench-kernels", "--base"],
+            &["--baseline"],
+        ),
+        (&["stepback-native", "train", "--log-l"], &["--log-layers"]),
+        (
+            &["stepback-native", "train", "--device", "emu"],
+            &["emulator"],
+        ),
+        (
+            &["stepback-native", "data", "fetch", "sha"],
+            &["shakespeare"],
+        ),
+        (
+            &["stepback-native", "list", "optimizers", "momo-adam-star"],
+            &["momo-adam-star", "momo-adam-star-max"],
+        ),
+        (
+            &["stepback-native", "output", "filter", "--dr"],
+            &["--drop", "--drop-history"],
+        ),
+    ] {
+        let mut found = completed(&script, words);
+        found.sort();
+        assert_eq!(found, expected, "{words:?}");
+    }
+}
+
 #[test]
 fn lists_are_complete_and_parse() {
     let folder = Folder::new();
