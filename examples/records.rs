@@ -17,6 +17,7 @@ fn main() -> Result<()> {
         cutoff: None,
         columns: &[],
         target: None,
+        sort: None,
     };
     print!("{}", Table::new(&records, &query)?.render(Format::Markdown));
     let record = &records[0];

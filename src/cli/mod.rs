@@ -12,6 +12,7 @@ mod optimizer;
 mod output;
 mod plot;
 mod print;
+mod profile;
 mod record;
 mod report;
 mod sample;
@@ -62,6 +63,7 @@ enum Command {
     Record(record::Args),
     Table(table::Args),
     Compare(compare::Args),
+    Profile(profile::Profile),
     Plot(plot::Args),
     Report(report::Args),
     Sample(sample::Sample),
@@ -90,6 +92,7 @@ impl Cli {
             Command::Record(command) => command.run(),
             Command::Table(command) => command.run(),
             Command::Compare(command) => command.run(),
+            Command::Profile(command) => command.run(),
             Command::Plot(command) => command.run(),
             Command::Report(command) => command.run(),
             Command::Sample(command) => command.run(),

@@ -1,14 +1,17 @@
 //! `output`: look into, merge, filter and export output files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::print::{self, print};
 use super::sources::{Overwrite, write_or_print};
+use super::table::Shape;
 use crate::config::Choice;
 use crate::error::{Error, Result};
 use crate::results::edit;
-use crate::results::output;
-use crate::results::table::{Cell, Format, Table, format_small};
+use crate::results::identity::Varying;
+use crate::results::output::{self, Run};
+use crate::results::table::{Cell, Kind, Table, format_small};
 
 /// Look into output files, merge, filter and export them
 #[derive(clap::Args, Debug)]
@@ -22,8 +25,8 @@ enum Command {
     /// What is in a file: one line per run
     List {
         file: PathBuf,
-        #[arg(long, value_enum, default_value = "text")]
-        format: Format,
+        #[command(flatten)]
+        shape: Shape,
     },
     /// One file of several, or of all in a folder
     Merge {
@@ -43,9 +46,12 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// All epochs of all runs as CSV
+    /// All epochs of all runs as CSV, with a column for each key
     Export {
         file: PathBuf,
+        /// Leave the ids out, which say in one text what the keys say
+        #[arg(long)]
+        no_ids: bool,
         #[command(flatten)]
         target: Target,
     },
@@ -69,7 +75,7 @@ impl Target {
 impl Args {
     pub fn run(self) -> Result<u8> {
         match self.command {
-            Command::List { file, format } => print(&list(&file)?.render(format))?,
+            Command::List { file, shape } => print(&shape.render(&[list(&file)?], true))?,
             Command::Merge { files, target } => {
                 let mut all = Vec::new();
                 for path in files {
@@ -98,7 +104,11 @@ impl Args {
                 target.write(&text)?;
                 print::note(format_args!("{stay} runs kept, {gone} dropped"));
             }
-            Command::Export { file, target } => target.write(&edit::export(&file)?)?,
+            Command::Export {
+                file,
+                no_ids,
+                target,
+            } => target.write(&edit::export(&file, !no_ids)?)?,
         }
         Ok(0)
     }
@@ -114,12 +124,13 @@ fn list(file: &Path) -> Result<Table> {
         "seconds",
         "note",
     ];
-    let rows = output::read(file)?.into_iter().map(|run| {
+    let runs = output::read(file)?;
+    let rows = runs.iter().zip(labels(&runs)).map(|(run, label)| {
         let last = |metric| run.metric(metric).and_then(|m| m.last()).copied();
         let number = |metric| last(metric).map_or(String::new(), format_small);
         let note = run.diverged_at().map(|e| format!("diverged in epoch {e}"));
         let cells = [
-            run.id(),
+            label,
             run.run_id().to_string(),
             run.epochs.len().to_string(),
             number("train_loss"),
@@ -131,11 +142,33 @@ fn list(file: &Path) -> Result<Table> {
             },
             note.unwrap_or_default(),
         ];
-        cells.map(|text| Cell { text, bold: false }).into()
+        cells.map(Cell::plain).into()
     });
     Ok(Table {
         header: header.map(str::to_owned).into(),
         rows: rows.collect(),
-        notes: Vec::new(),
+        kind: Kind::Attributes,
+        keys: 1,
+        ..Table::default()
     })
+}
+
+/// The method of each run and the keys in which runs that have them differ: `adam, lr=0.1`.
+fn labels(runs: &[Run]) -> Vec<String> {
+    let varying = Varying::among(runs.iter().map(|run| &run.identity));
+    let settings: Vec<_> = runs.iter().map(|run| varying.setting_of(run)).collect();
+    let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (key, value) in settings.iter().flatten() {
+        values.entry(key).or_default().insert(value);
+    }
+    let label = |setting: &Vec<(String, String)>| {
+        let shown = setting
+            .iter()
+            .filter_map(|(key, value)| match key.as_str() {
+                "name" => Some(value.clone()),
+                key => (values[key].len() > 1).then(|| format!("{key}={value}")),
+            });
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    settings.iter().map(label).collect()
 }

@@ -20,6 +20,9 @@ pub struct Args {
     /// The CSV file to write, `-` for stdout [default: records/ID.csv]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Leave the ids out, which the reference's tools want: keys have columns of their own
+    #[arg(long)]
+    no_ids: bool,
     #[command(flatten)]
     overwrite: Overwrite,
 }
@@ -31,7 +34,8 @@ impl Args {
         let path = self
             .out
             .unwrap_or_else(|| PathBuf::from("records").join(format!("{}.csv", self.id)));
-        write_or_print(&path, &record::to_csv(&records), self.overwrite.into())?;
+        let csv = record::to_csv(&records, !self.no_ids);
+        write_or_print(&path, &csv, self.overwrite.into())?;
         let settings = || record::all_settings(&records).map(|(_, setting)| setting);
         let range = |counts: &dyn Fn(&Setting) -> usize| {
             let (least, most) = (settings().map(counts).min(), settings().map(counts).max());

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use super::print::println;
-use super::sources::{Overwrite, Sources, finite};
+use super::sources::{Overwrite, Sources, finite, write_or_print};
 use crate::error::Result;
-use crate::results::file;
 use crate::results::report;
 
 /// Write one HTML file with table, figures, runs and data of experiments
@@ -22,6 +21,7 @@ pub struct Args {
     /// Say when each method reaches this score (a fraction) or loss
     #[arg(long, value_name = "X", value_parser = finite)]
     target: Option<f64>,
+    /// The file to write, `-` for stdout
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
     #[command(flatten)]
@@ -32,8 +32,10 @@ impl Args {
     pub fn run(self) -> Result<u8> {
         let records = self.sources.load(&self.ids)?;
         let html = report::html(&records, &self.score, self.target)?;
-        file::write(&self.out, html.as_bytes(), self.overwrite.into())?;
-        println(self.out.display())?;
+        write_or_print(&self.out, &html, self.overwrite.into())?;
+        if self.out.as_os_str() != "-" {
+            println(self.out.display())?;
+        }
         Ok(0)
     }
 }

@@ -1,12 +1,41 @@
 //! `table`: the best setting of every method.
 
 use std::path::PathBuf;
+use std::slice;
 
 use super::print;
 use super::sources::{Overwrite, Sources, finite, note_cutoff, write_or_print};
 use crate::error::Result;
 use crate::results::record::Cutoff;
-use crate::results::table::{Column, Format, Query, Table};
+use crate::results::table::{Column, Format, Query, Table, WIDTH};
+
+/// How a table is shown.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Shape {
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Characters of a line at most; wider tables are turned on their side or cut. For LaTeX 80 are the text's width in an
+    /// article [default: the terminal's width, or 80]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..))]
+    width: Option<u16>,
+}
+
+impl Shape {
+    /// Tables of the same columns as they go to a file, or to stdout.
+    pub fn render(self, tables: &[Table], to_stdout: bool) -> String {
+        let terminal = || {
+            let terminal = comfy_table::Table::new().width();
+            terminal.filter(|_| to_stdout && self.format == Format::Text)
+        };
+        let width = self.width.or_else(terminal);
+        Table::render_all(tables, self.format, width.map_or(WIDTH, usize::from))
+    }
+
+    /// Whether programs read it, which want one table.
+    pub fn is_csv(self) -> bool {
+        self.format == Format::Csv
+    }
+}
 
 /// Best final score per method, mean ± std over the seeds, best in bold
 #[derive(clap::Args, Debug)]
@@ -19,8 +48,8 @@ pub struct Args {
     /// The quantity to rank by
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     score: String,
-    #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    #[command(flatten)]
+    shape: Shape,
     /// Average over the epochs from A on, or from A to B, instead of taking the last
     #[arg(long, value_name = "A[:B]")]
     cutoff: Option<Cutoff>,
@@ -29,8 +58,11 @@ pub struct Args {
     columns: Vec<Column>,
     /// The score (as a fraction) or loss that `epochs` and `time` wait for
     #[arg(long, value_name = "X", value_parser = finite,
-        required_if_eq_any([("columns", "epochs"), ("columns", "time")]))]
+        required_if_eq_any([("columns", "epochs"), ("columns", "time"), ("sort", "epochs"), ("sort", "time")]))]
     target: Option<f64>,
+    /// Sort methods by this column, best first, instead of by name
+    #[arg(long, value_enum, value_name = "COLUMN")]
+    sort: Option<Column>,
     /// The file to write, `-` for stdout
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
@@ -46,9 +78,12 @@ impl Args {
             cutoff: self.cutoff,
             columns: &self.columns,
             target: self.target,
+            sort: self.sort,
         };
         let table = Table::new(&records, &query)?;
-        write_or_print(&self.out, &table.render(self.format), self.overwrite.into())?;
+        let to_stdout = self.out.as_os_str() == "-";
+        let text = self.shape.render(slice::from_ref(&table), to_stdout);
+        write_or_print(&self.out, &text, self.overwrite.into())?;
         table.notes.iter().for_each(print::note);
         note_cutoff(&records, self.cutoff);
         Ok(0)

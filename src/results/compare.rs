@@ -1,6 +1,7 @@
 //! My runs beside a record: what agrees within the spread of the seeds, and what does not.
 
 use super::record::{Record, Setting, Stat, all_settings};
+use super::significance::{Tested, Testing, correct};
 use crate::error::{Error, Result};
 
 /// Differences above this many pooled standard deviations count as different.
@@ -12,6 +13,8 @@ pub const RELATIVE_LIMIT: f64 = 0.01;
 #[derive(Clone, Debug)]
 pub struct Row {
     pub id: String,
+    /// The method and what sets the setting apart: `adam, lr=0.1`.
+    pub label: String,
     pub metric: String,
     pub mine: Stat,
     pub theirs: Stat,
@@ -20,6 +23,8 @@ pub struct Row {
     pub accuracy: bool,
     /// Seeds behind both, where they are known and not the same.
     pub seeds: Option<[usize; 2]>,
+    /// Mine less theirs, where a test was asked for.
+    pub tested: Option<Tested>,
 }
 
 /// How far two final values are apart: 0 if the means agree to 1e-6 relative or both diverged, infinite if one did.
@@ -54,11 +59,18 @@ pub struct Comparison {
 /// Compares the last epochs, metric by metric, of all settings that both have.
 ///
 /// Outputs are compared by everything that was chosen but the device. A record says less: there ids match letter
-/// for letter or, failing that, with numbers compared as numbers (`1` and `1.0`).
+/// for letter or, failing that, with numbers compared as numbers (`1` and `1.0`). With `testing` each difference is tested
+/// as well, with p corrected for all of them.
 ///
 /// # Errors
-/// A usage error if nothing is in common but settings of different lengths, or if no record has one of the metrics.
-pub fn compare(mine: &[Record], theirs: &[Record], metrics: &[&str]) -> Result<Comparison> {
+/// A usage error if nothing is in common but settings of different lengths, if no record has one of the metrics, or if pairs
+/// were wanted and there are none.
+pub fn compare(
+    mine: &[Record],
+    theirs: &[Record],
+    metrics: &[&str],
+    testing: Option<&Testing>,
+) -> Result<Comparison> {
     for records in [mine, theirs] {
         for metric in metrics {
             let places: Vec<_> = records.iter().map(|r| r.metric(metric)).collect();
@@ -98,23 +110,29 @@ pub fn compare(mine: &[Record], theirs: &[Record], metrics: &[&str]) -> Result<C
         for &metric in metrics {
             let last = |record: &Record, setting: &Setting| {
                 let place = record.metric(metric).ok().filter(|&m| setting.has(m))?;
-                Some(record.last(setting, place, None))
+                let last = record.last(setting, place, None);
+                Some((last, record.finals(setting, place, None)))
             };
-            let (Some(a), Some(b)) = (last(record, setting), last(their_record, twin)) else {
+            let (Some((a, mine)), Some((b, theirs))) =
+                (last(record, setting), last(their_record, twin))
+            else {
                 continue;
             };
             let seeds = [setting.runs.len(), twin.runs.len()];
             out.rows.push(Row {
                 id: setting.id.clone(),
+                label: setting.name(),
                 metric: metric.to_owned(),
                 mine: a,
                 theirs: b,
                 deviation: deviation(a, b),
                 accuracy: record.higher_is_better(metric),
                 seeds: (seeds[0] != seeds[1] && !seeds.contains(&0)).then_some(seeds),
+                tested: testing.map(|testing| testing.difference(&mine, &theirs)),
             });
         }
     }
+    correct(out.rows.iter_mut().filter_map(|row| row.tested.as_mut()))?;
     let missed = all.iter().zip(met).filter(|(_, met)| !met);
     out.only_theirs = missed.map(|((_, s), _)| s.id.clone()).collect();
     match lengths {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::escape;
-use super::identity::{Identity, Index};
+use super::identity::{Identity, Index, Varying};
 use super::json::{self, Json};
 use super::output::{self, Run};
 use crate::config::{Choice, suggestion};
@@ -109,22 +109,36 @@ pub fn merge(paths: &[PathBuf]) -> Result<(String, usize)> {
     Ok((runs.text(), runs.count))
 }
 
-/// One CSV row per run and epoch: id, run_id, epoch, then the history's numbers, times included.
-pub fn export(path: &Path) -> Result<String> {
+/// One CSV row per run and epoch: id, run_id, epoch, the history's numbers, times included, then the optimizer's keys and
+/// what else differs. The id says in one text what the keys say in columns, and is left out without `ids`.
+pub fn export(path: &Path, ids: bool) -> Result<String> {
     let runs = output::read(path)?;
-    let mut metrics: Vec<&str> = Vec::new();
+    let varying = Varying::among(runs.iter().map(|run| &run.identity));
+    let settings: Vec<_> = runs.iter().map(|run| varying.setting_of(run)).collect();
+    let (mut metrics, mut keys) = (Vec::new(), Vec::new());
     for (name, _) in runs.iter().flat_map(|run| &run.metrics) {
         if !metrics.contains(&name.as_str()) {
             metrics.push(name);
         }
     }
+    for (key, _) in settings.iter().flatten() {
+        if !keys.contains(&key.as_str()) {
+            keys.push(key);
+        }
+    }
     let mut out = csv::Writer::from_writer(Vec::new());
-    let header = ["id", "run_id", "epoch"]
-        .into_iter()
-        .chain(metrics.iter().copied());
+    let header = ["id", "run_id", "epoch"].into_iter();
+    let header = header.skip(usize::from(!ids));
+    let header = header.chain(metrics.iter().copied());
+    let header = header.chain(keys.iter().copied());
     out.write_record(header.map(escape::csv))
         .expect("writing to memory");
-    for run in &runs {
+    for (run, setting) in runs.iter().zip(&settings) {
+        let value = |key: &&str| setting.iter().find(|pair| pair.0 == **key);
+        let values = keys
+            .iter()
+            .map(|key| value(key).map_or("none", |pair| &pair.1));
+        let values: Vec<String> = values.map(escape::csv).collect();
         for (row, epoch) in run.epochs.iter().enumerate() {
             let numbers = metrics.iter().map(|m| {
                 let x = run.metric(m).map_or(f64::NAN, |values| values[row]);
@@ -139,7 +153,8 @@ pub fn export(path: &Path) -> Result<String> {
                 run.run_id().to_string(),
                 epoch.to_string(),
             ];
-            out.write_record(start.into_iter().chain(numbers))
+            let start = start.into_iter().skip(usize::from(!ids));
+            out.write_record(start.chain(numbers).chain(values.iter().cloned()))
                 .expect("writing to memory");
         }
     }

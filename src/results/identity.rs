@@ -10,7 +10,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::output::python_str;
+use super::output::{Run, python_str};
 use crate::config::{self, Key, canonical, complete};
 use crate::{data, models, optim};
 
@@ -185,6 +185,17 @@ impl Varying {
     /// A text that two runs share exactly if they are of one problem.
     pub fn problem(&self, run: &Identity) -> String {
         run.text(|key| of_problem(key) && self.keys.iter().any(|k| k == key))
+    }
+
+    /// Keys and values of a run's setting: the optimizer's, `name` first, its groups, and [`Varying::beside_opt`].
+    pub fn setting_of(&self, run: &Run) -> Vec<(String, String)> {
+        let mut pairs = run.pairs();
+        for (key, value) in self.beside_opt(&run.identity) {
+            if !pairs.iter().any(|pair| pair.0 == key) {
+                pairs.push((key, value));
+            }
+        }
+        pairs
     }
 
     /// The parts, but for those of `opt`, by which a run's setting differs from others: keys and values as Python

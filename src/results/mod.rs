@@ -15,6 +15,7 @@ pub mod profile;
 pub mod provenance;
 pub mod record;
 pub mod report;
+pub mod significance;
 pub mod statistics;
 pub mod store;
 pub mod table;

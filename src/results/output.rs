@@ -60,12 +60,17 @@ impl Run {
         both.map(|(k, v)| (k.clone(), python_str(v))).collect()
     }
 
-    /// The reference's name of this setting, `name=sgd:lr=0.1:...`, and the groups of a run that has some.
-    pub fn id(&self) -> String {
+    /// [`Run::options`], and the groups of a run that has some.
+    pub fn pairs(&self) -> Vec<(String, String)> {
         let groups = self.config.get("groups").map(config::groups);
         let groups = groups.filter(|text| !text.is_empty());
         let groups = groups.map(|text| ("groups".to_owned(), text));
-        let pairs = self.options().into_iter().chain(groups);
+        self.options().into_iter().chain(groups).collect()
+    }
+
+    /// The reference's name of this setting, `name=sgd:lr=0.1:...`, and the groups of a run that has some.
+    pub fn id(&self) -> String {
+        let pairs = self.pairs().into_iter();
         let pairs: Vec<String> = pairs.map(|(k, v)| format!("{k}={v}")).collect();
         pairs.join(":")
     }

@@ -216,14 +216,11 @@ pub fn profiles(records: &[Record], query: &Query) -> Result<Profiles> {
     let mut notes = Vec::new();
     let mut times = Vec::new();
     for method in &methods {
-        let mut row = Vec::new();
+        let (mut row, mut untried) = (Vec::new(), Vec::new());
         for (record, workload) in records.iter().zip(&workloads) {
             let studies = studies(record, method, workload.target, query)?;
             if studies.is_empty() {
-                let title = &workload.title;
-                notes.push(format!(
-                    "{title}: {method} was not tried, which counts as missed"
-                ));
+                untried.push(workload.title.as_str());
             }
             row.push(match studies.is_empty() {
                 true => f64::INFINITY,
@@ -231,6 +228,12 @@ pub fn profiles(records: &[Record], query: &Query) -> Result<Profiles> {
             });
         }
         times.push(row);
+        if !untried.is_empty() {
+            let untried = untried.join(", ");
+            notes.push(format!(
+                "{method} was not tried on {untried}, which counts as missed"
+            ));
+        }
     }
     for (at, workload) in workloads.iter().enumerate() {
         if times.iter().all(|method| method[at].is_infinite()) {

@@ -1,6 +1,7 @@
 //! Records: the runs of an experiment averaged over their seeds, as the CSV files of `records/` hold them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -111,6 +112,13 @@ impl Setting {
         lr.into_iter().chain(line).collect::<Vec<_>>().join(", ")
     }
 
+    /// The method and the label: `adam, lr=0.1`.
+    pub fn name(&self) -> String {
+        let label = Some(self.label()).filter(|label| !label.is_empty());
+        let parts = std::iter::once(self.method().to_owned()).chain(label);
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
     /// The last epoch.
     pub fn end(&self) -> usize {
         self.epochs[self.epochs.len() - 1]
@@ -152,6 +160,18 @@ impl Setting {
 
     pub fn has(&self, metric: usize) -> bool {
         !self.curves[metric].mean.is_empty()
+    }
+
+    /// The rows of its curves over which final values are averaged.
+    fn rows(&self, cutoff: Option<Cutoff>) -> RangeInclusive<usize> {
+        let last = self.epochs.len() - 1;
+        let Some(Cutoff { from, to }) = cutoff else {
+            return last..=last;
+        };
+        let before = |end: usize| self.epochs.partition_point(|&e| e < end);
+        let from = before(from).min(last);
+        let to = to.map_or(last, |to| before(to.saturating_add(1)).saturating_sub(1));
+        from..=to.max(from)
     }
 }
 
@@ -329,8 +349,9 @@ pub fn read_csv(path: &Path) -> Result<Vec<Record>> {
     parse_csv(&name, &text).map_err(|what| Error::corrupt(format!("{}: {what}", path.display())))
 }
 
-/// The CSV of an experiment as pandas' `to_csv(index=False)` writes it.
-pub fn to_csv(records: &[Record]) -> String {
+/// The CSV of an experiment as pandas' `to_csv(index=False)` writes it. Without `ids`, which the reference wants, settings are
+/// told apart by the columns of their keys alone.
+pub fn to_csv(records: &[Record], ids: bool) -> String {
     let (mut metrics, mut keys) = (Vec::new(), Vec::new());
     for record in records {
         add_new(&mut metrics, record.metrics.iter());
@@ -339,7 +360,10 @@ pub fn to_csv(records: &[Record]) -> String {
     let mut out = csv::Writer::from_writer(Vec::new());
     let std = metrics.iter().map(|m| format!("{m}_std"));
     let header = ["id", "epoch"].map(str::to_owned).into_iter();
-    let header = header.chain(metrics.iter().cloned()).chain(std);
+    let header = header
+        .skip(usize::from(!ids))
+        .chain(metrics.iter().cloned())
+        .chain(std);
     let header = header.chain(keys.iter().cloned());
     out.write_record(header.map(|column| escape::csv(&column)))
         .expect("writing to memory");
@@ -363,6 +387,7 @@ pub fn to_csv(records: &[Record]) -> String {
             let options = keys.iter();
             let options = options.map(|k| escape::csv(setting.option(k).unwrap_or("none")));
             let start = [escape::csv(&setting.id), epoch.to_string()].into_iter();
+            let start = start.skip(usize::from(!ids));
             out.write_record(start.chain(means).chain(stds).chain(options))
                 .expect("writing to memory");
         }
@@ -546,23 +571,26 @@ impl Record {
     /// The value that a setting ends with: the last epoch's, or the average over the epochs of `cutoff` (of a setting
     /// that ends before them, the last one's).
     pub fn last(&self, setting: &Setting, metric: usize, cutoff: Option<Cutoff>) -> Stat {
-        let epochs = &setting.epochs;
-        let last = epochs.len() - 1;
-        let (from, to) = cutoff.map_or((last, last), |Cutoff { from, to }| {
-            let before = |end: usize| epochs.partition_point(|&e| e < end);
-            let from = before(from).min(last);
-            let to = to.map_or(last, |to| before(to.saturating_add(1)).saturating_sub(1));
-            (from, to.max(from))
-        });
-        let average = |values: &[f64]| match values.get(from..=to) {
-            Some(part) => part.iter().sum::<f64>() / part.len() as f64,
-            None => f64::NAN,
-        };
+        let rows = setting.rows(cutoff);
         let curve = &setting.curves[metric];
         Stat {
-            mean: average(&curve.mean),
-            std: average(&curve.std),
+            mean: average_of(&curve.mean, &rows),
+            std: average_of(&curve.std, &rows),
         }
+    }
+
+    /// The value that each run of a setting ends with, after its seed.
+    pub fn finals(
+        &self,
+        setting: &Setting,
+        metric: usize,
+        cutoff: Option<Cutoff>,
+    ) -> Vec<(i64, f64)> {
+        let rows = setting.rows(cutoff);
+        let name = &self.metrics[metric];
+        let value = |run: &Run| average_of(run.metric(name).unwrap_or_default(), &rows);
+        let runs = setting.runs.iter();
+        runs.map(|run| (run.run_id(), value(run))).collect()
     }
 
     /// Whether a loss is not finite where the setting ends, of any of its seeds.
@@ -613,6 +641,14 @@ impl Record {
                 .then(a.1.total_cmp(&b.1))
         });
         ranked.into_iter().map(|(_, _, s)| s).collect()
+    }
+}
+
+/// Over some rows; NaN where there are none.
+fn average_of(values: &[f64], rows: &RangeInclusive<usize>) -> f64 {
+    match values.get(rows.clone()) {
+        Some(part) => part.iter().sum::<f64>() / part.len() as f64,
+        None => f64::NAN,
     }
 }
 
@@ -672,14 +708,19 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Vec<Record>, String>
     let header = reader.headers().map_err(|e| e.to_string())?.clone();
     let header: Vec<&str> = header.iter().map(escape::from_csv).collect();
     let names = header.iter().position(|c| *c == "name");
-    let (["id", "epoch", ..], Some(names)) = (header.as_slice(), names) else {
-        return Err("not a record: its columns should be id, epoch, ..., name, ...".into());
+    let (first, names) = match (header.as_slice(), names) {
+        (["id", "epoch", ..], Some(names)) => (1, names),
+        (["epoch", ..], Some(names)) => (0, names),
+        _ => return Err("not a record: its columns should be id, epoch, ..., name, ...".into()),
     };
-    let columns = 2..names;
-    let place = |column: &str| header[columns.clone()].iter().position(|c| *c == column);
+    let columns = first + 1..names;
+    let place = |column: &str| {
+        let place = header[columns.clone()].iter().position(|c| *c == column);
+        place.map(|place| place + columns.start)
+    };
     // A metric is a column with a `_std` of its own.
     let places: Vec<(usize, usize)> = (header[columns.clone()].iter().enumerate())
-        .filter_map(|(at, metric)| Some((at + 2, place(&format!("{metric}_std"))? + 2)))
+        .filter_map(|(at, metric)| Some((at + columns.start, place(&format!("{metric}_std"))?)))
         .collect();
     let metrics: Vec<String> = places.iter().map(|m| header[m.0].to_owned()).collect();
     let keys: Vec<String> = header[names..].iter().map(|k| (*k).to_owned()).collect();
@@ -688,14 +729,18 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Vec<Record>, String>
     let mut row = csv::StringRecord::new();
     while reader.read_record(&mut row).map_err(|e| e.to_string())? {
         let line = row.position().map_or(0, csv::Position::line);
-        let at = *index.entry(row[0].to_owned()).or_insert_with(|| {
-            let options = keys.iter().zip(row.iter().skip(names));
-            let options = options.filter(|(_, value)| *value != "none");
+        let options = keys.iter().zip(row.iter().skip(names));
+        let options = options.filter(|(_, value)| *value != "none");
+        let options = options.map(|(k, v)| (k.clone(), escape::from_csv(v).to_owned()));
+        let options: Options = options.collect();
+        let id = match first {
+            0 => joined(&options, ":"),
+            _ => escape::from_csv(&row[0]).to_owned(),
+        };
+        let at = *index.entry(id.clone()).or_insert_with(|| {
             let setting = Setting {
-                id: escape::from_csv(&row[0]).to_owned(),
-                options: options
-                    .map(|(k, v)| (k.clone(), escape::from_csv(v).to_owned()))
-                    .collect(),
+                id,
+                options,
                 line: String::new(),
                 epochs: Vec::new(),
                 curves: vec![Curve::default(); metrics.len()],
@@ -713,8 +758,8 @@ fn parse_csv(name: &str, text: &str) -> std::result::Result<Vec<Record>, String>
                 )
             }),
         };
-        let epoch = row[1].parse();
-        let epoch = epoch.map_err(|_| format!("line {line}: epoch {:?}", &row[1]))?;
+        let epoch = row[first].parse();
+        let epoch = epoch.map_err(|_| format!("line {line}: epoch {:?}", &row[first]))?;
         let pairs = places
             .iter()
             .map(|&(mean, std)| Ok((number(mean)?, number(std)?)));

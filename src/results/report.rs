@@ -66,6 +66,7 @@ fn table(record: &Record, score: &str, target: Option<f64>) -> Result<Table> {
         cutoff: None,
         columns: &COLUMNS[..columns],
         target,
+        sort: None,
     };
     let mut table = Table::new(std::slice::from_ref(record), &query)?;
     // The experiment is the section's heading already.
@@ -238,7 +239,7 @@ fn runs(record: &Record) -> (Table, usize) {
         let loss = run.metric("train_loss").and_then(|m| m.last());
         let time = Some(run.train_time()).filter(|t| !t.is_nan());
         [
-            format!("{}, {}", setting.method(), setting.label()),
+            setting.name(),
             run.run_id().to_string(),
             loss.map_or(String::new(), |x| format_small(*x)),
             time.map_or(String::new(), format_small),
@@ -254,7 +255,7 @@ fn runs(record: &Record) -> (Table, usize) {
     let columns: Vec<usize> = (0..HEADER.len()).filter(filled).collect();
     let kept = |row: &[String; 8]| -> Vec<Cell> {
         let texts = columns.iter().map(|&c| row[c].clone());
-        texts.map(|text| Cell { text, bold: false }).collect()
+        texts.map(Cell::plain).collect()
     };
     let diverged = runs()
         .filter(|(_, run)| run.diverged_at().is_some())
@@ -262,7 +263,7 @@ fn runs(record: &Record) -> (Table, usize) {
     let table = Table {
         header: columns.iter().map(|&c| HEADER[c].to_owned()).collect(),
         rows: rows.iter().map(kept).collect(),
-        notes: Vec::new(),
+        ..Table::default()
     };
     (table, diverged)
 }

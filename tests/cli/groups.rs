@@ -318,14 +318,20 @@ fn runs_that_differ_in_groups_are_other_runs() {
     ] {
         assert!(record.contains(id), "no {id} in {record}");
     }
-    let listed = folder.run("output list output/g.json").code(0).stdout;
+    let listed = folder
+        .run("output list output/g.json --format csv")
+        .code(0)
+        .stdout;
+    assert!(
+        listed.contains("\"momo-star, lr=1, groups=bias weight_decay 0\""),
+        "{listed}"
+    );
     let exported = folder.run("output export output/g.json").code(0).stdout;
-    for text in [listed, exported] {
-        assert!(
-            text.contains("name=momo-star:lr=1:groups=bias weight_decay 0"),
-            "{text}"
-        );
-    }
+    let id = "name=momo-star:lr=1:groups=bias weight_decay 0";
+    assert!(
+        exported.contains(id) && exported.contains(",1,none,bias weight_decay 0,"),
+        "{exported}"
+    );
     folder.write("g.csv", record);
     folder.run("table g.csv --columns score,setting").code(0);
     let text = folder.run("config expand g.json").code(0).stdout;

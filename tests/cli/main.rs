@@ -16,6 +16,7 @@ mod optimizer;
 mod processors;
 mod results_cli;
 mod runs;
+mod statistics;
 mod step_logs;
 mod train;
 mod verify;

@@ -271,11 +271,11 @@ fn names_do_not_reach_the_terminal_as_they_are() {
     let name = "=a\u{1b}[31m\nbreak|b\u{9b}";
     folder.write("output/x.json", runs(name).to_string());
     for (command, lines) in [
-        ("table x --format text", 6),
-        ("table x --format markdown", 3),
-        ("table x --format latex", 7),
+        ("table x --format text", 7),
+        ("table x --format markdown", 5),
+        ("table x --format latex", 12),
         ("table x --format csv", 2),
-        ("output list output/x.json", 5),
+        ("output list output/x.json --width 100", 5),
         ("record x --out -", 2),
         ("output export output/x.json", 2),
         ("plot x curves", 2),
@@ -707,8 +707,9 @@ fn what_diverged_never_wins() {
         .run("table x --columns score,setting --format markdown")
         .code(0)
         .stdout;
-    assert!(text.contains("| **60.00** | lr=1 |"), "{text}");
-    assert!(text.contains("| 99.00 (diverged) | lr=1 |"), "{text}");
+    assert!(text.contains("| sgd | **60.00** |"), "{text}");
+    assert!(text.contains("| lost | 99.00 (diverged) |"), "{text}");
+    assert!(text.contains("setting lr=1."), "{text}");
     folder.run("plot x curves --metric val_score").code(0);
     let svg = folder.read("plots/x/curves_val_score.svg");
     for label in [">sgd, lr=1</text>", ">lost, lr=1 (diverged)</text>"] {

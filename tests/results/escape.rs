@@ -32,7 +32,7 @@ fn table(names: &[String]) -> Table {
     Table {
         header: names.to_vec(),
         rows: vec![row(false), row(true)],
-        notes: Vec::new(),
+        ..Table::default()
     }
 }
 
@@ -105,7 +105,7 @@ proptest! {
 
     #[test]
     fn text_tables_stay_rectangular(names in prop::collection::vec(name(), 1..4)) {
-        let text = table(&names).render(Format::Text);
+        let text = table(&names).render_within(Format::Text, 1000);
         let frame: Vec<&str> = text.lines().filter(|line| !line.starts_with('*')).collect();
         prop_assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
         // Border, header, line, two rows, border.
@@ -131,7 +131,7 @@ proptest! {
 
     #[test]
     fn latex_rows_have_their_cells(names in prop::collection::vec(name(), 1..4)) {
-        let text = table(&names).render(Format::Latex);
+        let text = table(&names).render_within(Format::Latex, 1000);
         let rows: Vec<&str> = text.lines().filter(|line| line.ends_with(" \\\\")).collect();
         prop_assert_eq!(rows.len(), 3, "{}", text);
         for row in rows {

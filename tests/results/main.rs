@@ -14,3 +14,4 @@ mod report;
 mod results;
 mod statistics;
 mod store;
+mod tables;

@@ -158,7 +158,7 @@ fn merging_splits_gives_the_whole_and_refuses_what_does_not_mix() {
 
 #[test]
 fn exports_have_a_row_per_epoch() {
-    let csv = edit::export(&files::path("records/reference/outputs/test.json")).unwrap();
+    let csv = edit::export(&files::path("records/reference/outputs/test.json"), true).unwrap();
     assert_eq!(csv.lines().count(), 1 + 24 * 10);
     assert!(csv.starts_with("id,run_id,epoch,grad_norm,learning_rate,"));
     assert!(

@@ -137,8 +137,8 @@ fn seeds_are_studies_and_settings_are_trials() {
     assert_eq!(scores, [0.5, 0.5, 0.0]);
     assert_eq!(found.workloads[1].target, 5.0);
     let notes = [
-        "a: lion was not tried, which counts as missed",
-        "b: sgd was not tried, which counts as missed",
+        "lion was not tried on a, which counts as missed",
+        "sgd was not tried on b, which counts as missed",
     ];
     assert_eq!(found.notes, notes);
 }
