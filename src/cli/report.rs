@@ -15,9 +15,14 @@ pub struct Args {
     ids: Vec<String>,
     #[command(flatten)]
     sources: Sources,
-    /// The quantity that ranks settings in the table
-    #[arg(long, value_name = "METRIC", default_value = "val_score")]
-    score: String,
+    /// The metric that tells which settings are best, in the tables and in the figures, whatever these show
+    #[arg(
+        long,
+        alias = "score",
+        value_name = "METRIC",
+        default_value = "val_score"
+    )]
+    rank_by: String,
     /// Say when each method reaches this score (a fraction) or loss
     #[arg(long, value_name = "X", value_parser = finite)]
     target: Option<f64>,
@@ -31,7 +36,7 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<u8> {
         let records = self.sources.load(&self.ids)?;
-        let html = report::html(&records, &self.score, self.target)?;
+        let html = report::html(&records, &self.rank_by, self.target)?;
         write_or_print(&self.out, &html, self.overwrite.into())?;
         if self.out.as_os_str() != "-" {
             println(self.out.display())?;

@@ -1,12 +1,17 @@
 //! The report: one HTML file with tables, live figures and the data, which needs no network.
 
+use std::time::SystemTime;
+
 use serde_json::{Map, Value, json};
 
 use super::escape;
 use super::measure;
+use super::names;
 use super::plot::{self, chart};
+use super::provenance;
 use super::record::{Record, Setting};
 use super::table::{Cell, Column, Query, Table, format_small};
+use super::timestamp::timestamp;
 use crate::error::Result;
 use crate::optim::{Look, Marker};
 
@@ -22,26 +27,32 @@ const COLUMNS: [Column; 6] = [
 /// Logged steps of a setting that a report holds at most.
 const LOGGED: usize = 1000;
 
-/// The HTML of a report on these experiments. `score` ranks settings; with a `target`, a score as a fraction
-/// or a loss, the table says how many epochs and seconds each method takes to it.
-pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<String> {
+/// The HTML of a report on these experiments. `rank_by` is the metric that tells which settings are best, in tables and figures;
+/// with a `target`, a score as a fraction or a loss, the table says how many epochs and seconds each method takes to it.
+pub fn html(records: &[Record], rank_by: &str, target: Option<f64>) -> Result<String> {
     let tables: Vec<Table> = records
         .iter()
-        .map(|record| table(record, score, target))
+        .map(|record| table(record, rank_by, target))
         .collect::<Result<_>>()?;
     let both = || records.iter().zip(&tables);
     let sections: String = both()
-        .map(|(record, table)| section(record, table))
+        .enumerate()
+        .map(|(nth, (record, table))| section(nth, record, table))
         .collect();
+    let overview = match records.len() {
+        0 | 1 => String::new(),
+        _ => overview(records, rank_by)?,
+    };
     let experiments: Vec<Value> = both()
         .map(|(record, table)| experiment(record, table))
         .collect();
     // No tag can end or begin inside the script element then.
-    let data = json!({"experiments": experiments}).to_string();
+    let data = json!({"rank_by": rank_by, "experiments": experiments}).to_string();
     let data = data.replace('<', "\\u003c");
     let mut names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
     names.dedup();
     let title = escape::xml(&format!("Report: {}", names.join(", ")));
+    let made = escape::xml(&made());
     let mut html = String::new();
     // In one pass: what is put in is not looked through for places.
     let mut template = include_str!("../../assets/report.html").split("{{");
@@ -50,7 +61,9 @@ pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<Stri
         let (place, rest) = part.split_once("}}").expect("the template is whole");
         html += match place {
             "TITLE" => &title,
+            "OVERVIEW" => &overview,
             "SECTIONS" => &sections,
+            "MADE" => &made,
             "DATA" => &data,
             _ => unreachable!("the template has no other places"),
         };
@@ -59,10 +72,44 @@ pub fn html(records: &[Record], score: &str, target: Option<f64>) -> Result<Stri
     Ok(html)
 }
 
-fn table(record: &Record, score: &str, target: Option<f64>) -> Result<Table> {
+/// When, how and by what the report was made.
+fn made() -> String {
+    let about = provenance::of_process();
+    let said = |key: &str| about.get(key).and_then(Value::as_str).unwrap_or("unknown");
+    format!(
+        "{}, by {} (stepback-native {}, commit {})",
+        timestamp(SystemTime::now()).get(..19).unwrap_or_default(),
+        said("command"),
+        said("version"),
+        said("commit"),
+    )
+}
+
+/// Contents, and the best of every method in all experiments.
+fn overview(records: &[Record], rank_by: &str) -> Result<String> {
+    let links = records.iter().enumerate().map(|(nth, record)| {
+        let title = escape::xml(&record.title());
+        format!("<li><a href=\"#experiment-{nth}\">{title}</a></li>\n")
+    });
+    let query = Query {
+        score: rank_by,
+        cutoff: None,
+        columns: &[],
+        target: None,
+        sort: None,
+    };
+    let table = Table::new(records, &query)?;
+    Ok(format!(
+        "<nav aria-label=\"Contents\"><ol>\n{}</ol></nav>\n<h2>All experiments</h2>\n{}",
+        links.collect::<String>(),
+        html_table(&table)
+    ))
+}
+
+fn table(record: &Record, rank_by: &str, target: Option<f64>) -> Result<Table> {
     let columns = if target.is_some() { 6 } else { 4 };
     let query = Query {
-        score,
+        score: rank_by,
         cutoff: None,
         columns: &COLUMNS[..columns],
         target,
@@ -78,8 +125,9 @@ fn table(record: &Record, score: &str, target: Option<f64>) -> Result<Table> {
 }
 
 /// All that can be read without scripts, which add the figures.
-fn section(record: &Record, table: &Table) -> String {
-    let mut html = format!("<section>\n<h2>{}</h2>\n", escape::xml(&record.title()));
+fn section(nth: usize, record: &Record, table: &Table) -> String {
+    let title = escape::xml(&record.title());
+    let mut html = format!("<section id=\"experiment-{nth}\">\n<h2>{title}</h2>\n");
     html += &html_table(table);
     for note in &table.notes {
         html += &format!("<p>{}</p>\n", escape::xml(note));
@@ -110,9 +158,9 @@ fn html_table(table: &Table) -> String {
     let head = table
         .header
         .iter()
-        .map(|text| format!("<th>{}</th>", escape::xml(text)));
+        .map(|text| format!("<th scope=\"col\">{}</th>", escape::xml(text)));
     let mut html = format!(
-        "<div class=\"wide\"><table>\n<tr>{}</tr>\n",
+        "<div class=\"wide\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n",
         head.collect::<String>()
     );
     for row in &table.rows {
@@ -131,7 +179,7 @@ fn html_table(table: &Table) -> String {
         });
         html += &format!("<tr>{}</tr>\n", cells.collect::<String>());
     }
-    html + "</table></div>\n"
+    html + "</tbody></table></div>\n"
 }
 
 fn first_config(record: &Record) -> Option<&Map<String, Value>> {
@@ -148,12 +196,23 @@ fn experiment(record: &Record, table: &Table) -> Value {
         "name": record.title(),
         "accuracy": record.accuracy,
         "config": first_config(record),
-        "metrics": record.metrics,
+        "metrics": record.metrics.iter().map(|metric| shown(record, metric)).collect::<Vec<_>>(),
         "logged": record.logged(),
         "methods": record.methods().into_iter().map(method).collect::<Vec<_>>(),
         "settings": settings,
         "table": data(table),
         "runs": runs,
+    })
+}
+
+/// A metric: its name, what axes say, and the factor from what is stored.
+fn shown(record: &Record, metric: &str) -> Value {
+    let accuracy = record.accuracy && metric.ends_with("score");
+    let unit = if accuracy { " (%)" } else { "" };
+    json!({
+        "name": metric,
+        "label": names::metric(metric, record.accuracy) + unit,
+        "factor": if accuracy { 100.0 } else { 1.0 },
     })
 }
 
@@ -166,6 +225,7 @@ fn method(name: &str) -> Value {
     };
     json!({
         "name": name,
+        "label": names::method(name),
         "colour": format!("#{colour:06x}"),
         "marker": chart::corners(shape),
         "hollow": if hollow { chart::HOLLOW } else { 0.0 },

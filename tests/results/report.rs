@@ -39,7 +39,7 @@ fn names_do_not_take_the_page_apart() {
     let mut odd = outputs("mnist_mlp-2");
     odd.name = "{{DATA}} {{TITLE}} ' \" \u{1b}".into();
     let html = report::html(std::slice::from_ref(&odd), "val_score", None).unwrap();
-    // In the title, the first heading and the section's heading.
+    // In the title, the first heading and the section's heading; the command that made it is the test's.
     let shown = "{{DATA}} {{TITLE}} &#39; &quot; \\u{1b}";
     assert_eq!(html.matches(shown).count(), 3);
     assert_eq!(html.matches("<script id=").count(), 1);
@@ -216,12 +216,12 @@ fn it_works_in_a_browser() {
     assert!(number(lines) < both, "the toggle removes a method");
     let label =
         "return document.querySelector('section:last-of-type svg').getAttribute('aria-label')";
-    assert_eq!(browser.script(label), "val_score");
+    assert_eq!(browser.script(label), "Validation accuracy (%)");
     browser.script(
         "const s = document.querySelector('section:last-of-type select'); s.value = 'train_loss'; \
          s.dispatchEvent(new Event('change'))",
     );
-    assert_eq!(browser.script(label), "train_loss");
+    assert_eq!(browser.script(label), "Training loss");
     assert_eq!(
         browser.script("return document.querySelector('section:last-of-type input.log').checked"),
         true
@@ -232,11 +232,73 @@ fn it_works_in_a_browser() {
          {clientX: p.x + p.width / 2, clientY: p.y + p.height / 2})); \
          return document.getElementById('tip').textContent",
     );
-    assert!(tip.as_str().unwrap().contains("train_loss: "), "{tip}");
+    assert!(tip.as_str().unwrap().contains("Training loss: "), "{tip}");
     assert_eq!(number("document.querySelectorAll('.noscript').length"), 0);
     // The data behind the link is the whole embedded JSON.
     let link = "return fetch(document.getElementById('raw').href).then(r => r.json()).then(d => d.experiments.length)";
     assert_eq!(browser.script(link), 2);
+
+    // Which setting is best does not depend on what is shown: by score here, so that others may have lower losses.
+    let caption = "return document.querySelector('section:last-of-type figcaption').textContent";
+    let caption = browser.script(caption);
+    assert!(
+        caption.as_str().unwrap().contains("by Validation accuracy"),
+        "{caption}"
+    );
+    assert!(number("document.querySelectorAll('nav a').length") == 2);
+    assert!(number("document.querySelectorAll('nav ~ div table tbody tr').length") == 2);
+    let made = browser.script("return document.querySelector('footer').textContent");
+    assert!(made.as_str().unwrap().contains("stepback-native"), "{made}");
+
+    // A table is sorted by the column that is clicked, and back.
+    let column = "[...document.querySelectorAll('section:last-of-type details table tbody tr')].map(r => parseFloat(r.cells[2].textContent))";
+    let click = "document.querySelector('section:last-of-type details table').tHead.rows[0].cells[2].click();";
+    let sorted = |order: &str| {
+        let check = format!(
+            "{click} const c = {column}.filter(x => !isNaN(x)); return c.length > 9 && c.every((x, i) => i === 0 || c[i - 1] {order} x)"
+        );
+        assert_eq!(browser.script(&check), true, "{order}");
+    };
+    sorted("<=");
+    sorted(">=");
+
+    // Another setting's curve is added, dashed.
+    let dashed = "document.querySelectorAll('section:last-of-type figure:first-of-type path[stroke-dasharray]').length";
+    assert_eq!(number(dashed), 0);
+    let second = "const e = data.experiments[1], method = e.methods[1].name; \
+                  const boxes = [...document.querySelectorAll('section:last-of-type input.setting')]; \
+                  e.settings.forEach((s, i) => s.method === method && boxes[i].click())";
+    browser.script(second);
+    assert!(number(dashed) > 0);
+
+    // Dragging over a part of the axis shows it alone, in the data that are saved as well; a double click shows all.
+    let first = "document.querySelector('section:first-of-type figure')";
+    let shown = format!("{first}.querySelectorAll('svg polygon').length");
+    let all = number(&shown);
+    let drag = format!(
+        "const svg = {first}.querySelector('svg'), box = svg.getBoundingClientRect(); \
+         const at = (type, part) => svg.dispatchEvent(new MouseEvent(type, {{bubbles: true, clientX: box.x + part * box.width, clientY: box.y + box.height / 2}})); \
+         at('mousedown', 0.3); at('mousemove', 0.5); at('mouseup', 0.6)"
+    );
+    browser.script(&drag);
+    let zoomed = browser.script(&format!("return {first}.zoom"));
+    let [low, high] = [0, 1].map(|i| zoomed[i].as_f64().unwrap());
+    assert!(0.0 < low && low < high && high < 49.0, "{zoomed}");
+    assert!(number(&shown) > 0);
+    browser.script(&format!(
+        "{first}.querySelector('svg').dispatchEvent(new MouseEvent('dblclick', {{bubbles: true}}))"
+    ));
+    assert_eq!(number(&shown), all);
+    let rows = number(&format!("table({first}.chart).trim().split('\\n').length"));
+    let points = number(&format!(
+        "{first}.chart.series.reduce((n, s) => n + s.points.length, 0)"
+    ));
+    assert_eq!(rows, points + 1);
+    let svg = browser.script(&format!("return image({first}.querySelector('svg'))"));
+    assert!(
+        svg.as_str().unwrap().starts_with("<svg ") && !svg.as_str().unwrap().contains("var("),
+        "{svg}"
+    );
 
     // Long curves are thinned out on the screen alone, and no name breaks the figures.
     let mut odd = outputs("mnist_mlp-2");
