@@ -18,7 +18,9 @@ mod report;
 mod sample;
 mod show_schedule;
 mod signals;
+mod slurm;
 mod sources;
+mod status;
 mod table;
 mod train;
 mod try_optimizer;
@@ -42,6 +44,7 @@ use crate::{models, optim};
     after_help = "Exit codes: 0 done, 1 verify or compare found a difference or a device failed, \
     2 wrong usage or config, \
     11 output in use, 65 damaged file, 73 output cannot be created, 74 input/output error, \
+    75 stopped by SIGUSR1 to go on later, \
     130 or 143 interrupted, 141 stdout was closed."
 )]
 pub struct Cli {
@@ -52,6 +55,8 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Train),
+    Status(status::Args),
+    Slurm(slurm::Slurm),
     /// Compare this build with the reference's numbers
     Verify(verify::Verify),
     /// Configs: check them, print their runs, split them
@@ -82,6 +87,8 @@ impl Cli {
         signals::survive_file_size_limits();
         match self.command {
             Command::Train(command) => command.run(),
+            Command::Status(command) => command.run(),
+            Command::Slurm(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Optimizer(command) => command.run(),

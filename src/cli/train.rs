@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -19,16 +19,17 @@ use super::print::{self, count};
 use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, RunConfig};
 use crate::data::{Library, fetch};
-use crate::device::Target;
+use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
-use crate::results::file::Lock;
-use crate::results::identity::Identity;
+use crate::results::file::Shared;
+use crate::results::identity::{Identity, Index};
+use crate::results::progress::{Planned, duration};
 use crate::results::store::{Options, Overwrite, Store};
-use crate::results::{Epoch, RunResult, escape};
+use crate::results::{Epoch, RunResult, escape, output, progress};
 use crate::stop;
 use crate::train::LogSteps;
 use crate::train::checkpoint::Checkpoints;
-use crate::train::sweep::{self, Choices, lock};
+use crate::train::sweep::{self, Choices, Elsewhere, Pending, identity, lock};
 use crate::train::weights::{self, Place, Weights};
 
 /// What `--save-weights` says: which weights, and where.
@@ -105,6 +106,10 @@ pub struct Train {
     /// seconds and when interrupted; "never" writes none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = interval)]
     checkpoint_every: Interval,
+    /// Go on with the runs of a process on another machine that has shown no sign of life for so many seconds: it
+    /// shows one every 5 seconds, but file systems may hold them back
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    takeover_after: Duration,
     /// Print the runs and stop
     #[arg(long)]
     dry_run: bool,
@@ -118,6 +123,10 @@ pub struct Train {
     /// Threads to use [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Runs to train side by side on the CPU, each on its part of the threads [default: as many as there are threads where
+    /// steps are small, else one after the other]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
     /// Write null for NaN and Infinity, which strict JSON does not have
     #[arg(long)]
     strict_json: bool,
@@ -137,34 +146,45 @@ pub struct Train {
 struct Interval(Option<Duration>);
 
 fn interval(text: &str) -> std::result::Result<Interval, String> {
-    let seconds = || Duration::try_from_secs_f64(text.parse().ok()?).ok();
     match text {
         "never" => Ok(Interval(None)),
-        _ => match seconds() {
-            Some(every) => Ok(Interval(Some(every))),
-            None => Err("a number of seconds of 0 or more, or never".into()),
+        _ => match seconds(text) {
+            Ok(every) => Ok(Interval(Some(every))),
+            Err(what) => Err(format!("{what}, or never")),
         },
     }
+}
+
+pub(super) fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = || Duration::try_from_secs_f64(text.parse().ok()?).ok();
+    seconds().ok_or_else(|| "a number of seconds of 0 or more".into())
 }
 
 /// An experiment with its output, and what is left of it.
 struct Job {
     experiment: Experiment,
-    pending: Vec<(usize, RunConfig)>,
+    pending: Vec<Pending>,
     checkpoints: Option<Checkpoints>,
     /// Given up before the store: its folder may lie in the store's.
     weights: Option<WeightFiles>,
     store: Store,
 }
 
+/// What an output lacks of a config's runs.
+pub(super) struct Left {
+    pub runs: usize,
+    /// Training of one, as far as it is known from finished ones.
+    pub seconds_each: Option<f64>,
+}
+
 /// Given up in reverse order: the folder that was made for the first one goes last, if nothing is in it.
 #[derive(Default)]
 struct Jobs(VecDeque<Job>);
 
-/// The files that the weights of pending runs go to, in a folder that this process holds.
+/// The files that the weights of pending runs go to, in a folder that processes of other outputs leave alone.
 struct WeightFiles {
     places: Vec<Place>,
-    _lock: Lock,
+    _folder: Arc<Shared>,
 }
 
 impl Train {
@@ -176,6 +196,11 @@ impl Train {
         // Not "auto" before the kernels have been seen on a GPU.
         let targets = self.device.targets("cpu")?;
         let target = targets[0];
+        if self.jobs.is_some() && matches!(target.device, Device::Cuda(_)) {
+            return Err(Error::usage(
+                "--jobs: on a GPU runs are trained one after the other",
+            ));
+        }
         use_threads(self.threads)?;
         let init = self.init_weights.as_deref().map(Weights::read);
         let mut choices = Choices {
@@ -184,6 +209,7 @@ impl Train {
             save_trained: matches!(&self.save_weights, Some(Some(save)) if save.trained),
             log: self.log_steps(),
             checkpoints: None,
+            jobs: self.jobs.and_then(|jobs| NonZeroUsize::new(jobs.into())),
         };
         // From here on there is something to tidy up.
         signals::listen()?;
@@ -193,11 +219,11 @@ impl Train {
         });
         let prepared = self.prepare(experiments, &library, target, &choices);
         // Whatever has failed then has failed for it.
-        if let Some(signal) = signals::received() {
+        if let Some(code) = signals::received() {
             if !self.quiet {
                 print::note("interrupted before the first run");
             }
-            return Ok(128 + signal);
+            return Ok(code);
         }
         let mut jobs = prepared?;
         let mut failure = None;
@@ -206,11 +232,45 @@ impl Train {
             choices.save = job.weights.as_ref().map(|files| files.places.clone());
             let outcome = self.train(&job, &library, &targets, &choices)?;
             failure = failure.or(outcome);
-            if let Some(signal) = signals::received() {
-                return Ok(128 + signal);
+            if let Some(code) = signals::received() {
+                return Ok(code);
             }
         }
         Ok(failure.map_or(0, Kind::exit_code))
+    }
+
+    /// What the output of the one config lacks, by its files; `unclaimed`: without what processes are training.
+    pub(super) fn left(&self, unclaimed: bool) -> Result<(String, Left)> {
+        let experiments = self.read_configs()?;
+        let [Experiment { id, runs, .. }] = &experiments[..] else {
+            return Err(Error::usage("one config at a time"));
+        };
+        let path = self.output_dir.join(format!("{id}.json"));
+        let (mut done, mut times) = (Index::default(), Vec::new());
+        if path.exists() {
+            for run in output::read(&path)? {
+                times.push(run.train_time());
+                done.insert(run.identity, ());
+            }
+        }
+        let nothing = Map::new();
+        let missing = |run: &&RunConfig| done.get(&identity(run, &nothing, None)).is_none();
+        let left = runs.iter().filter(missing).count();
+        let running = match unclaimed {
+            true => progress::status(&path).map_or(0, |status| status.running.len()),
+            false => 0,
+        };
+        times.retain(|time| time.is_finite());
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        let left = Left {
+            runs: left.saturating_sub(running),
+            seconds_each: (!times.is_empty()).then_some(mean),
+        };
+        Ok((id.clone(), left))
+    }
+
+    pub(super) fn output_dir(&self) -> &Path {
+        &self.output_dir
     }
 
     /// Takes every output, and tells what is wrong with any of them, before anything is trained.
@@ -228,11 +288,14 @@ impl Train {
         }
         jobs.check(library, target, choices)?;
         for job in &mut jobs.0 {
-            let identity = job.identity(self, library, &chosen);
-            let all: Vec<Identity> = job.experiment.all.iter().map(&identity).collect();
+            let all = job.identities(self, library, &chosen);
+            for run in &mut job.pending {
+                run.identity = all[run.index].clone();
+            }
             job.store.check_problems(&all)?;
-            let checkpoints = self.checkpoints(job, &identity, &all)?;
-            job.weights = self.weight_files(job, identity)?;
+            job.plan()?;
+            let checkpoints = self.checkpoints(job, &all)?;
+            job.weights = self.weight_files(job)?;
             job.checkpoints = Some(checkpoints);
         }
         Ok(jobs)
@@ -293,15 +356,22 @@ impl Train {
         let options = Options {
             overwrite: self.overwrite.then_some(overwrite),
             strict_json: self.strict_json,
+            silence: self.takeover_after,
             ..Options::default()
         };
         let store = Store::open(&self.output_dir, &experiment.id, options)?;
-        let identity = |run: &RunConfig| identity(run, chosen, None);
-        let identities = |runs: &[RunConfig]| runs.iter().map(identity).collect::<Vec<_>>();
-        let done = store.settle(&identities(&experiment.runs));
-        store.check_problems(&identities(&experiment.all))?;
-        let runs = experiment.runs.iter().cloned().enumerate();
-        let pending: Vec<_> = runs.filter(|(index, _)| !done[*index]).collect();
+        let identities = |run: &RunConfig| identity(run, chosen, None);
+        let all: Vec<Identity> = experiment.all.iter().map(identities).collect();
+        let selected = experiment.selected();
+        let done = store.settle(&all, &selected);
+        store.check_problems(&all)?;
+        let left = selected.iter().zip(done).filter(|(_, done)| !done);
+        let pending = |(&index, _): (&usize, bool)| Pending {
+            index,
+            config: experiment.all[index].clone(),
+            identity: all[index].clone(),
+        };
+        let pending = left.map(pending).collect();
         Ok(Job {
             experiment,
             pending,
@@ -328,14 +398,9 @@ impl Train {
     }
 
     /// The checkpoints of pending runs. Tells of those that are there and of no use. `all` are the experiment's runs.
-    fn checkpoints(
-        &self,
-        job: &Job,
-        identity: impl Fn(&RunConfig) -> Identity,
-        all: &[Identity],
-    ) -> Result<Checkpoints> {
-        let folder = job.store.beside("checkpoints");
-        let pending: Vec<Identity> = job.pending.iter().map(|(_, run)| identity(run)).collect();
+    fn checkpoints(&self, job: &Job, all: &[Identity]) -> Result<Checkpoints> {
+        let folder = job.store.checkpoints();
+        let pending = job.pending.iter().map(|run| run.identity.clone()).collect();
         let Interval(every) = self.checkpoint_every;
         let checkpoints = Checkpoints::open(folder, every, self.log_steps(), pending)?;
         if self.overwrite {
@@ -350,11 +415,7 @@ impl Train {
     }
 
     /// Where the weights of pending runs go, if they are to be saved.
-    fn weight_files(
-        &self,
-        job: &Job,
-        identity: impl Fn(&RunConfig) -> Identity,
-    ) -> Result<Option<WeightFiles>> {
+    fn weight_files(&self, job: &Job) -> Result<Option<WeightFiles>> {
         let Some(dir) = &self.save_weights else {
             return Ok(None);
         };
@@ -362,11 +423,16 @@ impl Train {
         let dir = dir.as_ref().and_then(|save| save.dir.clone());
         let default = || self.output_dir.join("weights");
         let folder = dir.unwrap_or_else(default).join(id);
-        let lock = weights::take_folder(&folder)?;
-        let pending = job.pending.iter().map(|(_, run)| (run, identity(run)));
+        let pending = job
+            .pending
+            .iter()
+            .map(|run| (&run.config, run.identity.clone()));
+        let pending: Vec<_> = pending.collect();
+        let find = || weights::places(&folder, &pending, all);
+        let (shared, places) = weights::take_folder(&folder, job.store.target(), find)?;
         Ok(Some(WeightFiles {
-            places: weights::places(&folder, &pending.collect::<Vec<_>>(), all)?,
-            _lock: lock,
+            places,
+            _folder: shared,
         }))
     }
 
@@ -400,6 +466,7 @@ impl Train {
         report.bar.finish_and_clear();
         report.failure()?;
         let failed = report.failed.load(Ordering::Relaxed);
+        let elsewhere = report.elsewhere();
         let results = report.into_results();
         if let Err(error) = outcome {
             if !self.quiet && !results.is_empty() {
@@ -417,8 +484,8 @@ impl Train {
             let seconds = begin.elapsed().as_secs_f64();
             let done = count(results.len(), "run");
             let rest = match failed {
-                0 => String::new(),
-                n => format!("; {n} failed"),
+                0 => elsewhere,
+                n => format!("; {n} failed{elsewhere}"),
             };
             match signals::received() {
                 None => print::note(format_args!(
@@ -437,17 +504,29 @@ impl Train {
 }
 
 impl Job {
-    /// What runs are told apart by, now that their data can be had. Data are not downloaded for it: where those of runs
+    /// Tells whoever looks what is to be done.
+    fn plan(&self) -> Result<()> {
+        let planned = |run: &Pending| Planned {
+            run: run.identity.hash(),
+            label: run.config.label(),
+            epochs: run.config.max_epoch,
+        };
+        let left: Vec<Planned> = self.pending.iter().map(planned).collect();
+        self.store
+            .plan(self.experiment.runs.len() - left.len(), left)
+    }
+
+    /// What all runs are told apart by, now that their data can be had. Data are not downloaded for it: where those of runs
     /// that are done already are not there, nothing is known of them.
-    fn identity(
+    fn identities(
         &self,
         options: &Train,
         library: &Library,
         chosen: &Map<String, Value>,
-    ) -> impl Fn(&RunConfig) -> Identity {
+    ) -> Vec<Identity> {
         let offline = options.library(true);
         let all = self.experiment.runs.iter().map(|run| (&offline, run));
-        let left = self.pending.iter().map(|(_, run)| (library, run));
+        let left = self.pending.iter().map(|run| (library, &run.config));
         let name = |run: &RunConfig| (run.dataset.clone(), json!(run.dataset_kwargs).to_string());
         let mut sums: HashMap<_, Option<Value>> = HashMap::new();
         for (library, run) in left.chain(all) {
@@ -455,17 +534,10 @@ impl Job {
             let sum = || Some(library.load(run).ok()?.checksum().into());
             sums.entry(name(run)).or_insert_with(sum);
         }
-        let chosen = chosen.clone();
-        move |run| identity(run, &chosen, sums.get(&name(run)).cloned().flatten())
+        let sum = |run: &RunConfig| sums.get(&name(run)).cloned().flatten();
+        let all = self.experiment.all.iter();
+        all.map(|run| identity(run, chosen, sum(run))).collect()
     }
-}
-
-/// What tells a run from others, with the checksum of its data if that is known.
-fn identity(run: &RunConfig, chosen: &Map<String, Value>, data: Option<Value>) -> Identity {
-    let mut summary = chosen.clone();
-    summary.extend(data.map(|sum| ("data".to_owned(), sum)));
-    summary.extend(sweep::of_methods(run));
-    Identity::new(&run.to_json(), &summary)
 }
 
 impl Jobs {
@@ -473,7 +545,7 @@ impl Jobs {
     fn check(&self, library: &Library, target: Target, choices: &Choices) -> Result<()> {
         let mut problems = Vec::new();
         for job in &self.0 {
-            let runs = job.pending.iter().map(|(_, run)| run);
+            let runs = job.pending.iter().map(|run| &run.config);
             for error in sweep::check(runs, library, target, choices, stop::flag()) {
                 problems.push((error.kind, format!("{}: {error}", job.experiment.id)));
             }
@@ -492,6 +564,9 @@ impl Drop for Jobs {
     }
 }
 
+/// Without a terminal, one epoch in this time has a line.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.
 struct Report<'a> {
     options: &'a Train,
@@ -499,6 +574,12 @@ struct Report<'a> {
     bar: ProgressBar,
     finished: AtomicUsize,
     failed: AtomicUsize,
+    elsewhere: Mutex<Vec<Elsewhere>>,
+    pace: Mutex<Pace>,
+    /// When a line told of an epoch.
+    told: Mutex<Instant>,
+    /// Is there a bar?
+    shown: bool,
     results: Mutex<Vec<(usize, RunResult)>>,
     failure: Mutex<Option<Error>>,
 }
@@ -506,14 +587,17 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(options: &'a Train, job: &'a Job) -> Report<'a> {
         let shown = !options.quiet && !options.verbose && std::io::stderr().is_terminal();
-        let epochs = job.pending.iter().map(|(_, run)| run.max_epoch as u64);
+        let of_all = job.experiment.runs.iter().map(|run| run.max_epoch as u64);
+        let of_pending = job.pending.iter().map(|run| run.config.max_epoch as u64);
+        let (all, left): (u64, u64) = (of_all.sum(), of_pending.sum());
         let target = if shown {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
         };
-        let bar = ProgressBar::with_draw_target(Some(epochs.sum()), target);
-        let template = "{prefix} {wide_bar} {pos}/{len} epochs [{elapsed}<{eta}] {msg}";
+        let bar = ProgressBar::with_draw_target(Some(all), target);
+        bar.set_position(all - left);
+        let template = "{prefix} {wide_bar} {pos}/{len} epochs, {elapsed}{msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -526,6 +610,10 @@ impl<'a> Report<'a> {
             bar,
             finished: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
+            elsewhere: Mutex::default(),
+            pace: Mutex::new(Pace::new(left)),
+            told: Mutex::new(Instant::now()),
+            shown,
             results: Mutex::default(),
             failure: Mutex::default(),
         };
@@ -534,14 +622,21 @@ impl<'a> Report<'a> {
     }
 
     fn show_count(&self) {
-        let done = self.finished.load(Ordering::Relaxed);
         let id = escape::printable(&self.job.experiment.id);
-        let all = self.job.pending.len();
-        self.bar.set_prefix(format!("{id} run {done}/{all}"));
+        let (done, all) = (self.done(), self.job.experiment.runs.len());
+        self.bar.set_prefix(format!("{id} {done}/{all} runs"));
+    }
+
+    /// Runs that the output has, those of earlier commands and of other processes too.
+    fn done(&self) -> usize {
+        let before = self.job.experiment.runs.len() - self.job.pending.len();
+        let theirs = lock(&self.elsewhere);
+        let theirs = theirs.iter().filter(|what| **what == Elsewhere::Finished);
+        before + self.finished.load(Ordering::Relaxed) + theirs.count()
     }
 
     fn config(&self, run: usize) -> &RunConfig {
-        &self.job.pending[run].1
+        &self.job.pending[run].config
     }
 
     fn tell(&self, run: usize, what: &str) {
@@ -559,6 +654,23 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// What has become of the runs of other processes.
+    fn elsewhere(&self) -> String {
+        let all = lock(&self.elsewhere);
+        let told = [
+            (Elsewhere::Finished, "finished by other processes"),
+            (Elsewhere::Failed, "failed in other processes"),
+            (Elsewhere::UnderWay, "under way in other processes"),
+        ];
+        let told = told.map(
+            |(what, text)| match all.iter().filter(|w| **w == what).count() {
+                0 => String::new(),
+                n => format!("; {n} {text}"),
+            },
+        );
+        told.concat()
+    }
+
     /// The results in the order of the config.
     fn into_results(self) -> Vec<RunResult> {
         let mut results = std::mem::take(&mut *lock(&self.results));
@@ -568,8 +680,15 @@ impl<'a> Report<'a> {
 }
 
 impl sweep::Progress for Report<'_> {
+    fn started(&self, _: usize, config: &RunConfig) {
+        let left = lock(&self.pace).text();
+        self.bar
+            .set_message(format!("{left}: {}", escape::printable(&config.label())));
+    }
+
     fn resumed(&self, run: usize, epochs: usize, steps: usize) {
         self.bar.inc(epochs as u64);
+        lock(&self.pace).skip(epochs as u64);
         self.tell(run, &format!("continues from epoch {epochs}, step {steps}"));
     }
 
@@ -579,7 +698,35 @@ impl sweep::Progress for Report<'_> {
 
     fn epoch(&self, run: usize, done: &Epoch) {
         self.bar.inc(1);
-        self.bar.set_message(format!("loss {:.4}", done.train_loss));
+        let left = {
+            let mut pace = lock(&self.pace);
+            pace.trained();
+            pace.text()
+        };
+        let lines = !self.shown && !self.options.verbose && !self.options.quiet;
+        let is_due = || {
+            let mut told = lock(&self.told);
+            let due = told.elapsed() >= PAUSE;
+            due.then(|| *told = Instant::now()).is_some()
+        };
+        let due = lines && is_due();
+        if self.shown || due {
+            let config = self.config(run);
+            let stands = format!(
+                "{left}: {}: epoch {} of {}, loss {:.4}",
+                config.label(),
+                done.epoch + 1,
+                config.max_epoch,
+                done.train_loss
+            );
+            self.bar
+                .set_message(escape::printable(&stands).into_owned());
+            if due {
+                let (id, runs) = (&self.job.experiment.id, self.job.experiment.runs.len());
+                let so_far = format!("{} of {} done", self.done(), count(runs, "run"));
+                print::note(format_args!("{id}: {so_far}{stands}"));
+            }
+        }
         if self.options.verbose {
             print::note(format_args!(
                 "{} epoch {}: train_loss {:.6} train_score {:.4} val_loss {:.6} val_score {:.4} in {:.3} s",
@@ -606,10 +753,62 @@ impl sweep::Progress for Report<'_> {
         lock(&self.results).push((run, result.clone()));
     }
 
+    fn elsewhere(&self, run: usize, what: Elsewhere) {
+        lock(&self.elsewhere).push(what);
+        if what == Elsewhere::Finished {
+            let epochs = self.config(run).max_epoch as u64;
+            self.bar.inc(epochs);
+            lock(&self.pace).skip(epochs);
+            self.show_count();
+        }
+    }
+
     fn failed(&self, _: usize, error: &Error) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let tell = || print::note(format_args!("error: {}: {error}", self.job.experiment.id));
         self.bar.suspend(tell);
+    }
+}
+
+/// At what pace epochs are trained, and how many are left.
+struct Pace {
+    begin: Instant,
+    trained: u64,
+    left: u64,
+}
+
+impl Pace {
+    fn new(left: u64) -> Pace {
+        Pace {
+            begin: Instant::now(),
+            trained: 0,
+            left,
+        }
+    }
+
+    fn trained(&mut self) {
+        self.trained += 1;
+        self.skip(1);
+    }
+
+    /// These were trained by others, or before.
+    fn skip(&mut self, epochs: u64) {
+        self.left = self.left.saturating_sub(epochs);
+    }
+
+    fn text(&self) -> String {
+        remaining(self.begin.elapsed().as_secs_f64(), self.trained, self.left)
+    }
+}
+
+/// `, about 5 min left`, or nothing as long as that would be a guess.
+fn remaining(elapsed: f64, trained: u64, left: u64) -> String {
+    match trained > 0 && elapsed >= 1.0 {
+        true => format!(
+            ", about {} left",
+            duration(elapsed / trained as f64 * left as f64)
+        ),
+        false => String::new(),
     }
 }
 
@@ -691,5 +890,24 @@ fn number(x: f64) -> String {
         format!("{x:.*}", if x == 0.0 { 1 } else { digits as usize })
     } else {
         format!("{x:.5e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_remains_is_told_once_it_is_known() {
+        assert_eq!(remaining(100.0, 0, 50), "");
+        assert_eq!(remaining(0.5, 3, 50), "");
+        assert_eq!(remaining(60.0, 10, 50), ", about 5 min left");
+        assert_eq!(remaining(60.0, 10, 0), ", about 0 s left");
+        // Epochs of other processes, and of checkpoints, are no work of this one.
+        let mut pace = Pace::new(10);
+        pace.trained();
+        pace.skip(5);
+        pace.skip(50);
+        assert_eq!((pace.trained, pace.left), (1, 0));
     }
 }

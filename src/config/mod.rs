@@ -123,6 +123,20 @@ pub struct Experiment {
     pub warnings: Vec<String>,
 }
 
+impl Experiment {
+    /// The places of the `runs` in `all`.
+    pub fn selected(&self) -> Vec<usize> {
+        let mut all = self.all.iter();
+        let place = |run| all.position(|other| other == run);
+        let mut before = 0;
+        let places = self.runs.iter().map(place).map(|skipped| {
+            before += 1 + skipped.expect("they are some of all, in its order");
+            before - 1
+        });
+        places.collect()
+    }
+}
+
 /// Reads the config at `path`, changes, checks and expands it.
 ///
 /// # Errors

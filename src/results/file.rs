@@ -1,20 +1,22 @@
 //! Files of results: written by one process at a time, whole at any moment, durable.
 //!
-//! Whoever writes one holds its [`Lock`]. The new content goes to a temporary file beside the real one, is synced, and
-//! takes its name in one step. A kill, a full disk or a power cut leaves the last whole file.
+//! Whoever writes one holds its [`Lock`] (`writers.rs`). The new content goes to a temporary file beside the real one, is
+//! synced, and takes its name in one step. A kill, a full disk or a power cut leaves the last whole file.
 
-use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, BufWriter, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
 use super::loose::Loose;
-use super::timestamp::timestamp;
+use super::writers::{self, About, Claim, Claimed, Role, Writer};
 use crate::error::{Error, Kind, Result};
-use crate::files;
+use crate::{files, stop};
 
 /// What to do if there is a file of that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +34,16 @@ pub enum Existing {
 /// is writing it.
 pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<()> {
     refuse(path, existing)?;
-    let lock = Lock::take(path, "choose another name")?;
+    let shared = Shared::join(path, "choose another name", writers::SILENCE)?;
+    let lock = shared.seize()?;
     let put = |out: &mut dyn Write| out.write_all(bytes);
-    match lock.replace(existing, put) {
+    match lock.replace(existing, put, |_| Ok(())) {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::AlreadyExists => refuse(path, Existing::Refuse)?,
         Err(e) => return Err(cannot_write(path, &e, "choose another name")),
     }
     // They are runs of what was there.
-    Loose::of(lock.target()).clear();
+    Loose::of(shared.target()).clear();
     Ok(())
 }
 
@@ -125,10 +128,11 @@ fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Writes a file of this folder under a temporary name, durably.
+/// Writes a file of this folder under a temporary name, durably unless said otherwise.
 fn whole(
     dir: &Path,
     prefix: &str,
+    durable: bool,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<NamedTempFile> {
     // Dropping it on an error removes it.
@@ -137,7 +141,9 @@ fn whole(
     write(&mut out)?;
     out.flush()?;
     drop(out);
-    temp.as_file().sync_all()?;
+    if durable {
+        temp.as_file().sync_all()?;
+    }
     Ok(temp)
 }
 
@@ -148,8 +154,18 @@ pub fn replace(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     let dir = folder(path);
-    whole(dir, prefix, write)?.persist(path)?;
+    whole(dir, prefix, true, write)?.persist(path)?;
     sync(dir)
+}
+
+/// As [`replace`], but a power cut may leave an empty file, or none.
+pub fn replace_in_memory(
+    path: &Path,
+    prefix: &str,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    whole(folder(path), prefix, false, write)?.persist(path)?;
+    Ok(())
 }
 
 /// Makes a folder beside an output, durably. It may be there.
@@ -189,35 +205,28 @@ impl Drop for Folders {
     }
 }
 
-/// The right to write a file: no other process has it at the same time. It ends when dropped.
+/// A file of results at which this process is, as others may be.
 #[derive(Debug)]
-pub struct Lock {
+pub struct Shared {
+    /// As the user has named it.
+    path: PathBuf,
+    /// What to do if it cannot be had.
+    advice: &'static str,
     /// The file itself, behind all links: it is one file under all its names.
     target: PathBuf,
     prefix: String,
-    file: File,
-    path: PathBuf,
+    silence: Duration,
+    writer: Writer,
     /// Dropped last.
     _folders: Folders,
 }
 
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // On failure a file stays that means nothing, and the lock ends with the process.
-        let _ = fs::remove_file(&self.path);
-        // In so many words: closing the file alone would leave it to a child process that is being started at that
-        // moment and has inherited it.
-        let _ = self.file.unlock();
-    }
-}
-
-impl Lock {
-    /// Takes the lock on a file, making its folder, and removes the temporary files of those who were killed while they
-    /// had it. `advice` tells what to do if it cannot be had.
+impl Shared {
+    /// Comes to a file, making its folder. `silence`: how long one of another machine must be silent to be dead.
     ///
     /// # Errors
-    /// [`Kind::Locked`] if another process has it; [`Kind::CannotCreate`] if the file could not be written.
-    pub fn take(path: &Path, advice: &str) -> Result<Lock> {
+    /// [`Kind::CannotCreate`] if the file could not be written.
+    pub fn join(path: &Path, advice: &'static str, silence: Duration) -> Result<Arc<Shared>> {
         let cannot = |cause: &dyn std::fmt::Display| cannot_write(path, cause, advice);
         let folders = Folders::make(folder(path)).map_err(|e| cannot(&e))?;
         let target = target(path).map_err(|e| cannot(&e))?;
@@ -227,64 +236,189 @@ impl Lock {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(cannot(&e)),
         }
-        let stem = stem(&target);
-        let lock = target.with_file_name(format!(".{stem}.lock"));
-        let named = |e: &dyn std::fmt::Display| cannot(&format!("{}: {e}", lock.display()));
-        let file = loop {
-            let mut file = files::open_own(&lock).map_err(|e| named(&e))?;
-            match file.try_lock() {
-                // Its holder may have removed it since we opened it; a lock on it would keep nobody out.
-                Ok(()) if is_at(&file, &lock) => break file,
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(taken(path, &mut file, advice)),
-                Err(TryLockError::Error(e)) => return Err(named(&e)),
-            }
-        };
-        let mut lock = Lock {
-            prefix: format!(".tmp-{stem}-"),
-            path: lock,
+        let prefix = format!(".tmp-{}-", stem(&target));
+        let folder = beside(&target, "writers");
+        let named = |e| cannot(&format!("{}: {e}", folder.display()));
+        let writer = Writer::new(folder.clone(), silence).map_err(named)?;
+        Ok(Arc::new(Shared {
+            path: path.to_owned(),
+            advice,
             target,
-            file,
+            prefix,
+            silence,
+            writer,
             _folders: folders,
-        };
-        lock.sign().map_err(|e| cannot(&e))?;
-        remove_left_overs(folder(&lock.target), &lock.prefix).map_err(|e| cannot(&e))?;
-        Ok(lock)
-    }
-
-    /// Writes into the lock who we are.
-    fn sign(&mut self) -> io::Result<()> {
-        let host = super::provenance::host();
-        let (id, now) = (std::process::id(), timestamp(SystemTime::now()));
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        let note = format!("pid {id} on {host} since {now} UTC\n");
-        self.file.write_all(note.as_bytes())
+        }))
     }
 
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Can files be made here?
-    pub fn probe(&self) -> io::Result<()> {
-        probe(folder(&self.target), &self.prefix)
+    pub fn writer(&self) -> &Writer {
+        &self.writer
     }
 
-    /// Writes the file, durably. At any moment there is the old one or the new one.
+    /// Takes the lock for a moment, waiting for others who have it for one.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] if somebody has the file alone, or has it for longer than a moment.
+    pub fn lock(self: &Arc<Shared>) -> Result<Lock> {
+        let begin = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let name = match self.claim()? {
+                Ok(lock) => return Ok(lock),
+                Err(name) => name,
+            };
+            let holder = self.looked(self.writer.look(&name))?;
+            // Else it has just ended.
+            if let Some(about) = holder {
+                let long = 2 * self.silence + Duration::from_secs(60);
+                if about.role == Role::Alone || begin.elapsed() > long {
+                    return Err(self.taken(&[(name, about)]));
+                }
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// Takes the lock and has the file alone.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] if somebody else is at it.
+    pub fn seize(self: &Arc<Shared>) -> Result<Lock> {
+        let alive = |name: &str| self.looked(self.writer.watch(name, stop::flag()));
+        let lock = loop {
+            match self.claim()? {
+                Ok(lock) => break lock,
+                Err(name) => {
+                    if let Some(about) = alive(&name)? {
+                        return Err(self.taken(&[(name, about)]));
+                    }
+                }
+            }
+        };
+        let announced = self.writer.announce(|about| about.role = Role::Alone);
+        announced.map_err(|e| self.cannot(&e))?;
+        let mut others = lock.others()?;
+        let mut dead = Vec::new();
+        for (name, _) in &others {
+            if alive(name)?.is_none() {
+                dead.push(name.clone());
+            }
+        }
+        others.retain(|(name, _)| !dead.contains(name));
+        if !others.is_empty() {
+            return Err(self.taken(&others));
+        }
+        lock.tidy()?;
+        Ok(lock)
+    }
+
+    fn claim(self: &Arc<Shared>) -> Result<std::result::Result<Lock, String>> {
+        let place = beside(&self.target, "lock");
+        let claimed = self.writer.claim(&place).map_err(|e| {
+            let place = place.display();
+            match e.kind() {
+                ErrorKind::NotADirectory => {
+                    let what = "is no folder: delete it, unless an older version of this program is at work";
+                    self.cannot(&format!("{place} {what}"))
+                }
+                _ => self.cannot(&format!("{place}: {e}")),
+            }
+        })?;
+        Ok(match claimed {
+            Claimed::Held(name) => Err(name),
+            Claimed::Mine(claim) => Ok(Lock {
+                claim,
+                shared: self.clone(),
+            }),
+        })
+    }
+
+    fn looked<T>(&self, outcome: io::Result<T>) -> Result<T> {
+        outcome.map_err(|e| self.cannot(&e))
+    }
+
+    fn cannot(&self, cause: &dyn std::fmt::Display) -> Error {
+        cannot_write(&self.path, cause, self.advice)
+    }
+
+    /// What to tell about others who are at the file.
+    pub fn taken(&self, others: &[(String, About)]) -> Error {
+        let (path, advice) = (self.path.display(), self.advice);
+        let (who, them) = match others {
+            [(_, one)] => (format!("another process ({one})"), "it ends"),
+            _ => {
+                let all: Vec<String> = others.iter().take(4).map(|(_, o)| o.to_string()).collect();
+                let all = all.join(", ");
+                let more = if others.len() > 4 { ", ..." } else { "" };
+                (
+                    format!("{} other processes ({all}{more})", others.len()),
+                    "they end",
+                )
+            }
+        };
+        let text = format!("{path} is being written by {who}: wait until {them}, or {advice}");
+        Error::new(Kind::Locked, text)
+    }
+}
+
+/// The right to write a file: no other process has it at the same time. It ends when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    claim: Claim,
+    shared: Arc<Shared>,
+}
+
+impl Lock {
+    /// The others who write this file.
+    pub fn others(&self) -> Result<Vec<(String, About)>> {
+        let others = self.shared.writer.others();
+        let mut others = self.shared.looked(others)?;
+        others.retain(|(_, about)| about.role != Role::Waiting);
+        Ok(others)
+    }
+
+    /// Removes what dead processes have left. For when nobody else is at the file.
+    pub fn tidy(&self) -> Result<()> {
+        let tidied = self.shared.writer.tidy().and_then(|()| {
+            let target = &self.shared.target;
+            remove_left_overs(folder(target), &self.shared.prefix)
+        });
+        self.shared.looked(tidied)
+    }
+
+    /// Can files be made here?
+    pub fn probe(&self) -> io::Result<()> {
+        probe(folder(&self.shared.target), &self.shared.prefix)
+    }
+
+    /// Writes the file, durably. At any moment there is the old one or the new one. `about_to` hears of the new one before
+    /// it is in place.
     pub fn replace(
         &self,
         existing: Existing,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        about_to: impl FnOnce(&Metadata) -> io::Result<()>,
     ) -> io::Result<()> {
-        let dir = folder(&self.target);
-        let temp = whole(dir, &self.prefix, write)?;
+        let target = &self.shared.target;
+        let dir = folder(target);
+        let temp = whole(dir, &self.shared.prefix, true, write)?;
         if existing == Existing::Keep {
-            self.name_again(&self.target)?;
+            self.name_again(target)?;
+        }
+        about_to(&temp.as_file().metadata()?)?;
+        if !self.claim.is_there() {
+            return Err(io::Error::other(
+                "others have taken the lock, since nothing was heard of us",
+            ));
         }
         match existing {
-            Existing::Refuse => temp.persist_noclobber(&self.target)?,
-            Existing::Replace | Existing::Keep => temp.persist(&self.target)?,
+            Existing::Refuse => temp.persist_noclobber(target)?,
+            Existing::Replace | Existing::Keep => temp.persist(target)?,
         };
         sync(dir)
     }
@@ -294,14 +428,19 @@ impl Lock {
         &self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<PathBuf> {
-        let temp = whole(folder(&self.target), &self.prefix, write)?;
+        let temp = whole(
+            folder(&self.shared.target),
+            &self.shared.prefix,
+            true,
+            write,
+        )?;
         self.name_again(temp.path())
     }
 
     /// Gives a file beside the target a second name.
     fn name_again(&self, file: &Path) -> io::Result<PathBuf> {
         let name = |n: usize| {
-            let mut name = self.target.clone().into_os_string();
+            let mut name = self.shared.target.clone().into_os_string();
             name.push(".bak");
             if n > 0 {
                 name.push(format!(".{n}"));
@@ -322,7 +461,7 @@ impl Lock {
                 Err(e) => return Err(e),
             }
         };
-        sync(folder(&self.target))?;
+        sync(folder(&self.shared.target))?;
         Ok(kept)
     }
 }
@@ -335,35 +474,15 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     outcome.inspect_err(|_| drop(fs::remove_file(to)))
 }
 
-fn taken(path: &Path, lock: &mut File, advice: &str) -> Error {
-    let mut holder = String::new();
-    // Empty between the holder's lock and its note.
-    let _ = lock.read_to_string(&mut holder);
-    let holder = match holder.trim_end() {
-        "" => "unknown",
-        holder => holder,
-    };
-    let path = path.display();
-    Error::new(
-        Kind::Locked,
-        format!(
-            "{path} is being written by another process ({holder}): wait until it ends, or {advice}"
-        ),
-    )
-}
-
-/// Is this open file the one that has this name?
-fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => inode(open) == inode(named),
-        _ => false,
-    }
-}
-
-/// Removes temporary files of killed processes. Call it where no other process can be writing files of this prefix.
+/// Removes temporary files of killed processes, if there is such a folder. Call it where no other process can be writing
+/// files of this prefix.
 pub fn remove_left_overs(dir: &Path, prefix: &str) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if files::absent(&e) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
         let suffix = name.to_str().and_then(|name| name.strip_prefix(prefix));

@@ -12,6 +12,7 @@ pub mod names;
 pub mod output;
 pub mod plot;
 pub mod profile;
+pub mod progress;
 pub mod provenance;
 pub mod record;
 pub mod report;
@@ -20,6 +21,7 @@ pub mod statistics;
 pub mod store;
 pub mod table;
 pub mod timestamp;
+pub mod writers;
 
 use std::borrow::Cow;
 

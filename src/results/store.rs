@@ -1,24 +1,41 @@
-//! The output file while it grows: `DIR/<id>.json`, whole at any moment, written by one process at a time.
+//! The output file while it grows: `DIR/<id>.json`, whole at any moment, of one process or of many.
 //!
 //! A finished run goes to a file of its own (`loose.rs`), which takes as long for the last run as for the first. The
-//! output is written anew at the end, and from time to time.
+//! output is written anew at the end, and from time to time, by whoever holds the lock (`writers.rs`): all runs that were
+//! there when this process came, and all that lie beside it, in the experiment's order.
+//!
+//! **No run is lost.** A run's file goes only when the output has the run, under the lock, while no other process is at the
+//! output: all who come later, under the lock as well, find it there. So whoever is there need not read the output again to
+//! know all runs, unless others have counted him as dead.
+//!
+//! **What somebody else puts in the output's place stays.** Who writes the output says in `.<id>.runs/output` what it was
+//! and what it will be, before it is. All else is somebody else's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
 use super::RunResult;
-use super::file::{self, Existing, Lock};
+use super::file::{self, Existing, Lock, Shared};
 use super::identity::{self, Identity, Index};
 use super::json;
 use super::loose::{self, Loose};
 use super::output::Run;
+use super::progress::{Plan, Planned};
+use super::writers::{self, Claim, Claimed, Role};
 use crate::error::{Error, Kind, Result};
 use crate::files;
+
+/// `.<id>.checkpoints`: a folder beside the output.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// Which runs of the output that is there are not kept. They stay until the first new one is saved, and then under
 /// another name, `<id>.json.bak`.
@@ -37,6 +54,8 @@ pub struct Options {
     pub strict_json: bool,
     /// The output is not written more often than this.
     pub interval: Duration,
+    /// A process of another machine that has said nothing for so long is dead.
+    pub silence: Duration,
 }
 
 impl Default for Options {
@@ -45,38 +64,75 @@ impl Default for Options {
             overwrite: None,
             strict_json: false,
             interval: Duration::from_secs(30),
+            silence: writers::SILENCE,
         }
     }
 }
 
-/// An output file that this process holds. All methods may be called from several threads.
+/// An output file that this process writes. All methods may be called from several threads.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     loose: Loose,
     options: Options,
     state: Mutex<State>,
-    /// Held until the process ends or drops the store.
-    lock: Lock,
+    /// Runs that had failed before: they may be tried again.
+    failed: HashSet<String>,
+    /// Of who overwrites, as long as the store is there: nobody else writes it.
+    alone: Option<Lock>,
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    /// Runs that were in the file and have no place in this experiment, in the file's order.
+    /// Runs that have no place in this experiment, in the file's order.
     kept: Vec<Stored>,
     /// Runs by their index in the experiment.
     runs: BTreeMap<usize, Stored>,
+    /// Indices of the experiment's runs.
+    places: Index<usize>,
     /// Does the output lack some of them, or are they in another order there?
     behind: bool,
     /// Those that have files of their own.
-    loose: Vec<String>,
+    loose: BTreeSet<String>,
     /// An old output that the next save keeps under another name.
     back_up: bool,
     /// The output as we found it or left it; none while there is none.
     seen: Option<Stamp>,
-    saved: Instant,
+    /// When the output was written, by anybody.
+    saved: Option<Instant>,
     /// Where the runs go since somebody else has put something in the output's place.
     elsewhere: Option<PathBuf>,
+}
+
+impl State {
+    fn all(&self) -> impl Iterator<Item = &Stored> + Clone {
+        self.kept.iter().chain(self.runs.values())
+    }
+
+    /// Takes in a run that others have finished.
+    fn insert(&mut self, run: Stored) {
+        match self.places.get(&run.identity) {
+            Some(index) if self.runs.contains_key(index) => return,
+            Some(&index) => drop(self.runs.insert(index, run)),
+            None if self.kept.iter().any(|k| k.identity == run.identity) => return,
+            None => self.kept.push(run),
+        }
+        self.behind = true;
+    }
+}
+
+/// Who trains a run.
+#[derive(Debug)]
+pub enum Turn {
+    /// Whoever asks.
+    Mine(Claim),
+    /// It is stored.
+    Finished,
+    /// It has failed since this process began.
+    Failed,
+    /// The process of this name.
+    Held(String),
 }
 
 /// A run as it stands in the file.
@@ -86,25 +142,27 @@ struct Stored {
     text: Arc<str>,
 }
 
-/// What tells a file from another one of that name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What tells a file from another one of that name, on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
-    device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
 }
 
 impl Stamp {
-    fn of(path: &Path) -> io::Result<Option<Stamp>> {
-        let stamp = |meta: Metadata| Stamp {
-            device: meta.dev(),
+    fn new(meta: &Metadata) -> Stamp {
+        Stamp {
             inode: meta.ino(),
             size: meta.size(),
             modified: (meta.mtime(), meta.mtime_nsec()),
-        };
-        match fs::symlink_metadata(path) {
-            Ok(meta) => Ok(Some(stamp(meta))),
+        }
+    }
+
+    fn of(path: &Path) -> io::Result<Option<Stamp>> {
+        // Opened, since NFS may show a name as it was some time ago.
+        match files::open(path).and_then(|file| file.metadata()) {
+            Ok(meta) => Ok(Some(Stamp::new(&meta))),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -112,7 +170,10 @@ impl Stamp {
 }
 
 impl Store {
-    /// Takes the lock on `dir/<id>.json`, checks that it can be written, and reads what is there.
+    /// Comes to `dir/<id>.json`, checks that it can be written, and reads what is there.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] if somebody else overwrites it, or is there while we want to.
     pub fn open(dir: &Path, id: &str, options: Options) -> Result<Store> {
         if Path::new(id).file_name() != Some(id.as_ref()) {
             return Err(Error::usage(format!(
@@ -120,27 +181,53 @@ impl Store {
             )));
         }
         let path = dir.join(format!("{id}.json"));
-        let lock = Lock::take(&path, "use another folder with --output-dir")?;
-        let loose = Loose::of(lock.target());
+        let advice = match options.overwrite {
+            None => "use another folder with --output-dir",
+            Some(_) => {
+                "use another folder with --output-dir; without --overwrite all share the runs"
+            }
+        };
+        let shared = Shared::join(&path, advice, options.silence)?;
+        let lock = match options.overwrite {
+            None => shared.lock()?,
+            Some(_) => shared.seize()?,
+        };
+        let alone = lock.others()?.is_empty();
+        let loose = Loose::of(shared.target());
         let cannot = |e| {
             let dir = dir.display();
             let text = format!("cannot write in {dir}: {e}; use another folder with --output-dir");
             Error::new(Kind::CannotCreate, text)
         };
-        lock.probe().and_then(|()| loose.tidy()).map_err(cannot)?;
-        let finished = loose.read()?;
-        let there = fs::exists(lock.target()).map_err(|e| Error::io("read", &path, &e))?;
+        lock.probe().map_err(cannot)?;
+        if alone {
+            lock.tidy()?;
+            loose.tidy().map_err(cannot)?;
+            let checkpoints = file::beside(shared.target(), CHECKPOINTS);
+            file::remove_left_overs(&checkpoints, ".tmp-").map_err(cannot)?;
+        }
+        let role = options.overwrite.map_or(Role::Sharing, |_| Role::Alone);
+        let announced = shared.writer().announce(|about| about.role = role);
+        announced.map_err(cannot)?;
+        let finished = loose.read(|_| false)?;
+        let there = fs::exists(shared.target()).map_err(|e| Error::io("read", &path, &e))?;
         let read = there && options.overwrite != Some(Overwrite::All);
         let mut kept = Vec::new();
         if read || !finished.is_empty() {
-            kept = read_stored(&path, there.then_some(lock.target()), finished.clone())?;
+            kept = read_stored(&path, there.then_some(shared.target()), finished.clone())?;
         }
+        let mut beside: BTreeSet<String> = finished.into_keys().collect();
+        let mut behind = !beside.is_empty();
         // Of a process that was killed. Now the output has what belongs to it, and can be kept in whole.
-        if !finished.is_empty() {
-            let save = lock.replace(Existing::Replace, |out| write_runs(out, kept.iter()));
+        if alone && !beside.is_empty() {
+            let write = |out: &mut dyn Write| write_runs(out, kept.iter());
+            let save = lock.replace(Existing::Replace, write, |_| Ok(()));
             save.map_err(|e| cannot_save(&path, &e))?;
-            loose.remove(finished.keys());
+            loose.remove(&beside);
             loose.close();
+            beside.clear();
+            // Not in the experiment's order yet.
+            behind = options.overwrite.is_none();
         }
         if options.overwrite == Some(Overwrite::All) {
             kept.clear();
@@ -148,23 +235,28 @@ impl Store {
         if options.strict_json {
             kept.iter_mut().for_each(make_strict);
         }
-        let seen = Stamp::of(lock.target()).map_err(|e| Error::io("read", &path, &e))?;
+        let seen = Stamp::of(shared.target()).map_err(|e| Error::io("read", &path, &e))?;
+        if alone {
+            // Of processes that were killed.
+            let _ = fs::remove_file(loose.note());
+        }
+        let failed = loose.failed().map_err(cannot)?.into_iter().collect();
         Ok(Store {
             path,
             loose,
             options,
             state: Mutex::new(State {
                 kept,
-                runs: BTreeMap::new(),
-                // Not in the experiment's order yet.
-                behind: !finished.is_empty() && options.overwrite.is_none(),
-                loose: Vec::new(),
+                behind,
+                loose: beside,
                 back_up: seen.is_some() && options.overwrite.is_some(),
                 seen,
-                saved: Instant::now(),
-                elsewhere: None,
+                saved: Some(Instant::now()),
+                ..State::default()
             }),
-            lock,
+            failed,
+            alone: options.overwrite.map(|_| lock),
+            shared,
         })
     }
 
@@ -173,30 +265,38 @@ impl Store {
         &self.path
     }
 
-    /// A folder beside the output, behind all links, for what belongs to it: `.<id>.<what>`.
-    pub fn beside(&self, what: &str) -> PathBuf {
-        file::beside(self.lock.target(), what)
+    /// As [`Store::path`], behind all links.
+    pub fn target(&self) -> &Path {
+        self.shared.target()
+    }
+
+    /// The folder of checkpoints, beside the output and behind all links.
+    pub fn checkpoints(&self) -> PathBuf {
+        file::beside(self.shared.target(), CHECKPOINTS)
     }
 
     /// Is this run there, as far as is known?
     pub fn contains(&self, run: &Identity) -> bool {
         let state = self.state();
-        let mut stored = state.kept.iter().chain(state.runs.values());
-        stored.any(|other| other.identity.agrees_with(run))
+        state.all().any(|other| other.identity.agrees_with(run))
     }
 
-    /// Gives the runs that are there already their places among `runs`, the whole experiment in its
-    /// order, and says which of them those are; or leaves them out, if they are to be overwritten. Runs without a
-    /// place stay at the front of the file.
-    pub fn settle(&self, runs: &[Identity]) -> Vec<bool> {
-        let mut places = Index::default();
-        for (index, run) in runs.iter().enumerate() {
-            places.insert(run.clone(), index);
-        }
+    /// Gives the runs that are there already their places among `all`, the whole experiment in its order, and says
+    /// which of the `selected` ones those are; or leaves these out, if they are to be overwritten. Runs without a place
+    /// stay at the front of the file.
+    pub fn settle(&self, all: &[Identity], selected: &[usize]) -> Vec<bool> {
         let mut state = self.state();
+        let state = &mut *state;
+        for (index, run) in all.iter().enumerate() {
+            state.places.insert(run.clone(), index);
+        }
+        let overwritten: HashSet<usize> = match self.options.overwrite {
+            Some(Overwrite::Selected) => selected.iter().copied().collect(),
+            _ => HashSet::new(),
+        };
         for run in std::mem::take(&mut state.kept) {
-            match places.get(&run.identity) {
-                Some(_) if self.options.overwrite == Some(Overwrite::Selected) => {}
+            match state.places.get(&run.identity) {
+                Some(index) if overwritten.contains(index) => {}
                 Some(&index) if !state.runs.contains_key(&index) => {
                     // A process that was killed has left them in another order than the experiment's.
                     let last = state.runs.last_key_value().map(|(last, _)| *last);
@@ -206,32 +306,130 @@ impl Store {
                 _ => state.kept.push(run),
             }
         }
-        (0..runs.len())
-            .map(|index| state.runs.contains_key(&index))
-            .collect()
+        let there = selected.iter().map(|index| state.runs.contains_key(index));
+        there.collect()
     }
 
-    /// Refuses to add to runs of a problem that is none of the experiment's `runs`: nobody could rank them together.
+    /// Refuses to add to runs of a problem that is none of the experiment's `runs`: nobody could rank them together. Nor
+    /// does another process add such runs from now on.
     ///
     /// # Errors
     /// A usage error that names the keys that differ.
     pub fn check_problems(&self, runs: &[Identity]) -> Result<()> {
-        let state = self.state();
-        let stored = state.kept.iter().chain(state.runs.values());
         let wanted = identity::problems(runs.iter());
-        for other in identity::problems(stored.map(|run| &run.identity)) {
-            let differing = wanted.iter().map(|run| run.other_problem(other));
-            let least = differing.min_by_key(Vec::len).unwrap_or_default();
-            if !least.is_empty() {
-                return Err(Error::usage(format!(
-                    "{} holds runs of another problem, and results of both do not mix: {}; use another folder with \
-                     --output-dir, or another name for the config",
-                    self.path.display(),
-                    least.join(", ")
-                )));
+        let check = |others: &[&Identity], who: &str| {
+            for other in others {
+                let differing = wanted.iter().map(|run| run.other_problem(other));
+                let least = differing.min_by_key(Vec::len).unwrap_or_default();
+                if !least.is_empty() {
+                    return Err(Error::usage(format!(
+                        "{} {who} runs of another problem, and results of both do not mix: {}; use another folder with \
+                         --output-dir, or another name for the config",
+                        self.path.display(),
+                        least.join(", ")
+                    )));
+                }
+            }
+            Ok(())
+        };
+        let state = self.state();
+        check(
+            &identity::problems(state.all().map(|run| &run.identity)),
+            "holds",
+        )?;
+        self.locked(|lock| {
+            for (_, other) in lock.others()? {
+                let theirs: Vec<Identity> =
+                    serde_json::from_value(other.work.clone()).unwrap_or_default();
+                let who = format!("is being written by another process ({other}) that trains");
+                check(&theirs.iter().collect::<Vec<_>>(), &who)?;
+            }
+            let announced = self
+                .shared
+                .writer()
+                .announce(|about| about.work = json!(wanted));
+            announced.map_err(|e| cannot_save(&self.path, &e))
+        })
+    }
+
+    /// Tells whoever looks what is to be done: `left` in the experiment's order. Other processes may have more.
+    pub fn plan(&self, done: usize, left: Vec<Planned>) -> Result<()> {
+        let mut plan = Plan { done, left };
+        let _state = self.state();
+        self.locked(|lock| {
+            let theirs = match lock.others()?.is_empty() {
+                true => None,
+                false => self.loose.plan()?,
+            };
+            if let Some(theirs) = theirs {
+                let mine: HashSet<String> = plan.left.iter().map(|run| run.run.clone()).collect();
+                let mut others = theirs.left;
+                others.retain(|run| !mine.contains(&run.run));
+                let finished = others.iter().filter(|run| self.loose.contains(&run.run));
+                plan.done = theirs.done.max(plan.done.saturating_sub(finished.count()));
+                plan.left.extend(others);
+            }
+            let set = self.loose.set_plan(Some(&plan));
+            set.map_err(|e| cannot_save(&self.path, &e))
+        })
+    }
+
+    /// What the output has since is not to be done any more.
+    fn shorten_plan(&self, done: &BTreeSet<String>) -> Result<()> {
+        let Some(mut plan) = self.loose.plan()?.filter(|_| !done.is_empty()) else {
+            return Ok(());
+        };
+        let before = plan.left.len();
+        plan.left.retain(|run| !done.contains(&run.run));
+        plan.done += before - plan.left.len();
+        let set = self.loose.set_plan(Some(&plan));
+        set.map_err(|e| cannot_save(&self.path, &e))
+    }
+
+    /// Claims a run, so that nobody else trains it.
+    ///
+    /// # Errors
+    /// If nothing can be written beside the output.
+    pub fn claim(&self, run: &Identity) -> Result<Turn> {
+        let hash = run.hash();
+        if self.has(run) || self.loose.contains(&hash) {
+            return Ok(Turn::Finished);
+        }
+        if self.loose.has_failed(&hash) && !self.failed.contains(&hash) {
+            return Ok(Turn::Failed);
+        }
+        let claimed = self.loose.claim(&hash);
+        let claimed = claimed.and_then(|place| self.shared.writer().claim(&place));
+        match claimed.map_err(|e| cannot_save(&self.path, &e))? {
+            Claimed::Held(name) => Ok(Turn::Held(name)),
+            // Its last owner may have finished it in between.
+            Claimed::Mine(_) if self.loose.contains(&hash) => Ok(Turn::Finished),
+            Claimed::Mine(claim) => {
+                let forgotten = self.loose.note_failure(&hash, None);
+                forgotten.map_err(|e| cannot_save(&self.path, &e))?;
+                Ok(Turn::Mine(claim))
             }
         }
-        Ok(())
+    }
+
+    /// Is this run of the experiment there, as far as this process knows?
+    fn has(&self, run: &Identity) -> bool {
+        let state = self.state();
+        let place = state.places.get(run);
+        place.is_some_and(|index| state.runs.contains_key(index))
+    }
+
+    /// Waits until it is certain whether this process is alive, or until `stop` is set.
+    pub fn is_alive(&self, name: &str, stop: &AtomicBool) -> Result<bool> {
+        let alive = self.shared.writer().watch(name, stop);
+        let alive = alive.map_err(|e| Error::io("read about writers of", &self.path, &e))?;
+        Ok(alive.is_some())
+    }
+
+    /// Tells others why a run that this process has claimed cannot be trained.
+    pub fn fail(&self, run: &Identity, why: &Error) {
+        // Else they try it themselves.
+        let _ = self.loose.note_failure(&run.hash(), Some(&why.message));
     }
 
     /// Adds a finished run, `index` being its place in the experiment. It is on disk when this returns.
@@ -251,80 +449,159 @@ impl Store {
         };
         let mut state = self.state();
         state.runs.insert(index, stored);
+        state.loose.insert(hash.clone());
         state.behind = true;
-        // Without an output of ours there is nothing that the file of a run could belong to.
-        let first = state.seen.is_none() || state.back_up;
-        if first || !self.untouched(&state)? || state.saved.elapsed() >= self.options.interval {
-            return self.save(&mut state);
+        // Who overwrites has no output of his own yet that the file of a run could belong to.
+        if !state.back_up {
+            drop(state);
+            let added = self.loose.add(&hash, &text);
+            added.map_err(|e| cannot_save(&self.path, &e))?;
+            state = self.state();
         }
-        drop(state);
-        let added = self.loose.add(&hash, &text);
-        added.map_err(|e| cannot_save(&self.path, &e))?;
-        self.state().loose.push(hash);
-        Ok(())
+        let due = |saved: Instant| saved.elapsed() >= self.options.interval;
+        let first = state.seen.is_none() || state.back_up;
+        match first || !self.untouched(&mut state)? || state.saved.is_none_or(due) {
+            true => self.locked(|lock| self.save(&mut state, lock)),
+            false => Ok(()),
+        }
     }
 
-    /// Writes the output anew if that is due.
+    /// Writes the output anew if that is due, and leaves nothing beside it if nobody else is there.
     pub fn finish(&self) -> Result<()> {
         let mut state = self.state();
-        let outcome = match state.behind {
-            true => self.save(&mut state),
-            false => Ok(()),
-        };
-        if !state.behind {
-            self.loose.remove(&std::mem::take(&mut state.loose));
+        if state.elsewhere.is_some() && !state.behind {
+            self.loose.close();
+            return Ok(());
         }
-        self.loose.close();
-        outcome
+        self.locked(|lock| {
+            self.save(&mut state, lock)?;
+            if lock.others()?.is_empty() {
+                // Without an output there is nothing to go on with.
+                let plan = self.loose.plan()?.filter(|_| state.seen.is_some());
+                if plan.is_none_or(|plan| plan.left.is_empty()) {
+                    let forgotten = self.loose.set_plan(None);
+                    forgotten.map_err(|e| cannot_save(&self.path, &e))?;
+                }
+                self.loose.close();
+            }
+            Ok(())
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
 
-    /// Is the output as we left it?
-    fn untouched(&self, state: &State) -> Result<bool> {
-        let now = Stamp::of(self.lock.target()).map_err(|e| Error::io("read", &self.path, &e))?;
-        Ok(state.elsewhere.is_none() && now == state.seen)
+    fn locked<T>(&self, work: impl FnOnce(&Lock) -> Result<T>) -> Result<T> {
+        match &self.alone {
+            Some(lock) => work(lock),
+            None => work(&self.shared.lock()?),
+        }
     }
 
-    fn save(&self, state: &mut State) -> Result<()> {
-        if !self.untouched(state)? {
-            return Err(self.save_elsewhere(state));
+    /// Is the output as we left it, or as one of the others says that he did?
+    fn untouched(&self, state: &mut State) -> Result<bool> {
+        let now = Stamp::of(self.shared.target());
+        let now = now.map_err(|e| Error::io("read", &self.path, &e))?;
+        if state.elsewhere.is_some() || now == state.seen {
+            return Ok(state.elsewhere.is_none());
         }
-        let mut save = || {
+        let note = fs::read(self.loose.note()).unwrap_or_default();
+        let said: Vec<Option<Stamp>> = serde_json::from_slice(&note).unwrap_or_default();
+        let theirs = said.contains(&now);
+        if theirs {
+            state.seen = now;
+            state.saved = Some(Instant::now());
+        }
+        Ok(theirs)
+    }
+
+    /// Writes the output if it lacks something, with all that others have finished.
+    fn save(&self, state: &mut State, lock: &Lock) -> Result<()> {
+        let cannot = |e: io::Error| cannot_save(&self.path, &e);
+        if self.shared.writer().is_dismissed() && state.elsewhere.is_none() {
+            self.come_again(state)?;
+        }
+        let others = self.loose.read(|hash| state.loose.contains(hash))?;
+        if !others.is_empty() {
+            state.loose.extend(others.keys().cloned());
+            for run in read_stored(&self.path, None, others)? {
+                state.insert(self.as_wanted(run));
+            }
+        }
+        if state.behind {
+            if !self.untouched(state)? {
+                return Err(self.save_elsewhere(state, lock));
+            }
             let existing = match (state.seen, state.back_up) {
                 (None, _) => Existing::Refuse,
                 (Some(_), false) => Existing::Replace,
                 (Some(_), true) => Existing::Keep,
             };
-            let runs = state.kept.iter().chain(state.runs.values());
-            (self.lock).replace(existing, |out| write_runs(out, runs))?;
-            state.seen = Stamp::of(self.lock.target())?;
+            let about_to = |meta: &Metadata| {
+                let note = json!([state.seen, Stamp::new(meta)]);
+                file::make(self.loose.folder())?;
+                fs::write(self.loose.note(), note.to_string())
+            };
+            let write = |out: &mut dyn Write| write_runs(out, state.all());
+            lock.replace(existing, write, about_to).map_err(cannot)?;
+            state.seen = Stamp::of(self.shared.target()).map_err(cannot)?;
             state.back_up = false;
-            io::Result::Ok(())
-        };
-        save().map_err(|e| cannot_save(&self.path, &e))?;
-        self.loose.remove(&std::mem::take(&mut state.loose));
-        state.behind = false;
-        state.saved = Instant::now();
+            state.behind = false;
+            state.saved = Some(Instant::now());
+        }
+        if lock.others()?.is_empty() {
+            let done = std::mem::take(&mut state.loose);
+            self.shorten_plan(&done)?;
+            self.loose.remove(&done);
+            let _ = fs::remove_file(self.loose.note());
+        }
         Ok(())
     }
 
+    /// Others have counted this process as dead: what it has not seen may stand in the output alone.
+    fn come_again(&self, state: &mut State) -> Result<()> {
+        let entered = self.shared.writer().enter_again();
+        entered.map_err(|e| cannot_save(&self.path, &e))?;
+        let finished = self.loose.read(|_| false)?;
+        let beside = finished.keys().cloned().collect();
+        let seen = Stamp::of(self.shared.target());
+        state.seen = seen.map_err(|e| Error::io("read", &self.path, &e))?;
+        let target = state.seen.map(|_| self.shared.target());
+        let known: HashSet<String> = state.all().map(|run| run.identity.hash()).collect();
+        for run in read_stored(&self.path, target, finished)? {
+            if !known.contains(&run.identity.hash()) {
+                state.insert(self.as_wanted(run));
+            }
+        }
+        state.loose = beside;
+        Ok(())
+    }
+
+    fn as_wanted(&self, mut run: Stored) -> Stored {
+        if self.options.strict_json {
+            make_strict(&mut run);
+        }
+        run
+    }
+
     /// The output is gone, or it is not ours any more: nothing is written over what others have made.
-    fn save_elsewhere(&self, state: &mut State) -> Error {
-        let runs = state.kept.iter().chain(state.runs.values());
+    fn save_elsewhere(&self, state: &mut State, lock: &Lock) -> Error {
+        let runs = state.all();
         let count = runs.clone().count();
         let write = |out: &mut dyn Write| write_runs(out, runs);
         let path = self.path.display();
         let written = match &state.elsewhere {
             Some(place) => file::replace(place, ".tmp-", write).map(|()| place.clone()),
-            None => self.lock.write_beside(write),
+            None => lock.write_beside(write),
         };
         match written {
             Ok(place) => {
                 // They are no runs of what is there now.
                 self.loose.remove(&std::mem::take(&mut state.loose));
+                let _ = fs::remove_file(self.loose.note());
+                let _ = self.loose.set_plan(None);
+                self.loose.close();
                 state.behind = false;
                 let text = format!(
                     "{path} was removed or changed by somebody else since this command began, and is left as it is; \

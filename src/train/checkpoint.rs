@@ -5,11 +5,11 @@
 //! else (`Trainer::pieces`), the history, and where the run stands. What follows from config and history alone (orders of
 //! samples, rates, coefficients) is computed again.
 //!
-//! Whoever holds the output's lock writes and removes these files.
+//! Whoever has claimed a run writes and removes its files.
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -113,7 +113,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Opens the folder, which need not be there, and removes what killed processes left half written.
+    /// Opens the folder, which need not be there.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -125,8 +125,11 @@ impl Checkpoints {
     ) -> Result<Checkpoints> {
         let usable = || match every {
             Some(_) if fs::symlink_metadata(&folder).is_ok() => {
-                file::remove_left_overs(&folder, TEMPORARY)?;
-                file::probe(&folder, TEMPORARY)
+                match file::probe(&folder, TEMPORARY) {
+                    // Somebody has removed it, since it was empty.
+                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                    outcome => outcome,
+                }
             }
             // Then it is made, beside an output that can be written.
             _ => Ok(()),
@@ -307,18 +310,25 @@ impl Place<'_> {
         let epochs = history.iter().map(Epoch::to_json).collect();
         let history = json::dumps(&Json::List(epochs), false);
         let header = header(&owner, position, trainer.pieces(), history.len())?;
-        file::make(&self.of.folder)?;
-        file::replace(&self.path(), TEMPORARY, |out| {
-            let mut sum = 0;
-            let mut put = |bytes: &[u8]| {
-                sum = crc32c::crc32c_append(sum, bytes);
-                out.write_all(bytes)
-            };
-            put(&header)?;
-            trainer.save(&mut put)?;
-            put(history.as_bytes())?;
-            out.write_all(&sum.to_le_bytes())
-        })
+        let mut write = || {
+            file::make(&self.of.folder)?;
+            file::replace(&self.path(), TEMPORARY, |out| {
+                let mut sum = 0;
+                let mut put = |bytes: &[u8]| {
+                    sum = crc32c::crc32c_append(sum, bytes);
+                    out.write_all(bytes)
+                };
+                put(&header)?;
+                trainer.save(&mut put)?;
+                put(history.as_bytes())?;
+                out.write_all(&sum.to_le_bytes())
+            })
+        };
+        match write() {
+            // Another process has removed the folder, since it was empty.
+            Err(e) if e.kind() == ErrorKind::NotFound => write(),
+            outcome => outcome,
+        }
     }
 
     /// The run's checkpoint, if there is one, for a machine with such pieces.

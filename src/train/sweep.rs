@@ -1,8 +1,10 @@
-//! A sweep: all runs of an experiment that the output does not have yet.
+//! A sweep: all runs of an experiment that the output does not have yet, and that no other process trains.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
@@ -20,7 +22,10 @@ use crate::error::{Error, Kind, Result};
 use crate::models;
 use crate::optim::schedule::Schedule;
 use crate::optim::{self, Optimizer};
-use crate::results::store::Store;
+use crate::results::identity::Identity;
+use crate::results::store::{Store, Turn};
+use crate::results::timestamp::timestamp;
+use crate::results::writers::{Claim, UnderWay};
 use crate::results::{Epoch, RunResult, provenance};
 
 /// A training step of fewer floating-point operations than this does not fill several threads: such
@@ -39,6 +44,34 @@ pub trait Progress: Sync {
     fn warned(&self, _run: usize, _what: &str) {}
     /// The run could not be trained to its end; the others go on.
     fn failed(&self, _run: usize, _error: &Error) {}
+    /// Another process has it.
+    fn elsewhere(&self, _run: usize, _what: Elsewhere) {}
+}
+
+/// What another process has done with a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    Finished,
+    Failed,
+    /// It is training the run, and was alive a moment ago.
+    UnderWay,
+}
+
+/// A run that is to be trained.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Its place in the experiment.
+    pub index: usize,
+    pub config: RunConfig,
+    pub identity: Identity,
+}
+
+/// What tells a run from others, with the checksum of its data if that is known. `chosen` is what [`chosen()`] says.
+pub fn identity(run: &RunConfig, chosen: &Map<String, Value>, data: Option<Value>) -> Identity {
+    let mut summary = chosen.clone();
+    summary.extend(data.map(|sum| ("data".to_owned(), sum)));
+    summary.extend(of_methods(run));
+    Identity::new(&run.to_json(), &summary)
 }
 
 /// What is chosen for all runs of a sweep beside their configs.
@@ -55,6 +88,8 @@ pub struct Choices {
     pub log: Option<LogSteps>,
     /// Those of the runs, which go on from them.
     pub checkpoints: Option<Checkpoints>,
+    /// Runs that are trained side by side on a processor, sharing its threads; otherwise it goes by the size of their steps.
+    pub jobs: Option<NonZeroUsize>,
 }
 
 /// Optimal values by problem, shared by the runs of a sweep.
@@ -137,15 +172,16 @@ pub fn check<'r>(
     problems
 }
 
-/// Trains `pending` and stores each run as it finishes, on as many threads as rayon's current pool
-/// has, or on several devices of a kind, each of which takes the next run. A run's weights are saved before the run is
-/// stored. Returns early, with the runs finished so far stored, once
-/// `stop` is set. A run that fails leaves the others alone, and the kind of the first failure is returned.
+/// Trains those of `pending` that no other process trains, and stores each run as it finishes, on as many threads as
+/// rayon's current pool has, or on several devices of a kind, each of which takes the next run. A run's weights are saved
+/// before the run is stored. Returns early, with the runs finished so far stored, once `stop` is set. A run that fails
+/// leaves the others alone, and the kind of the first failure is returned. Runs that others have begun and do not finish,
+/// since they have died, are trained in the end.
 ///
 /// # Errors
 /// What would meet the other runs as well: nothing can be written, or a device failed.
 pub fn sweep(
-    pending: &[(usize, RunConfig)],
+    pending: &[Pending],
     library: &Library,
     store: &Store,
     targets: &[Target],
@@ -153,41 +189,67 @@ pub fn sweep(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Option<Kind>> {
-    let (Some((_, first)), Some(target)) = (pending.first(), targets.first()) else {
+    let (Some(first), Some(target)) = (pending.first(), targets.first()) else {
         return store.finish().map(|()| None);
     };
     let init = choices.init.as_ref();
-    let plans = |data: Pair| Plans::from_weights(init, first, &data, target.device);
+    let plans = |data: Pair| Plans::from_weights(init, &first.config, &data, target.device);
     // If there are none, the run itself says why.
-    let first_plans = library.load(first).and_then(plans).ok();
+    let first_plans = library.load(&first.config).and_then(plans).ok();
     let small = |plans: &Plans| plans.train.flops() < SMALL_STEP;
     let small = first_plans.as_ref().is_some_and(small);
     let first_plans = Mutex::new(first_plans);
     let threads = rayon::current_num_threads();
+    let side_by_side = choices
+        .jobs
+        .map_or(if small { threads } else { 1 }, NonZeroUsize::get);
     let workers: Vec<Target> = match (targets, target.device) {
-        ([target], Device::Cpu | Device::Emulator) if small => vec![*target; threads],
+        ([target], Device::Cpu | Device::Emulator) => vec![*target; side_by_side],
         // A GPU has one queue: it trains one run after the other.
         _ => targets.to_vec(),
+    };
+    let threads_each = match target.device {
+        Device::Cpu | Device::Emulator => (threads / workers.len()).max(1),
+        _ => 1,
     };
     let workers = &workers[..workers.len().min(pending.len())];
     let mut chosen = chosen(*target, choices);
     chosen.extend(provenance::of_process());
     let optima = Optima::default();
-    let next = AtomicUsize::new(0);
+    let queue = Queue {
+        pending,
+        store,
+        stop,
+        progress,
+        next: AtomicUsize::new(0),
+        held: Mutex::default(),
+    };
     let (failure, end) = (Mutex::new(None), Mutex::new(None));
     let work = |target: Target| {
         while !stop.load(Ordering::Relaxed) && lock(&end).is_none() {
-            let turn = next.fetch_add(1, Ordering::Relaxed);
-            let Some((index, config)) = pending.get(turn) else {
-                break;
+            let (turn, claim) = match queue.next() {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                Err(error) => {
+                    lock(&end).get_or_insert(error);
+                    break;
+                }
             };
+            let Pending {
+                index,
+                config,
+                identity,
+            } = &pending[turn];
             let watch = RunWatch {
                 turn,
                 config,
                 choices,
                 stop,
                 progress,
+                claim: &claim,
+                since: timestamp(SystemTime::now()),
             };
+            watch.report(0, None);
             progress.started(turn, config);
             let outcome = library
                 .load(config)
@@ -205,6 +267,8 @@ pub fn sweep(
                     Some(result)
                 });
             match outcome {
+                // Others thought that we were dead, and have taken the run.
+                Ok(_) if claim.is_lost() => lock(&queue.held).push(turn),
                 Ok(None) => {}
                 Ok(Some(result)) => match store.add(*index, &result) {
                     Ok(()) => {
@@ -224,6 +288,7 @@ pub fn sweep(
                         _ => true,
                     };
                     if its_own {
+                        store.fail(identity, &error);
                         progress.failed(turn, &error);
                         lock(&failure).get_or_insert(error.kind);
                     } else {
@@ -239,7 +304,7 @@ pub fn sweep(
     } else {
         // Each is a pool of its own, so that ops stay on it.
         let alone = |target: Target| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads_each);
             let _pool = pool.use_current_thread().build();
             work(target);
         };
@@ -262,6 +327,55 @@ pub fn sweep(
     match end.into_inner().unwrap_or(None) {
         Some(error) => Err(error),
         None => finished.map(|()| failure.into_inner().unwrap_or(None)),
+    }
+}
+
+/// Gives out pending runs, each once.
+struct Queue<'a> {
+    pending: &'a [Pending],
+    store: &'a Store,
+    stop: &'a AtomicBool,
+    progress: &'a dyn Progress,
+    next: AtomicUsize,
+    /// Those that another process had, when it was their turn.
+    held: Mutex<Vec<usize>>,
+}
+
+impl Queue<'_> {
+    /// The next run that this process has claimed.
+    fn next(&self) -> Result<Option<(usize, Claim)>> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            let again = turn >= self.pending.len();
+            let turn = match again {
+                false => turn,
+                true => match lock(&self.held).pop() {
+                    Some(turn) => turn,
+                    None => break,
+                },
+            };
+            let run = &self.pending[turn].identity;
+            let what = loop {
+                match self.store.claim(run)? {
+                    Turn::Mine(claim) => return Ok(Some((turn, claim))),
+                    Turn::Finished => break Elsewhere::Finished,
+                    Turn::Failed => break Elsewhere::Failed,
+                    Turn::Held(_) if !again => {
+                        lock(&self.held).push(turn);
+                        break Elsewhere::UnderWay;
+                    }
+                    Turn::Held(name) if self.store.is_alive(&name, self.stop)? => {
+                        break Elsewhere::UnderWay;
+                    }
+                    // Its owner has died.
+                    Turn::Held(_) => {}
+                }
+            };
+            if again || what != Elsewhere::UnderWay {
+                self.progress.elsewhere(turn, what);
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -330,18 +444,37 @@ struct RunWatch<'a> {
     choices: &'a Choices,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
+    claim: &'a Claim,
+    since: String,
+}
+
+impl RunWatch<'_> {
+    /// Tells other processes where the run stands.
+    fn report(&self, epochs: usize, trained: Option<&Epoch>) {
+        let under_way = UnderWay {
+            since: self.since.clone(),
+            epochs,
+            of: self.config.max_epoch,
+            loss: trained
+                .map(|e| e.train_loss)
+                .filter(|loss| loss.is_finite()),
+        };
+        self.claim.report(under_way, trained.is_some());
+    }
 }
 
 impl Watch for RunWatch<'_> {
     fn stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.claim.is_lost()
     }
 
     fn resumed(&self, epochs: usize, steps: usize) {
+        self.report(epochs, None);
         self.progress.resumed(self.turn, epochs, steps);
     }
 
     fn epoch(&self, done: &Epoch) {
+        self.report(done.epoch + 1, Some(done));
         self.progress.epoch(self.turn, done);
     }
 
@@ -389,16 +522,21 @@ mod tests {
         }
     }
 
-    fn configs() -> Vec<(usize, RunConfig)> {
+    fn configs() -> Vec<Pending> {
         let one = |id: u64| {
             let config = json!({
                 "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
                 "loss_func": "squared", "score_func": "squared", "opt": {"name": "adam", "lr": 0.1},
                 "batch_size": 4, "max_epoch": 2, "run_id": id,
             });
-            RunConfig::from_json(config.as_object().unwrap()).unwrap()
+            let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+            Pending {
+                index: id as usize,
+                identity: identity(&config, &Map::new(), None),
+                config,
+            }
         };
-        (0..4).map(|i| (i as usize, one(i))).collect()
+        (0..4).map(one).collect()
     }
 
     /// Sweeps on the emulator and on one thread, which is the one that `prepare` prepares: how it ended, the number of
@@ -466,8 +604,8 @@ mod tests {
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
         let (counts, stop) = (Counts::default(), AtomicBool::new(false));
         let mut pending = configs();
-        pending[1].1.batch_size = 41;
-        let runs = pending.iter().map(|(_, run)| run);
+        pending[1].config.batch_size = 41;
+        let runs = pending.iter().map(|run| &run.config);
         let found = check(runs, &library, Target::CPU, &Choices::default(), &stop);
         assert_eq!(found.len(), 1);
         assert!(found[0].message.contains("batch_size: 41"), "{}", found[0]);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use md5::{Digest, Md5};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -14,8 +15,9 @@ use crate::data::Vocabulary;
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::graph::{Params, Tensor};
-use crate::results::file::{self, Lock};
+use crate::results::file::{self, Shared};
 use crate::results::identity::Identity;
+use crate::results::writers::{self, Role};
 
 /// Beside its running averages PyTorch's batch norm counts the batches that went into them, as a scalar of 64
 /// bits. Older files lack it: PyTorch takes it for 0 then.
@@ -38,13 +40,34 @@ const VOCABULARY: &str = "vocabulary";
 const NAME: &str = "weights";
 const TEMPORARY: &str = ".tmp-weights-";
 
-/// Takes a folder for weights, which is made: no other process writes there until the lock is dropped. What killed ones
-/// left half written goes.
-pub fn take_folder(folder: &Path) -> Result<Lock> {
-    Lock::take(
-        &folder.join(NAME),
-        "use another folder with --save-weights=DIR",
-    )
+/// Comes to a folder for weights, which is made, and finds places there. Processes of one output share it; those of
+/// others are refused as long as this one has it. `output` is a path without links. What killed ones left half written
+/// goes.
+pub fn take_folder<T>(
+    folder: &Path,
+    output: &Path,
+    find: impl FnOnce() -> Result<T>,
+) -> Result<(Arc<Shared>, T)> {
+    let advice = "use another folder with --save-weights=DIR";
+    let shared = Shared::join(&folder.join(NAME), advice, writers::SILENCE)?;
+    let lock = shared.lock()?;
+    let work = json!(output);
+    let mut others = lock.others()?;
+    if others.is_empty() {
+        lock.tidy()?;
+    }
+    others.retain(|(_, other)| other.work != work);
+    if !others.is_empty() {
+        return Err(shared.taken(&others));
+    }
+    let announced = shared.writer().announce(|about| {
+        about.work = work;
+        about.role = Role::Sharing;
+    });
+    announced.map_err(|e| Error::cannot_write(folder, &e))?;
+    let found = find()?;
+    drop(lock);
+    Ok((shared, found))
 }
 
 /// A file for the final weights of a run.

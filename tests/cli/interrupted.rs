@@ -1,4 +1,4 @@
-//! `train` ended from outside: signals, kills, and a second process on the same output.
+//! `train` ended from outside: signals, kills, and others who write its output.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -81,12 +81,11 @@ fn signals_finish_the_file_and_a_restart_goes_on() {
 }
 
 #[test]
-fn an_output_has_one_writer() {
+fn nobody_writes_over_an_output_that_is_being_trained() {
     let folder = Folder::new();
     folder.config("sweep", &sweep(100, 5000));
     let mut child = started(&folder);
-    let second = folder.run("train sweep.json");
-    let third = folder.run("train sweep.json --overwrite");
+    let overwritten = folder.run("train sweep.json --overwrite");
     let text = folder.read("output/sweep.json");
     folder.write("all.json", &text);
     let merge = "output merge all.json --overwrite --out output/sweep.json";
@@ -95,11 +94,10 @@ fn an_output_has_one_writer() {
     child.kill().unwrap();
     child.wait().unwrap();
     let holder = format!("pid {}", child.id());
-    for refused in [second, third, merged] {
+    for refused in [overwritten, merged] {
         refused.code(11).says(&["output/sweep.json", &holder]);
     }
     elsewhere.code(0);
-    // The lock ends with its holder.
     folder
         .run("train sweep.json --overwrite --epochs 1")
         .code(0);

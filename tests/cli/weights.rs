@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use stepback_native::error::Kind;
 use stepback_native::graph::Params;
 use stepback_native::results::identity::Identity;
-use stepback_native::train::weights::Weights;
+use stepback_native::train::weights::{Weights, take_folder};
 
 /// Matrix factorisation: layers "0.weight" of (4, 6) and "1.weight" of (10, 4).
 fn config(epochs: usize, rank: usize) -> Value {
@@ -200,7 +200,7 @@ fn runs_of_one_label_and_files_of_nobody() {
 }
 
 #[test]
-fn what_a_killed_save_left_goes_and_a_folder_has_one_writer() {
+fn what_a_killed_save_left_goes_and_a_folder_is_of_one_output() {
     let folder = Folder::new();
     folder.config("small", &config(1, 4));
     folder.write("output/weights/small/.tmp-weights-AbCdEf", "");
@@ -208,14 +208,16 @@ fn what_a_killed_save_left_goes_and_a_folder_has_one_writer() {
     folder.run(save).code(0);
     let weights = folder.names("output/weights/small");
     assert_eq!(weights.len(), 2, "{weights:?}");
-    let lock = fs::File::create(folder.path("output/weights/small/.weights.lock")).unwrap();
-    lock.lock().unwrap();
+    // Other outputs, the same weights.
+    let other = folder.path("other.json");
+    let at_work = take_folder(&folder.path("output/weights/small"), &other, || Ok(())).unwrap();
     let ran = folder.run(&format!("{save} --overwrite")).code(11);
     ran.says(&["output/weights/small", "--save-weights=DIR"]);
-    // Other outputs, the same weights.
     let ran = folder.run("train -q small.json --save-weights=output/weights --output-dir new");
     ran.code(11);
     assert!(!folder.exists("new"));
+    drop(at_work);
+    folder.run(&format!("{save} --overwrite")).code(0);
 }
 
 #[test]

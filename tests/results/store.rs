@@ -14,10 +14,11 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 use stepback_native::config::Choice;
-use stepback_native::error::Kind;
+use stepback_native::error::{Error, Kind};
 use stepback_native::results::edit::filter;
 use stepback_native::results::file::{self, Existing};
 use stepback_native::results::identity::Identity;
+use stepback_native::results::store::Turn;
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
 fn config(index: usize) -> Map<String, Value> {
@@ -32,6 +33,12 @@ fn identity(config: &Map<String, Value>) -> Identity {
 fn identities(indices: impl IntoIterator<Item = usize>) -> Vec<Identity> {
     let indices = indices.into_iter();
     indices.map(|index| identity(&config(index))).collect()
+}
+
+/// All runs of an experiment have been selected.
+fn settle(store: &Store, indices: impl IntoIterator<Item = usize>) -> Vec<bool> {
+    let all = identities(indices);
+    store.settle(&all, &(0..all.len()).collect::<Vec<_>>())
 }
 
 /// A run that its index determines. Every third one diverges.
@@ -128,7 +135,7 @@ fn child() {
     let store = Store::open(&dir, "x", options).unwrap();
     match role.as_str() {
         "fill" => {
-            let done = store.settle(&identities(0..RUNS));
+            let done = settle(&store, 0..RUNS);
             std::thread::scope(|scope| {
                 for thread in 0..3 {
                     let (store, done) = (&store, &done);
@@ -247,32 +254,50 @@ fn no_kill_loses_a_run() {
     );
 }
 
+fn refused(dir: &Path, id: &str, overwrite: Option<Overwrite>) -> Error {
+    let options = Options {
+        overwrite,
+        ..Options::default()
+    };
+    Store::open(dir, id, options).unwrap_err()
+}
+
 #[test]
-fn a_second_process_is_refused_until_the_first_is_gone() {
+fn who_overwrites_is_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut holder = spawn("hold", dir.path());
     await_line(&mut holder, "holding");
-    let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+    let error = refused(dir.path(), "x", Some(Overwrite::All));
     assert_eq!(error.kind, Kind::Locked);
     let who = format!("pid {} on ", holder.id());
     assert!(error.message.contains(&who), "{error}");
     assert!(error.message.contains("since 2"), "{error}");
-    // Another experiment in the same folder is free.
-    Store::open(dir.path(), "x-1", Options::default()).unwrap();
+    assert!(error.message.contains("without --overwrite"), "{error}");
+    // Others may come, and other experiments in the same folder are free.
+    open(dir.path());
+    overwrite_in(dir.path(), "x-1", Overwrite::All);
     holder.kill().unwrap();
     holder.wait().unwrap();
+    let store = overwrite(dir.path(), Overwrite::Selected);
+    assert_eq!(refused(dir.path(), "x", None).kind, Kind::Locked);
+    drop(store);
     open(dir.path());
+    assert_eq!(names(dir.path()), [""; 0]);
 }
 
 #[test]
-fn only_one_holds_the_output_while_others_come_and_go() {
+fn only_one_has_the_output_alone_while_others_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let (holders, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while held.load(Ordering::Relaxed) < 500 {
-                    let Ok(store) = Store::open(dir.path(), "x", Options::default()) else {
+                let options = Options {
+                    overwrite: Some(Overwrite::All),
+                    ..Options::default()
+                };
+                while held.load(Ordering::Relaxed) < 200 {
+                    let Ok(store) = Store::open(dir.path(), "x", options) else {
                         continue;
                     };
                     assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two at once");
@@ -284,10 +309,112 @@ fn only_one_holds_the_output_while_others_come_and_go() {
             });
         }
     });
-    assert_eq!(names(dir.path()), [""; 0], "the lock goes with its holder");
+    assert_eq!(names(dir.path()), [""; 0], "nothing stays");
     // A folder that was made for nothing goes too.
     open(&dir.path().join("new"));
     assert_eq!(names(dir.path()), [""; 0]);
+}
+
+#[test]
+fn a_run_is_claimed_once_and_what_all_have_finished_is_in_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = identities(0..200);
+    let claimed: Vec<AtomicUsize> = (0..200).map(AtomicUsize::new).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (all, claimed, dir) = (&all, &claimed, dir.path());
+            scope.spawn(move || {
+                let options = Options {
+                    interval: Duration::from_millis(thread),
+                    ..Options::default()
+                };
+                let store = Store::open(dir, "x", options).unwrap();
+                let done = settle(&store, 0..200);
+                let left = all.iter().enumerate().filter(|(i, _)| !done[*i]);
+                for (i, identity) in left {
+                    let Turn::Mine(claim) = store.claim(identity).unwrap() else {
+                        continue;
+                    };
+                    if i % 50 == 7 && claimed[i].fetch_add(1, Ordering::Relaxed) == i {
+                        // Given up: others may have it.
+                        continue;
+                    }
+                    store.add(i, &run(i)).unwrap();
+                    claimed[i].fetch_add(1000, Ordering::Relaxed);
+                    drop(claim);
+                }
+                // Those that were given up, when nobody else has them any more.
+                for i in [7, 57, 107, 157].into_iter().filter(|i| !done[*i]) {
+                    if let Turn::Mine(_claim) = store.claim(&all[i]).unwrap() {
+                        store.add(i, &run(i)).unwrap();
+                        claimed[i].fetch_add(1000, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let times = claimed.iter().map(|n| n.load(Ordering::Relaxed) / 1000);
+    assert!(times.into_iter().all(|n| n == 1), "trained once");
+    assert_eq!(read(dir.path()), file_of(&(0..200).collect::<Vec<_>>()));
+    assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+/// As if it had been suspended for long, on another machine.
+#[test]
+fn a_process_that_was_counted_as_dead_loses_nothing_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let writers = dir.path().join(".x.writers");
+    let late = open(dir.path());
+    let file = writers.join(&names(&writers)[0]);
+    let other = open(dir.path());
+    for store in [&late, &other] {
+        settle(store, 0..5);
+    }
+    late.add(0, &run(0)).unwrap();
+    let Turn::Mine(claim) = late.claim(&identity(&config(4))).unwrap() else {
+        panic!("it is free");
+    };
+    fs::remove_file(file).unwrap();
+    let taken = other.claim(&identity(&config(4))).unwrap();
+    assert!(matches!(taken, Turn::Mine(_)));
+    assert!(!claim.is_there());
+    // Not that of the new owner.
+    drop(claim);
+    let beside = names(&dir.path().join(".x.runs"));
+    assert!(
+        beside.iter().any(|name| name.ends_with(".claim")),
+        "{beside:?}"
+    );
+    for i in [1, 2] {
+        other.add(i, &run(i)).unwrap();
+    }
+    other.finish().unwrap();
+    assert_eq!(read(dir.path()), file_of(&[0, 1, 2]));
+    late.add(3, &run(3)).unwrap();
+    late.finish().unwrap();
+    assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3]));
+    drop((taken, late, other));
+    assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+#[test]
+fn runs_of_two_problems_do_not_meet_even_before_the_first_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |model: &str| {
+        let mut config = config(0);
+        config.insert("model".into(), model.into());
+        [identity(&config)]
+    };
+    let (first, second) = (open(dir.path()), open(dir.path()));
+    first.check_problems(&of("linear")).unwrap();
+    let error = second.check_problems(&of("mlp")).unwrap_err();
+    assert_eq!(error.kind, Kind::Usage);
+    let who = format!("pid {}", std::process::id());
+    for part in [&who, "model=mlp instead of linear"] {
+        assert!(error.message.contains(part), "{error}");
+    }
+    drop(first);
+    second.check_problems(&of("mlp")).unwrap();
 }
 
 #[test]
@@ -307,7 +434,7 @@ fn a_full_disk_leaves_the_last_whole_file() {
         "{error}"
     );
     assert!(
-        said.contains("\ntemps [\".x.lock\", \".x.runs\", \"x.json\"]\n"),
+        said.contains("\ntemps [\".x.runs\", \".x.writers\", \"x.json\"]\n"),
         "{said}"
     );
     let after = fs::read_to_string(dir.path().join("after-error")).unwrap();
@@ -374,7 +501,7 @@ fn finished_runs_are_found_and_take_their_place() {
     assert!(store.contains(&identity(respelled.as_object().unwrap())));
     let other = json!({"run_id": 4, "opt": {"lr": 0.10000000000000002, "name": "sgd"}});
     assert!(!store.contains(&identity(other.as_object().unwrap())));
-    let done = store.settle(&identities(0..5));
+    let done = settle(&store, 0..5);
     assert_eq!(done, [false, false, true, false, true]);
     store.add(3, &run(3)).unwrap();
     store.finish().unwrap();
@@ -403,11 +530,15 @@ fn overwrite_keeps_the_old_file_until_the_first_save_and_then_as_backup() {
 }
 
 fn overwrite(dir: &Path, which: Overwrite) -> Store {
+    overwrite_in(dir, "x", which)
+}
+
+fn overwrite_in(dir: &Path, id: &str, which: Overwrite) -> Store {
     let options = Options {
         overwrite: Some(which),
         ..Options::default()
     };
-    Store::open(dir, "x", options).unwrap()
+    Store::open(dir, id, options).unwrap()
 }
 
 #[test]
@@ -416,7 +547,7 @@ fn only_selected_runs_are_overwritten() {
     let old = file_of(&[0, 1, 2, 3]);
     fs::write(dir.path().join("x.json"), &old).unwrap();
     let store = overwrite(dir.path(), Overwrite::Selected);
-    assert_eq!(store.settle(&identities([1, 3])), [false, false]);
+    assert_eq!(settle(&store, [1, 3]), [false, false]);
     assert_eq!(read(dir.path()), old);
     let mut again = run(3);
     again.summary.insert("again".into(), true.into());
@@ -460,7 +591,7 @@ fn a_finished_run_has_a_file_of_its_own_until_the_output_has_it() {
     let store = Store::open(dir.path(), "x", options).unwrap();
     store.add(4, &run(4)).unwrap();
     assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3, 4]));
-    assert_eq!(names(dir.path()), [".x.lock", "x.json"]);
+    assert_eq!(names(dir.path()), [".x.runs", ".x.writers", "x.json"]);
 }
 
 #[test]
@@ -482,7 +613,7 @@ fn runs_that_a_killed_process_left_are_found_by_all() {
         };
         let store = Store::open(dir.path(), "x", options).unwrap();
         assert_eq!(seen(dir.path()).matches("run_id").count(), 3);
-        let done = store.settle(&identities(0..4));
+        let done = settle(&store, 0..4);
         assert_eq!(done[1], which.is_none());
         store.add(3, &run(3)).unwrap();
         drop(store);
@@ -517,7 +648,7 @@ fn an_output_is_one_file_under_all_its_names() {
     fs::create_dir(&out).unwrap();
     std::os::unix::fs::symlink("../big/y.json", out.join("x.json")).unwrap();
     let store = open(&out);
-    let error = Store::open(&big, "y", Options::default()).unwrap_err();
+    let error = refused(&big, "y", Some(Overwrite::All));
     assert_eq!(error.kind, Kind::Locked);
     for i in 0..2 {
         store.add(i, &run(i)).unwrap();
@@ -569,22 +700,29 @@ fn a_file_that_is_replaced_is_there_at_every_moment() {
 }
 
 #[test]
-fn a_lock_that_is_no_file_of_ours_is_refused() {
+fn a_lock_that_is_no_folder_of_ours_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (lock, precious) = (dir.path().join(".x.lock"), dir.path().join("precious"));
-    fs::write(&precious, "precious").unwrap();
-    std::os::unix::fs::symlink("precious", &lock).unwrap();
-    let refused = || {
-        let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+    let check = || {
+        let error = refused(dir.path(), "x", None);
         assert_eq!(error.kind, Kind::CannotCreate);
         assert!(error.message.contains(".x.lock"), "{error}");
+        assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "mine");
     };
-    refused();
-    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("file"), "mine").unwrap();
+    std::os::unix::fs::symlink("precious", &lock).unwrap();
+    check();
     fs::remove_file(&lock).unwrap();
-    let fifo = Command::new("mkfifo").arg(&lock).status().unwrap();
-    assert!(fifo.success());
-    refused();
+    // As older versions had it.
+    fs::write(&lock, "pid 1").unwrap();
+    check();
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    fs::write(lock.join("file"), "").unwrap();
+    check();
+    fs::remove_dir_all(&lock).unwrap();
+    open(dir.path());
 }
 
 #[test]
@@ -663,7 +801,7 @@ fn strict_files_hold_null() {
         ..Options::default()
     };
     let store = Store::open(dir.path(), "x", options).unwrap();
-    store.settle(&identities([0]));
+    settle(&store, [0]);
     store.add(3, &run(3)).unwrap();
     store.finish().unwrap();
     let runs: Value = serde_json::from_str(&read(dir.path())).unwrap();
@@ -737,9 +875,7 @@ fn folders_are_made_and_impossible_ones_named_before_anything_runs() {
     open(&dir.path().join("a/b")).add(0, &run(0)).unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     fs::create_dir(dir.path().join("y.json")).unwrap();
-    let refused = |folder: &str, id: &str| {
-        Store::open(&dir.path().join(folder), id, Options::default()).unwrap_err()
-    };
+    let refused = |folder: &str, id: &str| refused(&dir.path().join(folder), id, None);
     for folder in ["file", "file/below"] {
         let error = refused(folder, "x");
         assert_eq!(error.kind, Kind::CannotCreate);
