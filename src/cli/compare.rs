@@ -66,7 +66,7 @@ pub struct Args {
     sigma: Option<f64>,
     /// What the time to the target is counted in
     #[arg(long, value_enum, default_value = "epochs", requires = "target")]
-    time: Clock,
+    clock: Clock,
     #[command(flatten)]
     shape: Shape,
     /// One JSON object instead of tables
@@ -233,7 +233,7 @@ impl Args {
             metric,
             target,
             methods,
-            clock: self.time,
+            clock: self.clock,
             sigma: self.sigma,
         };
         let found = race(record, &query)?;
@@ -387,17 +387,12 @@ fn contest_table(found: &Contest, testing: &Testing) -> Table {
         None => "Student's t".into(),
         Some(n) => format!("{n} resamples"),
     };
-    let tests = found
-        .contestants
-        .iter()
-        .filter(|c| c.tested.is_some())
-        .count();
     let caption = format!(
         "The best setting of every method, beside {}. {}, p corrected by Holm for {}; intervals from {intervals}. \
          Conclusion: {}.",
         found.baseline,
         capital(testing.name()),
-        print::count(tests, "test"),
+        print::count(found.tests(), "test"),
         found.conclusion(testing.alpha)
     );
     let mut notes = Vec::new();
@@ -458,7 +453,10 @@ fn race_table(found: &Arrivals, query: &Race) -> Table {
             },
             time(one.first),
             if known { time(one.significant) } else { none() },
-            one.behind.map_or_else(none, |b| format!("{b:.2}")),
+            one.behind.map_or_else(none, |b| {
+                // A zero has no sign.
+                format!("{:.2}", if b.abs() < 0.005 { 0.0 } else { b })
+            }),
         ];
         cells.map(Cell::plain).into()
     });

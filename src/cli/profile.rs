@@ -32,7 +32,7 @@ pub struct Profile {
     targets: Vec<Target>,
     /// What time is counted in
     #[arg(long, value_enum, default_value = "epochs")]
-    time: Clock,
+    clock: Clock,
     #[command(flatten)]
     shape: Shape,
     /// One JSON object instead of a table
@@ -51,7 +51,7 @@ impl Profile {
         let query = Query {
             score: &self.score,
             targets: &self.targets,
-            clock: self.time,
+            clock: self.clock,
         };
         let found = profiles(&records, &query)?;
         let accuracy = records.iter().all(|r| r.higher_is_better(&self.score));

@@ -3,7 +3,7 @@
 use super::profile::Clock;
 use super::record::{Cutoff, Record, Setting, Stat};
 use super::statistics::{
-    Lead, Reached, TTest, Z, bootstrap_differences, bootstrap_means, holm, mean_interval, paired,
+    Lead, TTest, Z, bootstrap_differences, bootstrap_means, holm, mean_interval, paired,
     percentile_interval, reached, welch,
 };
 use crate::error::{Error, Result};
@@ -183,6 +183,8 @@ pub enum Outcome {
     Worse,
     /// The seeds do not tell.
     Open,
+    /// There are too few seeds, or runs diverged.
+    Untested,
 }
 
 impl Outcome {
@@ -192,6 +194,7 @@ impl Outcome {
             Outcome::Better => "better",
             Outcome::Worse => "worse",
             Outcome::Open => "open",
+            Outcome::Untested => "not tested",
         }
     }
 }
@@ -268,25 +271,19 @@ pub fn contest(record: &Record, query: &Query) -> Result<Contest> {
                     true => Tested::Not("diverged"),
                     false => query.testing.difference(&finals, &of_baseline),
                 }),
-                outcome: match itself {
-                    true => Outcome::Baseline,
-                    false => Outcome::Open,
-                },
+                outcome: Outcome::Baseline,
             }
         })
         .collect();
     correct(contestants.iter_mut().filter_map(|c| c.tested.as_mut()))?;
     for one in &mut contestants {
-        if let Some(Tested::Test { test, .. }) = one.tested
-            && one
-                .tested
-                .is_some_and(|t| t.significant(query.testing.alpha))
-        {
-            one.outcome = match (test.difference > 0.0) == up {
-                true => Outcome::Better,
-                false => Outcome::Worse,
-            };
-        }
+        let Some(tested) = one.tested else { continue };
+        one.outcome = match tested {
+            Tested::Not(_) => Outcome::Untested,
+            Tested::Test { .. } if !tested.significant(query.testing.alpha) => Outcome::Open,
+            Tested::Test { test, .. } if (test.difference > 0.0) == up => Outcome::Better,
+            Tested::Test { .. } => Outcome::Worse,
+        };
     }
     Ok(Contest {
         title: record.title(),
@@ -298,29 +295,34 @@ pub fn contest(record: &Record, query: &Query) -> Result<Contest> {
 }
 
 impl Contest {
+    /// How many tests were made.
+    pub fn tests(&self) -> usize {
+        let tested = |one: &&Contestant| matches!(one.tested, Some(Tested::Test { .. }));
+        self.contestants.iter().filter(tested).count()
+    }
+
     /// What came out, in plain words.
     pub fn conclusion(&self, alpha: f64) -> String {
-        let of = |outcome: Outcome| {
-            let some = self.contestants.iter().filter(|c| c.outcome == outcome);
-            some.map(|c| c.method.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
         let baseline = &self.baseline;
+        if self.contestants.len() == 1 {
+            return format!("{baseline} is the only method");
+        }
+        if self.tests() == 0 {
+            return "nothing could be tested".into();
+        }
         let said = [
             (Outcome::Worse, format!("{baseline} is better than")),
             (Outcome::Better, format!("{baseline} is worse than")),
             (Outcome::Open, format!("{baseline} cannot be told from")),
+            (Outcome::Untested, "not tested:".to_owned()),
         ];
         let said = said.into_iter().filter_map(|(outcome, words)| {
-            let methods = of(outcome);
-            (!methods.is_empty()).then(|| format!("{words} {methods}"))
+            let some = self.contestants.iter().filter(|c| c.outcome == outcome);
+            let some: Vec<&str> = some.map(|c| c.method.as_str()).collect();
+            (!some.is_empty()).then(|| format!("{words} {}", some.join(", ")))
         });
         let said: Vec<String> = said.collect();
-        match said.is_empty() {
-            true => format!("{baseline} is the only method"),
-            false => format!("at alpha = {alpha}, {}", said.join("; ")),
-        }
+        format!("at alpha = {alpha}, {}", said.join("; "))
     }
 }
 
@@ -374,53 +376,59 @@ pub fn race(record: &Record, race: &Race) -> Result<Arrivals> {
         mean.map(|m| if up { m - race.target } else { race.target - m })
             .collect()
     };
-    let arrival = |setting: &&Setting| {
-        let row = gaps(setting).iter().position(|&gap| gap >= 0.0);
-        row.unwrap_or(usize::MAX)
-    };
-    let fastest = methods(record, race.methods)?.into_iter();
-    // The first of the best, if none arrives.
-    let fastest = fastest.filter_map(|method| {
-        let ranked = record.ranking(method, metric, None);
-        ranked.into_iter().min_by_key(arrival)
-    });
-    let mut settings: Vec<&Setting> = fastest.collect();
-    settings.sort_by_key(arrival);
-    let sigma = race
-        .sigma
-        .unwrap_or_else(|| pooled(record, &settings, metric));
-    let leader = settings.first().copied();
-    let start = leader.map(|leader| (arrival(&leader), gaps(leader), leader.runs.len()));
-    let mut runners = Vec::new();
-    for setting in settings {
+    // When the mean is at the target, if it ever is, and the times of all epochs.
+    let timed = |setting| {
         let times = times(setting, race.clock).ok_or_else(|| {
             let (title, unit) = (record.title(), race.clock.unit());
             Error::usage(format!("{title}: {unit} are not known; count epochs"))
         })?;
-        let gaps = gaps(setting);
+        let row = gaps(setting).iter().position(|&gap| gap >= 0.0);
+        Ok((row.map_or(f64::INFINITY, |row| times[row]), times, setting))
+    };
+    let mut fastest: Vec<(f64, Vec<f64>, &Setting)> = Vec::new();
+    for method in methods(record, race.methods)? {
+        let ranked = record.ranking(method, metric, None).into_iter();
+        let ranked = ranked.map(timed).collect::<Result<Vec<_>>>()?;
+        // The best of those that arrive at the same time, or never.
+        fastest.extend(ranked.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)));
+    }
+    fastest.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let settings: Vec<&Setting> = fastest.iter().map(|one| one.2).collect();
+    let sigma = race
+        .sigma
+        .unwrap_or_else(|| pooled(record, &settings, metric));
+    // How far past the target a setting was at a time, by its last evaluation until then.
+    let gap_at = |time: f64, times: &[f64], setting: &Setting| {
+        let row = times.partition_point(|&t| t <= time).checked_sub(1)?;
+        Some(gaps(setting)[row])
+    };
+    let first = fastest.first().filter(|first| first.0.is_finite());
+    let behind = |times: &[f64], setting: &Setting| {
+        let (arrival, their_times, leader) = first?;
+        // Both at the same time: as many steps.
+        let lead = Lead {
+            loss: gap_at(*arrival, their_times, leader)? - gap_at(*arrival, times, setting)?,
+            steps: 0.0,
+            loss_per_100_steps: 0.0,
+            runs: [leader.runs.len(), setting.runs.len()],
+        };
+        Some(lead.statistic() / sigma).filter(|behind| behind.is_finite())
+    };
+    let runner = |(at, (arrival, times, setting)): (usize, &(f64, Vec<f64>, &Setting))| {
         let n = setting.runs.len();
-        let Reached { first, significant } = reached(&gaps, n, sigma, Z);
-        let time = |row: Option<usize>| row.map_or(f64::INFINITY, |row| times[row]);
-        let itself = leader.is_some_and(|leader| std::ptr::eq(leader, setting));
-        let behind = start.as_ref().and_then(|(row, theirs, m)| {
-            let lead = Lead {
-                loss: theirs.get(*row)? - gaps.get(*row)?,
-                steps: 0.0,
-                loss_per_100_steps: 0.0,
-                runs: [*m, n],
-            };
-            let behind = lead.statistic() / sigma;
-            (!itself && behind.is_finite()).then_some(behind)
-        });
-        runners.push(Runner {
+        let significant = reached(&gaps(setting), n, sigma, Z).significant;
+        Runner {
             method: setting.method().to_owned(),
             setting: setting.label(),
             seeds: n,
-            first: time(first),
-            significant: time(significant.filter(|_| n > 0)),
-            behind,
-        });
-    }
+            first: *arrival,
+            significant: significant
+                .filter(|_| n > 0)
+                .map_or(f64::INFINITY, |row| times[row]),
+            behind: behind(times, setting).filter(|_| at > 0),
+        }
+    };
+    let runners = fastest.iter().enumerate().map(runner).collect();
     Ok(Arrivals {
         title: record.title(),
         accuracy: up,
