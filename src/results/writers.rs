@@ -2,7 +2,7 @@
 //!
 //! Two kinds of files beside the output `DIR/<id>.json` are all that they know of each other:
 //!
-//! - `.<id>.writers/<name>.writer`: a process that is there. It alone writes this file, every [`BEAT`].
+//! - `.<id>.writers/<name>.writer`: a process that is there. It alone writes this file, every `BEAT`.
 //! - a **claim**, the right to something: a folder that holds one empty file named as its owner. `.<id>.lock/` is the right
 //!   to write the output, which a process has for moments only, `.<id>.runs/<hash>.claim/` that to train a run.
 //!
