@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use stepback_native::results::plot::chart::Style;
 use stepback_native::results::plot::{self, Selection};
 use stepback_native::results::{Record, output, record, report};
 
@@ -40,12 +41,8 @@ fn reading(criterion: &mut Criterion) {
 }
 
 fn drawing(criterion: &mut Criterion) {
-    let selection = Selection {
-        methods: &[],
-        top: 1,
-        rank_by: "val_score",
-        log_y: None,
-    };
+    let selection = Selection::default();
+    let style = Style::default();
     let large = record("cifar100_resnet110");
     let mut group = criterion.benchmark_group("draw");
     group.bench_function("all figures of cifar100_resnet110 as SVG", |bencher| {
@@ -53,13 +50,13 @@ fn drawing(criterion: &mut Criterion) {
             for metric in ["train_loss", "val_score"] {
                 let curves = plot::curves(&large, metric, &selection).expect("a metric");
                 let stability = plot::stability(&large, metric, &selection).expect("a metric");
-                black_box((curves.draw(5.0).svg(), stability.draw(5.0).svg()));
+                black_box((curves.draw(&style).svg(), stability.draw(&style).svg()));
             }
         });
     });
     group.bench_function("one figure of cifar100_resnet110 as PNG", |bencher| {
         let chart = plot::curves(&large, "val_score", &selection).expect("a metric");
-        bencher.iter(|| black_box(chart.draw(5.0).png(300.0)));
+        bencher.iter(|| black_box(chart.draw(&style).png(300)));
     });
     let vit = [record("cifar10_vit")];
     group.bench_function("report of cifar10_vit", |bencher| {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use stepback_native::Result;
+use stepback_native::results::plot::chart::Style;
 use stepback_native::results::plot::{self, Selection};
 use stepback_native::results::table::{Format, Query, Table};
 use stepback_native::results::{measure, record};
@@ -29,15 +30,9 @@ fn main() -> Result<()> {
         }
     }
 
-    let selection = Selection {
-        methods: &[],
-        top: 1,
-        rank_by: "val_score",
-        log_y: None,
-    };
-    let chart = plot::stability(record, "val_score", &selection)?;
+    let figure = plot::stability(record, "val_score", &Selection::default())?;
     let path = std::env::temp_dir().join("stability.svg");
-    std::fs::write(&path, chart.draw(5.0).svg())
+    std::fs::write(&path, figure.draw(&Style::default()).svg())
         .map_err(|e| stepback_native::Error::io("write", &path, &e))?;
     println!("{}", path.display());
     Ok(())

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::config::Source;
-use super::plot::Format;
+use super::plot::{DPI, Format};
 use super::print::{self, six_digits};
 use super::sources::Overwrite;
 use crate::config::RunConfig;
 use crate::data::{Library, fetch};
 use crate::error::{Error, Result};
-use crate::optim;
 use crate::optim::schedule::Schedule;
+use crate::optim::{self, Look};
 use crate::results::file;
-use crate::results::plot::chart::{Axis, Chart, Scale, Series};
+use crate::results::plot::chart::{Axis, Chart, Figure, Mark, Scale, Series, Style};
 use crate::train::steps_per_epoch;
 
 /// Rows of a table at most, lines of learning rates beside each other, and points of a line in a figure.
@@ -115,8 +115,8 @@ impl ShowSchedule {
             print::println(lines)?;
         } else if let Some(path) = &self.out {
             let format = Format::of(path)?;
-            let canvas = self.chart(&experiment.id, &lines).draw(5.0);
-            file::write(path, &format.encode(&canvas), self.overwrite.into())?;
+            let canvas = self.figure(&experiment.id, &lines).draw(&Style::default());
+            file::write(path, &format.encode(&canvas, DPI), self.overwrite.into())?;
             print::println(path.display())?;
         } else {
             print_tables(&lines)?;
@@ -136,7 +136,7 @@ impl ShowSchedule {
         Ok(Some(steps_per_epoch(run, samples)))
     }
 
-    fn chart(&self, id: &str, lines: &[Line]) -> Chart {
+    fn figure(&self, id: &str, lines: &[Line]) -> Figure {
         let series = lines.iter().enumerate().map(|(nth, line)| {
             let ticks = line.steps.unwrap_or(1) as f64;
             // The rate of an epoch is that of all its steps.
@@ -150,25 +150,23 @@ impl ShowSchedule {
             });
             Series {
                 label: line.label.clone(),
-                look: optim::ROWS[nth % optim::ROWS.len()].look,
-                marked: true,
-                dash: nth / optim::ROWS.len(),
+                look: Look::nth(nth),
+                nth: 0,
+                mark: Mark::LineAndMarkers,
                 points: points.collect(),
                 diverged: Vec::new(),
             }
         });
-        Chart {
+        let scale = if self.logy { Scale::Log } else { Scale::Linear };
+        Figure {
             title: format!("{id}: learning rates"),
-            x: Axis {
-                title: "Epoch".into(),
-                scale: Scale::Whole,
-            },
-            y: Axis {
-                title: "Learning rate".into(),
-                scale: if self.logy { Scale::Log } else { Scale::Linear },
-            },
-            series: series.collect(),
-            diverged_on_top: false,
+            ..Figure::from(Chart {
+                title: String::new(),
+                x: Axis::new("Epoch", Scale::Whole),
+                y: Axis::new("Learning rate", scale),
+                series: series.collect(),
+                diverged_on_top: false,
+            })
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::plot::Format;
+use super::plot::{DPI, Format};
 use super::print::{self, println, six_digits};
 use super::sources::Overwrite;
 use crate::config::{Key, Values, suggestion};
@@ -12,12 +12,12 @@ use crate::device::program::{floats, floats_mut};
 use crate::device::{Machine, Program, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::Params;
-use crate::optim::{self, COMMON_KEYS, Operands, Optimizer, Row, Stepper, formula};
+use crate::optim::{self, COMMON_KEYS, Look, Operands, Optimizer, Row, Stepper, formula};
 use crate::random::SEED;
 use crate::random::torch::Generator;
 use crate::results::file;
 use crate::results::json::repr;
-use crate::results::plot::chart::{Axis, Chart, Scale, Series};
+use crate::results::plot::chart::{Axis, Chart, Figure, Mark, Scale, Series, Style};
 
 /// Learning rates where nobody gives one.
 const RATES: [f64; 11] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -131,8 +131,8 @@ impl Try {
             println(problem.draw(steps))?;
         }
         if let (Some(path), Some(format)) = (&self.out, format) {
-            let canvas = chart(name, &best).draw(5.0);
-            file::write(path, &format.encode(&canvas), self.overwrite.into())?;
+            let canvas = figure(name, &best).draw(&Style::default());
+            file::write(path, &format.encode(&canvas, DPI), self.overwrite.into())?;
             println(path.display())?;
         }
         Ok(0)
@@ -316,33 +316,30 @@ impl std::fmt::Display for Picture {
     }
 }
 
-fn chart(name: &str, best: &[(f64, Steps); 2]) -> Chart {
-    let series = PROBLEMS.iter().zip(best).zip(optim::ROWS);
-    let series = series.map(|((problem, (lr, steps)), row)| {
+fn figure(name: &str, best: &[(f64, Steps); 2]) -> Figure {
+    let series = PROBLEMS.iter().zip(best).enumerate();
+    let series = series.map(|(nth, (problem, (lr, steps)))| {
         let points = steps.losses.iter().enumerate();
         Series {
             label: format!("{}, lr {}", problem.name, repr(*lr)),
-            look: row.look,
-            marked: false,
-            dash: 0,
+            look: Look::nth(nth),
+            nth: 0,
+            mark: Mark::Line,
             points: points
                 .map(|(k, loss)| [k as f64, *loss, f64::NAN, f64::NAN])
                 .collect(),
             diverged: Vec::new(),
         }
     });
-    Chart {
+    Figure {
         title: format!("{name} on small functions"),
-        x: Axis {
-            title: "Step".into(),
-            scale: Scale::Whole,
-        },
-        y: Axis {
-            title: "Loss".into(),
-            scale: Scale::Log,
-        },
-        series: series.collect(),
-        diverged_on_top: true,
+        ..Figure::from(Chart {
+            title: String::new(),
+            x: Axis::new("Step", Scale::Whole),
+            y: Axis::new("Loss", Scale::Log),
+            series: series.collect(),
+            diverged_on_top: true,
+        })
     }
 }
 

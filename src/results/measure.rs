@@ -1,6 +1,11 @@
 //! What a setting or a method is worth beyond its final score.
 
+use serde_json::Value;
+
+use super::output::Run;
+use super::profile::Clock;
 use super::record::{Cutoff, Record, Setting, Stat, over_seeds};
+use crate::optim;
 
 /// The first epoch whose mean metric reaches `target` (from below for scores, from above for losses).
 pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<usize> {
@@ -24,6 +29,14 @@ pub fn time_to(record: &Record, setting: &Setting, metric: usize, target: f64) -
     });
     let times: Vec<f64> = times.collect::<Option<_>>()?;
     (!times.is_empty()).then(|| times.iter().sum::<f64>() / times.len() as f64)
+}
+
+/// What training had taken at the end of every epoch, averaged over the seeds. `None` where a run does not say.
+pub fn elapsed(setting: &Setting, clock: Clock) -> Option<Vec<f64>> {
+    let times = setting.runs.iter().map(|run| clock.times(run));
+    let times: Vec<Vec<f64>> = times.collect::<Option<_>>()?;
+    let mean = |row: usize| times.iter().map(|t| t[row]).sum::<f64>() / times.len() as f64;
+    (!times.is_empty()).then(|| (0..setting.epochs.len()).map(mean).collect())
 }
 
 /// Area under the mean curve by the trapezoid rule, divided by the epochs it spans: the average height of
@@ -101,4 +114,41 @@ pub fn steps(setting: &Setting) -> Option<[f64; 3]> {
     all.sort_by(f64::total_cmp);
     let quantile = |q: f64| all[((all.len() - 1) as f64 * q).round() as usize];
     Some([0.5, 0.1, 0.9].map(quantile))
+}
+
+/// What caps every adaptive step of a run: the epoch's learning rate, divided by 1 - beta^k where the method corrects its
+/// average of the gradients so; and whether it does.
+pub fn caps(run: &Run) -> (Vec<f64>, bool) {
+    let beta = correction(run);
+    let rates = run.metric("learning_rate").unwrap_or_default();
+    let per_step = rates.iter().zip(&run.step_sizes);
+    let per_step = per_step.flat_map(|(rate, steps)| steps.iter().map(|_| *rate));
+    let corrected = per_step.zip(1..).map(|(rate, k)| match beta {
+        Some(beta) => rate / (1.0 - beta.powi(k)),
+        None => rate,
+    });
+    (corrected.collect(), beta.is_some())
+}
+
+/// The beta by whose powers a run's method corrects its average of the gradients, if it does.
+fn correction(run: &Run) -> Option<f64> {
+    let opt = run.config.get("opt")?.as_object()?;
+    let name = opt.get("name")?.as_str()?;
+    let default = |key: &str| {
+        let key = optim::row(name)?
+            .entry
+            .keys
+            .iter()
+            .find(|k| k.name == key)?;
+        serde_json::from_str(key.default?).ok()
+    };
+    let value = |key: &str| -> Option<Value> { opt.get(key).cloned().or_else(|| default(key)) };
+    match name {
+        "momo" | "momo-star" => {
+            let corrects = value("bias_correction")?.as_bool()?;
+            value("beta")?.as_f64().filter(|_| corrects)
+        }
+        "momo-adam" | "momo-adam-star" => value("betas")?.get(0)?.as_f64(),
+        _ => None,
+    }
 }

@@ -38,6 +38,15 @@ pub fn key(name: &str) -> &str {
     find("keys", name).unwrap_or(name)
 }
 
+/// A key as the title of an axis: `Weight decay`.
+pub fn axis(name: &str) -> String {
+    // What it is as a metric, `Learning rate`, says it in full.
+    let shown = find("metrics", name).unwrap_or(key(name));
+    let mut letters = shown.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters.clone()).collect()
+}
+
 /// A metric: `Validation accuracy` where the score is one.
 pub fn metric(name: &str, accuracy: bool) -> String {
     let shown = find("metrics", name).unwrap_or(name);

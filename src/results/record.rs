@@ -500,24 +500,24 @@ impl Record {
     /// Sorts and labels the settings.
     fn finish(&mut self) {
         self.settings.sort_by(|a, b| a.id.cmp(&b.id));
-        let lines: Vec<String> = self.settings.iter().map(|s| self.line(s)).collect();
+        let line = |setting| joined(&self.differing(setting, &["lr"]), ", ");
+        let lines: Vec<String> = self.settings.iter().map(line).collect();
         for (setting, line) in self.settings.iter_mut().zip(lines) {
             setting.line = line;
         }
     }
 
-    /// The keys, without the learning rate, in which the setting differs from others of its method, or from others
-    /// that have the key.
-    fn line(&self, setting: &Setting) -> String {
+    /// The options, but for some keys, in which the setting differs from others of its method, or from others that have
+    /// the key.
+    pub fn differing(&self, setting: &Setting, without: &[&str]) -> Options {
         let differs = |(key, value): &&(String, String)| {
             let differs = self.settings.iter().any(|other| match other.option(key) {
                 Some(theirs) => theirs != value,
                 None => other.method() == setting.method(),
             });
-            differs && key != "name" && key != "lr"
+            differs && key != "name" && !without.contains(&key.as_str())
         };
-        let differing: Vec<_> = setting.options.iter().filter(differs).cloned().collect();
-        joined(&differing, ", ")
+        setting.options.iter().filter(differs).cloned().collect()
     }
 
     /// The experiment and, where it has several, the problem.
@@ -598,6 +598,22 @@ impl Record {
         let losses = ["train_loss", "val_loss"].into_iter();
         let mut losses = losses.filter_map(|loss| self.metric(loss).ok());
         losses.any(|loss| setting.has(loss) && !self.last(setting, loss, cutoff).mean.is_finite())
+    }
+
+    /// The epoch in which a setting diverged: from there on a loss is not finite.
+    pub fn diverged_at(&self, setting: &Setting) -> Option<usize> {
+        if !self.diverged(setting, None) {
+            return None;
+        }
+        let losses = ["train_loss", "val_loss"].into_iter();
+        let losses = losses.filter_map(|loss| self.metric(loss).ok());
+        let after_the_last_finite = |loss: usize| {
+            let mean = &setting.curves[loss].mean;
+            let last = mean.iter().rposition(|x| x.is_finite());
+            Some(last.map_or(0, |row| row + 1)).filter(|row| *row < mean.len())
+        };
+        let row = losses.filter_map(after_the_last_finite).min();
+        row.map(|row| setting.epochs[row])
     }
 
     /// The last epoch of the longest runs. What was trained for less is not ranked beside them.

@@ -13,7 +13,7 @@ use super::record::{Record, Setting};
 use super::table::{Cell, Column, Query, Table, format_small};
 use super::timestamp::timestamp;
 use crate::error::Result;
-use crate::optim::{Look, Marker};
+use crate::optim::Look;
 
 const COLUMNS: [Column; 6] = [
     Column::Score,
@@ -219,10 +219,7 @@ fn shown(record: &Record, metric: &str) -> Value {
 /// A method as the figures show it.
 fn method(name: &str) -> Value {
     let Look { colour, marker, .. } = plot::look(name);
-    let (shape, hollow) = match marker {
-        Marker::Filled(shape) => (shape, false),
-        Marker::Hollow(shape) => (shape, true),
-    };
+    let (shape, hollow) = chart::outline(marker);
     json!({
         "name": name,
         "label": names::method(name),

@@ -214,7 +214,7 @@ fn results_of_logs_are_shown() {
     let rates = folder.read(&paths[2]);
     assert!(rates.contains(">Learning rate<") && rates.contains(">Step<"));
     assert!(
-        rates.contains("momo") && !rates.contains(">sgd"),
+        rates.contains(">MoMo") && !rates.contains(">SGD"),
         "sgd goes by epochs"
     );
     assert!(folder.read(&paths[1]).contains(">Loss of the batch<"));

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use stepback_native::results::escape;
-use stepback_native::results::plot::chart::{Axis, Chart, Scale, Series};
+use stepback_native::results::plot::chart::{Axis, Chart, Figure, Mark, Scale, Series, Style};
 use stepback_native::results::plot::look;
 use stepback_native::results::table::{Cell, Format, Table};
 
@@ -79,23 +79,25 @@ proptest! {
 
     #[test]
     fn figures_are_well_formed(title in name(), label in name(), metric in name()) {
-        let axis = |title: &str, scale| Axis { title: title.into(), scale };
-        let chart = Chart {
+        let figure = Figure {
             title: title.clone(),
-            x: axis("Epoch", Scale::Whole),
-            y: axis(&metric, Scale::Log),
-            series: vec![Series {
-                label,
-                look: look(&title),
-                marked: true,
-                dash: 0,
-                points: vec![[0.0, 1.0, 1.0, 1.0], [1.0, 2.0, 2.0, 2.0]],
-                diverged: Vec::new(),
-            }],
-            diverged_on_top: false,
+            ..Figure::from(Chart {
+                title: String::new(),
+                x: Axis::new("Epoch", Scale::Whole),
+                y: Axis::new(metric, Scale::Log),
+                series: vec![Series {
+                    label,
+                    look: look(&title),
+                    nth: 0,
+                    mark: Mark::LineAndMarkers,
+                    points: vec![[0.0, 1.0, 1.0, 1.0], [1.0, 2.0, 2.0, 2.0]],
+                    diverged: Vec::new(),
+                }],
+                diverged_on_top: false,
+            })
         };
         // Wide enough for all of the title.
-        let svg = chart.draw(40.0).svg();
+        let svg = figure.draw(&Style { width: 40.0, ..Style::default() }).svg();
         let parsed = roxmltree::Document::parse(&svg).unwrap();
         let shown = escape::printable(&title);
         let texts = parsed.descendants().filter(|node| node.has_tag_name("text"));

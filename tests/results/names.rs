@@ -60,7 +60,7 @@ fn names_read_as_a_person_writes_them() {
     );
     assert_eq!(
         names::experiment(&first("synthetic_small")),
-        "Synthetic linear, linear"
+        "Synthetic linear, linear model"
     );
     let mut record = first("cifar10_vit");
     record.problem = "p=8".into();
