@@ -25,6 +25,7 @@ use crate::results::file::Shared;
 use crate::results::identity::{Identity, Index};
 use crate::results::progress::{Planned, duration};
 use crate::results::store::{Options, Overwrite, Store};
+use crate::results::tensorboard::Board;
 use crate::results::{Epoch, RunResult, escape, output, progress};
 use crate::stop;
 use crate::train::LogSteps;
@@ -102,6 +103,10 @@ pub struct Train {
     /// angle that the weights turn by (`plot ID layers`)
     #[arg(long, requires = "log_every_k_steps")]
     log_layers: bool,
+    /// Write losses, scores, norms and learning rates of every epoch to event files as they come: tensorboard, or
+    /// tensorboard=DIR [default DIR: tensorboard in the output folder]
+    #[arg(long, value_name = "tensorboard[=DIR]", value_parser = log_format)]
+    log: Option<LogFormat>,
     /// Write a checkpoint of every run that is under way, from which the same command goes on: at most once in so many
     /// seconds and when interrupted; "never" writes none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = interval)]
@@ -139,6 +144,22 @@ pub struct Train {
     /// A line per epoch on stderr instead of the progress bar
     #[arg(short, long)]
     verbose: bool,
+}
+
+/// What epochs are written as while they come, and where.
+#[derive(Clone)]
+enum LogFormat {
+    TensorBoard(Option<PathBuf>),
+}
+
+fn log_format(text: &str) -> std::result::Result<LogFormat, String> {
+    match text.split_once('=') {
+        None if text == "tensorboard" => Ok(LogFormat::TensorBoard(None)),
+        Some(("tensorboard", dir)) if !dir.is_empty() => {
+            Ok(LogFormat::TensorBoard(Some(dir.into())))
+        }
+        _ => Err("expected tensorboard or tensorboard=DIR".into()),
+    }
 }
 
 /// A time that passes between two of something, or none if there is to be nothing.
@@ -580,6 +601,7 @@ struct Report<'a> {
     told: Mutex<Instant>,
     /// Is there a bar?
     shown: bool,
+    board: Option<Board>,
     results: Mutex<Vec<(usize, RunResult)>>,
     failure: Mutex<Option<Error>>,
 }
@@ -614,6 +636,11 @@ impl<'a> Report<'a> {
             pace: Mutex::new(Pace::new(left)),
             told: Mutex::new(Instant::now()),
             shown,
+            board: options.log.as_ref().map(|LogFormat::TensorBoard(dir)| {
+                let default = || options.output_dir.join("tensorboard");
+                let dir = dir.clone().unwrap_or_else(default);
+                Board::new(dir.join(&job.experiment.id))
+            }),
             results: Mutex::default(),
             failure: Mutex::default(),
         };
@@ -697,6 +724,11 @@ impl sweep::Progress for Report<'_> {
     }
 
     fn epoch(&self, run: usize, done: &Epoch) {
+        if let Some(board) = &self.board
+            && let Err(error) = board.epoch(self.config(run), done)
+        {
+            lock(&self.failure).get_or_insert(error);
+        }
         self.bar.inc(1);
         let left = {
             let mut pace = lock(&self.pace);

@@ -20,6 +20,7 @@ pub mod significance;
 pub mod statistics;
 pub mod store;
 pub mod table;
+pub mod tensorboard;
 pub mod timestamp;
 pub mod writers;
 
