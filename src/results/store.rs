@@ -93,8 +93,10 @@ struct State {
     places: Index<usize>,
     /// Does the output lack some of them, or are they in another order there?
     behind: bool,
-    /// Those that have files of their own.
+    /// Those that have files of their own, by their hashes.
     loose: BTreeSet<String>,
+    /// Those that had one since this process came, by their hashes.
+    finished: HashSet<String>,
     /// An old output that the next save keeps under another name.
     back_up: bool,
     /// The output as we found it or left it; none while there is none.
@@ -239,6 +241,7 @@ impl Store {
         if alone {
             // Of processes that were killed.
             let _ = fs::remove_file(loose.note());
+            loose.set_plan(None).map_err(cannot)?;
         }
         let failed = loose.failed().map_err(cannot)?.into_iter().collect();
         Ok(Store {
@@ -392,10 +395,11 @@ impl Store {
     /// If nothing can be written beside the output.
     pub fn claim(&self, run: &Identity) -> Result<Turn> {
         let hash = run.hash();
-        if self.has(run) || self.loose.contains(&hash) {
+        if self.state().finished.contains(&hash) || self.loose.contains(&hash) {
             return Ok(Turn::Finished);
         }
-        if self.loose.has_failed(&hash) && !self.failed.contains(&hash) {
+        let has_failed = self.loose.has_failed(&hash);
+        if has_failed && !self.failed.contains(&hash) {
             return Ok(Turn::Failed);
         }
         let claimed = self.loose.claim(&hash);
@@ -405,18 +409,13 @@ impl Store {
             // Its last owner may have finished it in between.
             Claimed::Mine(_) if self.loose.contains(&hash) => Ok(Turn::Finished),
             Claimed::Mine(claim) => {
-                let forgotten = self.loose.note_failure(&hash, None);
-                forgotten.map_err(|e| cannot_save(&self.path, &e))?;
+                if has_failed {
+                    let forgotten = self.loose.note_failure(&hash, None);
+                    forgotten.map_err(|e| cannot_save(&self.path, &e))?;
+                }
                 Ok(Turn::Mine(claim))
             }
         }
-    }
-
-    /// Is this run of the experiment there, as far as this process knows?
-    fn has(&self, run: &Identity) -> bool {
-        let state = self.state();
-        let place = state.places.get(run);
-        place.is_some_and(|index| state.runs.contains_key(index))
     }
 
     /// Waits until it is certain whether this process is alive, or until `stop` is set.
@@ -450,6 +449,7 @@ impl Store {
         let mut state = self.state();
         state.runs.insert(index, stored);
         state.loose.insert(hash.clone());
+        state.finished.insert(hash.clone());
         state.behind = true;
         // Who overwrites has no output of his own yet that the file of a run could belong to.
         if !state.back_up {
@@ -481,6 +481,13 @@ impl Store {
                 if plan.is_none_or(|plan| plan.left.is_empty()) {
                     let forgotten = self.loose.set_plan(None);
                     forgotten.map_err(|e| cannot_save(&self.path, &e))?;
+                }
+                // Whoever was killed meanwhile has left it.
+                lock.tidy()?;
+                let checkpoints = file::beside(self.shared.target(), CHECKPOINTS);
+                for folder in [&checkpoints, self.loose.folder()] {
+                    let tidied = file::remove_left_overs(folder, ".tmp-");
+                    tidied.map_err(|e| cannot_save(&self.path, &e))?;
                 }
                 self.loose.close();
             }
@@ -522,9 +529,16 @@ impl Store {
         if self.shared.writer().is_dismissed() && state.elsewhere.is_none() {
             self.come_again(state)?;
         }
+        // A thread may have written one after the last save, which had the run already.
+        let there = self.loose.finished().map_err(cannot)?;
+        let mine = there
+            .into_iter()
+            .filter(|hash| state.finished.contains(hash));
+        state.loose.extend(mine);
         let others = self.loose.read(|hash| state.loose.contains(hash))?;
         if !others.is_empty() {
             state.loose.extend(others.keys().cloned());
+            state.finished.extend(others.keys().cloned());
             for run in read_stored(&self.path, None, others)? {
                 state.insert(self.as_wanted(run));
             }

@@ -320,10 +320,10 @@ pub fn sweep(
             }
         });
     }
+    let finished = store.finish();
     if let Some(checkpoints) = &choices.checkpoints {
         checkpoints.close();
     }
-    let finished = store.finish();
     match end.into_inner().unwrap_or(None) {
         Some(error) => Err(error),
         None => finished.map(|()| failure.into_inner().unwrap_or(None)),

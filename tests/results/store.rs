@@ -18,6 +18,7 @@ use stepback_native::error::{Error, Kind};
 use stepback_native::results::edit::filter;
 use stepback_native::results::file::{self, Existing};
 use stepback_native::results::identity::Identity;
+use stepback_native::results::progress::{self, Planned};
 use stepback_native::results::store::Turn;
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
@@ -247,7 +248,10 @@ fn no_kill_loses_a_run() {
             .success()
     );
     assert_eq!(read(dir.path()), undisturbed);
-    assert_eq!(names(dir.path()), ["x.json"]);
+    // Of one that was killed before it said who it is, others wait for a sign of life.
+    let mut left = names(dir.path());
+    left.retain(|name| name != ".x.writers");
+    assert_eq!(left, ["x.json"]);
     eprintln!(
         "{} runs before the last start, {finished} sweeps finished",
         added.len()
@@ -356,6 +360,71 @@ fn a_run_is_claimed_once_and_what_all_have_finished_is_in_the_output() {
     let times = claimed.iter().map(|n| n.load(Ordering::Relaxed) / 1000);
     assert!(times.into_iter().all(|n| n == 1), "trained once");
     assert_eq!(read(dir.path()), file_of(&(0..200).collect::<Vec<_>>()));
+    assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+#[test]
+fn whoever_looks_sees_how_far_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let planned = |index: usize| Planned {
+        run: identity(&config(index)).hash(),
+        label: format!("run {index}"),
+        epochs: 5,
+    };
+    let status = || {
+        let status = progress::status(&dir.path().join("x.json")).unwrap();
+        let running: Vec<String> = status.running.iter().map(|run| run.run.clone()).collect();
+        let failed = status
+            .failed
+            .iter()
+            .map(|run| format!("{}: {}", run.run, run.error));
+        (
+            status.done,
+            running,
+            failed.collect::<Vec<_>>(),
+            status.to_go,
+        )
+    };
+    let first = open(dir.path());
+    settle(&first, 0..6);
+    first.plan(0, (0..6).map(planned).collect()).unwrap();
+    first.add(0, &run(0)).unwrap();
+    let Turn::Mine(claim) = first.claim(&identity(&config(1))).unwrap() else {
+        panic!("it is free");
+    };
+    assert_eq!(status(), (1, vec!["run 1".into()], vec![], 4));
+    // One that comes later, with another config.
+    let second = open(dir.path());
+    settle(&second, 0..8);
+    second.plan(1, (1..8).map(planned).collect()).unwrap();
+    assert_eq!(status(), (1, vec!["run 1".into()], vec![], 6));
+    second.add(2, &run(2)).unwrap();
+    second.fail(&identity(&config(3)), &Error::usage("no memory"));
+    assert!(matches!(
+        first.claim(&identity(&config(3))).unwrap(),
+        Turn::Failed
+    ));
+    assert_eq!(
+        status(),
+        (2, vec!["run 1".into()], vec!["run 3: no memory".into()], 4)
+    );
+    drop((claim, first, second));
+    assert_eq!(read(dir.path()), file_of(&[0, 2]));
+    assert_eq!(status(), (2, vec![], vec!["run 3: no memory".into()], 5));
+    // Who comes then tries it again.
+    let third = open(dir.path());
+    settle(&third, 0..8);
+    third.plan(2, [1, 3].map(planned).into()).unwrap();
+    assert_eq!(status(), (2, vec![], vec![], 2));
+    for i in [1, 3] {
+        assert!(matches!(
+            third.claim(&identities([i])[0]).unwrap(),
+            Turn::Mine(_)
+        ));
+        third.add(i, &run(i)).unwrap();
+    }
+    drop(third);
+    assert_eq!(status(), (4, vec![], vec![], 0));
     assert_eq!(names(dir.path()), ["x.json"]);
 }
 
