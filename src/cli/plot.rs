@@ -12,6 +12,7 @@ use crate::error::{self, Error, Result};
 use crate::results::file;
 use crate::results::plot::canvas::Canvas;
 use crate::results::plot::chart::{Colours, Figure, Legend, Style, Theme};
+use crate::results::plot::layers::{self, Quantity};
 use crate::results::plot::{self, Selection, data};
 use crate::results::profile::{self, Clock, Query, Target};
 use crate::results::{Record, record::Cutoff};
@@ -28,11 +29,13 @@ enum Kind {
     StepSizes,
     /// Learning rates, losses and norms of gradients that were logged of steps
     Stepwise,
+    /// What logged steps did to every tensor, as heat maps over the epochs (--quantity)
+    Layers,
     /// A metric over what training had taken by then (--time, seconds if none)
     Time,
     /// Performance profiles of methods over several experiments (--target, --time)
     Profile,
-    /// All but time and profile
+    /// All but layers, time and profile
     All,
 }
 
@@ -120,6 +123,9 @@ pub struct Args {
     /// What time is counted in [default: seconds for time, epochs for profile]
     #[arg(long = "time", value_enum)]
     clock: Option<Clock>,
+    /// What heat maps of layers show
+    #[arg(long, value_enum, default_value = "relative-update")]
+    quantity: Quantity,
     /// Half the width of bands in standard deviations, 0 for none
     #[arg(long, value_name = "K", default_value_t = 1.0, value_parser = not_negative)]
     sigma: f64,
@@ -183,6 +189,17 @@ fn not_negative(text: &str) -> std::result::Result<f64, String> {
 /// A figure and the name of its file.
 type Named = (String, Figure);
 
+/// A figure as it is written.
+struct Drawn {
+    /// Of its files.
+    name: String,
+    canvas: Canvas,
+    /// CSV of what is drawn.
+    data: String,
+    /// A script that draws it from that.
+    script: Option<String>,
+}
+
 type Limits = [Option<f64>; 2];
 
 fn limits(text: &str) -> std::result::Result<Limits, String> {
@@ -217,11 +234,13 @@ impl Args {
         }
         note_cutoff(&records, self.cutoff);
         for record in &records {
-            let figures = self.figures(kind, record)?;
             // Where the experiment has several problems, each has a folder of its own.
             let problem = record.problem.replace('/', "_");
             let folder = self.out_dir.join(&record.name).join(problem);
-            self.write(&folder, figures)?;
+            match kind {
+                Kind::Layers => self.store(&folder, self.layers(record)?)?,
+                _ => self.write(&folder, self.figures(kind, record)?)?,
+            }
         }
         Ok(0)
     }
@@ -258,6 +277,26 @@ impl Args {
         let accuracy = records.iter().all(|record| record.higher_is_better(score));
         let figure = plot::profile(&profiles, score, accuracy, &self.selection());
         Ok((format!("profile_{score}"), figure))
+    }
+
+    fn layers(&self, record: &Record) -> Result<Vec<Drawn>> {
+        if self.script {
+            return Err(Error::usage(
+                "there are no scripts for layers: --data writes their numbers",
+            ));
+        }
+        let maps = layers::layers(record, self.quantity, &self.selection())?.into_iter();
+        let drawn = maps.enumerate().map(|(nth, map)| Drawn {
+            // Of several settings of a method each has a file.
+            name: match self.top.get() > 1 || self.per_setting {
+                true => format!("layers_{}_{}_{nth}", self.quantity.name(), map.method),
+                false => format!("layers_{}_{}", self.quantity.name(), map.method),
+            },
+            canvas: map.draw(&self.style()),
+            data: map.csv(),
+            script: None,
+        });
+        Ok(drawn.collect())
     }
 
     /// The figures of one problem.
@@ -302,7 +341,7 @@ impl Args {
                     };
                     plot::logged(record)?.into_iter().map(figure).collect()
                 }
-                Kind::Profile | Kind::All => unreachable!("drawn elsewhere"),
+                Kind::Layers | Kind::Profile | Kind::All => unreachable!("drawn elsewhere"),
             }
         };
         if kind != Kind::All {
@@ -340,23 +379,44 @@ impl Args {
         Ok(figures)
     }
 
-    fn write(&self, folder: &Path, figures: Vec<Named>) -> Result<()> {
-        let style = Style {
+    fn style(&self) -> Style {
+        Style {
             width: self.width,
             height: self.height,
             legend: self.legend,
             theme: self.theme,
             colours: self.colours,
-        };
+        }
+    }
+
+    fn write(&self, folder: &Path, figures: Vec<Named>) -> Result<()> {
+        let drawn = figures.into_iter().map(|(name, figure)| {
+            let canvas = figure.draw(&self.style());
+            Drawn {
+                name,
+                data: data::csv(&figure),
+                script: Some(data::script(&figure, &canvas, self.colours)),
+                canvas,
+            }
+        });
+        self.store(folder, drawn.collect())
+    }
+
+    fn store(&self, folder: &Path, figures: Vec<Drawn>) -> Result<()> {
         let mut lacking = BTreeSet::new();
         let mut files = Vec::new();
-        for (name, figure) in figures {
+        for Drawn {
+            name,
+            canvas,
+            data,
+            script,
+        } in figures
+        {
             let mut add = |extension: &str, bytes: Vec<u8>| {
                 // A metric's name is part of a file's name.
                 let file = format!("{name}.{extension}").replace('/', "_");
                 files.push((folder.join(file), bytes));
             };
-            let canvas = figure.draw(&style);
             for format in &self.format {
                 add(format.extension(), format.encode(&canvas, self.dpi));
                 if *format != Format::Svg {
@@ -364,10 +424,9 @@ impl Args {
                 }
             }
             if self.data || self.script {
-                add("csv", data::csv(&figure).into_bytes());
+                add("csv", data.into_bytes());
             }
-            if self.script {
-                let script = data::script(&figure, &canvas, self.colours);
+            if let Some(script) = script.filter(|_| self.script) {
                 add("py", script.into_bytes());
             }
         }

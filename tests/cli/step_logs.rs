@@ -277,6 +277,63 @@ fn layers_of_the_same_steps_are_kept() {
     ran.says(&["--log-every-k-steps"]);
 }
 
+/// A heat map of the best setting of each method, and the numbers behind it.
+#[test]
+fn layers_are_drawn() {
+    let folder = Folder::new();
+    let mut config = config();
+    config["model"] = json!("mlp");
+    config["model_kwargs"] = json!({"hidden_sizes": [5], "output_size": 1, "bias": true});
+    folder.config("logs", &config);
+    folder
+        .run("train -q logs.json --log-every-k-steps 2 --log-layers")
+        .code(0);
+    let shown = folder
+        .run("plot logs layers --data --format svg,png")
+        .code(0);
+    assert_eq!(shown.stdout.lines().count(), 6);
+    let runs = output::read(&folder.path("output/logs.json")).unwrap();
+    let names = runs[0].summary["parameters"].as_array().unwrap();
+    assert_eq!(names.len(), 4);
+    let svg = folder.read("plots/logs/layers_relative_update_momo.svg");
+    for name in names.iter().map(|name| name.as_str().unwrap()) {
+        assert!(svg.contains(&format!(">{name}</text>")), "{svg}");
+    }
+    // A cell for each tensor and epoch, by hand: geometric means over three steps of two seeds.
+    let csv = folder.read("plots/logs/layers_relative_update_sgd.csv");
+    assert_eq!(csv.lines().count(), 1 + 4 * 3);
+    let line = csv.lines().nth(1 + 3 + 1).unwrap();
+    assert!(
+        line.starts_with(&format!("{},1,", names[1].as_str().unwrap())),
+        "{line}"
+    );
+    let sgd = runs.iter().filter(|run| run.id().starts_with("name=sgd"));
+    let logged = |run: &output::Run, name: &str| {
+        let log = run.layer_logs.iter().find(|log| log.0 == name).unwrap();
+        log.1[3..6]
+            .iter()
+            .map(|step| step.1[1])
+            .collect::<Vec<f64>>()
+    };
+    let ratios = sgd.flat_map(|run| {
+        let [updates, weights] = ["update_norm", "weight_norm"].map(|name| logged(run, name));
+        updates.into_iter().zip(weights).map(|(u, w)| u / w)
+    });
+    let ratios: Vec<f64> = ratios.collect();
+    let mean = (ratios.iter().map(|x| x.ln()).sum::<f64>() / ratios.len() as f64).exp();
+    let shown: f64 = line.split(',').nth(2).unwrap().parse().unwrap();
+    assert!((shown / mean - 1.0).abs() < 1e-12, "{shown} {mean}");
+    folder
+        .run("plot logs layers --quantity angular-update --methods sgd")
+        .code(0);
+    assert!(folder.exists("plots/logs/layers_angular_update_sgd.svg"));
+    let plain = trained("--log-every-k-steps 2");
+    plain
+        .run("plot logs layers")
+        .code(2)
+        .says(&["--log-layers"]);
+}
+
 #[test]
 fn no_step_is_no_log() {
     let folder = Folder::new();

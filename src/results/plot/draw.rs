@@ -24,15 +24,15 @@ impl Figure {
 
 /// Colours of all that is no line.
 #[derive(Clone, Copy)]
-struct Tones {
-    paper: u32,
-    ink: u32,
-    soft: u32,
+pub(super) struct Tones {
+    pub paper: u32,
+    pub ink: u32,
+    pub soft: u32,
     grid: Option<Paint>,
 }
 
 impl Tones {
-    fn of(theme: Theme) -> Tones {
+    pub fn of(theme: Theme) -> Tones {
         let grid = |colour, alpha| Some(Paint { colour, alpha });
         match theme {
             Theme::Light => Tones {
@@ -58,7 +58,7 @@ impl Tones {
 }
 
 /// `part` of the way from one colour to another.
-fn mixed(from: u32, to: u32, part: f64) -> u32 {
+pub(super) fn mixed(from: u32, to: u32, part: f64) -> u32 {
     let [_, from @ ..] = from.to_be_bytes();
     let [_, to @ ..] = to.to_be_bytes();
     let mix =

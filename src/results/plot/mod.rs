@@ -6,6 +6,7 @@ mod clip;
 pub mod data;
 mod draw;
 pub mod font;
+pub mod layers;
 mod pdf;
 mod ruler;
 
