@@ -56,6 +56,7 @@ pub const SILENCE: Duration = Duration::from_secs(120);
 const NAME_LENGTH: usize = 16;
 const WRITER: &str = "writer";
 const CLAIMING: &str = "claiming";
+const ENTERING: &str = "entering";
 
 /// What a process does with a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +381,10 @@ impl Writer {
     pub fn tidy(&self) -> io::Result<()> {
         for name in names(&self.shared.folder)? {
             let mut parts = name.split('.');
+            if name.ends_with(ENTERING) {
+                // Of one that is alive it is made again.
+                remove(&self.shared.folder.join(&name))?;
+            }
             if let (Some(writer), true) = (parts.next(), name.ends_with(CLAIMING))
                 && writer != self.shared.name
                 && self.shared.look(writer)?.is_none()
@@ -420,8 +425,11 @@ impl Shared {
 
     fn try_enter(&self) -> io::Result<()> {
         file::make(&self.folder)?;
-        File::create(self.path(&self.name))?;
-        self.publish(&mut lock(&self.about))
+        // Under another name until it says whose it is: nobody could judge what a process leaves that is killed in between.
+        let entering = self.folder.join(&self.name).with_extension(ENTERING);
+        File::create(&entering)?;
+        self.write(&entering, &mut lock(&self.about))?;
+        fs::rename(&entering, self.path(&self.name))
     }
 
     fn leave(&self) {
@@ -430,8 +438,12 @@ impl Shared {
         let _ = fs::remove_dir(&self.folder);
     }
 
-    /// Writes the file that is there, and makes none: see the top.
     fn publish(&self, published: &mut Published) -> io::Result<()> {
+        self.write(&self.path(&self.name), published)
+    }
+
+    /// Writes the file that is there, and makes none: see the top.
+    fn write(&self, path: &Path, published: &mut Published) -> io::Result<()> {
         let about = &mut published.about;
         about.beats += 1;
         about.beat = timestamp(SystemTime::now());
@@ -441,7 +453,7 @@ impl Shared {
         // In one piece, with nothing of an earlier text behind it.
         let missing = published.length - text.len();
         text.extend(std::iter::repeat_n(' ', missing));
-        let mut file = OpenOptions::new().write(true).open(self.path(&self.name))?;
+        let mut file = OpenOptions::new().write(true).open(path)?;
         file.write_all(text.as_bytes())
     }
 

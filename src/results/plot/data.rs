@@ -40,7 +40,7 @@ pub fn csv(figure: &Figure) -> String {
     String::from_utf8(out.into_inner().expect("writing to memory")).expect("from strings")
 }
 
-/// A Python script that reads the [`csv`] beside it, of the same name, and draws the figure as large as it is here.
+/// A Python script that reads the [`csv()`] beside it, of the same name, and draws the figure as large as it is here.
 pub fn script(figure: &Figure, drawn: &Canvas, colours: Colours) -> String {
     let panels = figure
         .panels
