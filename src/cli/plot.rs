@@ -101,7 +101,7 @@ pub struct Args {
     /// Settings per method in the curves, best first
     #[arg(long, value_name = "K", default_value = "1")]
     top: NonZeroUsize,
-    /// The quantity that tells which settings are best
+    /// The metric that decides which settings are best
     #[arg(long, value_name = "METRIC", default_value = "val_score")]
     rank_by: String,
     /// All settings instead of the best, each with a colour, marker and dash of its own

@@ -15,7 +15,7 @@ pub struct Args {
     ids: Vec<String>,
     #[command(flatten)]
     sources: Sources,
-    /// The metric that tells which settings are best, in the tables and in the figures, whatever these show
+    /// The metric that decides which settings are best, in the tables and in the figures, whatever these show
     #[arg(
         long,
         alias = "score",

@@ -47,7 +47,7 @@ pub struct Slurm {
     /// Print the script; write and submit nothing
     #[arg(long)]
     dry_run: bool,
-    /// Options of train, behind --
+    /// Options of train, after --
     #[arg(last = true, value_name = "OPTION OF TRAIN")]
     train: Vec<String>,
 }
@@ -65,7 +65,7 @@ impl Slurm {
         let task = Task::try_parse_from(&arguments).map_err(|e| {
             let text = e.render().to_string();
             let text = text.trim_start_matches("error: ").trim_end();
-            Error::usage(format!("options of train, behind --: {text}"))
+            Error::usage(format!("options of train, after --: {text}"))
         })?;
         let (id, left) = task.train.left(self.missing)?;
         if left.runs == 0 {

@@ -22,7 +22,7 @@ pub struct Args {
     /// One JSON object
     #[arg(long)]
     json: bool,
-    /// Say it again every so many seconds, until all runs are done
+    /// Say it again and again, after this time in seconds, until all runs are done
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true,
         value_parser = super::train::seconds)]
     watch: Option<Duration>,

@@ -107,11 +107,11 @@ pub struct Train {
     /// tensorboard=DIR [default DIR: tensorboard in the output folder]
     #[arg(long, value_name = "tensorboard[=DIR]", value_parser = log_format)]
     log: Option<LogFormat>,
-    /// Write a checkpoint of every run that is under way, from which the same command goes on: at most once in so many
+    /// Write a checkpoint of every run that is under way, from which the same command goes on: at most once in this number of
     /// seconds and when interrupted; "never" writes none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = interval)]
     checkpoint_every: Interval,
-    /// Go on with the runs of a process on another machine that has shown no sign of life for so many seconds: it
+    /// Go on with the runs of a process on another machine that has shown no sign of life for this time, in seconds: it
     /// shows one every 5 seconds, but file systems may hold them back
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     takeover_after: Duration,

@@ -234,14 +234,13 @@ impl HeatMap {
         }
         let bar = (right + 1.2 * text, 1.2 * text);
         const STEPS: usize = 64;
-        for nth in 0..STEPS {
+        for nth in (0..STEPS).rev() {
             let part = (nth as f32 + 0.5) / STEPS as f32;
             let step = (high - low) / STEPS as f32;
-            area(
-                (bar.0, high - (nth + 1) as f32 * step),
-                (bar.1, step),
-                Paint::full(colour(part.into())),
-            );
+            let y = high - (nth + 1) as f32 * step;
+            // A little under the next one: seams would be seen.
+            let size = (bar.1, (1.5 * step).min(high - y));
+            area((bar.0, y), size, Paint::full(colour(part.into())));
         }
         let mut write =
             |text: &str, size: f32, at: Point, align: Align, upright: bool, colour: u32| {
