@@ -468,6 +468,12 @@ impl Store {
 
     /// Writes the output anew if that is due, and leaves nothing beside it if nobody else is there.
     pub fn finish(&self) -> Result<()> {
+        self.end(false)
+    }
+
+    /// As [`Store::finish`]. Who leaves says so before he gives up the lock: of two who leave at once one must know that he is the
+    /// last.
+    fn end(&self, leaves: bool) -> Result<()> {
         let mut state = self.state();
         if state.elsewhere.is_some() && !state.behind {
             self.loose.close();
@@ -475,6 +481,11 @@ impl Store {
         }
         self.locked(|lock| {
             self.save(&mut state, lock)?;
+            if leaves {
+                // If it cannot be said, something stays beside the output.
+                let writer = self.shared.writer();
+                let _ = writer.announce(|about| about.role = Role::Waiting);
+            }
             if lock.others()?.is_empty() {
                 // Without an output there is nothing to go on with.
                 let plan = self.loose.plan()?.filter(|_| state.seen.is_some());
@@ -633,7 +644,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Whoever wants to know calls `finish`. What could not be written is still in files of its own.
-        let _ = self.finish();
+        let _ = self.end(true);
     }
 }
 

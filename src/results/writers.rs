@@ -62,7 +62,7 @@ const ENTERING: &str = "entering";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Nothing yet.
+    /// Nothing yet, or nothing any more.
     #[default]
     Waiting,
     /// Writes it, as others may.
@@ -473,8 +473,12 @@ impl Shared {
             Err(e) if files::absent(&e) => return Ok(None),
             Err(e) => return Err(e),
         };
-        // It may be read while it is written.
-        let about: About = serde_json::from_slice(&bytes).unwrap_or_default();
+        // It may be read while it is written: somebody is there then.
+        let unknown = |_| About {
+            role: Role::Sharing,
+            ..About::default()
+        };
+        let about: About = serde_json::from_slice(&bytes).unwrap_or_else(unknown);
         if let Some(lives) = about.lives() {
             return Ok(lives.then_some(about));
         }

@@ -270,7 +270,7 @@ fn a_process_of_another_machine_is_judged_by_its_signs_of_life() {
         thread::sleep(Duration::from_millis(10));
     }
     let ran = other.ends().code(0);
-    assert_eq!(finished(&ran.stdout).len(), 1);
+    assert_eq!(finished(&ran.stdout).len(), 1, "{}", ran.stderr);
     assert!(
         ran.stderr.contains("1 under way in other processes"),
         "{}",
