@@ -94,6 +94,13 @@ impl RunConfig {
         self.identity() == other.identity()
     }
 
+    /// The label as part of a file's name: no folder, and not longer than file systems take. Several runs may share it.
+    pub fn file_label(&self) -> String {
+        let label = self.label();
+        let safe = label.chars().map(|c| if c == '/' { '_' } else { c });
+        safe.take(180).collect()
+    }
+
     /// Optimizer, groups if there are any, and seed in one word, such as `name=momo:lr=0.1:run_id=0`.
     pub fn label(&self) -> String {
         let name = self.opt.get_key_value("name");

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,7 +47,7 @@ impl Board {
             let tag = format!("step/{tag}");
             for (step, value) in steps {
                 let value = value.number().unwrap_or(f64::NAN);
-                events.add(*step, &[(&tag, value)]).map_err(cannot)?;
+                events.add(*step, &[(&tag, value)]);
             }
         }
         let scalars = [
@@ -64,7 +64,7 @@ impl Board {
             ("seconds/train", done.train_epoch_time),
             ("seconds/evaluation", done.eval_epoch_time),
         ];
-        events.add(done.epoch, &scalars).map_err(cannot)?;
+        events.add(done.epoch, &scalars);
         events
             .file
             .write_all(&std::mem::take(&mut events.behind))
@@ -74,10 +74,8 @@ impl Board {
 
 /// A run's folder: its label, and digits that tell it from those that differ in what the label leaves out.
 fn name(run: &RunConfig) -> String {
-    let label = run.label();
-    let safe = label.chars().map(|c| if c == '/' { '_' } else { c });
-    let label: String = safe.take(180).collect();
-    format!("{label}-{:08x}", crc32c::crc32c(run.identity().as_bytes()))
+    let sum = crc32c::crc32c(run.identity().as_bytes());
+    format!("{}-{sum:08x}", run.file_label())
 }
 
 /// A file of events.
@@ -90,7 +88,7 @@ struct Events {
 
 impl Events {
     /// A new file of the folder, whose name no other process takes.
-    fn create(folder: &std::path::Path) -> io::Result<Events> {
+    fn create(folder: &Path) -> io::Result<Events> {
         fs::create_dir_all(folder)?;
         let seconds = now() as u64;
         let (host, process) = (provenance::host().replace('/', "_"), std::process::id());
@@ -106,7 +104,7 @@ impl Events {
         Ok(events)
     }
 
-    fn add(&mut self, step: usize, scalars: &[(&str, f64)]) -> io::Result<()> {
+    fn add(&mut self, step: usize, scalars: &[(&str, f64)]) {
         let mut summary = Message::default();
         for (tag, value) in scalars {
             let mut scalar = Message::default();
@@ -119,7 +117,6 @@ impl Events {
         event.integer(2, step as u64);
         event.bytes(5, &summary.0);
         self.push(&event.0);
-        Ok(())
     }
 
     fn push(&mut self, message: &[u8]) {

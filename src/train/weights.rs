@@ -376,17 +376,11 @@ pub fn places(
     pending: &[(&RunConfig, Identity)],
     all: &[RunConfig],
 ) -> Result<Vec<Place>> {
-    let label = |run: &RunConfig| -> String {
-        let label = run.label();
-        // No folder, and no name that is longer than file systems take.
-        let safe = label.chars().map(|c| if c == '/' { '_' } else { c });
-        safe.take(180).collect()
-    };
     let mut uses: HashMap<String, usize> = HashMap::new();
-    let labels = all.iter().map(label);
+    let labels = all.iter().map(RunConfig::file_label);
     labels.for_each(|label| *uses.entry(label).or_default() += 1);
     let place = |(config, identity): &(&RunConfig, Identity)| {
-        let (label, run) = (label(config), identity.hash());
+        let (label, run) = (config.file_label(), identity.hash());
         let own = format!("{label}:run={}", &run[..8]);
         let plain = (uses.get(&label) == Some(&1)).then_some(label);
         let names = plain.into_iter().chain([own]);
