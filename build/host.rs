@@ -56,6 +56,12 @@ pub fn compile<'a>(kernels: impl Iterator<Item = &'a Source>, emulator: &Path, o
     made::all(jobs);
     cc::emit_link_directives(&build, build.create_archive("emulator", objects));
     println!("cargo::rustc-cfg=emulator");
+    // For the test that makes the emulator a driver.
+    let compiler = build.get_compiler();
+    println!(
+        "cargo::rustc-env=STEPBACK_CXX={}",
+        compiler.path().display()
+    );
     true
 }
 

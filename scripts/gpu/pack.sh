@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what check.sh needs on a machine with a GPU and no Rust, and puts it into one folder of at most 64 MiB:
+# Builds what call_a.sh needs on a machine with a GPU and no Rust, and puts it into one folder of at most 64 MiB:
 #
 #   scripts/gpu/pack.sh [FOLDER] [DATA]     FOLDER is gpu-pack unless named, DATA the data folder whose MNIST is taken along
 #
@@ -7,15 +7,16 @@
 #   FOLDER/core-tests, FOLDER/rows-tests   the executables of tests/core/ and tests/rows/
 #   FOLDER/data/MNIST/raw    the four files, gzipped, if DATA has them; CIFAR is too large and made up there
 #
-# Scripts, peers and configs are the repository's own. On the other machine, in the repository's folder:
+# Without the emulator, of which nothing is needed there. Scripts, peers and configs are the repository's own. On the other
+# machine, in the repository's folder:
 #
-#   scripts/gpu/check.sh gpu-pack/stepback-native --data gpu-pack/data --results gpu-results [STAGE...]
+#   scripts/gpu/call_a.sh gpu-pack && scripts/gpu/call_b.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 folder=${1:-gpu-pack}
 data=${2:-data}
-export STEPBACK_CUDA_ARCHS=${STEPBACK_CUDA_ARCHS:-90a}
+export STEPBACK_CUDA_ARCHS=${STEPBACK_CUDA_ARCHS:-90a} STEPBACK_EMULATOR=${STEPBACK_EMULATOR:-0}
 cargo build --release --locked
 if target/release/stepback-native devices | grep -q 'carries no kernels'; then
     echo "the build found no nvcc: set NVCC, CUDA_HOME or PATH (see docs/gpu.md)" >&2

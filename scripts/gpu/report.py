@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What check.sh needs besides the binary and PyTorch: configs, made-up data, tables. Standard library only.
+"""What call_a.sh and call_b.sh need besides the binary and PyTorch: configs, made-up data, tables. Standard library only.
 
-    report.py config NETWORK [--batch N]        one run of an experiment with Adam, as JSON
-    report.py data DIR NETWORK [--samples N]    random files in place of those that DIR lacks
-    report.py kernels FILE                      the lines of a report of bench-kernels that take longest
-    report.py table RESULTS                     ours beside PyTorch's
+    report.py config NETWORK [--batch N]          one run of an experiment with Adam, as JSON
+    report.py data DIR NETWORK [--samples N]      random files in place of those that DIR lacks
+    report.py kernels FILE                        the lines of a report of bench-kernels that take longest
+    report.py epochs FOLDER NETWORK PRECISION     what a run took, and where it came, as a line of JSON
+    report.py table FOLDER                        such lines in FOLDER/ours.jsonl beside PyTorch's in FOLDER/peers.jsonl
 """
 
 import argparse
-import datetime
 import json
 import pathlib
 import random
@@ -93,7 +93,7 @@ def kernels(args):
         lines.append([line["name"], rate])
     print_table(["machine", "rate"], lines)
     percent = lambda x: "-" if x is None else f"{100 * x:.0f} %"
-    slowest = sorted((l for l in report["rows"] if l["seconds"]), key=lambda l: -l["seconds"])[:30]
+    slowest = sorted((l for l in report["rows"] if l["seconds"]), key=lambda l: -l["seconds"])[:12]
     lines = [[l["name"], l["about"], l["part"], f"{1e6 * l['seconds']:.1f}", percent(l["share_of_copy"]),
               percent(l["share_of_peak"]), "-" if l["error"] is None else f"{l['error']:.1e}"] for l in slowest]
     print_table(["name", "about", "part", "us", "of copy", "of peak", "error"], lines)
@@ -122,45 +122,42 @@ def print_table(header, lines):
     print()
 
 
-def one_run(folder):
-    """The run in an output folder of one config, None if it did not end."""
-    files = list(folder.glob("*.json"))
-    runs = json.loads(files[0].read_text()) if files else []
-    return runs[0] if runs else None
-
-
-def seconds(run):
-    start, end = (datetime.datetime.fromisoformat(run["summary"][key]) for key in ("start_time", "end_time"))
-    return (end - start).total_seconds()
-
-
-def ours(results, network, precision):
-    """Epoch and training seconds of ours, and the last losses."""
-    short, long = (one_run(results / f"{network}-{precision}-{length}") for length in ("short", "long"))
-    if not (short and long):
-        return None
-    history = long["history"]
-    more = len(history) - len(short["history"])
-    return {
-        # From start to end of a run, evaluation included; what happens once is in both.
-        "epoch_seconds": (seconds(long) - seconds(short)) / more,
-        "train_seconds": statistics.median(e["train_epoch_time"] for e in history[1:]),
+def epochs(args):
+    """Of the run in an output folder: the medians of its epochs but the first, and the last losses, as a line of JSON."""
+    (file,) = args.folder.glob("*.json")
+    (run,) = json.loads(file.read_text())
+    history = run["history"]
+    medians = [statistics.median(epoch[key] for epoch in history[1:] or history) for key in ("train_epoch_time", "eval_epoch_time")]
+    print(json.dumps({
+        "network": args.network,
+        "precision": args.precision,
+        "device": run["summary"]["device"],
+        "epochs": len(history),
+        "train_seconds": round(medians[0], 6),
+        "evaluation_seconds": round(medians[1], 6),
+        "epoch_seconds": round(sum(medians), 6),
         "train_loss": history[-1]["train_loss"],
         "val_loss": history[-1]["val_loss"],
-    }
+        "val_score": history[-1]["val_score"],
+    }))
+
+
+def json_lines(path):
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def table(args):
     """Above 1, ours is faster."""
+    all_ours, all_peers = (json_lines(args.folder / name) for name in ("ours.jsonl", "peers.jsonl"))
     lines, notes = [], []
     for network in CONFIGS:
         for precision in ("default", "tf32"):
-            path = args.results / f"{network}-{precision}-peer.txt"
-            text = path.read_text() if path.exists() else ""
-            peers = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            is_it = lambda line: (line["network"], line["precision"]) == (network, precision)
+            mine = next(filter(is_it, all_ours), None)
+            peers = list(filter(is_it, all_peers))
             notes += [f"PyTorch {network} {p['mode']}: {p['failed']}" for p in peers if "failed" in p]
             peers = [p for p in peers if "failed" not in p]
-            mine = ours(args.results, network, precision)
             if not (mine or peers):
                 continue
             show = lambda x, digits=4: "-" if x is None else f"{x:.{digits}f}"
@@ -189,12 +186,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     path = pathlib.Path
-    for run, names in ((config, ["network"]), (data, ["dir", "network"]), (kernels, ["file"]), (table, ["results"])):
+    for run, names in ((config, ["network"]), (data, ["dir", "network"]), (kernels, ["file"]),
+                       (epochs, ["folder", "network", "precision"]), (table, ["folder"])):
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
         for name in names:
-            choices = {"choices": list(CONFIGS)} if name == "network" else {"type": path}
-            command.add_argument(name, **choices)
+            kinds = {"network": {"choices": list(CONFIGS)}, "precision": {}}
+            command.add_argument(name, **kinds.get(name, {"type": path}))
         command.add_argument("--samples", type=int)
         command.add_argument("--batch", type=int)
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Shapes;
 use crate::config::RunConfig;
 use crate::data::random_bytes;
 use crate::device::{Device, Target};
@@ -124,23 +125,27 @@ impl StepTime {
     }
 }
 
-/// Adds all experiments whose name contains `filter`. Off the GPU a batch is two samples, and on the emulator runs are set
-/// up alone.
-pub(super) fn all(target: Target, filter: &str, to: &mut Vec<StepTime>) -> Result<()> {
+/// Adds all experiments whose name contains `filter`. Small, a batch is two samples; on the emulator runs are set up alone.
+pub(super) fn all(
+    target: Target,
+    shapes: Shapes,
+    filter: &str,
+    to: &mut Vec<StepTime>,
+) -> Result<()> {
     for experiment in EXPERIMENTS.iter().filter(|e| e.name.contains(filter)) {
-        to.push(one(target, experiment).map_err(|e| super::of(experiment.name, e))?);
+        to.push(one(target, shapes, experiment).map_err(|e| super::of(experiment.name, e))?);
     }
     Ok(())
 }
 
-fn one(target: Target, experiment: &Experiment) -> Result<StepTime> {
+fn one(target: Target, shapes: Shapes, experiment: &Experiment) -> Result<StepTime> {
     let mut config = experiment.config();
-    let (steps, epochs) = match target.device {
-        Device::Cuda(_) => (100, 5),
-        Device::Cpu => (1, 3),
-        Device::Emulator | Device::Plan => (1, 0),
+    let (steps, epochs) = match (target.device, shapes) {
+        (Device::Emulator | Device::Plan, _) => (1, 0),
+        (_, Shapes::Experiments) => (100, 5),
+        (_, Shapes::Small) => (1, 3),
     };
-    let at_size = super::at_size(target.device);
+    let at_size = shapes == Shapes::Experiments;
     if !at_size {
         config.batch_size = 2;
     }
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn a_step_is_measured_on_the_cpu() {
         let mut paces = Vec::new();
-        all(Target::CPU, "mnist", &mut paces).unwrap();
+        all(Target::CPU, Shapes::Small, "mnist", &mut paces).unwrap();
         assert_eq!(paces.len(), 1);
         assert!(paces[0].seconds().unwrap() > 0.0 && paces[0].share_of_floor().is_none());
     }
@@ -215,7 +220,7 @@ mod tests {
             precision: None,
         };
         let mut paces = Vec::new();
-        all(target, "mnist", &mut paces).unwrap();
+        all(target, Shapes::Small, "mnist", &mut paces).unwrap();
         let (kernels, seconds) = paces[0].measured.clone().unwrap();
         // Three layers and their gradients, loss and its gradient, which step it is, its batch, the update.
         assert_eq!(kernels, 3 + 3 + 2 + 1 + 1 + 1);

@@ -1,6 +1,6 @@
 //! What the machine itself can do, and its clock.
 
-use super::Measured;
+use super::{Measured, Shapes};
 use crate::device::gpu::{Precision, kernels};
 use crate::device::{Device, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::Result;
@@ -36,11 +36,12 @@ fn median(mut clock: impl FnMut() -> Result<f64>) -> Result<f64> {
 pub(super) fn seconds<const N: usize>(
     machine: &mut Machine,
     device: Device,
+    shapes: Shapes,
     programs: [Prepared; N],
 ) -> Result<[Option<f64>; N]> {
     match device {
         Device::Emulator | Device::Plan => Ok([None; N]),
-        Device::Cuda(_) => Ok(times(machine, programs)?.map(Some)),
+        Device::Cuda(_) => Ok(times(machine, shapes, programs)?.map(Some)),
         Device::Cpu => {
             let mut seconds = [None; N];
             for (seconds, program) in seconds.iter_mut().zip(programs) {
@@ -53,8 +54,16 @@ pub(super) fn seconds<const N: usize>(
 
 /// Median times of programs on a GPU, each run behind a copy of other data: it empties the cache, and the GPU is at work
 /// while the host starts what is timed.
-fn times<const N: usize>(gpu: &mut Machine, programs: [Prepared; N]) -> Result<[f64; N]> {
-    times_behind(gpu, FLUSH, programs)
+fn times<const N: usize>(
+    gpu: &mut Machine,
+    shapes: Shapes,
+    programs: [Prepared; N],
+) -> Result<[f64; N]> {
+    let floats = match shapes {
+        Shapes::Experiments => FLUSH,
+        Shapes::Small => 1000,
+    };
+    times_behind(gpu, floats, programs)
 }
 
 fn times_behind<const N: usize>(
@@ -87,12 +96,12 @@ fn copy(gpu: &mut Machine, [from, to]: [View<f32>; 2]) -> Result<Prepared> {
     gpu.prepare(program)
 }
 
-/// Copies, and multiply-adds alone; on the emulator a few of them.
-pub(super) fn peaks(device: Device) -> Result<Vec<Measured>> {
-    let small = device == Device::Emulator;
-    let timed = |gpu: &mut Machine, program| match small {
-        true => Ok(None),
-        false => time_behind(gpu, program, program).map(Some),
+/// Copies, and multiply-adds alone; a few of them where shapes are small.
+pub(super) fn peaks(device: Device, shapes: Shapes) -> Result<Vec<Measured>> {
+    let small = shapes == Shapes::Small;
+    let timed = |gpu: &mut Machine, program| match device {
+        Device::Emulator => Ok(None),
+        _ => time_behind(gpu, program, program).map(Some),
     };
     let measured = |name: &str, about: String| Measured {
         name: name.to_owned(),

@@ -128,17 +128,36 @@ pub fn plans(precision: Option<Precision>, filter: &str) -> Result<Vec<Planned>>
     named.map(plan).collect()
 }
 
+/// At which shapes things are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shapes {
+    /// Those of the experiments.
+    Experiments,
+    /// Those of the ops' tests: times mean little, errors are the point.
+    Small,
+}
+
+impl Shapes {
+    /// The shapes of the experiments where they take no minutes.
+    pub fn usual(device: Device) -> Shapes {
+        match device {
+            Device::Cuda(_) => Shapes::Experiments,
+            Device::Cpu | Device::Emulator | Device::Plan => Shapes::Small,
+        }
+    }
+}
+
 /// Measures everything whose name contains `filter`.
-pub fn measure(target: Target, filter: &str) -> Report {
+pub fn measure(target: Target, shapes: Shapes, filter: &str) -> Report {
     let mut report = Report::default();
-    report.fault = fill(&mut report, target, filter).err();
+    report.fault = fill(&mut report, target, shapes, filter).err();
     report
 }
 
-fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
-    let large = at_size(target.device);
+fn fill(report: &mut Report, target: Target, shapes: Shapes, filter: &str) -> Result<()> {
+    let large = shapes == Shapes::Experiments;
     if target.device != Device::Cpu {
-        report.peaks = machine::peaks(target.device)?;
+        report.peaks = machine::peaks(target.device, shapes)?;
     }
     let covered = |name: &str| large && AT_SIZE.iter().any(|(n, _)| *n == name);
     let of_tables = ROWS.iter().filter(|row| !covered(row.name));
@@ -150,7 +169,7 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     // Stable: the cases of an op stay in order.
     cases.sort_by_key(|(name, _)| *name);
     for (name, case) in cases {
-        let lines = op(target, name, case);
+        let lines = op(target, shapes, name, case);
         let lines = lines.map_err(|e| of(&format!("{name} ({})", case.about), e))?;
         report.rows.extend(lines);
     }
@@ -163,16 +182,11 @@ fn fill(report: &mut Report, target: Target, filter: &str) -> Result<()> {
     for row in optim::rows().filter(|row| on_host || !row.cpu_only) {
         let name = row.entry.name;
         for &n in sizes.iter().filter(|_| name.contains(filter)) {
-            let line = optimizer(target, name, n);
+            let line = optimizer(target, shapes, name, n);
             report.rows.push(line.map_err(|e| of(name, e))?);
         }
     }
-    experiments::all(target, filter, &mut report.experiments)
-}
-
-/// Are shapes those of the experiments there? Where times mean little, small ones do.
-fn at_size(device: Device) -> bool {
-    matches!(device, Device::Cuda(_))
+    experiments::all(target, shapes, filter, &mut report.experiments)
 }
 
 /// An error with what it was met at.
@@ -194,14 +208,14 @@ const SEED: u64 = 1;
 const PARTS: [&str; 2] = ["forward", "backward"];
 
 /// Forward and backward of one case.
-fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
+fn op(target: Target, shapes: Shapes, name: &str, case: &Case) -> Result<Vec<Measured>> {
     let mut example = case.example(SEED, target.device);
     let flops = example.plan.flops_of_halves();
     let mut machine = Machine::open(target.device)?;
     let loaded = example.load(&mut machine, target)?;
     let ours = example.run(&mut machine, &loaded)?;
     let programs = loaded.0.each_ref().map(|half| half.program);
-    let seconds = seconds(&mut machine, target.device, programs)?;
+    let seconds = seconds(&mut machine, target.device, shapes, programs)?;
     drop(machine);
     example.plan = case.plan(&example.params, Device::Cpu);
     let expected = example.on_cpu(&example.params.values);
@@ -226,7 +240,7 @@ fn op(target: Target, name: &str, case: &Case) -> Result<Vec<Measured>> {
 }
 
 /// One update of `n` parameters by a method with its default keys.
-fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
+fn optimizer(target: Target, shapes: Shapes, name: &str, n: usize) -> Result<Measured> {
     let opt = json!({"name": name, "lr": 0.01});
     let opt = opt.as_object().expect("an object");
     let whole = [Params::matrix(n)];
@@ -241,7 +255,7 @@ fn optimizer(target: Target, name: &str, n: usize) -> Result<Measured> {
     let error = distance(&w, &expected);
     let calls = stepper.calls();
     let (mut machine, program) = stepper.into_parts();
-    let [seconds] = seconds(&mut machine, target.device, [program])?;
+    let [seconds] = seconds(&mut machine, target.device, shapes, [program])?;
     Ok(Measured {
         name: name.to_owned(),
         about: format!("{n} parameters"),
@@ -311,7 +325,7 @@ mod tests {
 
     #[test]
     fn kernels_that_only_multiply_and_add_do_so() {
-        let peaks = machine::peaks(Device::Emulator).unwrap();
+        let peaks = machine::peaks(Device::Emulator, Shapes::Small).unwrap();
         assert_eq!(peaks.len(), 3);
         for peak in peaks {
             assert!(peak.error < 1e-6, "{} is {} off", peak.name, peak.error);
@@ -320,7 +334,7 @@ mod tests {
 
     #[test]
     fn every_op_is_measured() {
-        let report = measure(EMULATOR, "");
+        let report = measure(EMULATOR, Shapes::Small, "");
         assert!(report.fault.is_none());
         for row in ROWS {
             assert!(
@@ -333,7 +347,7 @@ mod tests {
 
     #[test]
     fn forward_and_backward_are_measured_apart() {
-        let report = measure(EMULATOR, "linear");
+        let report = measure(EMULATOR, Shapes::Small, "linear");
         assert!(report.fault.is_none());
         let forward: Vec<_> = report.rows.iter().filter(|r| r.part == "forward").collect();
         assert!(!forward.is_empty());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{device, print};
-use crate::bench::{Measured, Planned, PlannedLaunch, Report, measure, plans};
+use crate::bench::{Measured, Planned, PlannedLaunch, Report, Shapes, measure, plans};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -22,6 +22,9 @@ pub struct Bench {
     /// Only ops, optimizers and experiments whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
+    /// On a GPU, too, the small shapes of the ops' tests: a quick look at whether it works
+    #[arg(long)]
+    small: bool,
     /// One JSON object instead of the tables
     #[arg(long)]
     json: bool,
@@ -53,7 +56,11 @@ impl Bench {
                 .get(&[name, about, part].map(str::to_owned))
                 .copied()
         };
-        let report = measure(target, &self.filter);
+        let shapes = match self.small {
+            true => Shapes::Small,
+            false => Shapes::usual(target.device),
+        };
+        let report = measure(target, shapes, &self.filter);
         if report.fault.is_none() && report.rows.is_empty() && report.experiments.is_empty() {
             return Err(Error::usage(format!(
                 "--filter {}: no op, optimizer or experiment has this in its name",

@@ -2,6 +2,8 @@
 //!
 //! A program becomes one CUDA graph, captured from its launches in a stream of our own. What the build compiled is loaded
 //! when the device is opened; kernels that are text are compiled by the driver when the first program with them is prepared.
+//!
+//! `STEPBACK_NO_GRAPH=1` is for faults: launches then go one by one, each waited for, so that the message names the kernel.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,6 +20,12 @@ use super::machine::Backend;
 use super::program::Call;
 use crate::error::{Error, Kind, Result};
 
+/// The variable of the environment that asks for launches one by one.
+const NO_GRAPH: &str = "STEPBACK_NO_GRAPH";
+
+/// What fresh memory holds, as on the emulator: NaN as floats, so that reading what nobody wrote is seen.
+const FRESH: u8 = 0xff;
+
 /// GPUs whose primary context is kept.
 static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
@@ -31,7 +39,16 @@ pub(super) struct Cuda {
     /// Of kernels that are text.
     made: HashMap<Arc<str>, Made>,
     memory: Vec<sys::CUdeviceptr>,
-    programs: Vec<sys::CUgraphExec>,
+    /// Are programs graphs?
+    graphs: bool,
+    programs: Vec<Ready>,
+}
+
+/// A program made ready.
+enum Ready {
+    Graph(sys::CUgraphExec),
+    /// Launches, and the addresses of the buffers.
+    OneByOne(Vec<Launch>, Vec<u64>),
 }
 
 /// A text that the driver has compiled, and its kernels.
@@ -50,7 +67,36 @@ struct Function {
 unsafe impl Send for Cuda {}
 
 fn failed(what: &str, error: DriverError) -> Error {
-    Error::new(Kind::Device, format!("cuda: {what}: {error:?}"))
+    let text = match ends_the_process(error.0) {
+        true => format!(
+            "cuda: a kernel failed, noticed at: {what}: {error:?}; no more can be run in this process; with {NO_GRAPH}=1 the message names the kernel"
+        ),
+        false => format!("cuda: {what}: {error:?}"),
+    };
+    Error::new(Kind::Device, text)
+}
+
+/// Has a kernel ended so badly that its context answers everything with this? Whatever is called next reports it.
+fn ends_the_process(code: sys::CUresult) -> bool {
+    use sys::CUresult::{
+        CUDA_ERROR_ASSERT, CUDA_ERROR_ECC_UNCORRECTABLE, CUDA_ERROR_HARDWARE_STACK_ERROR,
+        CUDA_ERROR_ILLEGAL_ADDRESS, CUDA_ERROR_ILLEGAL_INSTRUCTION,
+        CUDA_ERROR_INVALID_ADDRESS_SPACE, CUDA_ERROR_INVALID_PC, CUDA_ERROR_LAUNCH_FAILED,
+        CUDA_ERROR_LAUNCH_TIMEOUT, CUDA_ERROR_MISALIGNED_ADDRESS,
+    };
+    let such = [
+        CUDA_ERROR_ASSERT,
+        CUDA_ERROR_ECC_UNCORRECTABLE,
+        CUDA_ERROR_HARDWARE_STACK_ERROR,
+        CUDA_ERROR_ILLEGAL_ADDRESS,
+        CUDA_ERROR_ILLEGAL_INSTRUCTION,
+        CUDA_ERROR_INVALID_ADDRESS_SPACE,
+        CUDA_ERROR_INVALID_PC,
+        CUDA_ERROR_LAUNCH_FAILED,
+        CUDA_ERROR_LAUNCH_TIMEOUT,
+        CUDA_ERROR_MISALIGNED_ADDRESS,
+    ];
+    such.contains(&code)
 }
 
 /// The names of the GPUs that could be opened, at least one, or why there is none.
@@ -101,7 +147,8 @@ fn pick(mut names: Vec<String>, index: usize) -> Result<String> {
 }
 
 impl Function {
-    /// Looks a kernel up and lets it have all shared memory that there is: what a graph's launches need differs.
+    /// Looks a kernel up and lets it have all shared memory that there is: what a graph's launches need differs. It is on
+    /// the GPU then: the driver's default is to bring it there at its first launch, which may be part of a capture.
     ///
     /// # Safety
     /// The module is loaded in the current context, on this device.
@@ -118,6 +165,7 @@ impl Function {
             let all = result::device::get_attribute(device, ALL)?;
             let most = all - result::function::get_function_attribute(handle, STATIC)?;
             result::function::set_function_attribute(handle, DYNAMIC, most)?;
+            sys::cuFuncLoad(handle).result()?;
             Ok(Function {
                 handle,
                 most_shared: most as u32,
@@ -261,6 +309,7 @@ impl Cuda {
             functions: HashMap::new(),
             made: HashMap::new(),
             memory: Vec::new(),
+            graphs: std::env::var_os(NO_GRAPH).is_none_or(|v| v.is_empty() || v == "0"),
             programs: Vec::new(),
         };
         for (file, image) in kernels::IMAGES {
@@ -296,8 +345,45 @@ impl Cuda {
 
     fn wait(&self) -> Result<()> {
         // SAFETY: the stream lives as long as we do.
-        unsafe { result::stream::synchronize(self.stream) }
-            .map_err(|e| failed("a kernel failed, and no more can be run in this process", e))
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed("wait", e))
+    }
+
+    /// Launches a kernel and waits for it.
+    fn run_alone(&self, launch: &Launch, addresses: &[u64]) -> Result<()> {
+        self.launch(launch, addresses)?;
+        // SAFETY: as above.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| {
+            let name = &launch.kernel.name;
+            let text = format!(
+                "cuda: kernel {name} failed, and no more can be run in this process: {e:?}"
+            );
+            Error::new(Kind::Device, text)
+        })
+    }
+
+    /// A program as one graph.
+    fn capture(&self, launches: &[Launch], addresses: &[u64]) -> Result<sys::CUgraphExec> {
+        let capturing = |e| failed("capture of a graph", e);
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: our own stream, graph and executable graph.
+        unsafe {
+            result::stream::begin_capture(self.stream, mode).map_err(capturing)?;
+            let queued = launches.iter().try_for_each(|l| self.launch(l, addresses));
+            // Also after an error: the stream must leave capture.
+            let graph = result::stream::end_capture(self.stream).map_err(capturing);
+            let graph = match (queued, graph) {
+                (Ok(()), Ok(graph)) => graph,
+                (Err(e), Ok(graph)) => {
+                    let _ = result::graph::destroy(graph);
+                    return Err(e);
+                }
+                (Err(e), _) | (_, Err(e)) => return Err(e),
+            };
+            let flags = sys::CUgraphInstantiate_flags(0);
+            let program = result::graph::instantiate(graph, flags).map_err(capturing);
+            result::graph::destroy(graph).map_err(capturing)?;
+            program
+        }
     }
 
     /// Compiles the text of a kernel, unless that was done before.
@@ -388,10 +474,15 @@ impl Backend for Cuda {
 
     fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
         self.enter()?;
-        // SAFETY: an allocation, which drop frees. The driver refuses one of no bytes.
-        match unsafe { result::malloc_sync(bytes.max(1)) } {
+        // The driver refuses an allocation of no bytes.
+        let bytes = bytes.max(1);
+        // SAFETY: an allocation, which drop frees.
+        match unsafe { result::malloc_sync(bytes) } {
             Ok(address) => {
                 self.memory.push(address);
+                // SAFETY: the memory just got, in the order of the stream.
+                unsafe { result::memset_d8_async(address, FRESH, bytes, self.stream) }
+                    .map_err(|e| failed(&format!("memory for {name}"), e))?;
                 Ok(Some(address))
             }
             Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
@@ -432,29 +523,23 @@ impl Backend for Cuda {
         for launch in &launches {
             self.load_text(&launch.kernel)?;
         }
-        let capturing = |e| failed("capture of a graph", e);
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: our own stream, graph and executable graph.
-        unsafe {
-            result::stream::begin_capture(self.stream, mode).map_err(capturing)?;
-            let queued = launches.iter().try_for_each(|l| self.launch(l, addresses));
-            // Also after an error: the stream must leave capture.
-            let graph = result::stream::end_capture(self.stream);
-            queued?;
-            let graph = graph.map_err(capturing)?;
-            let flags = sys::CUgraphInstantiate_flags(0);
-            let program = result::graph::instantiate(graph, flags).map_err(capturing)?;
-            result::graph::destroy(graph).map_err(capturing)?;
-            self.programs.push(program);
-        }
+        self.programs.push(match self.graphs {
+            true => Ready::Graph(self.capture(&launches, addresses)?),
+            false => Ready::OneByOne(launches, addresses.to_vec()),
+        });
         Ok(self.programs.len() - 1)
     }
 
     fn run(&mut self, program: usize) -> Result<()> {
         self.enter()?;
-        // SAFETY: the program and the stream are ours, and the memory that it names lives as long.
-        unsafe { result::graph::launch(self.programs[program], self.stream) }
-            .map_err(|e| failed("start of a graph", e))
+        match &self.programs[program] {
+            // SAFETY: the program and the stream are ours, and the memory that it names lives as long.
+            Ready::Graph(graph) => unsafe { result::graph::launch(*graph, self.stream) }
+                .map_err(|e| failed("start of a graph", e)),
+            Ready::OneByOne(launches, addresses) => launches
+                .iter()
+                .try_for_each(|launch| self.run_alone(launch, addresses)),
+        }
     }
 
     fn time(&mut self, program: usize) -> Result<f64> {
@@ -484,7 +569,9 @@ impl Drop for Cuda {
             let _ = result::ctx::set_current(self.context);
             let _ = result::stream::synchronize(self.stream);
             for program in self.programs.drain(..) {
-                let _ = result::graph::exec_destroy(program);
+                if let Ready::Graph(graph) = program {
+                    let _ = result::graph::exec_destroy(graph);
+                }
             }
             for address in self.memory.drain(..) {
                 let _ = result::free_sync(address);

@@ -7,6 +7,7 @@ mod checkpoints;
 mod config_command;
 mod data_folders;
 mod devices;
+mod driver;
 mod groups;
 mod identity;
 mod images;

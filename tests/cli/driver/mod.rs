@@ -1,0 +1,254 @@
+//! The program on GPUs whose driver is a stub, `libcuda.cpp`, which runs kernels on the emulator: `src/device/cuda.rs` as it
+//! is, and the machine code that it loads. Without an emulator or kernels for GPUs there is none.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use stepback_native::device::gpu::kernels::{IMAGES, KERNELS};
+
+use crate::common::cifar::write_cifar;
+use crate::common::program::{Folder, Ran, without_times};
+use crate::common::skip::skip;
+
+/// The folder with the stub, which is compiled once.
+fn stub() -> Option<&'static Path> {
+    static STUB: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let stub = STUB.get_or_init(|| {
+        let Some(compiler) = option_env!("STEPBACK_CXX") else {
+            skip("on a driver", "this build has no emulator");
+            return None;
+        };
+        if IMAGES.is_empty() {
+            skip("on a driver", "this build found no nvcc");
+            return None;
+        }
+        Some(compile(compiler))
+    });
+    stub.as_deref()
+}
+
+/// By the compiler of the emulator, whose objects become part of it.
+fn compile(compiler: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver");
+    std::fs::create_dir_all(&folder).unwrap();
+    let emulator = Path::new(env!("OUT_DIR")).join("libemulator.a");
+    // Under its own name at last: another process may run it.
+    let made = folder.join(format!("made-by-{}", std::process::id()));
+    let ran = Command::new(compiler)
+        .current_dir(root)
+        .args([
+            "-shared",
+            "-fPIC",
+            "-std=c++17",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+        ])
+        .args([
+            "-Ikernels",
+            "-Ikernels/emulator",
+            "tests/cli/driver/libcuda.cpp",
+        ])
+        .args(["-Wl,-Bsymbolic", "-Wl,--whole-archive"])
+        .arg(emulator)
+        .args(["-Wl,--no-whole-archive", "-ldl", "-lpthread", "-lrt", "-o"])
+        .arg(&made)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    std::fs::rename(made, folder.join("libcuda.so.1")).unwrap();
+    folder
+}
+
+/// A folder with configs, data and that driver.
+struct Gpu {
+    folder: Folder,
+    stub: &'static Path,
+}
+
+/// What the stub saw: calls of each of its functions, and what else it says of a process.
+struct Seen {
+    counts: HashMap<String, usize>,
+    left: Vec<String>,
+    broken: Option<String>,
+}
+
+impl Gpu {
+    fn new() -> Option<Gpu> {
+        let folder = Folder::new();
+        folder.config("mlp", &mlp());
+        folder.config("resnet", &resnet());
+        write_cifar(&folder.path("data"), 5, 1);
+        stub().map(|stub| Gpu { folder, stub })
+    }
+
+    fn run(&self, arguments: &str, settings: &[(&str, &str)]) -> (Ran, Seen) {
+        let report = self.folder.path("report");
+        let _ = std::fs::remove_file(&report);
+        let mut command = self.folder.command(arguments);
+        command.env("LD_LIBRARY_PATH", self.stub);
+        command.env("STUB_CUDA_REPORT", &report);
+        command.envs(settings.iter().copied());
+        let ran = Ran::from(command.output().unwrap());
+        let mut seen = Seen {
+            counts: HashMap::new(),
+            left: Vec::new(),
+            broken: None,
+        };
+        for line in std::fs::read_to_string(report).unwrap_or_default().lines() {
+            let (name, rest) = line.split_once(' ').unwrap();
+            match name {
+                "left:" => seen.left.push(rest.to_owned()),
+                "broken:" => seen.broken = Some(rest.to_owned()),
+                _ => drop(seen.counts.insert(name.to_owned(), rest.parse().unwrap())),
+            }
+        }
+        (ran, seen)
+    }
+
+    /// What training with these arguments leaves, without times.
+    fn trained(&self, arguments: &str, settings: &[(&str, &str)]) -> (String, Seen) {
+        let train = format!("train -q --offline --overwrite {arguments}");
+        let (ran, seen) = self.run(&train, settings);
+        assert_eq!(ran.code(0).stderr, "");
+        let name = arguments.split('.').next().unwrap();
+        let output = self.folder.read(&format!("output/{name}.json"));
+        (without_device(&without_times(&output)), seen)
+    }
+}
+
+fn without_device(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.contains("\"device\""));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Methods with kernels of their own, dropout, and a last batch that is smaller.
+fn mlp() -> Value {
+    json!({
+        "dataset": "synthetic_linear", "dataset_kwargs": {"p": 20, "n_samples": 50}, "model": "mlp",
+        "model_kwargs": {"output_size": 1, "hidden_sizes": [30], "dropout": true}, "loss_func": "squared",
+        "score_func": "squared", "opt": [{"name": "adam", "lr": 0.01}, {"name": "momo-adam", "lr": 0.01}],
+        "batch_size": 8, "max_epoch": 3, "n_runs": 1,
+    })
+}
+
+fn resnet() -> Value {
+    json!({
+        "dataset": "cifar10", "model": "resnet20", "loss_func": "cross_entropy", "score_func": "cross_entropy_accuracy",
+        "opt": [{"name": "sgd-m", "lr": 0.01}], "batch_size": 5, "max_epoch": 1, "n_runs": 1,
+    })
+}
+
+#[test]
+fn training_is_the_emulators_bit_for_bit() {
+    let Some(gpu) = Gpu::new() else { return };
+    for name in ["mlp", "resnet"] {
+        let (expected, _) = gpu.trained(&format!("{name}.json --device emulator"), &[]);
+        let on_gpu = format!("{name}.json --device cuda");
+        let (ours, seen) = gpu.trained(&on_gpu, &[]);
+        assert_eq!(ours, expected);
+        assert!(seen.left.is_empty(), "left: {:?}", seen.left);
+        assert!(seen.counts["launches"] > 10 * seen.counts["cuGraphLaunch"]);
+        if name == "mlp" {
+            let (ours, alone) = gpu.trained(&on_gpu, &[("STEPBACK_NO_GRAPH", "1")]);
+            assert_eq!(ours, expected);
+            assert!(!alone.counts.contains_key("cuGraphLaunch"));
+            assert_eq!(alone.counts["launches"], seen.counts["launches"]);
+            let two = format!("{on_gpu}:0,cuda:1");
+            let (ours, seen) = gpu.trained(&two, &[("STUB_CUDA_DEVICES", "2")]);
+            assert_eq!(ours, expected);
+            assert!(seen.left.is_empty(), "left: {:?}", seen.left);
+        }
+    }
+}
+
+#[test]
+fn verify_and_bench_kernels_run() {
+    let Some(gpu) = Gpu::new() else { return };
+    let (ran, _) = gpu.run("verify --suite step-logs --device cuda", &[]);
+    let ran = ran.code(0);
+    assert_eq!(ran.stderr, "");
+    let (ran, _) = gpu.run(
+        "bench-kernels --device cuda --small --filter relu --json",
+        &[],
+    );
+    let ran = ran.code(0);
+    assert_eq!(ran.stderr, "");
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["gpu"], "Stub 0");
+    let lines = report["rows"].as_array().unwrap();
+    assert!(lines.iter().any(|line| line["name"] == "relu"));
+    for line in lines.iter().chain(report["peaks"].as_array().unwrap()) {
+        assert!(line["error"].as_f64().unwrap() < 1e-6, "{line}");
+        assert!(line["seconds"].as_f64().unwrap() > 0.0, "{line}");
+    }
+}
+
+#[test]
+fn drivers_and_gpus_that_cannot_be_used_are_named() {
+    let Some(gpu) = Gpu::new() else { return };
+    let devices = |settings: &[(&str, &str)]| gpu.run("devices", settings).0.code(0).stdout;
+    let two = devices(&[("STUB_CUDA_DEVICES", "2")]);
+    assert!(two.contains("cuda:0") && two.contains("Stub 1"), "{two}");
+    for (name, value, why) in [
+        ("STUB_CUDA_DEVICES", "0", "the NVIDIA driver has no GPU"),
+        (
+            "STUB_CUDA_VERSION",
+            "12040",
+            "the NVIDIA driver knows CUDA 12.4 at most",
+        ),
+        ("STUB_CUDA_CAPABILITY", "75", "compute capability 7.5"),
+    ] {
+        let (ran, _) = gpu.run("train mlp.json --device cuda", &[(name, value)]);
+        ran.code(2).says(&["--device cuda", why]);
+        assert!(!gpu.folder.exists("output/mlp.json"));
+    }
+}
+
+#[test]
+fn memory_that_runs_out_is_an_error() {
+    let Some(gpu) = Gpu::new() else { return };
+    for settings in [
+        ("STUB_CUDA_FAIL_ALLOC", "1"),
+        ("STUB_CUDA_FAIL_ALLOC", "3"),
+        ("STUB_CUDA_MEMORY", "20000"),
+    ] {
+        let (ran, seen) = gpu.run("train -q mlp.json --device cuda", &[settings]);
+        ran.code(1).says(&["no memory for", "MiB of", "are free"]);
+        assert!(seen.left.is_empty(), "left: {:?}", seen.left);
+    }
+}
+
+/// Whatever call reports the fault of a kernel, what was trained before it is on disk, and the same command goes on.
+#[test]
+fn a_kernel_that_fails_ends_the_sweep() {
+    let Some(gpu) = Gpu::new() else { return };
+    let (expected, seen) = gpu.trained("mlp.json --device cuda", &[]);
+    let late = (seen.counts["launches"] * 3 / 4).to_string();
+    let train = "train -q mlp.json --device cuda --overwrite";
+    for (nth, eager) in [("1", "0"), (&*late, "0"), (&*late, "1")] {
+        let settings = [("STUB_CUDA_FAIL_LAUNCH", nth), ("STUB_CUDA_EAGER", eager)];
+        let (ran, _) = gpu.run(train, &settings);
+        ran.code(1)
+            .says(&["a kernel failed", "ILLEGAL_ADDRESS", "STEPBACK_NO_GRAPH=1"]);
+        let settings = [settings[0], settings[1], ("STEPBACK_NO_GRAPH", "1")];
+        let (ran, seen) = gpu.run(train, &settings);
+        let kernel = seen.broken.unwrap();
+        assert!(KERNELS.iter().any(|k| k.name == kernel));
+        ran.code(1)
+            .says(&[&format!("kernel {kernel} failed"), "ILLEGAL_ADDRESS"]);
+    }
+    // The first of two runs was done.
+    let output = gpu.folder.read("output/mlp.json");
+    assert_eq!(output.matches("\"history\"").count(), 1);
+    let (ran, _) = gpu.run("train -q mlp.json --device cuda", &[]);
+    ran.code(0);
+    let output = gpu.folder.read("output/mlp.json");
+    assert_eq!(without_device(&without_times(&output)), expected);
+}
