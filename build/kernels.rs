@@ -178,22 +178,38 @@ fn read(path: PathBuf, structs: &[Struct]) -> Source {
         path.display()
     );
     let stem = path.file_stem().expect("a file").to_string_lossy();
+    let lists = parameter_lists(&code);
     Source {
         stem: stem.into_owned(),
         kernels: code
             .split("\nKERNEL(")
             .skip(1)
-            .map(|rest| kernel(rest, &path, structs))
+            .map(|rest| kernel(rest, &lists, &path, structs))
             .collect(),
         path,
     }
 }
 
-fn kernel(rest: &str, path: &Path, structs: &[Struct]) -> Kernel {
+/// The lists of parameters that a file's kernels share: `#define NAME const float* x, ...`, over several lines perhaps.
+fn parameter_lists(code: &str) -> Vec<(String, String)> {
+    let code = code.replace("\\\n", " ");
+    let defined = code.lines().filter_map(|l| l.strip_prefix("#define "));
+    let lists = defined.filter_map(|l| l.split_once(' '));
+    lists
+        .map(|(name, list)| (name.to_owned(), list.to_owned()))
+        .collect()
+}
+
+fn kernel(rest: &str, lists: &[(String, String)], path: &Path, structs: &[Struct]) -> Kernel {
     let (declaration, _) = rest
         .split_once(") {")
         .unwrap_or_else(|| panic!("{}: a KERNEL( without \") {{\"", path.display()));
-    let mut items = declaration.split(',').map(str::trim);
+    let items = declaration.split(',').map(str::trim);
+    let mut items = items.flat_map(|item| {
+        let list = lists.iter().find(|(name, _)| name == item);
+        let items = list.map_or(item, |(_, list)| list).split(',');
+        items.map(str::trim)
+    });
     let name = items.next().unwrap_or_default().to_owned();
     let threads = items.next().and_then(|t| t.parse().ok());
     let threads = threads.unwrap_or_else(|| panic!("{name}: its number of threads is no number"));

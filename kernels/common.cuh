@@ -5,7 +5,8 @@
 //
 // declares a kernel that is always launched with blocks of `threads` threads in one dimension. The build reads the
 // same line and writes a typed Rust function from it, so: no comments between the parentheses, no #if
-// around a kernel, and no templates (a KERNEL may call one).
+// around a kernel, and no templates (a KERNEL may call one). Parameters that many kernels of a file share may be one
+// `#define PARAMETERS const float* x, ...` in that file.
 //
 //   SHARED(float, tile, [2][64]);     static shared memory
 //   SHARED_DYN(float, tile);          dynamic shared memory
@@ -210,6 +211,48 @@ DEVICE T block_sum(T x) {
   return sums[0];
 }
 
+// ---- sums over blocks, by the last of them to arrive ----
+
+// Is this block the last of `blocks` that arrive at a counter, which is 0 before the first one and after the last one?
+// Then all threads see what those of the others wrote before they arrived.
+DEVICE bool last_to_arrive(unsigned* counter, int blocks) {
+  SHARED(bool, last, [1]);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last[0] = atomicInc(counter, blocks - 1) == (unsigned)(blocks - 1);
+  __syncthreads();
+  __threadfence();
+  return last[0];
+}
+
+// Each of `count` blocks has left a row of `len` numbers. They are added up in a fixed order, whichever block comes last:
+// the last one of each GROUP adds up its group's rows, the last of these the groups' sums, for which it calls
+// result(i, sum) and returns true. Takes counters_of(count) counters (`Program::counters`).
+constexpr int GROUP = 32;
+
+template <class T, class Result>
+DEVICE bool sum_over_blocks(T* rows, int len, int row, int count, unsigned* counters, Result result) {
+  const int groups = (count + GROUP - 1) / GROUP, first = row / GROUP * GROUP, n = min(GROUP, count - first);
+  auto add_up = [&](T* from, int n, long long pitch, bool all) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < len; i += blockDim.x) {
+      double sum = 0.0;
+#pragma unroll 8
+      for (int r = 0; r < n; r++) sum += from[r * pitch + i];
+      if (all)
+        result(i, sum);
+      else
+        from[i] = (T)sum;
+    }
+  };
+  if (!last_to_arrive(counters + first / GROUP, n)) return false;
+  add_up(rows + (long long)first * len, n, len, groups == 1);
+  if (groups == 1) return true;
+  if (!last_to_arrive(counters + groups, groups)) return false;
+  add_up(rows, groups, (long long)GROUP * len, true);
+  return true;
+}
+
 // ---- Philox4x32-10 (Salmon et al. 2011) ----
 
 DEVICE uint4 philox(unsigned long long key, unsigned long long low, unsigned long long high) {
@@ -234,6 +277,17 @@ DEVICE int thread_again() {
   return thread;
 #else
   return threadIdx.x;
+#endif
+}
+
+// The same of blockIdx.x.
+DEVICE int block_again() {
+#ifdef __CUDA_ARCH__
+  int block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+#else
+  return blockIdx.x;
 #endif
 }
 

@@ -9,12 +9,15 @@
 // taps of the weights, just as they lie in memory; a tap is then a shift within the patch. With stride s, the pixels of dx
 // fall into s^2 classes with the same taps, which are convolutions of stride 1.
 //
-// dw: a block makes OT by IT channels with all taps from some of the pixels; the blocks' parts are added up behind it.
+// dw: a block makes OT by IT channels with all taps from some of the pixels, and those of IT = 0 a part of db too; the last
+// block of each OT by IT adds the parts up.
+//
+// Where a batch norm comes next, forward makes its statistics as well (batch_norm.cuh).
 //
 //   *_fp32   every product fused and added in single precision, in the order of channels, then taps
 //   *_tf32   tensor cores (m16n8k8), operands rounded to TF32
 //   *_TMxTN  3x3 kernels; *_any: all others, tiles of 64x32
-#include "common.cuh"
+#include "batch_norm.cuh"
 
 // A convolution, or one half of its gradient. Tensors have fewer than 2^31 elements.
 struct Conv {
@@ -28,7 +31,7 @@ struct Conv {
   int stages;                                // chunks of channels in shared memory: 1, or 2 in turns
   int aligned_in, aligned_w;                 // rows of 4 channels lie at 16 bytes
   int biased, normed, residual, relu;        // what follows
-  int counted;                               // sums and sums of squares per channel are wanted
+  int counted, running;                      // a batch norm comes next; it keeps running averages
   int adds;                                  // the result is added to what is there
 };
 
@@ -269,10 +272,18 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
   }
 }
 
-// y, or dx if BACK. `averages` are C running means, then C running variances; `counts` (tiles, 2, out_c).
+// What comes behind the sums of y: the bias, a batch norm in evaluation, a residual; a batch norm in training.
+struct Behind {
+  const float *bias, *gamma, *beta, *averages, *residual;
+  const Step* now;
+  double* partial;  // (channels / TN, tiles, 2, TN)
+  unsigned* counters;
+  float *saved, *running;
+};
+
+// y, or dx if BACK.
 template <int TM, int TN, bool TF32, bool BACK, int K>
-DEVICE void convolve(const float* x, const float* w, const float* bias, const float* gamma, const float* beta,
-                     const float* averages, const float* residual, float* y, double* counts, const Conv& c) {
+DEVICE void convolve(const float* x, const float* w, float* y, const Behind& behind, const Conv& c) {
   using F = Fragments<TM, TN, TF32>;
   constexpr int CHUNK = F::CHUNK, PITCH = F::PITCH;
   SHARED_DYN(float, shared);
@@ -326,10 +337,10 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
 #pragma unroll
     for (int j = 0; j < F::COLUMNS; j++) {
       const int n = min(n0 + F::column(j), c.out_c - 1);
-      float scale = 1.0f, shift = c.biased ? bias[n] : 0.0f;
+      float scale = 1.0f, shift = c.biased ? behind.bias[n] : 0.0f;
       if (c.normed) {
-        scale = gamma[n] / sqrtf(averages[c.out_c + n] + 1e-5f);
-        shift = beta[n] + scale * (shift - averages[n]);
+        scale = behind.gamma[n] / sqrtf(behind.averages[c.out_c + n] + EPS);
+        shift = behind.beta[n] + scale * (shift - behind.averages[n]);
       }
 #pragma unroll
       for (int i = 0; i < F::ROWS; i++) sums[F::index(i, j)] = fmaf(sums[F::index(i, j)], scale, shift);
@@ -337,16 +348,17 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
   }
   // Where the rows' pixels lie in the result, -1 outside; of the columns two neighbours at once where that is possible.
   int at[F::ROWS];
+  const TileOrigin to(c, block_again());
 #pragma unroll
   for (int i = 0; i < F::ROWS; i++) {
     const Pixel pixel(c, F::row(i));
-    const int image = origin.image + pixel.image;
-    int row = origin.row + pixel.row, column = origin.column + pixel.column;
+    const int image = to.image + pixel.image;
+    int row = to.row + pixel.row, column = to.column + pixel.column;
     if (BACK) row = row * side + (int)blockIdx.z / side, column = column * side + (int)blockIdx.z % side;
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
-  const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? residual : nullptr);
+  const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? behind.residual : nullptr);
   const bool aligned = (reinterpret_cast<uintptr_t>(y) | reinterpret_cast<uintptr_t>(term)) % 8 == 0;
   const bool pairs = TF32 && c.out_c % 2 == 0 && aligned;
   if (term) {
@@ -379,18 +391,27 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, const fl
     parts[(F::share() * 2 + 1) * TN + F::column(j)] = squares;
   }
   __syncthreads();
+  double* partial = behind.partial + (long long)blockIdx.y * gridDim.x * 2 * TN;
   for (int e = threadIdx.x; e < 2 * TN; e += THREADS) {
-    const int n = n0 + e % TN;
     double sum = 0.0;
     for (int s = 0; s < F::SHARES; s++) sum += parts[s * 2 * TN + e];
-    if (n < c.out_c) counts[((long long)blockIdx.x * 2 + e / TN) * c.out_c + n] = sum;
+    partial[(long long)blockIdx.x * 2 * TN + e] = sum;
   }
+  unsigned* counters = behind.counters + blockIdx.y * ((gridDim.x + GROUP - 1) / GROUP + 1);
+  if (!sum_over_blocks(partial, 2 * TN, blockIdx.x, gridDim.x, counters, [=](int e, double sum) { parts[e] = sum; }))
+    return;
+  __syncthreads();
+  const double outputs = (double)c.images * c.out_h * c.out_w;
+  finish_statistics(parts, TN, n0, min(TN, c.out_c - n0), behind.now, behind.gamma, behind.beta, behind.saved,
+                    behind.running, c.running, outputs, c.out_c);
 }
 
 // A part of dw (OT channels of dy by IT of x, TAPS taps, or if TAPS is 1 the one that the block's place names) from every
-// gridDim.x-th tile of pixels. In shared memory pixels lie 8 banks apart, modulo 32.
+// gridDim.x-th tile of pixels. In shared memory pixels lie 8 banks apart, modulo 32. `parts` (blockIdx.z, blockIdx.y,
+// blockIdx.x, part), each part as its weights lie, and behind them OT numbers of db.
 template <int OT, int IT, bool TF32, int TAPS>
-DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const Conv& c, int tiles) {
+DEVICE void weight_gradient(const float* x, const float* dy, float* dw, float* db, float* parts, unsigned* counters,
+                            const Conv& c, int tiles) {
   constexpr int X_PITCH = IT + 8, DY_PITCH = OT + 8, SIDE = TAPS == 9 ? 3 : 1;
   constexpr int WARPS_N = IT / 8, WARPS_K = 4 / WARPS_N, MF = OT / 16;  // warps share the channels of x, then the pixels
   constexpr int ACROSS = 8, DOWN = THREADS / ACROSS, IN = IT / ACROSS, OUT = OT / DOWN;  // without tensor cores
@@ -400,7 +421,9 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
   const int pixels = 1 << (c.log_tile_h + c.log_tile_w + c.log_images);
   const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * X_PITCH, stage_len = patch_len + pixels * DY_PITCH;
   constexpr int LOG_I = IT == 16 ? 4 : 5;
-  const int pieces = c.aligned_w ? OT / 4 : OT;  // of a pixel of dy
+  const int pieces = c.aligned_w ? OT / 4 : OT;  // of a pixel of dy: divides the threads, so each has channels of its own
+  const bool biased = c.biased && blockIdx.z == 0;
+  double bias[4] = {};
 
   auto load_stage = [&](int tile, int stage) {
     const TileOrigin origin(c, tile);
@@ -436,6 +459,15 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
       copy_wait<0>();
     }
     float *xs = shared + stage * stage_len, *ds = xs + patch_len;
+    if (biased) {
+#pragma unroll 2
+      for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
+        const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
+        const float* at = ds + m * DY_PITCH + o;
+        bias[0] += at[0];
+        if (c.aligned_w) bias[1] += at[1], bias[2] += at[2], bias[3] += at[3];
+      }
+    }
     if (TF32) {
       round_patch(xs, X_PITCH, c, LOG_I);
       for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
@@ -489,7 +521,8 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
     __syncthreads();
   }
 
-  // Through shared memory, as weights lie: [o][i][tap].
+  // Through shared memory, as weights lie: [o][i][tap]. Behind them db.
+  constexpr int WEIGHTS_LEN = OT * IT * TAPS, LEN = WEIGHTS_LEN + OT;
   float* result = shared;
 #pragma unroll 1
   for (int turn = 0; turn < (TF32 ? WARPS_K : 1); turn++) {
@@ -509,138 +542,106 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* parts, const
     }
     __syncthreads();
   }
-  float* out = parts + (long long)blockIdx.x * c.out_c * c.in_c * taps;
-  for (int e = threadIdx.x; e < OT * IT * TAPS; e += THREADS) {
-    const int o = o0 + e / (IT * TAPS), i = i0 + e / TAPS % IT;
-    if (o < c.out_c && i < c.in_c) out[((long long)o * c.in_c + i) * taps + tap0 + e % TAPS] = result[e];
+  if (biased) {
+    SHARED(double, shares, [4][THREADS]);
+    for (int i = 0; i < 4; i++) shares[i][threadIdx.x] = bias[i];
+    __syncthreads();
+    const int pack = c.aligned_w ? 4 : 1;
+    for (int o = threadIdx.x; o < OT; o += THREADS) {
+      double sum = 0.0;
+      for (int t = o / pack; t < THREADS; t += pieces) sum += shares[o % pack][t];
+      result[WEIGHTS_LEN + o] = (float)sum;
+    }
+    __syncthreads();
   }
+  const int len = biased ? LEN : WEIGHTS_LEN;
+  auto store = [&](int e, float value) {
+    const int o = o0 + (e < WEIGHTS_LEN ? e / (IT * TAPS) : e - WEIGHTS_LEN), i = i0 + e / TAPS % IT;
+    if (o >= c.out_c) return;
+    if (e >= WEIGHTS_LEN)
+      db[o] = value;
+    else if (i < c.in_c)
+      dw[((long long)o * c.in_c + i) * taps + tap0 + e % TAPS] = value;
+  };
+  if (gridDim.x == 1) {
+    for (int e = threadIdx.x; e < len; e += THREADS) store(e, result[e]);
+    return;
+  }
+  const int tile = blockIdx.z * gridDim.y + blockIdx.y, blocks = gridDim.x;
+  float* rows = parts + (long long)tile * blocks * LEN;
+  for (int e = threadIdx.x; e < len; e += THREADS) rows[(long long)blockIdx.x * len + e] = result[e];
+  counters += tile * ((blocks + GROUP - 1) / GROUP + 1);
+  sum_over_blocks(rows, len, blockIdx.x, blocks, counters, [&](int e, double sum) { store(e, (float)sum); });
 }
 
-KERNEL(conv2d_fwd_tf32_128x16, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<128, 16, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+#define FORWARD                                                                                                      \
+  const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b,                             \
+      const float *__restrict__ gamma, const float *__restrict__ beta, const float *__restrict__ averages,           \
+      const float *__restrict__ r, float *__restrict__ y, const Step *__restrict__ now, double *__restrict__ partial, \
+      unsigned *__restrict__ counters, float *__restrict__ saved, float *__restrict__ running, Conv c
+#define BACKWARD_X const float *__restrict__ dy, const float *__restrict__ w, float *__restrict__ dx, Conv c
+#define BACKWARD_W                                                                                        \
+  const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ dw, float *__restrict__ db, \
+      float *__restrict__ parts, unsigned *__restrict__ counters, Conv c, int tiles
+
+KERNEL(conv2d_fwd_tf32_128x16, 128, FORWARD) {
+  convolve<128, 16, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_tf32_128x32, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<128, 32, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_tf32_128x32, 128, FORWARD) {
+  convolve<128, 32, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_tf32_128x64, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<128, 64, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_tf32_128x64, 128, FORWARD) {
+  convolve<128, 64, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_tf32_64x32, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<64, 32, true, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_tf32_64x32, 128, FORWARD) {
+  convolve<64, 32, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_tf32_any, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<64, 32, true, false, 0>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_tf32_any, 128, FORWARD) {
+  convolve<64, 32, true, false, 0>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_fp32_128x16, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<128, 16, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_fp32_128x16, 128, FORWARD) {
+  convolve<128, 16, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_fp32_128x32, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<128, 32, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_fp32_128x32, 128, FORWARD) {
+  convolve<128, 32, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_fp32_128x64, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<128, 64, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_fp32_128x64, 128, FORWARD) {
+  convolve<128, 64, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_fp32_64x32, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<64, 32, false, false, 3>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_fp32_64x32, 128, FORWARD) {
+  convolve<64, 32, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_fwd_fp32_any, 128, const float* __restrict__ x, const float* __restrict__ w,
-       const float* __restrict__ b, const float* __restrict__ gamma, const float* __restrict__ beta,
-       const float* __restrict__ averages, const float* __restrict__ r, float* __restrict__ y,
-       double* __restrict__ counts, Conv c) {
-  convolve<64, 32, false, false, 0>(x, w, b, gamma, beta, averages, r, y, counts, c);
+KERNEL(conv2d_fwd_fp32_any, 128, FORWARD) {
+  convolve<64, 32, false, false, 0>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
 }
-KERNEL(conv2d_bwd_x_tf32_128x16, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<128, 16, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+KERNEL(conv2d_bwd_x_tf32_128x16, 128, BACKWARD_X) { convolve<128, 16, true, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_tf32_128x32, 128, BACKWARD_X) { convolve<128, 32, true, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_tf32_128x64, 128, BACKWARD_X) { convolve<128, 64, true, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_tf32_64x32, 128, BACKWARD_X) { convolve<64, 32, true, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_tf32_any, 128, BACKWARD_X) { convolve<64, 32, true, true, 0>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_fp32_128x16, 128, BACKWARD_X) { convolve<128, 16, false, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_fp32_128x32, 128, BACKWARD_X) { convolve<128, 32, false, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_fp32_128x64, 128, BACKWARD_X) { convolve<128, 64, false, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_fp32_64x32, 128, BACKWARD_X) { convolve<64, 32, false, true, 3>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_x_fp32_any, 128, BACKWARD_X) { convolve<64, 32, false, true, 0>(dy, w, dx, {}, c); }
+KERNEL(conv2d_bwd_w_tf32_16x16, 128, BACKWARD_W) {
+  weight_gradient<16, 16, true, 9>(x, dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_bwd_x_tf32_128x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<128, 32, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+KERNEL(conv2d_bwd_w_tf32_32x32, 128, BACKWARD_W) {
+  weight_gradient<32, 32, true, 9>(x, dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_bwd_x_tf32_128x64, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<128, 64, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+KERNEL(conv2d_bwd_w_tf32_64x32, 128, BACKWARD_W) {
+  weight_gradient<64, 32, true, 9>(x, dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_bwd_x_tf32_64x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<64, 32, true, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+KERNEL(conv2d_bwd_w_tf32_any, 128, BACKWARD_W) {
+  weight_gradient<32, 32, true, 1>(x, dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_bwd_x_tf32_any, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<64, 32, true, true, 0>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+KERNEL(conv2d_bwd_w_fp32_16x16, 128, BACKWARD_W) {
+  weight_gradient<16, 16, false, 9>(x, dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_bwd_x_fp32_128x16, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<128, 16, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
+KERNEL(conv2d_bwd_w_fp32_32x32, 128, BACKWARD_W) {
+  weight_gradient<32, 32, false, 9>(x, dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_bwd_x_fp32_128x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<128, 32, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
-}
-KERNEL(conv2d_bwd_x_fp32_128x64, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<128, 64, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
-}
-KERNEL(conv2d_bwd_x_fp32_64x32, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<64, 32, false, true, 3>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
-}
-KERNEL(conv2d_bwd_x_fp32_any, 128, const float* __restrict__ dy, const float* __restrict__ w,
-       float* __restrict__ dx, Conv c) {
-  convolve<64, 32, false, true, 0>(dy, w, nullptr, nullptr, nullptr, nullptr, nullptr, dx, nullptr, c);
-}
-KERNEL(conv2d_bwd_w_tf32_16x16, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<16, 16, true, 9>(x, dy, parts, c, tiles);
-}
-KERNEL(conv2d_bwd_w_tf32_32x32, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<32, 32, true, 9>(x, dy, parts, c, tiles);
-}
-KERNEL(conv2d_bwd_w_tf32_64x32, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<64, 32, true, 9>(x, dy, parts, c, tiles);
-}
-KERNEL(conv2d_bwd_w_tf32_any, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<32, 32, true, 1>(x, dy, parts, c, tiles);
-}
-KERNEL(conv2d_bwd_w_fp32_16x16, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<16, 16, false, 9>(x, dy, parts, c, tiles);
-}
-KERNEL(conv2d_bwd_w_fp32_32x32, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<32, 32, false, 9>(x, dy, parts, c, tiles);
-}
-KERNEL(conv2d_bwd_w_fp32_any, 128, const float* __restrict__ x, const float* __restrict__ dy,
-       float* __restrict__ parts, Conv c, int tiles) {
-  weight_gradient<32, 32, false, 1>(x, dy, parts, c, tiles);
+KERNEL(conv2d_bwd_w_fp32_any, 128, BACKWARD_W) {
+  weight_gradient<32, 32, false, 1>(x, dy, dw, db, parts, counters, c, tiles);
 }

@@ -227,6 +227,7 @@ EMULATED_ATOMIC(atomicAdd, old + v)
 EMULATED_ATOMIC(atomicMax, old > v ? old : v)
 EMULATED_ATOMIC(atomicMin, old < v ? old : v)
 EMULATED_ATOMIC(atomicExch, v)
+EMULATED_ATOMIC(atomicInc, old >= v ? 0 : old + 1)
 template <class T>
 T atomicCAS(T* p, typename emulator::Same<T>::Type expected, typename emulator::Same<T>::Type v) {
   return emulator::replace(p, [=](T old) { return old == expected ? v : old; });

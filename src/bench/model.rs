@@ -67,10 +67,12 @@ impl Gpu {
                 product(launch, 4.0 * rows * inputs * outputs, outputs.max(rows)).max(streamed)
             }
             _ if name.starts_with("gather") => 2.5 + written / 2.0,
-            _ if name.ends_with("_finish") => 2.4,
             "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
             "cross_entropy_block" => 3.2,
-            "batch_norm_bwd_sums" | "batch_norm_bwd_residual" => streamed / 0.8 + 1.2,
+            "batch_norm_sums" | "batch_norm_bwd_sums" => {
+                let [rows, ..] = launch.grid.blocks;
+                streamed / 0.8 + self.adding_up(rows, 16.0 * int("channels"))
+            }
             "dropout" => streamed / 0.8,
             _ => streamed,
         }
@@ -83,6 +85,17 @@ impl Gpu {
         waves(blocks(launch), RESIDENT) * life / self.clock
     }
 
+    /// Sums over rows of so many bytes that as many blocks leave, each 32 by one block: `sum_over_blocks`.
+    fn adding_up(&self, rows: u32, bytes: f64) -> f64 {
+        // Bytes that a multiprocessor loads in a cycle; until a block has arrived and the first loads have.
+        const LOADED: f64 = 64.0;
+        let level = |rows: u32| match rows {
+            0 | 1 => 0.0,
+            _ => LATENCY + f64::from(rows) * bytes / LOADED / self.clock,
+        };
+        level(rows.min(32)) + level(rows.div_ceil(32))
+    }
+
     fn conv(&self, launch: &Launch, [read, written]: [f64; 2]) -> f64 {
         let c: Conv = launch.value("c").expect("a convolution's shape");
         let tile = Tile::of(&launch.kernel.name);
@@ -91,8 +104,8 @@ impl Gpu {
         let blocks = blocks(launch);
         let ceil = |a: f64, b: f64| (a / b).ceil();
         let (in_c, out_c) = (f64::from(c.in_c), f64::from(c.out_c));
-        // Instructions and HMMAs of a block's warp, MB from L2, and MB from DRAM.
-        let (instructions, hmmas, loaded, streamed);
+        // Instructions and HMMAs of a block's warp, MB from L2, and MB from DRAM; the time to add up what blocks leave.
+        let (instructions, hmmas, loaded, streamed, adding_up);
         if launch.kernel.name.contains("bwd_w") {
             let [outputs, inputs] = tile.sides;
             let pixels = f64::from(1 << (c.log_tile_h + c.log_tile_w + c.log_images));
@@ -114,6 +127,7 @@ impl Gpu {
             let tile_bytes = (patch * inputs + pixels * outputs) * 4.0;
             loaded = blocks * of_block * tile_bytes / 1e6 + stored;
             streamed = read + stored;
+            adding_up = self.adding_up(launch.grid.blocks[0], sums * 4.0);
         } else {
             let [rows, columns] = tile.sides;
             let chunk = if columns == 64.0 { 8.0 } else { 16.0 };
@@ -137,6 +151,12 @@ impl Gpu {
             let of_chunk = patch * chunk * 4.0 + chunk * columns * 36.0;
             loaded = blocks * chunks * of_chunk / 1e6 + written;
             streamed = read + written;
+            let rows = if c.counted == 1 {
+                launch.grid.blocks[0]
+            } else {
+                0
+            };
+            adding_up = self.adding_up(rows, columns * 16.0);
         }
         let shared = f64::from(launch.grid.shared) + 1024.0;
         let registers = (tile.registers / 8.0).ceil() * 8.0 * 128.0;
@@ -147,7 +167,8 @@ impl Gpu {
         // A block has a warp for each scheduler.
         let cycles = (resident * instructions / issue_rate(resident)).max(resident * hmmas * HMMA);
         let busy = waves(blocks, resident) * cycles / self.clock;
-        busy.max(loaded / self.l2).max(streamed / self.dram * 0.7) + LATENCY
+        let working = busy.max(loaded / self.l2).max(streamed / self.dram * 0.7);
+        working + LATENCY + adding_up
     }
 
     /// Tiles of 64 by 32 scores up to the diagonal, one for four warps.
@@ -272,11 +293,11 @@ impl Tile {
         let back = kernel.contains("bwd_x");
         match kernel.rsplit('_').next() {
             Some("128x16") => tile(128, 16, 64.0, 52.0, 8.0),
-            Some("128x32") => tile(128, 32, if back { 94.0 } else { 80.0 }, 68.0, 16.0),
+            Some("128x32") => tile(128, 32, if back { 94.0 } else { 72.0 }, 68.0, 16.0),
             Some("128x64") => tile(128, 64, 128.0, 55.0, 16.0),
-            Some("16x16") => tile(16, 16, 80.0, 65.0, 9.0),
+            Some("16x16") => tile(16, 16, 120.0, 65.0, 9.0),
             Some("32x32") => tile(32, 32, 128.0, 78.0, 18.0),
-            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 213.0, 104.0, 36.0),
+            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 222.0, 104.0, 36.0),
             _ => tile(64, 32, 64.0, 49.0, 8.0),
         }
     }

@@ -146,6 +146,12 @@ impl From<(usize, usize)> for Grid {
     }
 }
 
+/// Counters for each sum over the rows that so many blocks leave: `sum_over_blocks` in `kernels/common.cuh`.
+pub fn counters_of(blocks: usize) -> usize {
+    const GROUP: usize = 32;
+    1 + blocks.div_ceil(GROUP)
+}
+
 /// Blocks of 256 threads that treat `n` elements, several each where there are many.
 pub fn elementwise(n: usize) -> Grid {
     const MOST: usize = 1024;

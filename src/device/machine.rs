@@ -180,7 +180,10 @@ impl Machine {
     /// Makes a program ready: a graph on a GPU, a list elsewhere.
     pub fn prepare(&mut self, program: Program) -> Result<Prepared> {
         self.traffic.programs += 1;
-        let calls = program.into_calls();
+        let calls = program.into_calls(|counters| {
+            let zeros = vec![0u32; counters];
+            Ok(self.alloc_with("counters", &zeros)?.buffer)
+        })?;
         let count = calls.len();
         let program = self.backend.prepare(calls, &self.addresses)?;
         self.calls.resize(program + 1, 0);

@@ -11,6 +11,7 @@ use bytemuck::Pod;
 use super::arena::ALIGN;
 use super::gpu::{Argument, Callee, Grid, Launch, Precision};
 use super::{Device, Slot, Target};
+use crate::error::Result;
 
 /// A buffer of a machine, in the order of allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,9 @@ pub struct Buffer(pub(super) usize);
 
 /// The first buffer: the arena that slots lie in.
 pub const ARENA: Buffer = Buffer(0);
+
+/// The counters of a program, which have no buffer before it is prepared.
+const COUNTERS: Buffer = Buffer(usize::MAX);
 
 /// A range of a buffer of `T`s.
 pub struct View<T> {
@@ -202,6 +206,18 @@ impl Call {
         }
     }
 
+    /// The ranges of counters that it names, before they have a buffer.
+    fn counters_mut(&mut self) -> impl Iterator<Item = &mut ByteRange> {
+        let arguments = match self {
+            Call::Launch(launch) => launch.arguments.as_mut_slice(),
+            Call::Host(_) => &mut [],
+        };
+        arguments.iter_mut().filter_map(|argument| match argument {
+            Argument::Write(range) if range.buffer == COUNTERS => Some(range),
+            _ => None,
+        })
+    }
+
     /// The launch of a kernel, if it is one.
     pub fn as_launch(&self) -> Option<&Launch> {
         match self {
@@ -225,6 +241,8 @@ pub struct Program {
     /// Where the arena that slots lie in begins in the first buffer, in floats.
     base: usize,
     calls: Vec<Call>,
+    /// How many counters its launches have.
+    counters: usize,
 }
 
 impl Program {
@@ -233,6 +251,7 @@ impl Program {
             target,
             base: 0,
             calls: Vec::new(),
+            counters: 0,
         }
     }
 
@@ -276,12 +295,39 @@ impl Program {
         &self.calls
     }
 
-    pub(super) fn into_calls(self) -> Vec<Call> {
-        self.calls
+    /// Counters that are 0 whenever a launch of theirs begins: the kernel leaves them so (`kernels/common.cuh`). Every
+    /// launch has its own.
+    pub fn counters(&mut self, len: usize) -> View<u32> {
+        let start = self.counters;
+        self.counters += len;
+        View {
+            buffer: COUNTERS,
+            start,
+            len,
+            of: PhantomData,
+        }
+    }
+
+    /// The calls, whose counters lie in the buffer that is made for so many.
+    pub(super) fn into_calls(
+        mut self,
+        make: impl FnOnce(usize) -> Result<Buffer>,
+    ) -> Result<Vec<Call>> {
+        if self.counters > 0 {
+            let buffer = make(self.counters)?;
+            self.calls
+                .iter_mut()
+                .flat_map(Call::counters_mut)
+                .for_each(|range| range.buffer = buffer);
+        }
+        Ok(self.calls)
     }
 
     /// Adds the calls of another program for the same machine.
-    pub fn append(&mut self, other: Program) {
+    pub fn append(&mut self, mut other: Program) {
+        let before = self.counters(other.counters).bytes().start;
+        let ranges = other.calls.iter_mut().flat_map(Call::counters_mut);
+        ranges.for_each(|range| range.start += before);
         self.calls.extend(other.calls);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fuse::fuse;
 use super::layout::Layout;
-use super::op::{Bwd, Fwd, MAX_INPUTS, Op};
+use super::op::{Bwd, Fwd, MAX_INPUTS, Op, Statistics};
 use super::params::Range;
 use super::plan::{Action, Plan, Task};
 use super::tape::{Node, Source, Tape};
@@ -66,20 +66,19 @@ impl Task<Operand> {
             add: false,
             work: Operand::None,
             state: Operand::None,
-            counts: Operand::None,
+            statistics: None,
+            has_statistics: false,
         }
     }
 
     fn operands(&self) -> impl Iterator<Item = Operand> {
-        let single = [
-            self.y,
-            self.saved,
-            self.dy,
-            self.work,
-            self.state,
-            self.counts,
-        ];
-        self.x.into_iter().chain(self.dx).chain(single)
+        let single = [self.y, self.saved, self.dy, self.work, self.state];
+        let statistics = self.statistics.into_iter().flat_map(Statistics::all);
+        self.x
+            .into_iter()
+            .chain(self.dx)
+            .chain(single)
+            .chain(statistics)
     }
 
     fn placed(self, slot: impl Fn(Operand) -> Slot) -> Task {
@@ -94,7 +93,31 @@ impl Task<Operand> {
             add: self.add,
             work: slot(self.work),
             state: slot(self.state),
-            counts: slot(self.counts),
+            statistics: self.statistics.map(|statistics| statistics.map(slot)),
+            has_statistics: self.has_statistics,
+        }
+    }
+}
+
+impl Statistics<Operand> {
+    fn all(self) -> [Operand; 5] {
+        [
+            self.gamma,
+            self.beta,
+            self.saved,
+            self.averages,
+            self.partial,
+        ]
+    }
+
+    fn map(self, slot: impl Fn(Operand) -> Slot) -> Statistics {
+        let [gamma, beta, saved, averages, partial] = self.all().map(slot);
+        Statistics {
+            gamma,
+            beta,
+            saved,
+            averages,
+            partial,
         }
     }
 }
@@ -202,11 +225,20 @@ impl Builder {
         if let Some(range) = state {
             task.state = Operand::Fixed(range.of(self.layout.buffers));
         }
-        if let (true, Some(before)) = (op.reads_counts(), self.op_of[inputs[0]]) {
-            // The op before leaves its sums there.
-            task.counts = self.buffer(counts(self.ops[before].as_ref(), self.device));
-            self.tasks[before].counts = task.counts;
-            self.live(before);
+        if let (true, Some(before)) = (op.wants_statistics(), self.op_of[inputs[0]]) {
+            let counts = counts(self.ops[before].as_ref(), self.device);
+            if counts > 0 && self.tasks[before].statistics.is_none() {
+                let [_, gamma, beta, ..] = task.x;
+                self.tasks[before].statistics = Some(Statistics {
+                    gamma,
+                    beta,
+                    saved: task.saved,
+                    averages: task.state,
+                    partial: self.buffer(counts),
+                });
+                self.live(before);
+                task.has_statistics = true;
+            }
         }
         self.op_of[id] = Some(self.ops.len());
         self.push(task);
@@ -367,7 +399,7 @@ fn needs(op: &dyn Op, device: Device) -> Needs {
     }
 }
 
-/// Floats of sums that an op leaves for a batch norm behind it.
+/// Floats in which an op adds up what a batch norm behind it needs.
 fn counts(op: &dyn Op, device: Device) -> usize {
     match device {
         Device::Cpu => 0,

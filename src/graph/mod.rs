@@ -12,7 +12,7 @@ mod session;
 mod tape;
 
 pub use layout::Layout;
-pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail};
+pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Statistics, Tail};
 pub use params::{Param, Params, Range, Role, Tensor};
 pub use plan::{Plan, Targets};
 pub use sample::Sample;

@@ -96,14 +96,13 @@ pub trait Op: Send + Sync {
         0
     }
 
-    /// Floats of sums per channel of the output, and of its squares, that the kernels of forward leave for a batch
-    /// norm behind this op: doubles, (parts, 2, channels).
+    /// Floats in which the kernels of forward add up what a batch norm behind this op needs; 0 if they cannot.
     fn cuda_counts(&self) -> usize {
         0
     }
 
-    /// Do the kernels of forward read such sums of the first operand, where the op before leaves them?
-    fn reads_counts(&self) -> bool {
+    /// Does this op normalise by statistics of the first operand, which the op before can make?
+    fn wants_statistics(&self) -> bool {
         false
     }
 
@@ -130,6 +129,19 @@ fn no_kernel(op: &str) -> Error {
     ))
 }
 
+/// Where the kernels of an op's forward find what they need to make the statistics of the batch norm behind it.
+#[derive(Clone, Copy, Default)]
+pub struct Statistics<T = Slot> {
+    pub gamma: T,
+    pub beta: T,
+    /// [`Op::cuda_saved`] of the batch norm.
+    pub saved: T,
+    /// Its state.
+    pub averages: T,
+    /// [`Op::cuda_counts`].
+    pub partial: T,
+}
+
 /// Where a forward kernel finds its operands; as [`Fwd`].
 pub struct FwdSlots {
     pub x: [Slot; MAX_INPUTS],
@@ -137,9 +149,10 @@ pub struct FwdSlots {
     pub saved: Slot,
     pub work: Slot,
     pub state: Slot,
-    /// Sums per channel, of the output if [`Op::cuda_counts`] or of `x[0]` if [`Op::reads_counts`]; empty where nobody
-    /// reads or leaves them.
-    pub counts: Slot,
+    /// Of the batch norm behind, if there is one whose statistics are to be made.
+    pub statistics: Option<Statistics>,
+    /// Has the op before made the statistics, if [`Op::wants_statistics`]?
+    pub has_statistics: bool,
     /// The step at hand.
     pub now: View<Step>,
 }

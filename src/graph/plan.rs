@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::freeze::freeze;
-use super::op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op};
+use super::op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Statistics};
 use super::params::Params;
 use super::tape::{Mode, Tape, Var};
 use crate::cpu::pool;
@@ -35,7 +35,9 @@ pub(super) struct Task<T = Slot> {
     pub add: bool,
     pub work: T,
     pub state: T,
-    pub counts: T,
+    /// Of a batch norm behind this op, or have those of this one been made?
+    pub statistics: Option<Statistics<T>>,
+    pub has_statistics: bool,
 }
 
 /// What a plan is to compute: forward to the outputs and, if `backward` names a tensor, back from it to
@@ -103,13 +105,13 @@ impl Plan {
     /// If an op has no kernel.
     pub fn emit(&self, now: View<Step>, program: &mut Program) -> Result<()> {
         let mut tasks = self.tasks.iter();
-        tasks.try_for_each(|task| self.emit_task(task, task.state, now, program))
+        tasks.try_for_each(|task| self.emit_task(task, true, now, program))
     }
 
     /// As [`Plan::emit`], for a second gradient: running averages stay as they are.
     pub fn emit_again(&self, now: View<Step>, program: &mut Program) -> Result<()> {
         let mut tasks = self.tasks.iter();
-        tasks.try_for_each(|task| self.emit_task(task, Slot::default(), now, program))
+        tasks.try_for_each(|task| self.emit_task(task, false, now, program))
     }
 
     /// As [`Plan::emit`], but forward and what follows it in programs of their own.
@@ -120,21 +122,22 @@ impl Plan {
     ) -> Result<()> {
         let mut tasks = self.tasks.iter();
         tasks.try_for_each(|task| match task.action {
-            Action::Forward => self.emit_task(task, task.state, now, forward),
-            Action::Backward | Action::Accumulate => {
-                self.emit_task(task, task.state, now, backward)
-            }
+            Action::Forward => self.emit_task(task, true, now, forward),
+            Action::Backward | Action::Accumulate => self.emit_task(task, true, now, backward),
         })
     }
 
+    /// `moves` says that running averages move on.
     fn emit_task(
         &self,
         task: &Task,
-        state: Slot,
+        moves: bool,
         now: View<Step>,
         program: &mut Program,
     ) -> Result<()> {
         let op = &self.ops[task.op];
+        let averages = |slot| if moves { slot } else { Slot::default() };
+        let state = averages(task.state);
         match (task.action, program.on_host()) {
             (Action::Forward, true) => host_fwd(op.clone(), task, state, now, program),
             (Action::Backward, true) => host_bwd(op.clone(), task, now, program),
@@ -151,7 +154,11 @@ impl Plan {
                     saved: task.saved,
                     work: task.work,
                     state,
-                    counts: task.counts,
+                    statistics: task.statistics.map(|statistics| Statistics {
+                        averages: averages(statistics.averages),
+                        ..statistics
+                    }),
+                    has_statistics: task.has_statistics,
                     now,
                 },
                 program,

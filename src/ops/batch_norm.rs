@@ -6,10 +6,9 @@
 //! `cpu::batch_norm`.
 
 use crate::cpu::batch_norm::{self, Affine, Averages, Saved, Then};
-use crate::device::Program;
-use crate::device::Slot;
-use crate::device::gpu::{PROCESSORS, elementwise, kernels, packs};
+use crate::device::gpu::{PROCESSORS, counters_of, elementwise, kernels, packs};
 use crate::device::program::doubles;
+use crate::device::{Program, Slot, View};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
@@ -60,9 +59,47 @@ impl BatchNorm {
         (pack, packs.div_ceil(256))
     }
 
-    /// Floats of the sums of all blocks, which are doubles.
+    /// Scale and offset, of what forward saved.
+    fn lines(&self, mut saved: Slot) -> Slot {
+        saved.take(2 * self.norm.channels);
+        saved
+    }
+
+    /// Floats of the sums of all blocks, which are doubles. Blocks have the same number of channels, up to 1024.
     fn sums(&self) -> usize {
-        4 * self.sum_blocks() * self.norm.channels
+        let channels = self.norm.channels;
+        4 * self.sum_blocks() * channels.next_multiple_of(channels.min(1024))
+    }
+
+    /// Counters of the blocks that add them up.
+    fn counters(&self, columns: usize, program: &mut Program) -> View<u32> {
+        program.counters(columns * counters_of(self.sum_blocks()))
+    }
+
+    /// Adds y = lines[0] x + lines[1] + r or, if `scaled`, lines[2] r; then max(y, 0) if `relu`. No r if that is empty.
+    fn apply(
+        &self,
+        x: Slot,
+        lines: Slot,
+        (scaled, r): (bool, Slot),
+        relu: bool,
+        y: Slot,
+        program: &mut Program,
+    ) {
+        let (packed, columns) = self.packs(&[x, r, y]);
+        let arguments = kernels::BatchNormApply {
+            x: x.into(),
+            lines: lines.into(),
+            scaled: scaled.into(),
+            residual: r.into(),
+            y: y.into(),
+            residuals: (r.len > 0).into(),
+            relu: relu.into(),
+            packed,
+            pixels: self.norm.pixels as i64,
+            channels: self.norm.channels as i32,
+        };
+        kernels::batch_norm_apply(program, (self.blocks(), columns), arguments);
     }
 }
 
@@ -134,143 +171,122 @@ impl Op for BatchNorm {
         }
     }
 
+    /// Mean, 1 / sqrt(var + eps), and z = scale x + offset of them.
+    fn cuda_saved(&self) -> usize {
+        2 * self.saved()
+    }
+
     fn cuda_fwd_work(&self) -> usize {
         if self.training { self.sums() } else { 0 }
     }
 
-    /// The sums, and two factors per channel.
+    /// The sums, the factors in dx, dz where nothing else is it.
     fn cuda_bwd_work(&self) -> usize {
-        self.sums() + 2 * self.norm.channels
+        let dz = if self.relu && !self.residual {
+            self.norm.pixels * self.norm.channels
+        } else {
+            0
+        };
+        dz + self.sums() + 3 * self.norm.channels
     }
 
-    fn reads_counts(&self) -> bool {
+    fn wants_statistics(&self) -> bool {
         self.training
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let ([x, gamma, beta, residual, ..], y) = (io.x, io.y);
         let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
-        let (packed, columns) = self.packs(&[x, residual, y]);
-        if self.training {
-            let mut partial = doubles(io.counts);
-            if partial.len == 0 {
-                partial = doubles(io.work);
-                let grid = (self.sum_blocks(), columns);
-                kernels::batch_norm_sums(program, grid, x, partial, packed, pixels, channels);
-            }
-            let blocks = (partial.len / (2 * self.norm.channels)) as i32;
-            let grid = self.norm.channels.div_ceil(4);
-            let (saved, averages) = (io.saved, io.state);
-            // There are none in a second gradient.
-            let running = i32::from(averages.len > 0);
-            kernels::batch_norm_finish(
-                program, grid, io.now, partial, saved, averages, running, blocks, pixels, channels,
-            );
+        let residual = if self.residual {
+            residual
+        } else {
+            Slot::default()
+        };
+        if !self.training {
+            let (packed, columns) = self.packs(&[x, residual, y]);
+            let arguments = kernels::BatchNormEval {
+                x: x.into(),
+                gamma: gamma.into(),
+                beta: beta.into(),
+                averages: io.state.into(),
+                residual: residual.into(),
+                y: y.into(),
+                residuals: self.residual.into(),
+                relu: self.relu.into(),
+                packed,
+                pixels,
+                channels,
+            };
+            kernels::batch_norm_eval(program, (self.blocks(), columns), arguments);
+            return Ok(());
         }
-        let launch = match self.training {
-            true => kernels::batch_norm_fwd,
-            false => kernels::batch_norm_eval,
-        };
-        let statistics = if self.training { io.saved } else { io.state };
-        let arguments = kernels::BatchNorm {
-            x: x.into(),
-            gamma: gamma.into(),
-            beta: beta.into(),
-            statistics: statistics.into(),
-            residual: residual.into(),
-            y: y.into(),
-            residuals: self.residual.into(),
-            relu: self.relu.into(),
-            packed,
-            pixels,
-            channels,
-        };
-        launch(program, (self.blocks(), columns), arguments);
+        if !io.has_statistics {
+            let (packed, columns) = self.packs(&[x]);
+            let arguments = kernels::BatchNormSums {
+                now: io.now,
+                x: x.into(),
+                gamma: gamma.into(),
+                beta: beta.into(),
+                partial: doubles(io.work),
+                counters: self.counters(columns, program),
+                saved: io.saved.into(),
+                averages: io.state.into(),
+                // There are none in a second gradient.
+                running: (io.state.len > 0).into(),
+                packed,
+                pixels,
+                channels,
+            };
+            kernels::batch_norm_sums(program, (self.sum_blocks(), columns), arguments);
+        }
+        let lines = self.lines(io.saved);
+        self.apply(x, lines, (false, residual), self.relu, y, program);
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, gamma, beta, ..], dy, saved) = (io.x, io.dy, io.saved);
+        let ([x, ..], dy) = (io.x, io.dy);
         let [dx, dgamma, dbeta, d_residual, ..] = io.dx;
-        let (pixels, channels) = (self.norm.pixels as i64, self.norm.channels as i32);
-        let (packed, columns) = self.packs(&[x, dy, io.y, dx, d_residual]);
-        let mut terms = io.work;
-        let partial = doubles(terms.take(self.sums()));
-        let grid = (self.sum_blocks(), columns);
-        // `dz` where it is written down, else `dy` and whether it is to be masked.
-        let (dz, mask) = match (self.residual, self.relu) {
+        let mut work = io.work;
+        let partial = doubles(work.take(self.sums()));
+        let terms = work.take(3 * self.norm.channels);
+        let dz = match (self.residual, self.relu) {
             (true, true) => {
-                // dz is written there.
                 assert!(
                     d_residual.len > 0,
                     "batch norm: a residual without gradient"
                 );
-                let arguments = kernels::BatchNormBwdResidual {
-                    x: x.into(),
-                    dy: dy.into(),
-                    gamma: gamma.into(),
-                    beta: beta.into(),
-                    saved: saved.into(),
-                    y: io.y.into(),
-                    dz: d_residual.into(),
-                    partial,
-                    packed,
-                    pixels,
-                    channels,
-                };
-                kernels::batch_norm_bwd_residual(program, grid, arguments);
-                (d_residual, 0)
+                d_residual
             }
-            (residual, relu) => {
+            (false, true) => work,
+            (residual, false) => {
                 if residual {
                     let n = dy.len;
                     kernels::add_bwd(program, elementwise(n), dy, d_residual, n as i64);
                 }
-                let relu = i32::from(relu);
-                let arguments = kernels::BatchNormBwdSums {
-                    x: x.into(),
-                    dy: dy.into(),
-                    gamma: gamma.into(),
-                    beta: beta.into(),
-                    saved: saved.into(),
-                    partial,
-                    relu,
-                    packed,
-                    pixels,
-                    channels,
-                };
-                kernels::batch_norm_bwd_sums(program, grid, arguments);
-                (dy, relu)
+                dy
             }
         };
-        let blocks = self.sum_blocks() as i32;
-        let grid = self.norm.channels.div_ceil(4);
-        let arguments = kernels::BatchNormBwdFinish {
+        let (packed, columns) = self.packs(&[x, dy, io.y, dz]);
+        let arguments = kernels::BatchNormBwdSums {
+            x: x.into(),
+            dy: dy.into(),
+            saved: io.saved.into(),
+            y: io.y.into(),
+            dz: if self.relu { dz } else { Slot::default() }.into(),
             partial,
-            gamma: gamma.into(),
-            saved: saved.into(),
+            counters: self.counters(columns, program),
             dgamma: dgamma.into(),
             dbeta: dbeta.into(),
             terms: terms.into(),
-            blocks,
-            pixels,
-            channels,
-        };
-        kernels::batch_norm_bwd_finish(program, grid, arguments);
-        let arguments = kernels::BatchNormBwd {
-            x: x.into(),
-            dz: dz.into(),
-            gamma: gamma.into(),
-            beta: beta.into(),
-            saved: saved.into(),
-            terms: terms.into(),
-            dx: dx.into(),
-            relu: mask,
+            residuals: self.residual.into(),
+            relu: self.relu.into(),
             packed,
-            pixels,
-            channels,
+            pixels: self.norm.pixels as i64,
+            channels: self.norm.channels as i32,
         };
-        kernels::batch_norm_bwd(program, (self.blocks(), columns), arguments);
+        kernels::batch_norm_bwd_sums(program, (self.sum_blocks(), columns), arguments);
+        self.apply(dz, terms, (true, x), false, dx, program);
         Ok(())
     }
 

@@ -9,13 +9,11 @@ mod tiling;
 use crate::cpu::batch_norm::{Affine, BatchNorm};
 use crate::cpu::conv::{self, Epilogue, Shape};
 use crate::cpu::{pool, sum_rows};
-use crate::device::Program;
-use crate::device::Slot;
 use crate::device::gpu::{Precision, elementwise, kernels};
 use crate::device::program::doubles;
+use crate::device::{Program, Slot, View};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
-use crate::ops::column_sums::Columns;
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Statistics, Tail, Var};
 use crate::ops::{Case, Row};
 use tiling::{Form, Gather, WeightForm, Weights, aligned};
 
@@ -168,21 +166,15 @@ impl Op for Conv2d {
     }
 
     fn cuda_counts(&self) -> usize {
-        let shape = *self.conv.shape();
-        Gather::forward(shape).tiles * 2 * 2 * shape.channels_out
+        Gather::forward(*self.conv.shape()).sums_len()
     }
 
-    /// dz where it differs from dy, parts of dw, the images' parts of db.
+    /// dz where it differs from dy, parts of dw and db.
     fn cuda_bwd_work(&self) -> usize {
         let shape = *self.conv.shape();
-        let parts = |precision| Weights::new(shape, precision).parts_len(shape);
+        let parts = |precision| Weights::new(shape, precision).parts_len;
         let dz = if self.relu { shape.output_len() } else { 0 };
-        let db = if self.bias {
-            shape.images * shape.channels_out
-        } else {
-            0
-        };
-        dz + parts(Precision::Fp32).max(parts(Precision::Tf32)) + db
+        dz + parts(Precision::Fp32).max(parts(Precision::Tf32))
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
@@ -197,8 +189,16 @@ impl Op for Conv2d {
             }
         };
         let bias = operand(self.bias, 2);
-        let gamma = operand(self.norm, 2 + usize::from(self.bias));
-        let beta = operand(self.norm, 3 + usize::from(self.bias));
+        // In training of the batch norm behind.
+        let counters = match io.statistics {
+            Some(_) => program.counters(gather.counters()),
+            None => View::default(),
+        };
+        let norm = io.statistics.unwrap_or(Statistics {
+            gamma: operand(self.norm, 2 + usize::from(self.bias)),
+            beta: operand(self.norm, 3 + usize::from(self.bias)),
+            ..Statistics::default()
+        });
         let residual = operand(self.residual, self.residual_place());
         let geometry = kernels::Conv {
             aligned_in: aligned(x, shape.channels_in),
@@ -207,7 +207,8 @@ impl Op for Conv2d {
             normed: self.norm.into(),
             residual: self.residual.into(),
             relu: self.relu.into(),
-            counted: (io.counts.len > 0).into(),
+            counted: io.statistics.is_some().into(),
+            running: (norm.averages.len > 0).into(),
             ..gather.geometry
         };
         let launch = match (program.conv_precision(), gather.form) {
@@ -226,12 +227,16 @@ impl Op for Conv2d {
             x: x.into(),
             w: w.into(),
             b: bias.into(),
-            gamma: gamma.into(),
-            beta: beta.into(),
+            gamma: norm.gamma.into(),
+            beta: norm.beta.into(),
             averages: io.state.into(),
             r: residual.into(),
             y: io.y.into(),
-            counts: doubles(io.counts),
+            now: io.now,
+            partial: doubles(norm.partial),
+            counters,
+            saved: norm.saved.into(),
+            running: norm.averages.into(),
             c: geometry,
         };
         launch(program, gather.grid, arguments);
@@ -275,13 +280,10 @@ impl Op for Conv2d {
         }
         if dw.len > 0 {
             let weights = Weights::new(shape, program.conv_precision());
-            let parts = match weights.parts {
-                1 => dw,
-                _ => work.take(weights.parts_len(shape)),
-            };
             let geometry = kernels::Conv {
                 aligned_in: aligned(x, shape.channels_in),
                 aligned_w: aligned(dz, shape.channels_out),
+                biased: (self.bias && db.len > 0).into(),
                 ..weights.geometry
             };
             let launch = match (program.conv_precision(), weights.form) {
@@ -295,30 +297,21 @@ impl Op for Conv2d {
                 }
                 (Precision::Fp32, WeightForm::Any) => kernels::conv2d_bwd_w_fp32_any,
             };
+            let parts = work.take(weights.parts_len);
+            let counters = program.counters(weights.counters);
+            let tiles = weights.tiles as i32;
             launch(
                 program,
                 weights.grid,
                 x,
                 dz,
+                dw,
+                if self.bias { db } else { Slot::default() },
                 parts,
+                counters,
                 geometry,
-                weights.tiles as i32,
+                tiles,
             );
-            if weights.parts > 1 {
-                Columns::of(weights.parts, dw.len).emit_sums(parts, dw, program);
-            }
-        }
-        if self.bias && db.len > 0 {
-            // Image by image, then over the images.
-            let (images, channels) = (shape.images, db.len);
-            let sums = work.take(images * channels);
-            let of_image = Columns {
-                parts: images,
-                part: dz.len / images,
-                ..Columns::of(dz.len / images / channels, channels)
-            };
-            of_image.emit_sums(dz, sums, program);
-            Columns::of(images, channels).emit_sums(sums, db, program);
         }
         Ok(())
     }

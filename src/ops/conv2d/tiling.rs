@@ -3,7 +3,7 @@
 
 use crate::cpu::conv::Shape;
 use crate::device::Slot;
-use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, kernels};
+use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, counters_of, kernels};
 
 /// Blocks that run at the same time.
 const BLOCKS: usize = 2 * PROCESSORS;
@@ -113,8 +113,6 @@ pub struct Gather {
     pub form: Form,
     pub geometry: kernels::Conv,
     pub grid: Grid,
-    /// Tiles of pixels.
-    pub tiles: usize,
 }
 
 impl Gather {
@@ -200,8 +198,19 @@ impl Gather {
                 blocks: [tiles.count, y, classes].map(|n| n as u32),
                 shared: shared as u32,
             },
-            tiles: tiles.count,
         }
+    }
+
+    /// Floats of the sums per channel of all blocks.
+    pub fn sums_len(&self) -> usize {
+        let [tiles, channels, classes] = self.grid.blocks.map(|n| n as usize);
+        tiles * classes * channels * 2 * 2 * self.form.channels()
+    }
+
+    /// Counters of the blocks that add them up.
+    pub fn counters(&self) -> usize {
+        let [tiles, channels, classes] = self.grid.blocks.map(|n| n as usize);
+        channels * counters_of(tiles * classes)
     }
 }
 
@@ -218,30 +227,49 @@ pub enum WeightForm {
     Any,
 }
 
-/// A launch that computes parts of dw.
+impl WeightForm {
+    fn channels(self) -> (usize, usize) {
+        match self {
+            WeightForm::Small => (16, 16),
+            WeightForm::Square | WeightForm::Any => (32, 32),
+            WeightForm::Tall => (64, 32),
+        }
+    }
+}
+
+/// A launch that computes dw and db.
 pub struct Weights {
     pub form: WeightForm,
     pub geometry: kernels::Conv,
     pub grid: Grid,
     /// Tiles of pixels.
     pub tiles: usize,
-    /// Parts, each the size of dw.
-    pub parts: usize,
+    /// Floats of the parts; none where there is one, which is all.
+    pub parts_len: usize,
+    /// Counters of the blocks that add them up.
+    pub counters: usize,
 }
 
 impl Weights {
     pub fn new(shape: Shape, precision: Precision) -> Weights {
         let (channels_out, channels_in) = (shape.channels_out, shape.channels_in);
+        let blocks = |form: WeightForm| {
+            let (out, inn) = form.channels();
+            channels_out.div_ceil(out) * channels_in.div_ceil(inn)
+        };
+        // Few parts are soon added up.
+        const PARTS: usize = 16;
+        let few = |form| channels_out.min(channels_in) > 16 && blocks(form) * PARTS >= BLOCKS;
         let form = match precision {
             _ if shape.kernel != 3 => WeightForm::Any,
-            _ if channels_out.min(channels_in) <= 16 => WeightForm::Small,
-            Precision::Tf32 if channels_out > 32 => WeightForm::Tall,
-            _ => WeightForm::Square,
+            Precision::Tf32 if channels_out > 32 && few(WeightForm::Tall) => WeightForm::Tall,
+            _ if few(WeightForm::Square) => WeightForm::Square,
+            _ => WeightForm::Small,
         };
-        let (out, inn, most) = match form {
-            WeightForm::Small => (16, 16, 128),
-            WeightForm::Square | WeightForm::Any => (32, 32, 128),
-            WeightForm::Tall => (64, 32, 64),
+        let (out, inn) = form.channels();
+        let most = match form {
+            WeightForm::Tall => 64,
+            _ => 128,
         };
         let (span, taps) = match form {
             WeightForm::Any => (1, 1),
@@ -255,7 +283,7 @@ impl Weights {
             let tiles = Tiles::new(shape.images, grid, pixels);
             let patch = tiles.patch_pixels(reach);
             let stages = 2 * (patch * (inn + 8) + pixels * (out + 8));
-            (tiles, 4 * stages.max(out * inn * taps))
+            (tiles, 4 * stages.max(out * inn * taps + out))
         };
         let fits = |pixels: &usize| sizes(*pixels).1 <= GOOD_SHARED;
         let pixels = [most, most / 2, most / 4].into_iter().find(fits);
@@ -278,16 +306,11 @@ impl Weights {
                 shared: shared as u32,
             },
             tiles: tiles.count,
-            parts,
-        }
-    }
-
-    /// Floats of the parts; none where there is one, which is dw.
-    pub fn parts_len(&self, shape: Shape) -> usize {
-        if self.parts > 1 {
-            self.parts * shape.weight_len()
-        } else {
-            0
+            parts_len: match parts {
+                1 => 0,
+                _ => parts * blocks[0] * blocks[1] * (out * inn * taps + out),
+            },
+            counters: blocks[0] * blocks[1] * counters_of(parts),
         }
     }
 }
