@@ -1,8 +1,8 @@
-//! Sixteen `f32` lanes at a time, on AVX-512 where the machine has it.
+//! Sixteen `f32` lanes at a time: one vector of AVX-512 where the machine has it, two of AVX2 elsewhere.
 //!
 //! The crate is compiled for AVX2. A hot loop is written once, as an `#[inline(always)]` function that is
 //! generic over [`Simd`]; [`multiversion!`] wraps it in a function that picks the instruction set at run
-//! time. Both versions do the same operations in the same order on the same sixteen lanes (fused
+//! time. All versions do the same operations in the same order on the same sixteen lanes (fused
 //! multiply-adds included, on machines that have them), so they agree bit for bit; convolutions, which leave out some
 //! products with the zeros around images, for finite numbers.
 
@@ -162,196 +162,34 @@ macro_rules! operators {
     )*};
 }
 
-/// Whatever the crate was compiled for: the compiler makes vector instructions out of loops over 16.
-#[derive(Clone, Copy)]
-pub struct Portable;
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub struct PortableV([f32; LANES]);
-
-impl PortableV {
-    #[inline(always)]
-    fn map(self, f: impl Fn(f32) -> f32) -> Self {
-        PortableV(self.0.map(f))
-    }
-
-    #[inline(always)]
-    fn zip(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        PortableV(std::array::from_fn(|i| f(self.0[i], b.0[i])))
-    }
-}
-
-operators!(PortableV,
-    Add add |a: Self, b: Self| a.zip(b, |x, y| x + y);
-    Sub sub |a: Self, b: Self| a.zip(b, |x, y| x - y);
-    Mul mul |a: Self, b: Self| a.zip(b, |x, y| x * y);
-    Div div |a: Self, b: Self| a.zip(b, |x, y| x / y);
-);
-
-impl Simd for Portable {
-    type V = PortableV;
-    const WIDE: bool = false;
-
-    #[inline(always)]
-    fn splat(self, x: f32) -> PortableV {
-        PortableV([x; LANES])
-    }
-
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> PortableV {
-        PortableV(*x)
-    }
-}
-
-/// 2^n for integral n in -126..=127.
-#[inline(always)]
-fn power_of_two(n: f32) -> f32 {
-    // Behind 2^23, the last bits of a float count ones; what is above them is shifted out.
-    f32::from_bits((n + (8_388_608.0 + 127.0)).to_bits() << 23)
-}
-
-impl Vector for PortableV {
-    #[inline(always)]
-    fn store(self, to: &mut [f32; LANES]) {
-        *to = self.0;
-    }
-
-    #[inline(always)]
-    fn mul_add(self, b: Self, c: Self) -> Self {
-        PortableV(std::array::from_fn(|i| {
-            // Without the instruction, `mul_add` would be a call of the C library.
-            if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-                self.0[i].mul_add(b.0[i], c.0[i])
-            } else {
-                self.0[i] * b.0[i] + c.0[i]
-            }
-        }))
-    }
-
-    #[inline(always)]
-    fn max(self, b: Self) -> Self {
-        self.zip(b, |x, y| if x > y { x } else { y })
-    }
-
-    #[inline(always)]
-    fn abs(self) -> Self {
-        self.map(f32::abs)
-    }
-
-    #[inline(always)]
-    fn round(self) -> Self {
-        self.map(f32::round_ties_even)
-    }
-
-    #[inline(always)]
-    fn scale(self, n: Self) -> Self {
-        // Half the exponent at a time reaches the subnormal results too.
-        let half = n.map(|n| (n * 0.5).floor());
-        self * half.map(power_of_two) * (n - half).map(power_of_two)
-    }
-
-    #[inline(always)]
-    fn where_le(self, a: Self, b: Self, other: Self) -> Self {
-        PortableV(std::array::from_fn(|i| {
-            if a.0[i] <= b.0[i] {
-                self.0[i]
-            } else {
-                other.0[i]
-            }
-        }))
-    }
-}
+#[cfg(all(
+    target_arch = "x86_64",
+    target_feature = "avx2",
+    target_feature = "fma"
+))]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+// Tests compare the others with it.
+#[cfg(any(
+    test,
+    not(all(
+        target_arch = "x86_64",
+        target_feature = "avx2",
+        target_feature = "fma"
+    ))
+))]
+mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use super::{LANES, Simd, Vector};
-    use std::arch::x86_64::*;
-    use std::ops::{Add, Div, Mul, Sub};
-    /// Made by [`Avx512::detect`] only.
-    #[derive(Clone, Copy)]
-    pub struct Avx512(());
-
-    impl Avx512 {
-        /// # Panics
-        /// If the environment chooses an instruction set that is not here, which programs ask before.
-        #[inline(always)]
-        pub fn detect() -> Option<Avx512> {
-            let used = super::avx512().unwrap_or_else(|e| panic!("{e}"));
-            used.then_some(Avx512(()))
-        }
+std::cfg_select! {
+    all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma") => {
+        pub use avx2::BASE;
     }
-
-    #[derive(Clone, Copy)]
-    pub struct Avx512V(__m512);
-
-    // SAFETY (of every block below): an `Avx512` or a vector made from one proves that `avx512f` was
-    // detected, and loads and stores go through references to 16 values.
-    operators!(Avx512V,
-        Add add |a: Self, b: Self| Avx512V(unsafe { _mm512_add_ps(a.0, b.0) });
-        Sub sub |a: Self, b: Self| Avx512V(unsafe { _mm512_sub_ps(a.0, b.0) });
-        Mul mul |a: Self, b: Self| Avx512V(unsafe { _mm512_mul_ps(a.0, b.0) });
-        Div div |a: Self, b: Self| Avx512V(unsafe { _mm512_div_ps(a.0, b.0) });
-    );
-
-    impl Simd for Avx512 {
-        type V = Avx512V;
-        const WIDE: bool = true;
-
-        #[inline(always)]
-        fn splat(self, x: f32) -> Avx512V {
-            Avx512V(unsafe { _mm512_set1_ps(x) })
-        }
-
-        #[inline(always)]
-        fn load(self, x: &[f32; LANES]) -> Avx512V {
-            Avx512V(unsafe { _mm512_loadu_ps(x.as_ptr()) })
-        }
-    }
-
-    impl Vector for Avx512V {
-        #[inline(always)]
-        fn store(self, to: &mut [f32; LANES]) {
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
-        }
-
-        #[inline(always)]
-        fn mul_add(self, b: Self, c: Self) -> Self {
-            Avx512V(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
-        }
-
-        #[inline(always)]
-        fn max(self, b: Self) -> Self {
-            Avx512V(unsafe { _mm512_max_ps(self.0, b.0) })
-        }
-
-        #[inline(always)]
-        fn abs(self) -> Self {
-            Avx512V(unsafe { _mm512_abs_ps(self.0) })
-        }
-
-        #[inline(always)]
-        fn round(self) -> Self {
-            Avx512V(unsafe {
-                _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)
-            })
-        }
-
-        #[inline(always)]
-        fn scale(self, n: Self) -> Self {
-            Avx512V(unsafe { _mm512_scalef_ps(self.0, n.0) })
-        }
-
-        #[inline(always)]
-        fn where_le(self, a: Self, b: Self, other: Self) -> Self {
-            Avx512V(unsafe {
-                let le = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a.0, b.0);
-                _mm512_mask_blend_ps(le, other.0, self.0)
-            })
-        }
+    _ => {
+        pub use portable::BASE;
     }
 }
 
@@ -374,7 +212,7 @@ macro_rules! multiversion {
                     return unsafe { wide(s, $($arg),*) };
                 }
             }
-            $body($crate::cpu::simd::Portable, $($arg),*)
+            $body($crate::cpu::simd::BASE, $($arg),*)
         }
     };
 }
@@ -388,4 +226,78 @@ multiversion! {
 #[inline(always)]
 fn is_wide<S: Simd>(_: S) -> bool {
     S::WIDE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::portable::Portable;
+    use super::*;
+
+    const VALUES: [f32; LANES] = [
+        0.0,
+        -0.0,
+        1.0,
+        -2.5,
+        0.1,
+        3.7e-5,
+        -8.0e6,
+        1.5e-39,
+        f32::MIN_POSITIVE,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        0.5,
+        -1.5,
+        126.3,
+    ];
+    const EXPONENTS: [f32; LANES] = [
+        0.0, 1.0, -1.0, 2.0, -126.0, -127.0, -149.0, 10.0, -20.0, 127.0, 128.0, -252.0, 254.0, 3.0,
+        -3.0, 7.0,
+    ];
+
+    /// Every operation on every pair of values, as bits; one NaN is as good as another.
+    fn results<S: Simd>(s: S) -> Vec<u32> {
+        let a = s.load(&VALUES);
+        let mut all = vec![
+            a.abs(),
+            a.round(),
+            s.splat(2.5),
+            s.load_partial(&VALUES[..5]),
+        ];
+        for turn in 0..LANES {
+            let mut turned = VALUES;
+            turned.rotate_left(turn);
+            let b = s.load(&turned);
+            let mut exponents = EXPONENTS;
+            exponents.rotate_left(turn);
+            all.extend([
+                a + b,
+                a - b,
+                a * b,
+                a / b,
+                a.max(b),
+                a.mul_add(b, s.splat(0.3)),
+            ]);
+            all.extend([a.where_le(b, s.splat(0.2), b), a.scale(s.load(&exponents))]);
+        }
+        let lanes = all.into_iter().flat_map(|v| v.to_array());
+        let same_nan = |x: f32| if x.is_nan() { f32::NAN } else { x };
+        lanes.map(|x| same_nan(x).to_bits()).collect()
+    }
+
+    #[test]
+    fn all_instruction_sets_agree_bit_for_bit() {
+        let expected = results(Portable);
+        assert_eq!(results(BASE), expected);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(s) = Avx512::detect() {
+            #[target_feature(enable = "avx512f")]
+            fn wide(s: Avx512) -> Vec<u32> {
+                results(s)
+            }
+            // SAFETY: `s` proves that the instruction set is there.
+            assert_eq!(unsafe { wide(s) }, expected);
+        }
+    }
 }
