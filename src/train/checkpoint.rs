@@ -161,12 +161,17 @@ impl Checkpoints {
         let (rest, mut told) = (Rest::new(self.log), Vec::new());
         for path in files {
             let shown = path.display();
-            let Some(owner) = owner(&path) else {
-                // If it has a run's name, that run tells.
-                if !self.runs.iter().any(|run| self.path_of(run) == path) {
-                    told.push(format!("{shown} is damaged, and no run's; delete it"));
+            let owner = match owner(&path) {
+                Ok(owner) => owner,
+                // Another process has finished the run in between.
+                Err(e) if files::absent(&e) => continue,
+                Err(_) => {
+                    // If it has a run's name, that run tells.
+                    if !self.runs.iter().any(|run| self.path_of(run) == path) {
+                        told.push(format!("{shown} is damaged, and no run's; delete it"));
+                    }
+                    continue;
                 }
-                continue;
             };
             if stored(&owner.run) {
                 let _ = fs::remove_file(&path);
@@ -226,22 +231,25 @@ impl Checkpoints {
 }
 
 /// What a file says of its owner. Of its data nothing is read.
-fn owner(path: &Path) -> Option<Owner> {
+fn owner(path: &Path) -> io::Result<Owner> {
     #[derive(Deserialize)]
     struct Header {
         __metadata__: HashMap<String, String>,
     }
     /// As safetensors has it.
     const LONGEST: u64 = 100_000_000;
-    let mut file = files::open(path).ok()?;
+    let mut file = files::open(path)?;
     let mut length = [0; 8];
-    file.read_exact(&mut length).ok()?;
+    file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
+    if length > LONGEST {
+        return Err(ErrorKind::InvalidData.into());
+    }
     let mut header = Vec::new();
-    let header =
-        (length <= LONGEST).then(|| file.take(length).read_to_end(&mut header).map(|_| header))?;
-    let header: Header = serde_json::from_slice(&header.ok()?).ok()?;
-    serde_json::from_str(header.__metadata__.get(OWNER)?).ok()
+    file.take(length).read_to_end(&mut header)?;
+    let header: Header = serde_json::from_slice(&header)?;
+    let owner = header.__metadata__.get(OWNER);
+    Ok(serde_json::from_str(owner.map_or("", |text| text))?)
 }
 
 /// Where a run stands.
@@ -347,7 +355,7 @@ impl Place<'_> {
         };
         let shown = path.display();
         let rest = Rest::new(self.of.log);
-        if owner(&path).is_some_and(|owner| !owner.other_than(self.run, &rest).is_empty()) {
+        if owner(&path).is_ok_and(|owner| !owner.other_than(self.run, &rest).is_empty()) {
             // Somebody has renamed it; [`Checkpoints::settle`] has told of it.
             return Ok(None);
         }

@@ -340,6 +340,16 @@ fn a_damaged_checkpoint_is_told_and_its_run_starts_anew() {
 }
 
 #[test]
+fn a_checkpoint_that_another_process_removes_meanwhile_is_not_damaged() {
+    let folder = folder(&perceptrons());
+    fs::create_dir_all(folder.path(FOLDER)).unwrap();
+    // It is listed, and is not there.
+    std::os::unix::fs::symlink("gone", folder.path(FOLDER).join("link.safetensors")).unwrap();
+    let ran = folder.run("train exp.json --epochs 1").code(0);
+    assert!(!ran.stderr.contains("link.safetensors"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_told_before_anything_is_trained() {
     let folder = folder(&long());
     folder.write(FOLDER, "a file");

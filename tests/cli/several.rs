@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::common::program::{Folder, Ran, runs_in, send, without_times};
@@ -41,6 +41,8 @@ fn folder(config: &Value) -> Folder {
 /// A process that trains, with what it says.
 struct Process {
     child: Child,
+    /// Read all the time: a process that nobody reads from stops.
+    stdout: JoinHandle<Vec<u8>>,
     stderr: BufReader<ChildStderr>,
     told: String,
 }
@@ -53,8 +55,15 @@ impl Process {
             .spawn()
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut stdout = child.stdout.take().unwrap();
+        let stdout = thread::spawn(move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).unwrap();
+            all
+        });
         Process {
             child,
+            stdout,
             stderr,
             told: String::new(),
         }
@@ -74,9 +83,11 @@ impl Process {
 
     fn ends(mut self) -> Ran {
         self.stderr.read_to_string(&mut self.told).unwrap();
-        let mut ran = Ran::from(self.child.wait_with_output().unwrap());
-        ran.stderr = self.told;
-        ran
+        Ran {
+            code: self.child.wait().unwrap().code(),
+            stdout: String::from_utf8(self.stdout.join().unwrap()).unwrap(),
+            stderr: self.told,
+        }
     }
 
     fn killed(mut self) -> Ran {
