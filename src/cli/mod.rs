@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod completions;
 mod config;
+mod dashboard;
 mod data;
 mod device;
 mod groups;
@@ -56,6 +57,7 @@ pub struct Cli {
 enum Command {
     Train(train::Train),
     Status(status::Args),
+    Dashboard(dashboard::Dashboard),
     Slurm(slurm::Slurm),
     /// Compare this build with the reference's numbers
     Verify(verify::Verify),
@@ -88,6 +90,7 @@ impl Cli {
         match self.command {
             Command::Train(command) => command.run(),
             Command::Status(command) => command.run(),
+            Command::Dashboard(command) => command.run(),
             Command::Slurm(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Config(command) => command.run(),

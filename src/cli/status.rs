@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::print::{self, count};
 use crate::error::Result;
-use crate::results::progress::{self, Status, duration};
+use crate::results::progress::{Status, Watch, duration};
 
 /// How far a sweep is that is being trained, by one process or by many
 #[derive(clap::Args)]
@@ -34,8 +34,9 @@ impl Args {
             true => PathBuf::from(&self.id),
             false => self.output_dir.join(format!("{}.json", self.id)),
         };
+        let mut watch = Watch::default();
         loop {
-            let status = progress::status(&path)?;
+            let status = watch.status(&path)?;
             self.print(&status)?;
             let all_done = status.running.is_empty() && status.to_go == 0;
             let Some(pause) = self.watch.filter(|_| !all_done) else {
@@ -57,7 +58,8 @@ impl Args {
     }
 }
 
-fn text(status: &Status) -> String {
+/// `3 of 12 runs done, 1 running, ...`
+pub(super) fn summary(status: &Status) -> String {
     let Status {
         done,
         running,
@@ -72,14 +74,17 @@ fn text(status: &Status) -> String {
         None if running.is_empty() => ", and nobody is at work".into(),
         None => String::new(),
     };
-    let mut lines = vec![format!(
-        "{}: {done} of {} done, {} running, {} failed, {to_go} to go{left}",
-        status.output.display(),
+    format!(
+        "{done} of {} done, {} running, {} failed, {to_go} to go{left}",
         count(all, "run"),
         running.len(),
         failed.len(),
-    )];
-    for run in running {
+    )
+}
+
+fn text(status: &Status) -> String {
+    let mut lines = vec![format!("{}: {}", status.output.display(), summary(status))];
+    for run in &status.running {
         let stands = match &run.under_way {
             None => String::new(),
             Some(way) => {
@@ -103,7 +108,7 @@ fn text(status: &Status) -> String {
             run.run, run.pid, run.host
         ));
     }
-    let failed = failed.iter();
+    let failed = status.failed.iter();
     lines.extend(failed.map(|run| format!("failed   {}: {}", run.run, run.error)));
     lines.join("\n")
 }

@@ -23,10 +23,10 @@ use crate::device::{Device, Target};
 use crate::error::{Error, Kind, Result};
 use crate::results::file::Shared;
 use crate::results::identity::{Identity, Index};
-use crate::results::progress::{Planned, duration};
+use crate::results::progress::{Planned, Watch, duration};
 use crate::results::store::{Options, Overwrite, Store};
 use crate::results::tensorboard::Board;
-use crate::results::{Epoch, RunResult, escape, output, progress};
+use crate::results::{Epoch, RunResult, escape, output};
 use crate::stop;
 use crate::train::LogSteps;
 use crate::train::checkpoint::Checkpoints;
@@ -278,7 +278,9 @@ impl Train {
         let missing = |run: &&RunConfig| done.get(&identity(run, &nothing, None)).is_none();
         let left = runs.iter().filter(missing).count();
         let running = match unclaimed {
-            true => progress::status(&path).map_or(0, |status| status.running.len()),
+            true => Watch::default()
+                .status(&path)
+                .map_or(0, |status| status.running.len()),
             false => 0,
         };
         times.retain(|time| time.is_finite());

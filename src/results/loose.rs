@@ -7,7 +7,7 @@
 //! The folder also holds the claims of the runs that are under way (`writers.rs`), `<hash>.failed`, why a run could not be
 //! trained to its end, and `plan`, what is to be done (`progress.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -68,6 +68,17 @@ impl Loose {
                 since: Instant::now(),
             }),
         }
+    }
+
+    /// The ids of the outputs in a folder that have such runs, or would have.
+    pub fn outputs(dir: &Path) -> io::Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name().into_string().unwrap_or_default();
+            let id = name.strip_prefix('.').and_then(|n| n.strip_suffix(".runs"));
+            ids.extend(id.map(str::to_owned));
+        }
+        Ok(ids)
     }
 
     pub fn folder(&self) -> &Path {

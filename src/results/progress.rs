@@ -4,11 +4,12 @@
 //! others too, by the files of runs that are finished, claimed or have failed. So nothing here reads the output itself
 //! as long as somebody is at work on it, or has more to do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::file::Stamp;
 use super::loose::Loose;
 use super::writers::{self, About, UnderWay};
 use super::{file, output};
@@ -62,36 +63,83 @@ pub struct Failed {
     pub error: String,
 }
 
-/// # Errors
-/// A usage error if there is no such output, and none under way.
-pub fn status(path: &Path) -> Result<Status> {
-    let nothing = || {
-        let path = path.display();
-        Error::usage(format!("{path}: no such output, and nobody is training it"))
-    };
-    let target = file::target(path).map_err(|_| nothing())?;
-    let failed = |e| Error::io("read what is beside", path, &e);
-    let loose = Loose::of(&target);
-    let Some(plan) = loose.plan()? else {
-        // Nothing is left to do.
-        let mut done = 0;
-        match target.exists() {
-            true => output::for_each_run(path, |_, _| {
-                done += 1;
-                Ok(())
-            })?,
-            false => return Err(nothing()),
+/// Looks at sweeps again and again. What has not changed since is not read again.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// The runs of outputs that nobody is adding to.
+    known: HashMap<PathBuf, (Stamp, usize)>,
+}
+
+impl Watch {
+    /// How far a sweep is.
+    ///
+    /// # Errors
+    /// A usage error if there is no such output, and none under way.
+    pub fn status(&mut self, path: &Path) -> Result<Status> {
+        let nothing = || {
+            let path = path.display();
+            Error::usage(format!("{path}: no such output, and nobody is training it"))
+        };
+        let target = file::target(path).map_err(|_| nothing())?;
+        let loose = Loose::of(&target);
+        if let Some(plan) = loose.plan()? {
+            self.known.remove(path);
+            return under_way(path, &target, &loose, plan);
         }
-        return Ok(Status {
+        // Nothing is left to do.
+        let failed = |e| Error::io("read", path, &e);
+        let stamp = Stamp::of(&target).map_err(failed)?.ok_or_else(nothing)?;
+        let done = match self.known.get(path) {
+            Some((before, done)) if *before == stamp => *done,
+            _ => self.count(path, &loose, stamp)?,
+        };
+        Ok(Status {
             output: path.to_owned(),
             done,
             running: Vec::new(),
             failed: Vec::new(),
             to_go: 0,
             seconds_left: Some(0.0),
-        });
-    };
-    let at_work = writers::at_work(&file::beside(&target, "writers")).map_err(failed)?;
+        })
+    }
+
+    fn count(&mut self, path: &Path, loose: &Loose, stamp: Stamp) -> Result<usize> {
+        let mut done = 0;
+        output::for_each_run(path, |_, _| {
+            done += 1;
+            Ok(())
+        })?;
+        let beside = loose.finished();
+        if beside.is_ok_and(|runs| runs.is_empty()) {
+            self.known.insert(path.to_owned(), (stamp, done));
+        }
+        Ok(done)
+    }
+
+    /// All sweeps of a folder, by their ids.
+    ///
+    /// # Errors
+    /// If the folder cannot be read. A sweep that cannot has an error of its own.
+    pub fn folder(&mut self, dir: &Path) -> Result<Vec<(String, Result<Status>)>> {
+        let under_way = Loose::outputs(dir).map_err(|e| Error::io("read", dir, &e))?;
+        let mut ids = output::stems(dir, "json")?;
+        ids.extend(under_way);
+        let mut all = Vec::new();
+        for id in ids {
+            let path = dir.join(format!("{id}.json"));
+            let status = self.status(&path);
+            // Others may have ended, or removed it, in between.
+            let gone = status.is_err() && !path.exists();
+            all.extend((!gone).then_some((id, status)));
+        }
+        self.known.retain(|path, _| path.exists());
+        Ok(all)
+    }
+}
+
+fn under_way(path: &Path, target: &Path, loose: &Loose, plan: Plan) -> Result<Status> {
+    let failed = |e| Error::io("read what is beside", path, &e);
+    let at_work = writers::at_work(&file::beside(target, "writers")).map_err(failed)?;
     let claims = loose.claims().map_err(failed)?;
     let failures: BTreeSet<String> = loose.failed().map_err(failed)?.into_iter().collect();
     let finished: BTreeSet<String> = loose.finished().map_err(failed)?.into_iter().collect();

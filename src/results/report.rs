@@ -30,46 +30,72 @@ const LOGGED: usize = 1000;
 /// The HTML of a report on these experiments. `rank_by` is the metric that tells which settings are best, in tables and figures;
 /// with a `target`, a score as a fraction or a loss, the table says how many epochs and seconds each method takes to it.
 pub fn html(records: &[Record], rank_by: &str, target: Option<f64>) -> Result<String> {
+    let Parts { sections, data } = parts(records, rank_by, target)?;
+    let overview = match records.len() {
+        0 | 1 => String::new(),
+        _ => overview(records, rank_by)?,
+    };
+    // No tag can end or begin inside the script element then.
+    let data = data.to_string().replace('<', "\\u003c");
+    let mut names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
+    names.dedup();
+    let title = escape::xml(&format!("Report: {}", names.join(", ")));
+    let made = escape::xml(&made());
+    let places = [
+        ("TITLE", title.as_str()),
+        ("OVERVIEW", &overview),
+        ("SECTIONS", &sections),
+        ("MADE", &made),
+        ("DATA", &data),
+    ];
+    Ok(page(include_str!("../../assets/report.html"), &places))
+}
+
+/// What a page shows of experiments.
+pub struct Parts {
+    /// HTML that can be read without scripts.
+    pub sections: String,
+    /// What scripts draw figures from.
+    pub data: Value,
+}
+
+/// As [`html`], for other pages.
+pub fn parts(records: &[Record], rank_by: &str, target: Option<f64>) -> Result<Parts> {
     let tables: Vec<Table> = records
         .iter()
         .map(|record| table(record, rank_by, target))
         .collect::<Result<_>>()?;
     let both = || records.iter().zip(&tables);
-    let sections: String = both()
+    let sections = both()
         .enumerate()
-        .map(|(nth, (record, table))| section(nth, record, table))
-        .collect();
-    let overview = match records.len() {
-        0 | 1 => String::new(),
-        _ => overview(records, rank_by)?,
+        .map(|(nth, (record, table))| section(nth, record, table));
+    let experiments = both().map(|(record, table)| experiment(record, table));
+    Ok(Parts {
+        sections: sections.collect(),
+        data: json!({"rank_by": rank_by, "experiments": experiments.collect::<Vec<_>>()}),
+    })
+}
+
+/// A page with live figures: a template whose `{{NAME}}` are replaced.
+pub fn page(template: &str, places: &[(&str, &str)]) -> String {
+    let own = [
+        ("STYLE", include_str!("../../assets/figures.css")),
+        ("FIGURES", include_str!("../../assets/figures.js")),
+    ];
+    let find = |name: &str| {
+        let mut all = own.iter().chain(places);
+        let found = all.find(|place| place.0 == name);
+        found.expect("the template has no other places").1
     };
-    let experiments: Vec<Value> = both()
-        .map(|(record, table)| experiment(record, table))
-        .collect();
-    // No tag can end or begin inside the script element then.
-    let data = json!({"rank_by": rank_by, "experiments": experiments}).to_string();
-    let data = data.replace('<', "\\u003c");
-    let mut names: Vec<&str> = records.iter().map(|r| r.name.as_str()).collect();
-    names.dedup();
-    let title = escape::xml(&format!("Report: {}", names.join(", ")));
-    let made = escape::xml(&made());
-    let mut html = String::new();
     // In one pass: what is put in is not looked through for places.
-    let mut template = include_str!("../../assets/report.html").split("{{");
-    html += template.next().unwrap_or_default();
+    let mut template = template.split("{{");
+    let mut html = template.next().unwrap_or_default().to_owned();
     for part in template {
-        let (place, rest) = part.split_once("}}").expect("the template is whole");
-        html += match place {
-            "TITLE" => &title,
-            "OVERVIEW" => &overview,
-            "SECTIONS" => &sections,
-            "MADE" => &made,
-            "DATA" => &data,
-            _ => unreachable!("the template has no other places"),
-        };
+        let (name, rest) = part.split_once("}}").expect("the template is whole");
+        html += find(name);
         html += rest;
     }
-    Ok(html)
+    html
 }
 
 /// When, how and by what the report was made.

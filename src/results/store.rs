@@ -14,17 +14,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::RunResult;
-use super::file::{self, Existing, Lock, Shared};
+use super::file::{self, Existing, Lock, Shared, Stamp};
 use super::identity::{self, Identity, Index};
 use super::json;
 use super::loose::{self, Loose};
@@ -142,33 +140,6 @@ pub enum Turn {
 struct Stored {
     identity: Identity,
     text: Arc<str>,
-}
-
-/// What tells a file from another one of that name, on every machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn new(meta: &Metadata) -> Stamp {
-        Stamp {
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        }
-    }
-
-    fn of(path: &Path) -> io::Result<Option<Stamp>> {
-        // Opened, since NFS may show a name as it was some time ago.
-        match files::open(path).and_then(|file| file.metadata()) {
-            Ok(meta) => Ok(Some(Stamp::new(&meta))),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
 }
 
 impl Store {

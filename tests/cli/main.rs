@@ -5,6 +5,7 @@ mod common;
 
 mod checkpoints;
 mod config_command;
+mod dashboard;
 mod data_folders;
 mod devices;
 mod driver;

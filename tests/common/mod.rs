@@ -1,6 +1,7 @@
 //! What several tests share.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod browser;
 pub mod cifar;
 pub mod descent;
 pub mod draws;

@@ -18,7 +18,7 @@ use stepback_native::error::{Error, Kind};
 use stepback_native::results::edit::filter;
 use stepback_native::results::file::{self, Existing};
 use stepback_native::results::identity::Identity;
-use stepback_native::results::progress::{self, Planned};
+use stepback_native::results::progress::{Planned, Watch};
 use stepback_native::results::store::Turn;
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
@@ -369,7 +369,7 @@ fn whoever_looks_sees_how_far_it_is() {
         epochs: 5,
     };
     let status = || {
-        let status = progress::status(&dir.path().join("x.json")).unwrap();
+        let status = Watch::default().status(&dir.path().join("x.json")).unwrap();
         let running: Vec<String> = status.running.iter().map(|run| run.run.clone()).collect();
         let failed = status
             .failed
