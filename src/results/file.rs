@@ -201,7 +201,20 @@ pub fn make(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         Ok(()) => sync(folder(dir)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // Somebody has moved or removed the output's folder: all goes on where it was.
+        Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(dir),
         Err(e) => Err(e),
+    }
+}
+
+/// Does something in a folder beside an output, which is made if it is missing.
+pub fn within<T>(dir: &Path, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match act() {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            make(dir)?;
+            act()
+        }
+        outcome => outcome,
     }
 }
 
@@ -260,7 +273,7 @@ impl Shared {
         let target = target(path).map_err(|e| cannot(&e))?;
         match fs::metadata(&target) {
             Ok(meta) if meta.is_file() => {}
-            Ok(_) => return Err(cannot(&"it is no regular file")),
+            Ok(_) => return Err(cannot(&"it is not a regular file")),
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(cannot(&e)),
         }
@@ -351,7 +364,7 @@ impl Shared {
             let place = place.display();
             match e.kind() {
                 ErrorKind::NotADirectory => {
-                    let what = "is no folder: delete it, unless an older version of this program is at work";
+                    let what = "is not a folder: delete it, unless an older version of this program is at work";
                     self.cannot(&format!("{place} {what}"))
                 }
                 _ => self.cannot(&format!("{place}: {e}")),

@@ -18,6 +18,7 @@ use super::file;
 use super::identity::Identity;
 use super::json::{self, Json, SyntaxError};
 use super::progress::Plan;
+use super::writers::{Claimed, Writer};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -96,15 +97,15 @@ impl Loose {
 
     /// Adds a run, or replaces one of the same identity. It is on disk when this returns, unless too many come at once.
     pub fn add(&self, hash: &str, text: &str) -> io::Result<()> {
-        file::make(&self.folder)?;
         let path = self.path(hash, EXTENSION);
         let syncs = || self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
         let write = |out: &mut dyn Write| out.write_all(text.as_bytes());
         if !syncs().is_allowed() {
-            return file::replace_in_memory(&path, TEMPORARY, write);
+            let put = || file::replace_in_memory(&path, TEMPORARY, write);
+            return file::within(&self.folder, put);
         }
         let begin = Instant::now();
-        file::replace(&path, TEMPORARY, write)?;
+        file::within(&self.folder, || file::replace(&path, TEMPORARY, write))?;
         syncs().allowance -= begin.elapsed().as_secs_f64();
         Ok(())
     }
@@ -113,10 +114,10 @@ impl Loose {
         self.path(hash, EXTENSION).exists()
     }
 
-    /// What a process claims that trains a run. The folder is made.
-    pub fn claim(&self, hash: &str) -> io::Result<PathBuf> {
-        file::make(&self.folder)?;
-        Ok(self.path(hash, CLAIM))
+    /// Claims a run for the process that trains it.
+    pub fn claim(&self, hash: &str, writer: &Writer) -> io::Result<Claimed> {
+        let place = self.path(hash, CLAIM);
+        file::within(&self.folder, || writer.claim(&place))
     }
 
     /// Notes why a run could not be trained to its end, or that nothing is known of that any more.

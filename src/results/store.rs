@@ -373,8 +373,7 @@ impl Store {
         if has_failed && !self.failed.contains(&hash) {
             return Ok(Turn::Failed);
         }
-        let claimed = self.loose.claim(&hash);
-        let claimed = claimed.and_then(|place| self.shared.writer().claim(&place));
+        let claimed = self.loose.claim(&hash, self.shared.writer());
         match claimed.map_err(|e| cannot_save(&self.path, &e))? {
             Claimed::Held(name) => Ok(Turn::Held(name)),
             // Its last owner may have finished it in between.
@@ -555,7 +554,8 @@ impl Store {
         Ok(())
     }
 
-    /// Others have counted this process as dead: what it has not seen may stand in the output alone.
+    /// Others have counted this process as dead: what it has not seen may stand in the output alone. Or the folder has been moved
+    /// or removed: then all that it knows goes to where it was.
     fn come_again(&self, state: &mut State) -> Result<()> {
         let entered = self.shared.writer().enter_again();
         entered.map_err(|e| cannot_save(&self.path, &e))?;
@@ -571,6 +571,7 @@ impl Store {
             }
         }
         state.loose = beside;
+        state.behind |= state.seen.is_none() && state.all().next().is_some();
         Ok(())
     }
 

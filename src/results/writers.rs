@@ -10,7 +10,8 @@
 //! is one step, on NFS as well, and succeeds where there is nothing or an empty folder, but not where there is a name in
 //! it. A name is random and never used again, so to remove it can take a claim from its owner alone, never from somebody
 //! who has come since. That is how an owner gives up his claim and how others take it from one who is dead. There is no
-//! moment at which a process may hold what it has looked at for what is there.
+//! moment at which a process may hold what it has looked at for what is there. Only the claim of a finished run, which nobody
+//! wants any more, is moved away as it is ([`Claim::done`]).
 //!
 //! **Who is dead.** A process of this machine is dead exactly if there is none of its number and start. One of another
 //! machine counts as dead once its file has stayed the same for a time that the observer has measured by his own clock:
@@ -173,6 +174,8 @@ struct Shared {
     observed: Mutex<HashMap<String, Observed>>,
     claims: Mutex<Vec<(PathBuf, Arc<AtomicBool>)>>,
     claimings: AtomicUsize,
+    /// Folders with our name in them that are no claims yet, or any more.
+    spare: Mutex<Vec<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -205,6 +208,7 @@ pub enum Claimed {
 pub struct Claim {
     place: PathBuf,
     lost: Arc<AtomicBool>,
+    done: bool,
     shared: Arc<Shared>,
 }
 
@@ -222,6 +226,19 @@ impl Claim {
         about.epochs += usize::from(trained);
     }
 
+    /// Ends the claim of something that is done: whoever claims it from now on learns that first. So there is nothing to guard
+    /// any more, and its folder may become that of the next claim, which saves making and removing one for each.
+    pub fn done(mut self) {
+        self.done = true;
+        let spare = self.shared.next_claiming();
+        let moved = fs::rename(&self.place, &spare);
+        // Others may have thought that we were dead: then it is theirs, and of no more use to anybody.
+        match moved.is_ok() && spare.join(&self.shared.name).exists() {
+            true => lock(&self.shared.spare).push(spare),
+            false => drop(fs::remove_dir_all(spare)),
+        }
+    }
+
     fn what(&self) -> String {
         let stem = self.place.file_stem().unwrap_or_default();
         stem.to_string_lossy().into_owned()
@@ -237,6 +254,9 @@ impl Drop for Claim {
     fn drop(&mut self) {
         lock(&self.shared.claims).retain(|(_, lost)| !Arc::ptr_eq(lost, &self.lost));
         lock(&self.shared.about).about.runs.remove(&self.what());
+        if self.done {
+            return;
+        }
         // One that stays is that of a dead process later.
         let _ = fs::remove_file(self.place.join(&self.shared.name));
         let _ = fs::remove_dir(&self.place);
@@ -266,6 +286,7 @@ impl Writer {
             observed: Mutex::default(),
             claims: Mutex::default(),
             claimings: AtomicUsize::new(0),
+            spare: Mutex::default(),
         });
         shared.enter()?;
         let (end, ended) = mpsc::channel();
@@ -347,33 +368,33 @@ impl Writer {
     /// Claims what has this place, whose folder must be there and on the same file system.
     pub fn claim(&self, place: &Path) -> io::Result<Claimed> {
         let shared = &self.shared;
-        let mut claiming = None;
+        let mut claiming = shared.claiming()?;
+        let lost = Arc::default();
         let outcome = loop {
-            if let Some(holder) = shared.holder(place)? {
-                break Ok(Claimed::Held(holder));
-            }
-            let claiming = match &claiming {
-                Some(claiming) => claiming,
-                None => claiming.insert(shared.claiming()?),
-            };
-            let lost = Arc::default();
-            match fs::rename(claiming, place) {
+            match fs::rename(&claiming, place) {
                 Ok(()) => {
                     lock(&shared.claims).push((place.to_owned(), Arc::clone(&lost)));
                     return Ok(Claimed::Mine(Claim {
                         place: place.to_owned(),
                         lost,
+                        done: false,
                         shared: shared.clone(),
                     }));
                 }
-                // Somebody was faster.
-                Err(e) if is_taken(&e) => {}
+                Err(e) if is_taken(&e) => match shared.holder(place) {
+                    Ok(Some(holder)) => break Ok(Claimed::Held(holder)),
+                    // He has given it up, or is dead.
+                    Ok(None) => {}
+                    Err(e) => break Err(e),
+                },
+                // Others thought that we were dead, and have tidied up.
+                Err(e) if files::absent(&e) && !claiming.exists() => {
+                    claiming = shared.claiming()?
+                }
                 Err(e) => break Err(e),
             }
         };
-        if let Some(claiming) = claiming {
-            let _ = fs::remove_dir_all(claiming);
-        }
+        lock(&shared.spare).push(claiming);
         outcome
     }
 
@@ -433,6 +454,9 @@ impl Shared {
     }
 
     fn leave(&self) {
+        for spare in lock(&self.spare).drain(..) {
+            let _ = fs::remove_dir_all(spare);
+        }
         let _ = fs::remove_file(self.path(&self.name));
         // Fails, as it should, if others are there.
         let _ = fs::remove_dir(&self.folder);
@@ -515,7 +539,7 @@ impl Shared {
         for name in names {
             if name.len() != NAME_LENGTH || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(io::Error::other(format!(
-                    "{name:?} is in it, which is none of ours"
+                    "{name:?} is in it, which this program has not made"
                 )));
             }
             if name == self.name || self.look(&name)?.is_some() {
@@ -528,12 +552,19 @@ impl Shared {
         Ok(None)
     }
 
-    /// A folder that is about to become a claim.
-    fn claiming(&self) -> io::Result<PathBuf> {
+    fn next_claiming(&self) -> PathBuf {
         let number = self.claimings.fetch_add(1, Ordering::Relaxed);
         let folder = format!("{}.{number}.{CLAIMING}", self.name);
-        let folder = self.folder.join(folder);
-        fs::create_dir(&folder)?;
+        self.folder.join(folder)
+    }
+
+    /// A folder that is about to become a claim.
+    fn claiming(&self) -> io::Result<PathBuf> {
+        if let Some(spare) = lock(&self.spare).pop() {
+            return Ok(spare);
+        }
+        let folder = self.next_claiming();
+        file::within(&self.folder, || fs::create_dir(&folder))?;
         File::create_new(folder.join(&self.name))?;
         Ok(folder)
     }

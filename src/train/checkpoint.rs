@@ -318,8 +318,8 @@ impl Place<'_> {
         let epochs = history.iter().map(Epoch::to_json).collect();
         let history = json::dumps(&Json::List(epochs), false);
         let header = header(&owner, position, trainer.pieces(), history.len())?;
-        let mut write = || {
-            file::make(&self.of.folder)?;
+        // Another process may have removed the folder, since it was empty.
+        file::within(&self.of.folder, || {
             file::replace(&self.path(), TEMPORARY, |out| {
                 let mut sum = 0;
                 let mut put = |bytes: &[u8]| {
@@ -331,12 +331,7 @@ impl Place<'_> {
                 put(history.as_bytes())?;
                 out.write_all(&sum.to_le_bytes())
             })
-        };
-        match write() {
-            // Another process has removed the folder, since it was empty.
-            Err(e) if e.kind() == ErrorKind::NotFound => write(),
-            outcome => outcome,
-        }
+        })
     }
 
     /// The run's checkpoint, if there is one, for a machine with such pieces.

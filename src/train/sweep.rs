@@ -275,6 +275,7 @@ pub fn sweep(
                         if let Some(checkpoints) = &choices.checkpoints {
                             checkpoints.place(turn).remove();
                         }
+                        claim.done();
                         progress.finished(turn, &result);
                     }
                     Err(error) => drop(lock(&end).get_or_insert(error)),

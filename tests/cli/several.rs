@@ -298,6 +298,25 @@ fn a_process_of_another_machine_is_judged_by_its_signs_of_life() {
 }
 
 #[test]
+fn a_folder_that_is_moved_or_removed_loses_no_run() {
+    let config = sweep(4, 500);
+    let expected = undisturbed(&config);
+    for moves in [true, false] {
+        let folder = folder(&config);
+        let mut process = begun(&folder, "");
+        process.trains(700);
+        match moves {
+            true => fs::rename(folder.path("output"), folder.path("moved")).unwrap(),
+            // It may be adding to it.
+            false => while fs::remove_dir_all(folder.path("output")).is_err() {},
+        }
+        process.ends().code(0);
+        assert!(without_times(&folder.read("output/sweep.json")) == expected);
+        assert_eq!(folder.names("output"), ["sweep.json"]);
+    }
+}
+
+#[test]
 fn a_config_that_was_changed_between_tasks_is_told() {
     let folder = folder(&sweep(2, 1_000_000));
     let mut first = begun(&folder, "");

@@ -4,7 +4,7 @@ use crate::common::files;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -342,7 +342,7 @@ fn a_run_is_claimed_once_and_what_all_have_finished_is_in_the_output() {
                     }
                     store.add(i, &run(i)).unwrap();
                     claimed[i].fetch_add(1000, Ordering::Relaxed);
-                    drop(claim);
+                    claim.done();
                 }
                 // Those that were given up, when nobody else has them any more.
                 for i in [7, 57, 107, 157].into_iter().filter(|i| !done[*i]) {
@@ -357,6 +357,47 @@ fn a_run_is_claimed_once_and_what_all_have_finished_is_in_the_output() {
     let times = claimed.iter().map(|n| n.load(Ordering::Relaxed) / 1000);
     assert!(times.into_iter().all(|n| n == 1), "trained once");
     assert_eq!(read(dir.path()), file_of(&(0..200).collect::<Vec<_>>()));
+    assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+#[test]
+fn the_folder_of_a_claim_that_is_done_becomes_the_next_ones_unless_others_have_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let writers = dir.path().join(".x.writers");
+    let file = writers.join(&names(&writers)[0]);
+    let other = open(dir.path());
+    for store in [&store, &other] {
+        settle(store, 0..4);
+    }
+    let claimed = |store: &Store, index| match store.claim(&identity(&config(index))).unwrap() {
+        Turn::Mine(claim) => claim,
+        _ => panic!("it is free"),
+    };
+    let folder = |index| {
+        let name = format!("{}.claim", identity(&config(index)).hash());
+        dir.path().join(".x.runs").join(name)
+    };
+    let inode = |index| fs::metadata(folder(index)).unwrap().ino();
+    let claim = claimed(&store, 0);
+    let first = inode(0);
+    store.add(0, &run(0)).unwrap();
+    claim.done();
+    assert!(!folder(0).exists());
+    let claim = claimed(&store, 1);
+    assert_eq!(inode(1), first);
+    // The other one thinks that the first is dead.
+    fs::remove_file(&file).unwrap();
+    let taken = claimed(&other, 1);
+    let theirs = inode(1);
+    store.add(1, &run(1)).unwrap();
+    claim.done();
+    let claim = claimed(&store, 2);
+    assert!(claim.is_there());
+    assert_ne!(inode(2), theirs);
+    let own = file.file_stem().unwrap().to_str().unwrap();
+    assert_eq!(names(&folder(2)), [own]);
+    drop((taken, claim, store, other));
     assert_eq!(names(dir.path()), ["x.json"]);
 }
 
