@@ -68,7 +68,7 @@ impl Bench {
             )));
         }
         if self.json {
-            print::println(report.to_json(target, before))?;
+            print::json(&report.to_json(target, before))?;
         } else {
             let lines = report.peaks.iter().chain(&report.rows);
             if lines.clone().next().is_some() {
@@ -90,7 +90,7 @@ impl Bench {
             )));
         }
         match (self.json, self.detail) {
-            (true, detail) => print::println(planned_json(&plans, detail))?,
+            (true, detail) => print::json(&planned_json(&plans, detail))?,
             (false, true) => {
                 for plan in &plans {
                     print::println(plan.name)?;

@@ -1,5 +1,6 @@
 //! `list`: what configs can name.
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -26,7 +27,7 @@ pub struct List {
 }
 
 /// Everything that has a name.
-fn names() -> Vec<&'static str> {
+fn names() -> Vec<PossibleValue> {
     let optimizers = optim::rows().map(|row| row.entry.name);
     let models = models::ROWS.iter().map(|row| row.entry.name);
     let datasets = data::ROWS.iter().map(|row| row.entry.name);
@@ -36,7 +37,7 @@ fn names() -> Vec<&'static str> {
     let mut names: Vec<&str> = all.chain(schedules).chain(losses).collect();
     names.sort_unstable();
     names.dedup();
-    names
+    names.into_iter().map(PossibleValue::new).collect()
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -147,7 +148,7 @@ impl List {
             let known: Vec<&str> = items.iter().map(|item| &*item.name).collect();
             if !known.contains(&&**name) {
                 let hint = config::suggestion(name, &known);
-                return Err(Error::usage(format!("nothing is named {name:?} {hint}")));
+                return Err(Error::usage(format!("unknown name {name:?} {hint}")));
             }
             if let What::Models = self.what {
                 return self.parameters(name);
@@ -156,7 +157,7 @@ impl List {
         }
         if self.json {
             let items: Vec<Value> = items.iter().map(Item::json).collect();
-            return print::println(Value::Array(items)).map(|()| 0);
+            return print::json(&items.into()).map(|()| 0);
         }
         let texts: Vec<String> = items.iter().map(Item::text).collect();
         print::print(&texts.join("\n")).map(|()| 0)

@@ -8,6 +8,7 @@ mod dashboard;
 mod data;
 mod device;
 mod groups;
+mod json_lines;
 mod list;
 mod optimizer;
 mod output;

@@ -22,6 +22,11 @@ pub fn println(text: impl std::fmt::Display) -> Result<()> {
     print(&(escape::printable_lines(&text.to_string()) + "\n"))
 }
 
+/// Prints JSON and a line feed.
+pub fn json(value: &serde_json::Value) -> Result<()> {
+    print(&(escape::json(&value.to_string()) + "\n"))
+}
+
 /// Prints a line on stderr. Nobody may be there to read it: results, and exit codes, matter more than messages.
 pub fn note(text: impl std::fmt::Display) {
     let text = escape::printable_lines(&text.to_string());

@@ -47,7 +47,7 @@ impl Sample {
     pub fn run(&self) -> Result<u8> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(Error::usage(format!(
-                "--temperature: {} is not a finite number of 0 or more",
+                "--temperature: {} (expected a finite number, 0 or more)",
                 self.temperature
             )));
         }
@@ -68,14 +68,13 @@ impl Sample {
             }
         }
         let spelled = author.vocabulary().decode(&text[start..]);
-        print::println(match self.json {
-            true => json!({
+        match self.json {
+            true => print::json(&json!({
                 "weights": self.weights, "prompt": self.prompt, "tokens": self.tokens, "temperature": self.temperature,
                 "seed": self.seed, "text": String::from_utf8_lossy(&spelled),
-            })
-            .to_string(),
-            false => String::new(),
-        })?;
+            }))?,
+            false => print::println("")?,
+        }
         Ok(0)
     }
 

@@ -48,7 +48,7 @@ impl Args {
 
     fn print(&self, status: &Status) -> Result<()> {
         if self.json {
-            return print::println(json!(status));
+            return print::json(&json!(status));
         }
         if self.watch.is_some() && stdout().is_terminal() {
             // From the upper left corner of an empty screen.

@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::config::Runs;
+use super::json_lines::{self, Lines};
 use super::print::{self, count};
 use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, RunConfig};
@@ -103,10 +104,11 @@ pub struct Train {
     /// angle that the weights turn by (`plot ID layers`)
     #[arg(long, requires = "log_every_k_steps")]
     log_layers: bool,
-    /// Write losses, scores, norms and learning rates of every epoch to event files as they come: tensorboard, or
-    /// tensorboard=DIR [default DIR: tensorboard in the output folder]
-    #[arg(long, value_name = "tensorboard[=DIR]", value_parser = log_format)]
-    log: Option<LogFormat>,
+    /// Write losses, scores, norms and learning rates of every epoch as they come: tensorboard[=DIR], event files [default DIR:
+    /// tensorboard in the output folder], or jsonl[=FILE], a JSON object in a line, added to FILE [default: stdout, instead of the
+    /// table]; may be repeated
+    #[arg(long, value_name = "FORMAT", value_parser = log_format)]
+    log: Vec<LogFormat>,
     /// Write a checkpoint of every run that is under way, from which the same command goes on: at most once in this number of
     /// seconds and when interrupted; "never" writes none
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = interval)]
@@ -150,16 +152,21 @@ pub struct Train {
 #[derive(Clone)]
 enum LogFormat {
     TensorBoard(Option<PathBuf>),
+    Lines(Option<PathBuf>),
 }
 
 fn log_format(text: &str) -> std::result::Result<LogFormat, String> {
-    match text.split_once('=') {
-        None if text == "tensorboard" => Ok(LogFormat::TensorBoard(None)),
-        Some(("tensorboard", dir)) if !dir.is_empty() => {
-            Ok(LogFormat::TensorBoard(Some(dir.into())))
-        }
-        _ => Err("expected tensorboard or tensorboard=DIR".into()),
+    let (format, place) = match text.split_once('=') {
+        None => (text, None),
+        Some((format, place)) => (format, Some(PathBuf::from(place))),
+    };
+    match format {
+        _ if place.as_ref().is_some_and(|p| p.as_os_str().is_empty()) => {}
+        "tensorboard" => return Ok(LogFormat::TensorBoard(place)),
+        "jsonl" => return Ok(LogFormat::Lines(place)),
+        _ => {}
     }
+    Err("expected tensorboard, tensorboard=DIR, jsonl or jsonl=FILE".into())
 }
 
 /// A time that passes between two of something, or none if there is to be nothing.
@@ -178,7 +185,7 @@ fn interval(text: &str) -> std::result::Result<Interval, String> {
 
 pub(super) fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let seconds = || Duration::try_from_secs_f64(text.parse().ok()?).ok();
-    seconds().ok_or_else(|| "a number of seconds of 0 or more".into())
+    seconds().ok_or_else(|| "expected a number of seconds, 0 or more".into())
 }
 
 /// An experiment with its output, and what is left of it.
@@ -232,6 +239,7 @@ impl Train {
             checkpoints: None,
             jobs: self.jobs.and_then(|jobs| NonZeroUsize::new(jobs.into())),
         };
+        let lines = self.lines()?;
         // From here on there is something to tidy up.
         signals::listen()?;
         let library = self.library(self.offline).telling(match self.quiet {
@@ -251,7 +259,7 @@ impl Train {
         while let Some(mut job) = jobs.0.pop_front() {
             choices.checkpoints = job.checkpoints.take();
             choices.save = job.weights.as_ref().map(|files| files.places.clone());
-            let outcome = self.train(&job, &library, &targets, &choices)?;
+            let outcome = self.train(&job, &library, &targets, &choices, &lines)?;
             failure = failure.or(outcome);
             if let Some(code) = signals::received() {
                 return Ok(code);
@@ -322,6 +330,15 @@ impl Train {
             job.checkpoints = Some(checkpoints);
         }
         Ok(jobs)
+    }
+
+    /// Where lines on epochs go.
+    fn lines(&self) -> Result<Vec<Lines>> {
+        let places = self.log.iter().filter_map(|log| match log {
+            LogFormat::Lines(place) => Some(place.as_deref()),
+            LogFormat::TensorBoard(_) => None,
+        });
+        places.map(Lines::open).collect()
     }
 
     fn log_steps(&self) -> Option<LogSteps> {
@@ -408,7 +425,7 @@ impl Train {
         for Experiment { id, runs, .. } in experiments {
             for run in runs {
                 if self.json {
-                    print::println(Value::Object(run.to_json()))?;
+                    print::json(&run.to_json().into())?;
                 } else {
                     print::println(format!("{id} {}", run.label()))?;
                 }
@@ -466,6 +483,7 @@ impl Train {
         library: &Library,
         targets: &[Target],
         choices: &Choices,
+        lines: &[Lines],
     ) -> Result<Option<Kind>> {
         let (total, left) = (job.experiment.runs.len(), job.pending.len());
         let (id, path) = (&job.experiment.id, job.store.path().display());
@@ -476,7 +494,7 @@ impl Train {
             ));
         }
         let begin = Instant::now();
-        let report = Report::new(self, job);
+        let report = Report::new(self, job, lines);
         let outcome = sweep::sweep(
             &job.pending,
             library,
@@ -500,7 +518,8 @@ impl Train {
             }
             return Err(error);
         }
-        if !self.json && !results.is_empty() {
+        let table = !self.json && !lines.iter().any(|lines| matches!(lines, Lines::Stdout));
+        if table && !results.is_empty() {
             print::println(results_table(&results))?;
         }
         if !self.quiet {
@@ -603,13 +622,14 @@ struct Report<'a> {
     told: Mutex<Instant>,
     /// Is there a bar?
     shown: bool,
-    board: Option<Board>,
+    boards: Vec<Board>,
+    lines: &'a [Lines],
     results: Mutex<Vec<(usize, RunResult)>>,
     failure: Mutex<Option<Error>>,
 }
 
 impl<'a> Report<'a> {
-    fn new(options: &'a Train, job: &'a Job) -> Report<'a> {
+    fn new(options: &'a Train, job: &'a Job, lines: &'a [Lines]) -> Report<'a> {
         let shown = !options.quiet && !options.verbose && std::io::stderr().is_terminal();
         let of_all = job.experiment.runs.iter().map(|run| run.max_epoch as u64);
         let of_pending = job.pending.iter().map(|run| run.config.max_epoch as u64);
@@ -628,6 +648,14 @@ impl<'a> Report<'a> {
         if shown {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
+        let boards = options.log.iter().filter_map(|log| match log {
+            LogFormat::TensorBoard(dir) => {
+                let default = || options.output_dir.join("tensorboard");
+                let dir = dir.clone().unwrap_or_else(default);
+                Some(Board::new(dir.join(&job.experiment.id)))
+            }
+            LogFormat::Lines(_) => None,
+        });
         let report = Report {
             options,
             job,
@@ -638,11 +666,8 @@ impl<'a> Report<'a> {
             pace: Mutex::new(Pace::new(left)),
             told: Mutex::new(Instant::now()),
             shown,
-            board: options.log.as_ref().map(|LogFormat::TensorBoard(dir)| {
-                let default = || options.output_dir.join("tensorboard");
-                let dir = dir.clone().unwrap_or_else(default);
-                Board::new(dir.join(&job.experiment.id))
-            }),
+            boards: boards.collect(),
+            lines,
             results: Mutex::default(),
             failure: Mutex::default(),
         };
@@ -673,6 +698,14 @@ impl<'a> Report<'a> {
             let (id, run) = (&self.job.experiment.id, self.config(run).label());
             let tell = || print::note(format_args!("{id}: {run}: {what}"));
             self.bar.suspend(tell);
+        }
+    }
+
+    /// Without its readers, or room on the disk, the sweep ends.
+    fn must(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            lock(&self.failure).get_or_insert(error);
+            stop::flag().store(true, Ordering::Relaxed);
         }
     }
 
@@ -726,10 +759,16 @@ impl sweep::Progress for Report<'_> {
     }
 
     fn epoch(&self, run: usize, done: &Epoch) {
-        if let Some(board) = &self.board
-            && let Err(error) = board.epoch(self.config(run), done)
-        {
-            lock(&self.failure).get_or_insert(error);
+        let config = self.config(run);
+        for board in &self.boards {
+            if let Err(error) = board.epoch(config, done) {
+                lock(&self.failure).get_or_insert(error);
+            }
+        }
+        if !self.lines.is_empty() {
+            let line = json_lines::epoch(&self.job.experiment.id, config, done);
+            let mut lines = self.lines.iter();
+            self.must(lines.try_for_each(|lines| lines.write(&line)));
         }
         self.bar.inc(1);
         let left = {
@@ -745,7 +784,6 @@ impl sweep::Progress for Report<'_> {
         };
         let due = lines && is_due();
         if self.shown || due {
-            let config = self.config(run);
             let stands = format!(
                 "{left}: {}: epoch {} of {}, loss {:.4}",
                 config.label(),
@@ -778,11 +816,9 @@ impl sweep::Progress for Report<'_> {
     fn finished(&self, run: usize, result: &RunResult) {
         self.finished.fetch_add(1, Ordering::Relaxed);
         self.show_count();
-        if self.options.json
-            && let Err(error) = print::println(json_line(&self.job.experiment.id, result))
-        {
-            lock(&self.failure).get_or_insert(error);
-            stop::flag().store(true, Ordering::Relaxed);
+        if self.options.json {
+            let line = json_lines::run(&self.job.experiment.id, result);
+            self.must(print::json(&line));
         }
         lock(&self.results).push((run, result.clone()));
     }
@@ -844,26 +880,6 @@ fn remaining(elapsed: f64, trained: u64, left: u64) -> String {
         ),
         false => String::new(),
     }
-}
-
-/// A finished run as one strict JSON object: numbers that are not finite become null.
-fn json_line(id: &str, result: &RunResult) -> Value {
-    let last = result.history.last();
-    let last = last.map(|e| {
-        json!({
-            "epoch": e.epoch,
-            "learning_rate": e.learning_rate.to_value(),
-            "model_norm": e.model_norm,
-            "grad_norm": e.grad_norm,
-            "train_loss": e.train_loss,
-            "train_score": e.train_score,
-            "val_loss": e.val_loss,
-            "val_score": e.val_score,
-            "train_epoch_time": e.train_epoch_time,
-            "eval_epoch_time": e.eval_epoch_time,
-        })
-    });
-    json!({"id": id, "config": result.config, "last_epoch": last, "summary": result.summary})
 }
 
 /// The last epoch of each run, with those keys of the optimizers, and groups, that differ between runs.

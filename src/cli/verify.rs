@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::print;
 use crate::device::Target;
@@ -45,7 +45,7 @@ impl Verify {
         if let Some(name) = unknown {
             let known: Vec<_> = SUITES.iter().map(|s| s.name).collect();
             return Err(Error::usage(format!(
-                "--suite: there is no suite {name}; there are {}",
+                "--suite: unknown suite {name:?} (expected {})",
                 known.join(", ")
             )));
         }
@@ -131,7 +131,7 @@ impl Report {
             Verdict::Skipped => &mut self.skipped,
         } += 1;
         if self.json {
-            return print::println(as_json(suite, check));
+            return print::json(&as_json(suite, check));
         }
         if check.verdict() == Verdict::Failed {
             self.remark(suite, format!("FAILED {}: {}", check.about, check.at));
@@ -204,7 +204,7 @@ fn as_text(suite: &str, check: &Check) -> String {
     ])
 }
 
-fn as_json(suite: &str, check: &Check) -> String {
+fn as_json(suite: &str, check: &Check) -> Value {
     json!({
         "suite": suite,
         "check": check.about,
@@ -216,5 +216,4 @@ fn as_json(suite: &str, check: &Check) -> String {
         "verdict": word(check.verdict()).to_lowercase(),
         "skipped": check.skipped,
     })
-    .to_string()
 }

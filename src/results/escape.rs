@@ -24,6 +24,18 @@ pub fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
+/// JSON for a terminal: such characters are in its texts alone, where it has a spelling for them.
+pub fn json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match hidden(c) {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 /// What controls a terminal, ends a line, turns the direction of writing, or is no character of XML.
 fn hidden(c: char) -> bool {
     c.is_control()

@@ -66,6 +66,55 @@ fn a_second_train_adds_what_is_missing() {
 }
 
 #[test]
+fn epochs_and_runs_are_told_in_lines() {
+    let folder = Folder::new();
+    folder.config("small", &small());
+    let ran = folder
+        .run("train small.json -q --log jsonl --log jsonl=epochs.jsonl --json")
+        .code(0);
+    let lines = |text: &str| -> Vec<Value> {
+        let parsed = text.lines().map(serde_json::from_str);
+        parsed.collect::<Result<_, _>>().unwrap()
+    };
+    let told = lines(&ran.stdout);
+    assert!(told.iter().all(|line| line["schema"] == 1));
+    let (runs, epochs): (Vec<Value>, Vec<Value>) =
+        told.into_iter().partition(|line| line["event"] == "run");
+    assert_eq!(runs.len(), 8);
+    assert_eq!(lines(&folder.read("epochs.jsonl")), epochs);
+    let output: Value = serde_json::from_str(&folder.read("output/small.json")).unwrap();
+    let history = |run: &Value| run["history"].as_array().unwrap().len();
+    let all = output.as_array().unwrap().iter();
+    assert_eq!(epochs.len(), all.map(history).sum::<usize>());
+    // The last line of a run has the numbers that its own line repeats.
+    for run in &runs {
+        let last = run["last_epoch"].as_object().unwrap();
+        let mut same = epochs.iter().filter(|line| {
+            line["event"] == "epoch"
+                && line["id"] == "small"
+                && last.iter().all(|(key, value)| line[key] == *value)
+        });
+        assert!(
+            same.next().unwrap()["run"]
+                .as_str()
+                .unwrap()
+                .starts_with("name=")
+        );
+    }
+    // Without --json there is no table among them, and a file is added to.
+    let ran = folder.run("train small.json -q --overwrite --log jsonl");
+    assert_eq!(lines(&ran.code(0).stdout).len(), epochs.len());
+    folder
+        .run("train small.json -q --overwrite --log jsonl=epochs.jsonl")
+        .code(0);
+    assert_eq!(lines(&folder.read("epochs.jsonl")).len(), 2 * epochs.len());
+    folder
+        .run("train small.json --overwrite --log jsonl=nowhere/epochs.jsonl")
+        .code(73)
+        .says(&["nowhere/epochs.jsonl"]);
+}
+
+#[test]
 fn overwrite_keeps_the_old_file_as_bak() {
     let folder = Folder::new();
     folder.config("small", &small());

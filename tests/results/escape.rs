@@ -160,6 +160,14 @@ proptest! {
     }
 
     #[test]
+    fn json_for_terminals_says_the_same_and_cannot_control_them(name in name()) {
+        let value = serde_json::json!({&name: [&name]});
+        let text = escape::json(&value.to_string());
+        prop_assert_eq!(escape::printable(&text), &*text);
+        prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
     fn csv_leaves_numbers_alone(x in any::<f64>(), y in any::<f64>()) {
         for text in [format!("{x}"), format!("{x:e}"), format!("{x:.2} ± {y:.2}")] {
             prop_assert_eq!(escape::csv(&text), text);

@@ -164,7 +164,7 @@ fn every_run_has_a_folder_of_events() {
     folder
         .run("train x.json --log wandb")
         .code(2)
-        .says(&["expected tensorboard"]);
+        .says(&["expected tensorboard, tensorboard=DIR, jsonl or jsonl=FILE"]);
     folder.write("taken", "");
     folder
         .run("train x.json --overwrite -q --log tensorboard=taken")
