@@ -71,7 +71,15 @@ def draw(axes, panel, lines):
         if crosses:
             # Outside of the scale, at its edge.
             place = [1.02 if panel["diverged"] == "top" else -0.02] * len(crosses)
-            axes.plot(crosses, place, "x", markersize=4, clip_on=False, transform=axes.get_xaxis_transform(), **look)
+            edge = axes.get_xaxis_transform()
+            axes.plot(crosses, place, "x", markersize=4, clip_on=False, transform=edge, **look)
+            # Dotted lines to the points, or the crosses, beside them.
+            joined = [(point[:2], axes.transData) for point in points if math.isfinite(point[1])]
+            joined = sorted(joined + [(at, edge) for at in zip(crosses, place)], key=lambda end: end[0][0])
+            for (a, of_a), (b, of_b) in zip(joined, joined[1:]):
+                if edge in (of_a, of_b):
+                    line = {"arrowstyle": "-", "linestyle": ":", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0, **look}
+                    axes.annotate("", a, b, xycoords=of_a, textcoords=of_b, arrowprops=line, annotation_clip=False)
 
 
 def main():

@@ -74,6 +74,9 @@ fn regular(metadata: &fs::Metadata) -> Result<()> {
     match metadata.file_type() {
         kind if kind.is_file() => Ok(()),
         kind if kind.is_dir() => Err(Error::new(ErrorKind::IsADirectory, "it is a folder")),
-        _ => Err(Error::new(ErrorKind::InvalidInput, "it is no regular file")),
+        _ => Err(Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a regular file",
+        )),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::print::{self, print, println};
+use super::print::{self, print};
 use super::sources::{Sources, finite, note_cutoff};
 use super::table::Shape;
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ pub struct Args {
 /// A number between 0 and 1, both excluded.
 fn share(text: &str) -> std::result::Result<f64, String> {
     let number = text.parse().ok().filter(|x: &f64| *x > 0.0 && *x < 1.0);
-    number.ok_or_else(|| "not a number between 0 and 1".into())
+    number.ok_or_else(|| "expected a number between 0 and 1".into())
 }
 
 fn positive(text: &str) -> std::result::Result<f64, String> {
@@ -131,7 +131,7 @@ impl Args {
         let comparison = compare(&mine, &theirs, &self.metrics(), testing.as_ref())?;
         let rows = &comparison.rows;
         if self.json {
-            println(record_json(id, &comparison))?;
+            print::json(&record_json(id, &comparison))?;
         } else {
             let whole = record_table(rows, testing.as_ref());
             let tables = match self.shape.is_csv() {
@@ -194,7 +194,7 @@ impl Args {
         }
         let (tables, found): (Vec<Table>, Vec<Value>) = parts.into_iter().unzip();
         match self.json {
-            true => println(json!({"experiments": found}))?,
+            true => print::json(&json!({"experiments": found}))?,
             false => print(&self.shape.render(&tables, true))?,
         }
         let notes = tables.iter().flat_map(|table| &table.notes);

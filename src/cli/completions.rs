@@ -35,7 +35,7 @@ impl Completions {
 
 /// An argument for which shells complete these names. Any other word is taken, too: the command says more about it.
 #[derive(Clone, Copy)]
-pub struct Names(pub fn() -> Vec<&'static str>);
+pub struct Names(pub fn() -> Vec<PossibleValue>);
 
 impl TypedValueParser for Names {
     type Value = String;
@@ -50,6 +50,6 @@ impl TypedValueParser for Names {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new((self.0)().into_iter().map(PossibleValue::new)))
+        Some(Box::new((self.0)().into_iter()))
     }
 }

@@ -7,6 +7,7 @@ use crate::data::raw::{Set, State};
 use crate::data::{Origin, ROWS, Row, row};
 use crate::error::{Error, Kind, Result};
 use clap::Subcommand;
+use clap::builder::PossibleValue;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -58,11 +59,11 @@ enum Action {
 }
 
 /// Of data sets that have files.
-fn names() -> Vec<&'static str> {
+fn names() -> Vec<PossibleValue> {
     let files = ROWS
         .iter()
         .filter(|row| matches!(row.origin, Origin::Files(_)));
-    files.map(|row| row.entry.name).collect()
+    files.map(|row| row.entry.name.into()).collect()
 }
 
 /// Lines for a human, objects for a program.

@@ -1,6 +1,7 @@
 //! `--device` and `--precision`; `devices`.
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use super::completions::Names;
 use super::print;
@@ -21,8 +22,10 @@ pub struct Choice {
     precision: Option<PrecisionChoice>,
 }
 
-fn names() -> Vec<&'static str> {
-    vec!["auto", "cpu", "emulator", "cuda"]
+fn names() -> Vec<PossibleValue> {
+    ["auto", "cpu", "emulator", "cuda"]
+        .map(PossibleValue::new)
+        .into()
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
+use super::completions::Names;
 use super::print;
 use super::sources::{Overwrite, Sources, finite, note_cutoff};
 use crate::error::{self, Error, Result};
@@ -84,8 +86,8 @@ impl Format {
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Experiments, as ids or as paths to .json outputs or .csv records, and after them the kind of figure: curves,
-    /// stability, steps, step-sizes, stepwise, time, profile or all [default: all]
-    #[arg(value_name = "ID... [KIND]", required = true)]
+    /// stability, steps, step-sizes, stepwise, layers, time, profile or all [default: all]
+    #[arg(value_name = "ID... [KIND]", required = true, value_parser = Names(kinds), hide_possible_values = true)]
     ids: Vec<String>,
     #[command(flatten)]
     sources: Sources,
@@ -169,21 +171,21 @@ pub struct Args {
     overwrite: Overwrite,
 }
 
+/// What shells complete.
+fn kinds() -> Vec<PossibleValue> {
+    let all = Kind::value_variants().iter();
+    all.filter_map(Kind::to_possible_value).collect()
+}
+
 fn inches<const LEAST: u8>(text: &str) -> std::result::Result<f64, String> {
-    let inches: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (f64::from(LEAST)..=40.0).contains(&inches) {
-        Ok(inches)
-    } else {
-        Err(format!("not between {LEAST} and 40"))
-    }
+    let inches = text.parse().ok();
+    let inches = inches.filter(|inches| (f64::from(LEAST)..=40.0).contains(inches));
+    inches.ok_or_else(|| format!("expected a number from {LEAST} to 40"))
 }
 
 fn not_negative(text: &str) -> std::result::Result<f64, String> {
-    let number = finite(text)?;
-    match number >= 0.0 {
-        true => Ok(number),
-        false => Err("below zero".into()),
-    }
+    let number = finite(text).ok().filter(|number| *number >= 0.0);
+    number.ok_or_else(|| "expected a finite number, 0 or more".into())
 }
 
 /// A figure and the name of its file.
@@ -203,11 +205,13 @@ struct Drawn {
 type Limits = [Option<f64>; 2];
 
 fn limits(text: &str) -> std::result::Result<Limits, String> {
-    let (low, high) = text.split_once(':').ok_or("not two numbers as LOW:HIGH")?;
+    let (low, high) = text
+        .split_once(':')
+        .ok_or("expected LOW:HIGH, two numbers of which one may be left out")?;
     let number = |text: &str| (!text.is_empty()).then(|| finite(text)).transpose();
     match (number(low)?, number(high)?) {
         (Some(low), Some(high)) if low >= high => {
-            Err("the lower end is not below the upper".into())
+            Err("expected LOW:HIGH with LOW below HIGH".into())
         }
         (low, high) => Ok([low, high]),
     }

@@ -240,14 +240,14 @@ fn submit(script: &Path) -> Result<String> {
         let why = why.trim().trim_start_matches("sbatch: ");
         return Err(failed(
             Kind::Io,
-            format!("sbatch has rejected it ({}): {why}", output.status),
+            format!("sbatch rejected the job ({}): {why}", output.status),
         ));
     }
     // With several clusters: 12;name.
     let job = said.trim().split(';').next().unwrap_or_default();
     if job.is_empty() || !job.bytes().all(|b| b.is_ascii_digit()) {
         let what = format!(
-            "sbatch has answered {:?}, not the number of a job",
+            "sbatch answered {:?} (expected the number of a job)",
             said.trim()
         );
         let kind = Kind::Io;

@@ -108,7 +108,7 @@ impl From<Overwrite> for Existing {
 /// A score or a loss to reach.
 pub fn finite(text: &str) -> std::result::Result<f64, String> {
     let number = text.parse().ok().filter(|x: &f64| x.is_finite());
-    number.ok_or_else(|| "not a finite number".into())
+    number.ok_or_else(|| "expected a finite number".into())
 }
 
 /// Writes a file, or prints on stdout if its name is `-`.

@@ -338,7 +338,7 @@ impl<'a> Checker<'a> {
                 if keys.iter().any(|key| key.name == name) {
                     rest.insert(name.clone(), value.clone());
                 } else if vocabulary.shared_by_groups(name) {
-                    self.report(&at, "belongs into opt, since all groups share it");
+                    self.report(&at, "belongs in opt, since all groups share it");
                 } else if vocabulary.optimizers.iter().any(|other| other.has(name)) {
                     let text = format!("has no effect on {}, which does not have it", method.name);
                     self.warn(&at, text);

@@ -122,7 +122,7 @@ impl Filter {
         }
         let (text, values) = (self.text(), values.join(", "));
         Err(Error::usage(format!(
-            "{text}: no run has this value (there are: {values})"
+            "{text}: no run has this value (the runs have {values})"
         )))
     }
 }

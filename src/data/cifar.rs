@@ -384,7 +384,7 @@ impl<'w> Half<'w> {
     fn add(&mut self, path: &Path, i: usize, label: i64, byte: impl Fn(usize) -> u8) -> Result<()> {
         let (first, last) = (self.first, self.first + i64::from(self.classes) - 1);
         if !(first..=last).contains(&label) {
-            let text = format!("label {i} is {label}, which is not one of {first} to {last}");
+            let text = format!("label {i} is {label} (expected {first} to {last})");
             return Err(raw::damaged(path, text));
         }
         if self.labels.len() == MAX_COUNT {

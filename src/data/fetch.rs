@@ -333,11 +333,11 @@ fn transfer(
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(partial.length) => {}
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
             partial.restart().map_err(Trouble::Ours)?;
-            let text = format!("the server answers {status}, but not with the range asked for");
+            let text = format!("the server answered {status}, but not with the range asked for");
             return Err(Trouble::Passing(text));
         }
         _ => {
-            let text = format!("the server answers {status}");
+            let text = format!("the server answered {status}");
             let later = status.is_server_error()
                 || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
             return Err(match later {
@@ -369,7 +369,7 @@ fn connection_trouble(e: ureq::Error) -> Trouble {
         | Tls(_)
         | Rustls(_) => Trouble::Mirror(text),
         RequireHttpsOnly(url) => Trouble::Mirror(format!(
-            "the server redirects to {url}, which is not encrypted"
+            "the server redirected to {url}, which is not encrypted"
         )),
         // Nobody listens there, or no way leads there.
         ureq::Error::Io(e) if !cut(e.kind()) => Trouble::Mirror(text),

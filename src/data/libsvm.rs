@@ -230,7 +230,7 @@ fn classes(labels: &[f64], kinds: &[f64], path: &Path) -> Result<All> {
         let class = label - first;
         let fits = class.fract() == 0.0 && (0.0..f64::from(MAX_CLASSES)).contains(&class);
         fits.then_some(class as u32).ok_or_else(|| {
-            let text = format!("label {label} is no class: they are whole numbers, 0 or more");
+            let text = format!("label {label} is not a class (expected a whole number, 0 or more)");
             raw::damaged(path, text)
         })
     };

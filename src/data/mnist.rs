@@ -191,7 +191,7 @@ fn read_idx(path: &Path, shape: &[usize]) -> Result<Vec<u8>> {
         let what = if content.len() < length {
             "is cut short"
         } else {
-            "goes on behind its end"
+            "goes on after its end"
         };
         return damaged(format!(
             "it {what}: its header asks for {count} samples, {length} bytes"

@@ -157,7 +157,7 @@ pub fn row(name: &str) -> Result<&'static Row> {
     found.ok_or_else(|| {
         let names: Vec<_> = ROWS.iter().map(|row| row.entry.name).collect();
         let names = names.join(", ");
-        Error::usage(format!("no data set is called {name}; there are {names}"))
+        Error::usage(format!("unknown data set {name:?} (expected {names})"))
     })
 }
 

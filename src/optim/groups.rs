@@ -80,7 +80,11 @@ impl Match {
                 (Some(n), ..) => n..=n,
                 (_, Some(n), _) => n..=usize::MAX,
                 (.., Some(n)) => 0..=n,
-                _ => return Err(format!("{text:?} is none of ndim==N, ndim>=N and ndim<=N")),
+                _ => {
+                    return Err(format!(
+                        "wrong condition {text:?} (expected ndim==N, ndim>=N or ndim<=N)"
+                    ));
+                }
             };
             return Ok(Match::Dimensions(range));
         }
@@ -88,14 +92,14 @@ impl Match {
             let (what, at) = match regex_syntax::parse(text) {
                 Err(regex_syntax::Error::Parse(e)) => (e.kind().to_string(), e.span().start),
                 Err(regex_syntax::Error::Translate(e)) => (e.kind().to_string(), e.span().start),
-                _ => return format!("{text:?} is no regular expression: {error}"),
+                _ => return format!("{text:?} is not a regular expression: {error}"),
             };
             let (at, rest) = (at.column, &text[at.offset..]);
             let place = match rest {
                 "" => "at its end".to_owned(),
                 _ => format!("at character {at}, {rest:?}"),
             };
-            format!("{text:?} is no regular expression: {what} {place}")
+            format!("{text:?} is not a regular expression: {what} {place}")
         })
     }
 

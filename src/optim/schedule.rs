@@ -192,13 +192,13 @@ const PLATEAU: &[Key] = &[
         name: "patience",
         kind: NO_LESS_THAN_0,
         default: Some("10"),
-        about: "epochs without an improvement that are put up with",
+        about: "epochs without improvement before the rate is reduced",
     },
     Key {
         name: "threshold",
         kind: Kind::Fraction,
         default: Some("1e-4"),
-        about: "the part of the best val_loss by which one must be below it to count as an improvement",
+        about: "how far below the best val_loss, as a part of it, an improvement is",
     },
     Key {
         name: "cooldown_epochs",

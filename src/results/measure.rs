@@ -7,7 +7,7 @@ use super::profile::Clock;
 use super::record::{Cutoff, Record, Setting, Stat, over_seeds};
 use crate::optim;
 
-/// The first epoch whose mean metric reaches `target` (from below for scores, from above for losses).
+/// After how many epochs of training the mean metric first reaches `target` (from below for scores, from above for losses).
 pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<usize> {
     let up = record.higher_is_better(&record.metrics[metric]);
     let reached = |x: f64| if up { x >= target } else { x <= target };
@@ -15,14 +15,14 @@ pub fn epochs_to(record: &Record, setting: &Setting, metric: usize, target: f64)
         .mean
         .iter()
         .position(|&x| reached(x))?;
-    Some(setting.epochs[row])
+    Some(setting.epochs[row] + 1)
 }
 
-/// Seconds of training up to and with that epoch, averaged over the seeds. `None` for records read from
+/// Seconds of training until then, averaged over the seeds. `None` for records read from
 /// CSV files, which hold no times.
 pub fn time_to(record: &Record, setting: &Setting, metric: usize, target: f64) -> Option<f64> {
-    let last = epochs_to(record, setting, metric, target)?;
-    let rows = setting.epochs.iter().take_while(|&&e| e <= last).count();
+    let epochs = epochs_to(record, setting, metric, target)?;
+    let rows = setting.epochs.iter().take_while(|&&e| e < epochs).count();
     let times = setting.runs.iter().map(|run| {
         let times = run.metric("train_epoch_time")?;
         Some(times[..rows].iter().sum::<f64>())

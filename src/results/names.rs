@@ -66,17 +66,28 @@ pub fn experiment(record: &Record) -> String {
             let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
             text("dataset").zip(text("model"))
         }
-        None => {
-            let cuts = record.name.match_indices('_').map(|(at, _)| at);
-            let mut parts = cuts.map(|at| (&record.name[..at], &record.name[at + 1..]));
-            parts.find(|(data, model)| both(data, model).is_some())
-        }
+        None => parts(&record.name),
     };
     match named.and_then(|(data, model)| both(data, model)) {
         Some(shown) if record.problem.is_empty() => shown,
         Some(shown) => format!("{shown} ({})", record.problem),
         None => record.title(),
     }
+}
+
+/// A method, or an experiment by its id: what tables are about.
+pub fn printed(name: &str) -> String {
+    match parts(name) {
+        Some((data, model)) => both(data, model).expect("both have names"),
+        None => method(name).to_owned(),
+    }
+}
+
+/// Data set and model of an id like `cifar10_vit`.
+fn parts(id: &str) -> Option<(&str, &str)> {
+    let cuts = id.match_indices('_').map(|(at, _)| at);
+    let mut parts = cuts.map(|at| (&id[..at], &id[at + 1..]));
+    parts.find(|(data, model)| both(data, model).is_some())
 }
 
 fn both(dataset: &str, model: &str) -> Option<String> {

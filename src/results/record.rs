@@ -78,13 +78,17 @@ impl std::str::FromStr for Cutoff {
     type Err = &'static str;
 
     fn from_str(text: &str) -> std::result::Result<Cutoff, Self::Err> {
-        let number = |digits: &str| digits.parse().map_err(|_| "not an epoch, nor two as A:B");
+        let number = |digits: &str| {
+            digits
+                .parse()
+                .map_err(|_| "expected an epoch A, or two as A:B")
+        };
         let (from, to) = match text.split_once(':') {
             Some((from, to)) => (number(from)?, Some(number(to)?)),
             None => (number(text)?, None),
         };
         if to.is_some_and(|to| to < from) {
-            return Err("the first epoch is beyond the second");
+            return Err("expected A:B with A at most B");
         }
         Ok(Cutoff { from, to })
     }

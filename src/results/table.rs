@@ -340,6 +340,20 @@ impl Table {
         }
     }
 
+    /// With the names that people write, as figures have them.
+    fn printed(&self) -> Table {
+        let mut table = self.clone();
+        let keys = table.rows.iter_mut().flat_map(|row| &mut row[..self.keys]);
+        let mut names: Vec<&mut String> = keys.map(|cell| &mut cell.text).collect();
+        if self.kind == Kind::Matrix {
+            names.extend(&mut table.header[self.keys..]);
+        }
+        for name in names {
+            *name = names::printed(name);
+        }
+        table
+    }
+
     fn of_columns(&self, columns: &[usize]) -> Table {
         let row = |row: &Vec<Cell>| columns.iter().map(|&at| row[at].clone()).collect();
         Table {
@@ -485,7 +499,7 @@ impl Table {
             };
             (0..table.header.len()).map(column).collect::<Vec<f64>>()
         };
-        let whole = self.varying();
+        let whole = self.printed().varying();
         let mut out = "% Needs \\usepackage{booktabs}.\n\\begin{table}\n\\centering\n".to_owned();
         let bold = self.rows.iter().flatten().any(|c| c.bold);
         let bold = if bold {

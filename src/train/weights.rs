@@ -223,7 +223,7 @@ impl Weights {
         match self.vocabulary() {
             Some(vocabulary) => Ok((config, vocabulary)),
             None => Err(Error::usage(format!(
-                "the weights in {path} are those of {} on {}, which is no language model",
+                "the weights in {path} are those of {} on {}, which is not a language model",
                 config.model, config.dataset
             ))),
         }
@@ -247,7 +247,7 @@ impl Weights {
                 true => "; torch.save made it: load it in Python, and save it with safetensors.torch.save_file",
                 false => "",
             };
-            Error::corrupt(format!("{path} is no whole safetensors file: {e}{hint}"))
+            Error::corrupt(format!("{path} is not a whole safetensors file: {e}{hint}"))
         })
     }
 

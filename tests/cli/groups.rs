@@ -197,7 +197,7 @@ fn groups_that_cannot_be_meant_are_refused() {
         (
             adamw(),
             json!([{"match": "bias", "lookahead_k": 5}]),
-            &["groups[0][0].lookahead_k: belongs into opt"],
+            &["groups[0][0].lookahead_k: belongs in opt"],
         ),
         (
             json!({"name": "momo", "lr": 1}),

@@ -94,8 +94,8 @@ fn what_no_model_can_write_is_an_error() {
     for (arguments, last, says) in [
         ("--prompt", "the éclair", "lacks \"é\""),
         ("--prompt", "", "empty"),
-        ("--temperature", "NaN", "not a finite number"),
-        ("--temperature", "inf", "not a finite number"),
+        ("--temperature", "NaN", "expected a finite number"),
+        ("--temperature", "inf", "expected a finite number"),
         ("--device", "gpu", "gpu"),
     ] {
         let command = format!("sample {file} {arguments}");
@@ -110,7 +110,7 @@ fn what_no_model_can_write_is_an_error() {
     folder.run("train -q line.json --save-weights=v").code(0);
     let line = weights(&folder, "v/line");
     run(&folder, "sample", &line)
-        .says(&["linear on synthetic_linear", "no language model"])
+        .says(&["linear on synthetic_linear", "not a language model"])
         .code(2);
 }
 

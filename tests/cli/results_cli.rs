@@ -148,7 +148,7 @@ fn tables_come_in_four_formats() {
     folder
         .run("table test --cutoff 7:5")
         .code(2)
-        .says(&["beyond the second"]);
+        .says(&["expected A:B with A at most B"]);
     table("test --out t/best.txt");
     assert_eq!(folder.read("t/best.txt"), table("test"));
 }
@@ -294,7 +294,7 @@ fn figures_are_written_in_every_format() {
     for (limits, why) in [
         ("5", "LOW:HIGH"),
         ("2:1", "not below"),
-        ("a:", "not a finite number"),
+        ("a:", "expected a finite number"),
     ] {
         folder
             .run(&format!("plot test --ylim {limits}"))
@@ -575,7 +575,7 @@ fn runs_that_do_not_fit_together_are_named() {
     folder
         .run("table x --keep lr=0.3")
         .code(2)
-        .says(&["lr=0.3: no run has this value (there are: 0.1)"]);
+        .says(&["lr=0.3: no run has this value (the runs have 0.1)"]);
     output(&folder, "x", std::slice::from_ref(&long));
     output(&folder, "x-1", &[long]);
     let named = [

@@ -190,7 +190,7 @@ fn what_sbatch_does_wrong_is_told() {
         rejects,
         74,
         &[
-            "sbatch has rejected it",
+            "sbatch rejected the job",
             "invalid partition",
             "no job runs it",
         ],
@@ -198,9 +198,9 @@ fn what_sbatch_does_wrong_is_told() {
     check(
         "echo Submitted batch job",
         74,
-        &["has answered \"Submitted batch job\"", "squeue"],
+        &["answered \"Submitted batch job\"", "squeue"],
     );
-    check("true", 74, &["has answered \"\""]);
+    check("true", 74, &["answered \"\""]);
     let folder = folder(&sweep(3, 5), "");
     let mut command = folder.command("slurm sweep.json");
     let ran: Ran = command

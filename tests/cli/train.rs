@@ -115,6 +115,10 @@ fn bash_completes_at_every_level() {
         ),
         (&["stepback-native", "train", "--log-l"], &["--log-layers"]),
         (
+            &["stepback-native", "plot", "mnist_mlp", "lay"],
+            &["layers"],
+        ),
+        (
             &["stepback-native", "train", "--device", "emu"],
             &["emulator"],
         ),

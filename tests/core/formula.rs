@@ -494,11 +494,17 @@ fn files_are_regular_ones_or_links_to_them() {
     let fifo = path("fifo.toml");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
-    refused(&fifo, "cannot read: it is no regular file");
+    refused(&fifo, "cannot read: it is not a regular file");
     refused(folder.path(), "cannot read: it is a folder");
-    refused(Path::new("/dev/zero"), "cannot read: it is no regular file");
+    refused(
+        Path::new("/dev/zero"),
+        "cannot read: it is not a regular file",
+    );
     std::os::unix::fs::symlink("fifo.toml", path("to_fifo.toml")).unwrap();
-    refused(&path("to_fifo.toml"), "cannot read: it is no regular file");
+    refused(
+        &path("to_fifo.toml"),
+        "cannot read: it is not a regular file",
+    );
     let near = format!("(did you mean {}?)", path("mine.toml").display());
     let error = load(&path("mien.toml")).unwrap_err();
     assert!(error.message.ends_with(&near), "{error}");

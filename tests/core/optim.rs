@@ -232,8 +232,8 @@ fn matches() {
             "role==weights",
             &["known: hidden, bias, norm, embedding, head"],
         ),
-        ("ndim=1", &["none of ndim==N, ndim>=N and ndim<=N"]),
-        ("ndim>=two", &["none of ndim==N"]),
+        ("ndim=1", &["(expected ndim==N, ndim>=N or ndim<=N)"]),
+        ("ndim>=two", &["wrong condition"]),
     ] {
         let error = Match::parse(text).unwrap_err();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");

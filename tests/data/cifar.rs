@@ -245,7 +245,7 @@ fn imagenet32_counts_from_one_and_crops_first() {
     assert_eq!(pair.train.augmentation(), Some(Recipe::CropThenFlip));
     for (label, refused) in [
         (0, "the labels start at 0, those of imagenet32 at 1"),
-        (1001, "label 0 is 1001, which is not one of 1 to 1000"),
+        (1001, "label 0 is 1001 (expected 1 to 1000)"),
     ] {
         let batch = python2_batch(2, "labels", &[label], &[1, 3072], &planes(0));
         set.put("imagenet32/train/train_data_batch_7", &batch);
@@ -269,7 +269,7 @@ fn damaged_files_are_named() {
         (records(0..4, 100), "a file of cifar100, not of cifar10"),
         (
             [good(), vec![10], planes(1)].concat(),
-            "label 4 is 10, which is not one of 0 to 9",
+            "label 4 is 10 (expected 0 to 9)",
         ),
         (
             batch("labels", &[1], &[1, 3072], &planes(0)),

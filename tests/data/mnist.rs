@@ -115,7 +115,7 @@ fn damaged_idx_files_are_named() {
         (TRAIN_IMAGES, cut(&images(40), 1), "cut short"),
         (TRAIN_IMAGES, Vec::new(), "cut short"),
         (TRAIN_IMAGES, images(40)[..9].to_vec(), "cut short"),
-        (TRAIN_IMAGES, longer(images(40)), "behind its end"),
+        (TRAIN_IMAGES, longer(images(40)), "after its end"),
         (TRAIN_IMAGES, labels(40), "magic number"),
         (TRAIN_IMAGES, with(images(40), 2, 9), "magic number"),
         (TRAIN_IMAGES, with(images(40), 4, 255), "count"),

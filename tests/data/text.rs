@@ -148,9 +148,9 @@ fn labels_of_several_classes_are_counted_from_the_smallest() {
     let text = "1 1:1\n0 1:0\n2 1:2\n2 1:2\n";
     assert_eq!(classes(text), (vec![(0, 0), (1, 1), (2, 2)], Some(3)));
     for (text, what) in [
-        ("1 1:1\n-1 1:1\n2 1:1\n", "label -1 is no class"),
-        ("1 1:1\n1.5 1:1\n2 1:1\n", "label 1.5 is no class"),
-        ("1 1:1\n1e9 1:1\n2 1:1\n", "label 1000000000 is no class"),
+        ("1 1:1\n-1 1:1\n2 1:1\n", "label -1 is not a class"),
+        ("1 1:1\n1.5 1:1\n2 1:1\n", "label 1.5 is not a class"),
+        ("1 1:1\n1e9 1:1\n2 1:1\n", "label 1000000000 is not a class"),
         ("1 1:1\n", "fewer than two samples"),
         ("", "fewer than two samples"),
     ] {

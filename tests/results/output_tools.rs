@@ -88,7 +88,7 @@ fn keys_and_values_that_no_run_has_are_refused() {
     );
     let message = keep(&["lr=7"]);
     assert!(
-        message.contains("no run has this value (there are: "),
+        message.contains("no run has this value (the runs have "),
         "{message}"
     );
     assert!(

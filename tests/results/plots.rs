@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::common::files;
+use stepback_native::error::Error;
 use stepback_native::optim::{self, Look};
 use stepback_native::results::plot::canvas::{Align, Canvas, Shape};
 use stepback_native::results::plot::chart::{Colours, Figure, Legend, Mark, Scale, Style, Theme};
@@ -950,13 +951,33 @@ fn more_lines_than_can_be_told_apart_are_refused() {
         .collect();
     let many: Vec<(&str, Vec<f64>)> = many.iter().map(|(m, l)| (m.as_str(), l.clone())).collect();
     let record = record("x", &many);
-    for error in [
-        plot::curves(&record, "train_loss", &all()).unwrap_err(),
-        plot::stability(&record, "train_loss", &all()).unwrap_err(),
-    ] {
+    let refused = |outcome: Result<Figure, Error>, advice: &str| {
+        let error = outcome.unwrap_err();
         assert!(error.message.contains("200 lines are too many"), "{error}");
-        assert!(error.message.contains("--ignore KEY"), "{error}");
-    }
+        assert!(error.message.contains(advice), "{error}");
+    };
+    refused(plot::curves(&record, "train_loss", &all()), "--methods");
+    refused(
+        plot::stability(&record, "train_loss", &all()),
+        "--ignore KEY",
+    );
+    let top = Selection { top: 2, ..all() };
+    refused(plot::curves(&record, "train_loss", &top), "a smaller --top");
+    let each = Selection {
+        per_setting: true,
+        ..all()
+    };
+    refused(
+        plot::curves(&record, "train_loss", &each),
+        "leave out --per-setting",
+    );
+    // Who follows it gets a figure.
+    let methods = ["m1".to_owned(), "m7".to_owned()];
+    let some = Selection {
+        methods: &methods,
+        ..all()
+    };
+    assert!(plot::curves(&record, "train_loss", &some).is_ok());
 }
 
 fn figures_of_steps() -> Vec<Figure> {

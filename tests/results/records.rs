@@ -255,7 +255,7 @@ fn bold_is_spelled_in_every_format() {
     );
     let latex = table.render_within(Format::Latex, 200);
     assert!(
-        latex.contains("mnist\\_mlp & 97.62 $\\pm$ 0.17 &"),
+        latex.contains("MNIST, MLP & 97.62 $\\pm$ 0.17 &"),
         "{latex}"
     );
     assert!(latex.contains("\\textbf{97.97 $\\pm$ 0.08} &"), "{latex}");
@@ -313,7 +313,7 @@ fn measures_follow_their_formulas() {
     assert_eq!(best[5].lr(), Some(10.0), "the diverged one comes last");
     // 0, 0.225, 0.45, 0.675, 0.9: half of the final value on average.
     assert!((measure::area(best[0], 0).unwrap() - 0.45).abs() < 1e-12);
-    assert_eq!(measure::epochs_to(&record, best[0], 0, 0.5), Some(3));
+    assert_eq!(measure::epochs_to(&record, best[0], 0, 0.5), Some(4));
     assert_eq!(measure::epochs_to(&record, best[0], 0, 0.95), None);
     assert_eq!(
         measure::time_to(&record, best[0], 0, 0.5),
@@ -326,9 +326,9 @@ fn measures_follow_their_formulas() {
     assert_eq!(table.rows[0][1].text, "diverged");
     let runs = from_outputs("mnist_mlp-2");
     let (score, setting) = (runs.metric("val_score").unwrap(), &runs.settings[0]);
-    let epoch = measure::epochs_to(&runs, setting, score, 0.9).unwrap();
+    let epochs = measure::epochs_to(&runs, setting, score, 0.9).unwrap();
     let seconds = setting.runs.iter().map(|r| {
-        r.metric("train_epoch_time").unwrap()[..=epoch]
+        r.metric("train_epoch_time").unwrap()[..epochs]
             .iter()
             .sum::<f64>()
     });

@@ -4,7 +4,7 @@ use crate::common::browser::Browser;
 use crate::common::files;
 use crate::common::skip;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use stepback_native::results::{Record, record, report};
 
 fn outputs(id: &str) -> Record {

@@ -144,7 +144,7 @@ fn what_is_the_same_in_all_rows_is_said_once() {
     let table = Table::new(&records, &LONG).unwrap();
     let text = table.render(Format::Text);
     let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let constant = "In all rows: experiment one, setting lr=0.1, weight_decay=0, epochs to target 1, robustness (decades) 0.0. In no row: seconds to target.";
+    let constant = "In all rows: experiment one, setting lr=0.1, weight_decay=0, epochs to target 2, robustness (decades) 0.0. In no row: seconds to target.";
     assert!(said.contains(constant), "{text}");
     assert!(
         said.contains("Validation accuracy (%)") && said.contains("target 0.5"),

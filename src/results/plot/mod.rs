@@ -49,6 +49,20 @@ pub struct Selection<'a> {
     pub title: Option<&'a str>,
 }
 
+impl Selection<'_> {
+    /// How a figure comes to have fewer lines.
+    fn fewer(&self) -> &'static str {
+        if self.per_setting {
+            "leave out --per-setting, or take some of the settings with --keep KEY=VALUE"
+        } else if self.top > 1 {
+            "take a smaller --top, or some of the methods with --methods"
+        } else {
+            "take some of the methods with --methods, or some of the settings with --keep KEY=VALUE; of settings that \
+             differ in a key alone, stability shows the best with --ignore KEY"
+        }
+    }
+}
+
 impl Default for Selection<'_> {
     fn default() -> Self {
         Selection {
@@ -273,10 +287,10 @@ fn figure(
 ) -> Result<Figure> {
     if chart.series.len() > MOST_LINES {
         return Err(Error::usage(format!(
-            "{}: {} lines are too many to tell apart in a figure ({MOST_LINES} at most); take fewer of them with \
-             --methods, or only the best over a key's values with --ignore KEY",
+            "{}: {} lines are too many to tell apart in a figure ({MOST_LINES} at most): {}",
             record.title(),
-            chart.series.len()
+            chart.series.len(),
+            selection.fewer()
         )));
     }
     Ok(Figure {
@@ -815,7 +829,8 @@ pub fn step_sizes(record: &Record, method: &str, selection: &Selection) -> Resul
     }
     if panels.len() > MOST_LINES {
         return Err(Error::usage(format!(
-            "{}: {} learning rates of {method} are too many panels for a figure ({MOST_LINES} at most)",
+            "{}: {} learning rates of {method} are too many panels for a figure ({MOST_LINES} at most): take some of them \
+             with --keep lr=VALUE,...",
             record.title(),
             panels.len()
         )));

@@ -61,7 +61,7 @@ fn only_regular_files_of_decent_size_are_read() {
     refused(folder.path(), "a folder");
     refused(Path::new("/"), "names no file");
     refused(Path::new(".."), "names no file");
-    refused(Path::new("/dev/zero"), "no regular file");
+    refused(Path::new("/dev/zero"), "not a regular file");
 
     let fifo = path("fifo.json");
     assert!(
@@ -71,7 +71,7 @@ fn only_regular_files_of_decent_size_are_read() {
             .unwrap()
             .success()
     );
-    refused(&fifo, "no regular file");
+    refused(&fifo, "not a regular file");
 
     let mut text = dict(&[]).into_bytes();
     text.resize(16 << 20, b' ');

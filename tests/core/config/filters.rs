@@ -47,8 +47,8 @@ fn filters_on_one_key_are_alternatives_and_on_several_conditions() {
 #[rustfmt::skip]
 fn filters_that_choose_nothing_say_what_there_is() {
     let cases: &[(&[&str], &[&str])] = &[
-        (&["lr=0.3"], &["e.json: lr=0.3: no run has this value (there are: 0.1, 1, 10)"]),
-        (&["bias_correction=false"], &["no run has this value (there are: true)"]),
+        (&["lr=0.3"], &["e.json: lr=0.3: no run has this value (the runs have 0.1, 1, 10)"]),
+        (&["bias_correction=false"], &["no run has this value (the runs have true)"]),
         (&["lrr=1"], &["e.json: lrr=1: no run has this key (did you mean \"lr\"?)"]),
         (&["colour=1"], &["(known: name, lr, ", "batch_size", "dataset_kwargs.p", "bias_correction"]),
         (&["datset_kwargs.p=3"], &["no run has this key (did you mean \"dataset_kwargs.p\"?)"]),
