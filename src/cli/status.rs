@@ -10,6 +10,7 @@ use serde_json::json;
 use super::print::{self, count};
 use crate::error::Result;
 use crate::results::progress::{Status, Watch, duration};
+use crate::results::table::format_small;
 
 /// How far a sweep is that is being trained, by one process or by many
 #[derive(clap::Args)]
@@ -88,9 +89,9 @@ fn text(status: &Status) -> String {
         let stands = match &run.under_way {
             None => String::new(),
             Some(way) => {
-                let loss = way
-                    .loss
-                    .map_or(String::new(), |loss| format!(", loss {loss:.6}"));
+                let loss = way.loss.map_or(String::new(), |loss| {
+                    format!(", loss {}", format_small(loss))
+                });
                 let (epochs, of) = (way.epochs, way.of);
                 format!(
                     ": {epochs} of {} done{loss}, since {} UTC",

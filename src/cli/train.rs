@@ -26,6 +26,7 @@ use crate::results::file::Shared;
 use crate::results::identity::{Identity, Index};
 use crate::results::progress::{Planned, Watch, duration};
 use crate::results::store::{Options, Overwrite, Store};
+use crate::results::table::format_small;
 use crate::results::tensorboard::Board;
 use crate::results::{Epoch, RunResult, escape, output};
 use crate::stop;
@@ -785,11 +786,11 @@ impl sweep::Progress for Report<'_> {
         let due = lines && is_due();
         if self.shown || due {
             let stands = format!(
-                "{left}: {}: epoch {} of {}, loss {:.4}",
+                "{left}: {}: epoch {} of {}, loss {}",
                 config.label(),
                 done.epoch + 1,
                 config.max_epoch,
-                done.train_loss
+                format_small(done.train_loss)
             );
             self.bar
                 .set_message(escape::printable(&stands).into_owned());

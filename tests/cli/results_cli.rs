@@ -251,7 +251,7 @@ fn figures_are_written_in_every_format() {
     folder
         .run("plot test --width 1")
         .code(2)
-        .says(&["2 and 40"]);
+        .says(&["from 2 to 40"]);
     let many = "plot test curves --format png,pdf --script --out-dir many --metric val_score";
     let many = folder.run(many).code(0);
     let names = ["png", "pdf", "csv", "py"].map(|e| format!("many/test/curves_val_score.{e}\n"));
