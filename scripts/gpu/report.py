@@ -88,15 +88,16 @@ def kernels(args):
     for line in report["peaks"]:
         rate = "-"
         if line["seconds"]:
-            copy = line["name"] == "copy"
-            rate = f"{line['gb_per_s']:.0f} GB/s" if copy else f"{line['tflop_per_s']:.1f} TFLOP/s"
-        lines.append([line["name"], rate])
-    print_table(["machine", "rate"], lines)
+            rate = f"{line['tflop_per_s']:.1f} TFLOP/s" if line["flops"] else f"{line['gb_per_s']:.0f} GB/s"
+            rate = f"{1e6 * line['seconds']:.2f} us" if line["name"] == "launch" else rate
+        lines.append([line["name"], line["about"], rate])
+    print_table(["machine", "about", "rate"], lines)
     percent = lambda x: "-" if x is None else f"{100 * x:.0f} %"
     slowest = sorted((l for l in report["rows"] if l["seconds"]), key=lambda l: -l["seconds"])[:12]
-    lines = [[l["name"], l["about"], l["part"], f"{1e6 * l['seconds']:.1f}", percent(l["share_of_copy"]),
+    lines = [[l["name"], l["about"], l["part"], f"{1e6 * l['seconds']:.1f}",
+              f"{1e6 * (l['hot_seconds'] or l['seconds']):.1f}", percent(l["share_of_copy"]),
               percent(l["share_of_peak"]), "-" if l["error"] is None else f"{l['error']:.1e}"] for l in slowest]
-    print_table(["name", "about", "part", "us", "of copy", "of peak", "error"], lines)
+    print_table(["name", "about", "part", "us", "hot", "of copy", "of peak", "error"], lines)
     # TF32 rounds to 11 bits; in single precision it is the order of long sums that differs.
     most = lambda l: 2e-3 if l["precision"] == "tf32" else 1e-4
     wrong = [l for l in report["peaks"] + report["rows"] if l["error"] is None or l["error"] > most(l)]

@@ -6,14 +6,41 @@ use crate::device::{Device, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::Result;
 use crate::ops::distance;
 
-/// Runs of which the median is taken, after a few that warm up.
+/// Runs of which the median is taken on the CPU, after a few that warm up.
 const RUNS: usize = 31;
 const WARM_UP: usize = 5;
 
-/// Floats that are written between runs, so that the L2 cache holds nothing of the last one.
+/// Runs of which the median is taken on a GPU. Each is what is timed, so many times in one graph: fewer where that takes
+/// longer than `LONG` seconds.
+const GRAPHS: usize = 7;
+const REPEATS: usize = 20;
+const LONG: f64 = 2e-3;
+
+/// Floats that are written between repeats, so that the L2 cache holds nothing of the last one.
 const FLUSH: usize = 64 << 20;
 
 pub(super) const COPY: &str = "copy";
+
+/// Copies that are timed: out of the caches, within L2 (8, 16, 32 and 48 MB are read and written), and one that is nothing
+/// but a launch.
+const COPIES: [(&str, usize); 6] = [
+    (COPY, FLUSH),
+    ("l2", 1 << 20),
+    ("l2", 2 << 20),
+    ("l2", 4 << 20),
+    ("l2", 6 << 20),
+    ("launch", 4),
+];
+const SMALL_COPIES: [(&str, usize); 3] = [(COPY, 3001), ("l2", 1001), ("launch", 4)];
+
+/// Seconds of a program.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seconds {
+    /// On a GPU the L2 cache holds other data.
+    pub cold: Option<f64>,
+    /// It holds what the run before left.
+    pub hot: Option<f64>,
+}
 
 pub(super) fn peak_name(precision: Precision) -> &'static str {
     match precision {
@@ -22,14 +49,13 @@ pub(super) fn peak_name(precision: Precision) -> &'static str {
     }
 }
 
-/// The median of what a clock says.
-fn median(mut clock: impl FnMut() -> Result<f64>) -> Result<f64> {
-    for _ in 0..WARM_UP {
-        clock()?;
-    }
-    let mut times = (0..RUNS).map(|_| clock()).collect::<Result<Vec<_>>>()?;
+/// The median of what a clock says so many times.
+fn median(runs: usize, clock: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let mut times = std::iter::repeat_with(clock)
+        .take(runs)
+        .collect::<Result<Vec<_>>>()?;
     times.sort_by(f64::total_cmp);
-    Ok(times[RUNS / 2])
+    Ok(times[runs / 2])
 }
 
 /// Median times of programs: none on the emulator, where they say nothing.
@@ -38,54 +64,56 @@ pub(super) fn seconds<const N: usize>(
     device: Device,
     shapes: Shapes,
     programs: [Prepared; N],
-) -> Result<[Option<f64>; N]> {
+) -> Result<[Seconds; N]> {
     match device {
-        Device::Emulator | Device::Plan => Ok([None; N]),
-        Device::Cuda(_) => Ok(times(machine, shapes, programs)?.map(Some)),
+        Device::Emulator | Device::Plan => Ok([Seconds::default(); N]),
+        Device::Cuda(_) => {
+            let floats = match shapes {
+                Shapes::Experiments => FLUSH,
+                Shapes::Small => 1000,
+            };
+            times(machine, floats, programs)
+        }
         Device::Cpu => {
-            let mut seconds = [None; N];
+            let mut seconds = [Seconds::default(); N];
             for (seconds, program) in seconds.iter_mut().zip(programs) {
-                *seconds = Some(median(|| machine.time(program))?);
+                machine.time(&[program], WARM_UP)?;
+                seconds.cold = Some(median(RUNS, || machine.time(&[program], 1))?);
             }
             Ok(seconds)
         }
     }
 }
 
-/// Median times of programs on a GPU, each run behind a copy of other data: it empties the cache, and the GPU is at work
-/// while the host starts what is timed.
+/// Median times of programs on a GPU: of each alone, again and again, and of each behind a copy of so many other floats,
+/// which empties the cache and whose own time is taken off.
 fn times<const N: usize>(
-    gpu: &mut Machine,
-    shapes: Shapes,
-    programs: [Prepared; N],
-) -> Result<[f64; N]> {
-    let floats = match shapes {
-        Shapes::Experiments => FLUSH,
-        Shapes::Small => 1000,
-    };
-    times_behind(gpu, floats, programs)
-}
-
-fn times_behind<const N: usize>(
     gpu: &mut Machine,
     floats: usize,
     programs: [Prepared; N],
-) -> Result<[f64; N]> {
+) -> Result<[Seconds; N]> {
     let other: View<f32> = gpu.alloc("other data", floats)?;
     let half = floats / 2;
     let flush = copy(gpu, [other.part(0, half), other.part(half, half)])?;
-    let mut times = [0.0; N];
+    let mut times = [Seconds::default(); N];
     for (time, program) in times.iter_mut().zip(programs) {
-        *time = time_behind(gpu, flush, program)?;
+        let (hot, repeats) = hot(gpu, program)?;
+        time.hot = Some(hot);
+        let cold = median(GRAPHS, || {
+            let both = gpu.time(&[flush, program], repeats)?;
+            Ok(both - gpu.time(&[flush], repeats)?)
+        })?;
+        time.cold = Some(cold / repeats as f64);
     }
     Ok(times)
 }
 
-fn time_behind(gpu: &mut Machine, first: Prepared, program: Prepared) -> Result<f64> {
-    median(|| {
-        gpu.run(first)?;
-        gpu.time(program)
-    })
+/// The median time of a program behind itself, and how often it was in a graph for that.
+fn hot(gpu: &mut Machine, program: Prepared) -> Result<(f64, usize)> {
+    let once = gpu.time(&[program], 1)?;
+    let repeats = ((LONG / once).ceil() as usize).clamp(1, REPEATS);
+    let time = median(GRAPHS, || gpu.time(&[program], repeats))?;
+    Ok((time / repeats as f64, repeats))
 }
 
 fn copy(gpu: &mut Machine, [from, to]: [View<f32>; 2]) -> Result<Prepared> {
@@ -101,7 +129,7 @@ pub(super) fn peaks(device: Device, shapes: Shapes) -> Result<Vec<Measured>> {
     let small = shapes == Shapes::Small;
     let timed = |gpu: &mut Machine, program| match device {
         Device::Emulator => Ok(None),
-        _ => time_behind(gpu, program, program).map(Some),
+        _ => hot(gpu, program).map(|(seconds, _)| Some(seconds)),
     };
     let measured = |name: &str, about: String| Measured {
         name: name.to_owned(),
@@ -112,22 +140,26 @@ pub(super) fn peaks(device: Device, shapes: Shapes) -> Result<Vec<Measured>> {
         flops: 0,
         precision: None,
         seconds: None,
+        hot_seconds: None,
         error: 0.0,
     };
     let mut gpu = Machine::open(device)?;
-    let n = if small { 3001 } else { FLUSH };
-    let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+    let copies: &[(&str, usize)] = if small { &SMALL_COPIES } else { &COPIES };
+    let most = copies.iter().map(|(_, n)| *n).max().expect("a copy");
+    let x: Vec<f32> = (0..most).map(|i| i as f32).collect();
     let from = gpu.alloc_with("numbers", &x)?;
-    let to = gpu.alloc("a copy", n)?;
-    let program = copy(&mut gpu, [from, to])?;
-    gpu.run(program)?;
-    let bytes = 2 * n * size_of::<f32>();
-    let mut peaks = vec![Measured {
-        bytes,
-        error: distance(&gpu.download(to)?, &x),
-        seconds: timed(&mut gpu, program)?,
-        ..measured(COPY, format!("{n} numbers"))
-    }];
+    let mut peaks = Vec::new();
+    for &(name, n) in copies {
+        let to: View<f32> = gpu.alloc("a copy", n)?;
+        let program = copy(&mut gpu, [from.part(0, n), to])?;
+        gpu.run(program)?;
+        peaks.push(Measured {
+            bytes: 2 * n * size_of::<f32>(),
+            error: distance(&gpu.download(to)?, &x[..n]),
+            seconds: timed(&mut gpu, program)?,
+            ..measured(name, format!("{n} numbers"))
+        });
+    }
     // More blocks than any GPU runs at a time, so that the last of them weigh little.
     let blocks = if small { 1 } else { 1 << 15 };
     for precision in [Precision::Fp32, Precision::Tf32] {
@@ -186,8 +218,9 @@ mod tests {
         let x = gpu.alloc_with("x", &[1f32, 2.0]).unwrap();
         let [y, z] = [(); 2].map(|()| gpu.alloc_with("y", &[0f32; 2]).unwrap());
         let programs = [y, z].map(|y| copy(&mut gpu, [x, y]).unwrap());
-        let times = times_behind(&mut gpu, 1000, programs).unwrap();
-        assert!(times.iter().all(|t| *t > 0.0), "{times:?}");
+        let times = times(&mut gpu, 1000, programs).unwrap();
+        assert!(times.iter().all(|t| t.hot > Some(0.0)), "{times:?}");
+        assert!(times.iter().all(|t| t.cold.is_some()), "{times:?}");
         assert_eq!(gpu.download(z).unwrap(), [1.0, 2.0]);
     }
 }

@@ -26,16 +26,20 @@ const NO_GRAPH: &str = "STEPBACK_NO_GRAPH";
 /// What fresh memory holds, as on the emulator: NaN as floats, so that reading what nobody wrote is seen.
 const FRESH: u8 = 0xff;
 
-/// GPUs whose primary context is kept.
-static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+/// The GPUs that were opened.
+static OPENED: Mutex<Vec<&'static Gpu>> = Mutex::new(Vec::new());
 
-pub(super) struct Cuda {
+/// A GPU's primary context and the kernels in it. Both take longer to make than a small run: they stay until the process ends.
+struct Gpu {
     index: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: sys::CUstream,
-    modules: Vec<sys::CUmodule>,
     functions: HashMap<&'static str, Function>,
+}
+
+pub(super) struct Cuda {
+    gpu: &'static Gpu,
+    stream: sys::CUstream,
     /// Of kernels that are text.
     made: HashMap<Arc<str>, Made>,
     memory: Vec<sys::CUdeviceptr>,
@@ -45,10 +49,12 @@ pub(super) struct Cuda {
 }
 
 /// A program made ready.
-enum Ready {
-    Graph(sys::CUgraphExec),
-    /// Launches, and the addresses of the buffers.
-    OneByOne(Vec<Launch>, Vec<u64>),
+struct Ready {
+    launches: Vec<Launch>,
+    /// Of the buffers.
+    addresses: Vec<u64>,
+    /// All launches, unless they are wanted one by one.
+    graph: Option<sys::CUgraphExec>,
 }
 
 /// A text that the driver has compiled, and its kernels.
@@ -65,6 +71,10 @@ struct Function {
 
 // SAFETY: handles of the driver, which may be used from any thread; every method makes the context current first.
 unsafe impl Send for Cuda {}
+// SAFETY: as above.
+unsafe impl Send for Gpu {}
+// SAFETY: as above, and from several at a time.
+unsafe impl Sync for Gpu {}
 
 fn failed(what: &str, error: DriverError) -> Error {
     let text = match ends_the_process(error.0) {
@@ -283,35 +293,30 @@ fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32), driver: i32) 
     )))
 }
 
-impl Cuda {
-    pub fn open(index: usize) -> Result<Cuda> {
+impl Gpu {
+    fn opened(index: usize) -> Result<&'static Gpu> {
         let name = usable_at(index)?;
+        let mut opened = OPENED.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(gpu) = opened.iter().find(|gpu| gpu.index == index) {
+            return Ok(gpu);
+        }
+        let gpu: &'static Gpu = Box::leak(Box::new(Gpu::open(index, &name)?));
+        opened.push(gpu);
+        Ok(gpu)
+    }
+
+    fn open(index: usize, name: &str) -> Result<Gpu> {
         let opening = |e| failed(&format!("cannot open GPU {index} ({name})"), e);
         let device = result::device::get(index as i32).map_err(opening)?;
         // SAFETY: the device was just got from the driver, the context from the device.
-        let context = unsafe {
-            let context = result::primary_ctx::retain(device).map_err(opening)?;
-            // A context takes longer to make than a small run: it is kept until the process ends.
-            let mut kept = KEPT.lock().unwrap_or_else(|e| e.into_inner());
-            if !kept.contains(&index) {
-                result::primary_ctx::retain(device).map_err(opening)?;
-                kept.push(index);
-            }
-            result::ctx::set_current(context).map_err(opening)?;
-            context
-        };
-        let mut cuda = Cuda {
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(opening)?;
+        let mut gpu = Gpu {
             index,
             device,
             context,
-            stream: result::stream::create(StreamKind::NonBlocking).map_err(opening)?,
-            modules: Vec::new(),
             functions: HashMap::new(),
-            made: HashMap::new(),
-            memory: Vec::new(),
-            graphs: std::env::var_os(NO_GRAPH).is_none_or(|v| v.is_empty() || v == "0"),
-            programs: Vec::new(),
         };
+        gpu.enter()?;
         for (file, image) in kernels::IMAGES {
             // At eight bytes, as nvcc had it.
             let mut words = vec![0u64; image.len().div_ceil(8)];
@@ -327,20 +332,35 @@ impl Cuda {
                 )
                 .unwrap_or_else(|| failed(&format!("kernels of {file}.cu"), e))
             })?;
-            cuda.modules.push(module);
             let of_file = kernels::KERNELS.iter();
             for kernel in of_file.filter(|k| k.file() == Some(*file)) {
                 // SAFETY: the module was just loaded.
                 let function = unsafe { Function::load(module, &kernel.name, device) }?;
-                cuda.functions.insert(&kernel.name, function);
+                gpu.functions.insert(&kernel.name, function);
             }
         }
-        Ok(cuda)
+        Ok(gpu)
     }
 
     fn enter(&self) -> Result<()> {
-        // SAFETY: the context is retained until we are dropped.
+        // SAFETY: the context is retained until the process ends.
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed("context", e))
+    }
+}
+
+impl Cuda {
+    pub fn open(index: usize) -> Result<Cuda> {
+        let gpu = Gpu::opened(index)?;
+        gpu.enter()?;
+        let stream = result::stream::create(StreamKind::NonBlocking);
+        Ok(Cuda {
+            gpu,
+            stream: stream.map_err(|e| failed(&format!("cannot open GPU {index}"), e))?,
+            made: HashMap::new(),
+            memory: Vec::new(),
+            graphs: std::env::var_os(NO_GRAPH).is_none_or(|v| v.is_empty() || v == "0"),
+            programs: Vec::new(),
+        })
     }
 
     fn wait(&self) -> Result<()> {
@@ -361,14 +381,14 @@ impl Cuda {
         })
     }
 
-    /// A program as one graph.
-    fn capture(&self, launches: &[Launch], addresses: &[u64]) -> Result<sys::CUgraphExec> {
+    /// Programs as one graph, all of them so many times.
+    fn capture(&self, programs: &[&Ready], times: usize) -> Result<sys::CUgraphExec> {
         let capturing = |e| failed("capture of a graph", e);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: our own stream, graph and executable graph.
         unsafe {
             result::stream::begin_capture(self.stream, mode).map_err(capturing)?;
-            let queued = launches.iter().try_for_each(|l| self.launch(l, addresses));
+            let queued = self.each_launch(programs, times, |l, at| self.launch(l, at));
             // Also after an error: the stream must leave capture.
             let graph = result::stream::end_capture(self.stream).map_err(capturing);
             let graph = match (queued, graph) {
@@ -386,6 +406,49 @@ impl Cuda {
         }
     }
 
+    /// Does something with every launch of programs, all of them so many times.
+    fn each_launch(
+        &self,
+        programs: &[&Ready],
+        times: usize,
+        what: impl Fn(&Launch, &[u64]) -> Result<()>,
+    ) -> Result<()> {
+        let programs = (0..times).flat_map(|_| programs);
+        let mut launches = programs.flat_map(|p| p.launches.iter().map(|l| (l, &*p.addresses)));
+        launches.try_for_each(|(launch, addresses)| what(launch, addresses))
+    }
+
+    /// Starts a graph, or runs the launches of programs one by one.
+    fn start(
+        &self,
+        graph: Option<sys::CUgraphExec>,
+        programs: &[&Ready],
+        times: usize,
+    ) -> Result<()> {
+        match graph {
+            // SAFETY: graph and stream are ours, and the memory that it names lives as long.
+            Some(graph) => unsafe { result::graph::launch(graph, self.stream) }
+                .map_err(|e| failed("start of a graph", e)),
+            None => self.each_launch(programs, times, |l, at| self.run_alone(l, at)),
+        }
+    }
+
+    /// The seconds between two events that `work` records, after a wait for all of it.
+    fn between_events(&self, work: impl Fn([sys::CUevent; 2]) -> Result<()>) -> Result<f64> {
+        let timing = |e| failed("an event", e);
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let events = [event().map_err(timing)?, event().map_err(timing)?];
+        let timed = work(events).and_then(|()| self.wait()).and_then(|()| {
+            // SAFETY: our own events, both of which are over.
+            unsafe { result::event::elapsed(events[0], events[1]) }.map_err(timing)
+        });
+        for event in events {
+            // SAFETY: our own, used no more.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+        Ok(f64::from(timed?) / 1e3)
+    }
+
     /// Compiles the text of a kernel, unless that was done before.
     fn load_text(&mut self, kernel: &Kernel) -> Result<()> {
         let Body::Text(text) = &kernel.body else {
@@ -395,8 +458,8 @@ impl Cuda {
             Entry::Occupied(made) => made.into_mut(),
             Entry::Vacant(place) => {
                 let module = compile(text).map_err(|(e, log)| {
-                    let gpu = format!("{}", self.index);
-                    refusal(e.0, &gpu, capability(self.device), driver())
+                    let gpu = format!("{}", self.gpu.index);
+                    refusal(e.0, &gpu, capability(self.gpu.device), driver())
                         .filter(|_| log.is_empty())
                         .unwrap_or_else(|| not_compiled(&kernel.name, e.0, &log))
                 })?;
@@ -408,7 +471,7 @@ impl Cuda {
         };
         if !made.functions.contains_key(&*kernel.name) {
             // SAFETY: the module was loaded in this context.
-            let function = unsafe { Function::load(made.module, &kernel.name, self.device) }?;
+            let function = unsafe { Function::load(made.module, &kernel.name, self.gpu.device) }?;
             made.functions.insert(kernel.name.to_string(), function);
         }
         Ok(())
@@ -416,7 +479,7 @@ impl Cuda {
 
     fn function(&self, kernel: &Kernel) -> &Function {
         match &kernel.body {
-            Body::Built { .. } => &self.functions[&*kernel.name],
+            Body::Built { .. } => &self.gpu.functions[&*kernel.name],
             Body::Text(text) => &self.made[text].functions[&*kernel.name],
         }
     }
@@ -433,7 +496,7 @@ impl Cuda {
                 "--device cuda: kernel {} needs {} KiB of shared memory, and GPU {} has {} for it",
                 kernel.name,
                 grid.shared.div_ceil(1 << 10),
-                self.index,
+                self.gpu.index,
                 function.most_shared >> 10
             )));
         }
@@ -469,11 +532,11 @@ impl Cuda {
 
 impl Backend for Cuda {
     fn name(&self) -> String {
-        format!("cuda: GPU {}", self.index)
+        format!("cuda: GPU {}", self.gpu.index)
     }
 
     fn alloc(&mut self, name: &str, bytes: usize) -> Result<Option<u64>> {
-        self.enter()?;
+        self.gpu.enter()?;
         // The driver refuses an allocation of no bytes.
         let bytes = bytes.max(1);
         // SAFETY: an allocation, which drop frees.
@@ -498,7 +561,7 @@ impl Backend for Cuda {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.enter()?;
+        self.gpu.enter()?;
         // SAFETY: inside of an allocation; in the order of the stream, and `bytes` outlive the wait.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
             .map_err(|e| failed("upload", e))?;
@@ -509,7 +572,7 @@ impl Backend for Cuda {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.enter()?;
+        self.gpu.enter()?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
             .map_err(|e| failed("download", e))?;
@@ -517,47 +580,55 @@ impl Backend for Cuda {
     }
 
     fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
-        self.enter()?;
+        self.gpu.enter()?;
         let launches: Vec<Launch> = calls.into_iter().map(Call::into_launch).collect();
         // The driver compiles nothing while a stream is captured.
         for launch in &launches {
             self.load_text(&launch.kernel)?;
         }
-        self.programs.push(match self.graphs {
-            true => Ready::Graph(self.capture(&launches, addresses)?),
-            false => Ready::OneByOne(launches, addresses.to_vec()),
-        });
+        let mut ready = Ready {
+            launches,
+            addresses: addresses.to_vec(),
+            graph: None,
+        };
+        if self.graphs {
+            ready.graph = Some(self.capture(&[&ready], 1)?);
+        }
+        self.programs.push(ready);
         Ok(self.programs.len() - 1)
     }
 
     fn run(&mut self, program: usize) -> Result<()> {
-        self.enter()?;
-        match &self.programs[program] {
-            // SAFETY: the program and the stream are ours, and the memory that it names lives as long.
-            Ready::Graph(graph) => unsafe { result::graph::launch(*graph, self.stream) }
-                .map_err(|e| failed("start of a graph", e)),
-            Ready::OneByOne(launches, addresses) => launches
-                .iter()
-                .try_for_each(|launch| self.run_alone(launch, addresses)),
-        }
+        self.gpu.enter()?;
+        let ready = &self.programs[program];
+        self.start(ready.graph, &[ready], 1)
     }
 
-    fn time(&mut self, program: usize) -> Result<f64> {
-        self.enter()?;
-        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let timing = |e| failed("an event", e);
-        let (start, end) = (event().map_err(timing)?, event().map_err(timing)?);
-        // SAFETY: our own events and stream; both are recorded before the wait that `elapsed` needs.
-        unsafe {
-            result::event::record(start, self.stream).map_err(timing)?;
-            self.run(program)?;
-            result::event::record(end, self.stream).map_err(timing)?;
-            self.wait()?;
-            let milliseconds = result::event::elapsed(start, end).map_err(timing)?;
-            result::event::destroy(start).map_err(timing)?;
-            result::event::destroy(end).map_err(timing)?;
-            Ok(f64::from(milliseconds) / 1e3)
+    fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
+        self.gpu.enter()?;
+        let programs: Vec<&Ready> = programs.iter().map(|p| &self.programs[*p]).collect();
+        let graph = match self.graphs {
+            true => Some(self.capture(&programs, times)?),
+            false => None,
+        };
+        let start = |event| {
+            // SAFETY: our own event and stream.
+            unsafe { result::event::record(event, self.stream) }.map_err(|e| failed("an event", e))
+        };
+        let timed = self.between_events(|[first, last]| {
+            if graph.is_some() {
+                // It comes to the GPU, which is at work while the host starts what is timed.
+                self.start(graph, &programs, times)?;
+            }
+            start(first)?;
+            self.start(graph, &programs, times)?;
+            start(last)
+        });
+        if let Some(graph) = graph {
+            // SAFETY: our own, which has run.
+            let _ = unsafe { result::graph::exec_destroy(graph) };
         }
+        timed
     }
 }
 
@@ -566,22 +637,20 @@ impl Drop for Cuda {
         // SAFETY: everything is ours and used no more. After a fault these calls fail too, and nobody is helped by
         // hearing of it again.
         unsafe {
-            let _ = result::ctx::set_current(self.context);
+            let _ = result::ctx::set_current(self.gpu.context);
             let _ = result::stream::synchronize(self.stream);
             for program in self.programs.drain(..) {
-                if let Ready::Graph(graph) = program {
+                if let Some(graph) = program.graph {
                     let _ = result::graph::exec_destroy(graph);
                 }
             }
             for address in self.memory.drain(..) {
                 let _ = result::free_sync(address);
             }
-            let made = self.made.drain().map(|(_, made)| made.module);
-            for module in self.modules.drain(..).chain(made) {
-                let _ = result::module::unload(module);
+            for made in self.made.drain().map(|(_, made)| made) {
+                let _ = result::module::unload(made.module);
             }
             let _ = result::stream::destroy(self.stream);
-            let _ = result::primary_ctx::release(self.device);
         }
     }
 }

@@ -134,9 +134,6 @@ mod without {
         fn run(&mut self, _: usize) -> Result<()> {
             match *self {}
         }
-        fn time(&mut self, _: usize) -> Result<f64> {
-            match *self {}
-        }
     }
 }
 
@@ -341,12 +338,6 @@ mod machine {
                 }
             }
             Ok(())
-        }
-
-        fn time(&mut self, program: usize) -> Result<f64> {
-            let start = std::time::Instant::now();
-            self.run(program)?;
-            Ok(start.elapsed().as_secs_f64())
         }
     }
 

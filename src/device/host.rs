@@ -2,7 +2,6 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
-use std::time::Instant;
 
 use super::machine::Backend;
 use super::program::{Call, HostCall};
@@ -105,11 +104,5 @@ impl Backend for Host {
             (call.body)(&self.addresses);
         }
         Ok(())
-    }
-
-    fn time(&mut self, program: usize) -> Result<f64> {
-        let start = Instant::now();
-        self.run(program)?;
-        Ok(start.elapsed().as_secs_f64())
     }
 }

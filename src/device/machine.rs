@@ -1,6 +1,7 @@
 //! Machines: what holds buffers and runs programs. A GPU, its emulation, or the CPU.
 
 use std::marker::PhantomData;
+use std::time::Instant;
 
 use bytemuck::Pod;
 
@@ -22,8 +23,15 @@ pub(super) trait Backend: Send {
     /// A program's number. `addresses` are those of the buffers.
     fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize>;
     fn run(&mut self, program: usize) -> Result<()>;
-    /// Runs it and waits: the seconds that it took, by the machine's own clock.
-    fn time(&mut self, program: usize) -> Result<f64>;
+    /// Runs programs one after the other, all of them so many times, and waits: the seconds that it took, by the machine's
+    /// own clock.
+    fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..times {
+            programs.iter().try_for_each(|program| self.run(*program))?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
     /// The calls of a program, where they are kept.
     fn planned(&self, _program: usize) -> Option<&[Call]> {
         None
@@ -206,9 +214,11 @@ impl Machine {
         self.backend.run(program.0)
     }
 
-    /// Runs a program and gives the seconds that it took.
-    pub fn time(&mut self, program: Prepared) -> Result<f64> {
-        self.backend.time(program.0)
+    /// Runs programs one after the other, all of them so many times, and gives the seconds that it took. On a GPU they are
+    /// one graph, which runs once before.
+    pub fn time(&mut self, programs: &[Prepared], times: usize) -> Result<f64> {
+        let programs: Vec<usize> = programs.iter().map(|program| program.0).collect();
+        self.backend.time(&programs, times)
     }
 
     /// Is it the CPU, which runs functions on memory of this process?
@@ -316,8 +326,8 @@ pub(crate) mod failing {
             self.backend.run(program)
         }
 
-        fn time(&mut self, program: usize) -> Result<f64> {
-            self.backend.time(program)
+        fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
+            self.backend.time(programs, times)
         }
 
         fn planned(&self, program: usize) -> Option<&[Call]> {

@@ -55,10 +55,6 @@ impl Backend for Planner {
         Ok(())
     }
 
-    fn time(&mut self, _: usize) -> Result<f64> {
-        Ok(0.0)
-    }
-
     fn planned(&self, program: usize) -> Option<&[Call]> {
         Some(&self.programs[program])
     }

@@ -116,7 +116,10 @@ fn kernels_are_compared_with_the_cpu_on_the_emulator() {
         let lines = report[key].as_array().unwrap();
         lines.iter().map(|l| l["name"].as_str().unwrap()).collect()
     };
-    assert_eq!(names("peaks"), ["copy", "peak_fp32", "peak_tf32"]);
+    assert_eq!(
+        names("peaks"),
+        ["copy", "l2", "launch", "peak_fp32", "peak_tf32"]
+    );
     let rows = names("rows");
     assert_eq!(rows.iter().filter(|name| **name == "relu").count(), 4);
     assert!(rows.iter().all(|name| name.contains("relu")), "{rows:?}");

@@ -140,6 +140,7 @@ struct Event {
 struct Memory {
   uint64_t context;
   size_t bytes;
+  bool set = false;  // all of it, once
 };
 
 // Things by handles that are never given out twice, so that what is gone is known to be gone.
@@ -234,12 +235,12 @@ Code enqueue(Stream& stream, Work work) {
   return SUCCESS;
 }
 
-// Is the range in one live allocation?
-bool live(uint64_t address, size_t bytes) {
+// The live allocation that a range lies in.
+Memory* live(uint64_t address, size_t bytes) {
   auto after = memory.all.upper_bound(address);
-  if (after == memory.all.begin()) return false;
-  const auto& [start, block] = *std::prev(after);
-  return block.context == current && address + bytes <= start + block.bytes;
+  if (after == memory.all.begin()) return nullptr;
+  auto& [start, block] = *std::prev(after);
+  return block.context == current && address + bytes <= start + block.bytes ? &block : nullptr;
 }
 
 // ---- kernels ----
@@ -265,8 +266,10 @@ Code execute(Launch& launch) {
     uint64_t address;
     if (code != 'r' && code != 'w') continue;
     memcpy(&address, bytes.data(), sizeof address);
-    if (!live(address, 0)) {
-      wrong(ILLEGAL_ADDRESS, "%s: parameter %zu points to no memory", kernel->name, i);
+    const Memory* block = live(address, 0);
+    if (!block || !block->set) {
+      wrong(ILLEGAL_ADDRESS, "%s: parameter %zu points to %s", kernel->name, i,
+            block ? "memory that nobody has set" : "no memory");
       return break_context(function->context);
     }
   }
@@ -452,7 +455,7 @@ struct AtExit {
     auto left = [&](auto& table) {
       if (!table.all.empty()) fprintf(file, "left: %zu %s\n", table.all.size(), table.what);
     };
-    left(modules), left(graphs), left(executables), left(streams), left(events), left(memory);
+    left(graphs), left(executables), left(streams), left(events), left(memory);
     fclose(file);
   }
 } at_exit;
@@ -752,7 +755,7 @@ int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
   // What some earlier process has left: numbers that look like any.
   memset(made, 0x3e, bytes);
   *address = uint64_t(made);
-  memory.all[*address] = {current, bytes};
+  memory.all[*address] = Memory{current, bytes};
   return SUCCESS;
 }
 
@@ -779,6 +782,8 @@ int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, uint64_
   FIND(streams, stream, on);
   if (!live(address, bytes)) return wrong(INVALID_VALUE, "cuMemsetD8Async outside of device memory");
   return enqueue(*stream, [=] {
+    Memory* block = live(address, bytes);
+    if (bytes == block->bytes) block->set = true;
     memset(reinterpret_cast<void*>(address), value, bytes);
     return SUCCESS;
   });

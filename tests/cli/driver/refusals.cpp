@@ -1,0 +1,136 @@
+// Does with the stub of libcuda what src/device/cuda.rs must not do: each call must be refused by the driver's own code.
+// Arguments: a fatbin with the kernel `relu_fwd`.
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+int cuInit(unsigned);
+int cuDeviceGet(int*, int);
+int cuDevicePrimaryCtxRetain(uint64_t*, int);
+int cuCtxSetCurrent(uint64_t);
+int cuStreamCreate(uint64_t*, unsigned);
+int cuStreamSynchronize(uint64_t);
+int cuStreamBeginCapture_v2(uint64_t, int);
+int cuStreamEndCapture(uint64_t, uint64_t*);
+int cuGraphInstantiateWithFlags(uint64_t*, uint64_t, unsigned long long);
+int cuGraphDestroy(uint64_t);
+int cuGraphExecDestroy(uint64_t);
+int cuGraphLaunch(uint64_t, uint64_t);
+int cuModuleLoadData(uint64_t*, const void*);
+int cuModuleUnload(uint64_t);
+int cuModuleGetFunction(uint64_t*, uint64_t, const char*);
+int cuFuncSetAttribute(uint64_t, int, int);
+int cuFuncLoad(uint64_t);
+int cuLaunchKernel(uint64_t, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, uint64_t, void**, void**);
+int cuMemAlloc_v2(uint64_t*, size_t);
+int cuMemFree_v2(uint64_t);
+int cuMemsetD8Async(uint64_t, unsigned char, size_t, uint64_t);
+int cuMemcpyDtoHAsync_v2(void*, uint64_t, size_t, uint64_t);
+int cuEventCreate(uint64_t*, unsigned);
+int cuEventRecord(uint64_t, uint64_t);
+int cuEventElapsedTime(float*, uint64_t, uint64_t);
+}
+
+static int failures = 0;
+
+static void expect(int wanted, int got, const char* what) {
+  if (wanted == got) return;
+  printf("%s: code %d in place of %d\n", what, got, wanted);
+  failures++;
+}
+
+int main(int, char** arguments) {
+  static char image[1 << 20];
+  FILE* file = fopen(arguments[1], "rb");
+  if (!file || !fread(image, 1, sizeof image, file)) return 2;
+  fclose(file);
+
+  int device;
+  uint64_t context, stream, other, module, relu, graph, program, x, fresh, event[2];
+  expect(3, cuDeviceGet(&device, 0), "a device before cuInit");
+  expect(0, cuInit(0), "cuInit");
+  expect(201, cuMemAlloc_v2(&x, 64), "memory without a context");
+  expect(0, cuDevicePrimaryCtxRetain(&context, 0), "a context");
+  expect(0, cuCtxSetCurrent(context), "a context made current");
+  expect(0, cuStreamCreate(&stream, 1), "a stream");
+  expect(0, cuMemAlloc_v2(&x, 64), "memory");
+  expect(0, cuMemAlloc_v2(&fresh, 64), "memory");
+  expect(0, cuMemsetD8Async(x, 0, 64, stream), "memory is set");
+  expect(1, cuMemsetD8Async(x, 0, 65, stream), "more memory is set than there is");
+  char bytes[65];
+  expect(1, cuMemcpyDtoHAsync_v2(bytes, x + 1, 64, stream), "memory is read behind its end");
+  expect(0, cuModuleLoadData(&module, image), "a module");
+  expect(500, cuModuleGetFunction(&relu, module, "relu"), "a kernel that is not there");
+  expect(0, cuModuleGetFunction(&relu, module, "relu_fwd"), "a kernel");
+
+  long long n = 16;
+  void* parameters[] = {&x, &x, &n};
+  auto launch = [&](unsigned blocks_x, unsigned blocks_y, unsigned threads, unsigned shared) {
+    return cuLaunchKernel(relu, blocks_x, blocks_y, 1, threads, 1, 1, shared, stream, parameters, nullptr);
+  };
+  expect(1, launch(0, 1, 256, 0), "a launch without blocks");
+  expect(1, launch(1, 65536, 256, 0), "a launch of too many rows of blocks");
+  expect(1, launch(1, 1, 128, 0), "a launch of other threads than the kernel is for");
+  expect(1, launch(1, 1, 256, (48 << 10) + 1), "more shared memory than without asking");
+  expect(1, cuFuncSetAttribute(relu, 8, (227 << 10) + 1), "more shared memory than there is");
+  expect(0, cuFuncSetAttribute(relu, 8, 227 << 10), "all shared memory");
+  expect(0, launch(1, 1, 256, 227 << 10), "a launch with all shared memory");
+
+  // While a stream is captured.
+  auto captured = [&](auto call, int code, const char* what) {
+    expect(0, cuStreamBeginCapture_v2(stream, 1), "a capture");
+    expect(code, call(), what);
+    expect(code ? 901 : 0, cuStreamEndCapture(stream, &graph), what);
+  };
+  captured([&] { return cuStreamSynchronize(stream); }, 900, "a wait while capturing");
+  captured([&] { return cuMemAlloc_v2(&other, 64); }, 900, "an allocation while capturing");
+  captured([&] { return cuMemFree_v2(x); }, 900, "memory is freed while capturing");
+  captured([&] { return cuModuleLoadData(&other, image); }, 900, "a module is loaded while capturing");
+  captured([&] { return launch(1, 1, 256, 0); }, 900, "a kernel is loaded while capturing");
+  expect(0, cuFuncLoad(relu), "a kernel is loaded");
+  captured([&] { return launch(1, 1, 256, 0); }, 0, "a launch is captured");
+  expect(401, cuStreamEndCapture(stream, &other), "a capture ends twice");
+  expect(0, cuGraphInstantiateWithFlags(&program, graph, 0), "a graph is made ready");
+  expect(0, cuGraphDestroy(graph), "a graph is destroyed");
+  expect(400, cuGraphDestroy(graph), "a graph is destroyed twice");
+  expect(0, cuGraphLaunch(program, stream), "a graph is launched");
+
+  expect(0, cuEventCreate(&event[0], 0), "an event");
+  expect(0, cuEventCreate(&event[1], 0), "an event");
+  float ms;
+  expect(400, cuEventElapsedTime(&ms, event[0], event[1]), "time between events that were not recorded");
+  expect(0, cuEventRecord(event[0], stream), "an event is recorded");
+  expect(0, cuEventRecord(event[1], stream), "an event is recorded");
+  expect(600, cuEventElapsedTime(&ms, event[0], event[1]), "time between events that are not over");
+  expect(401, cuModuleUnload(module), "a module is unloaded while a kernel may run");
+  expect(0, cuStreamSynchronize(stream), "a wait");
+  expect(0, cuEventElapsedTime(&ms, event[0], event[1]), "time between events");
+
+  expect(0, cuModuleUnload(module), "a module is unloaded");
+  expect(400, launch(1, 1, 256, 0), "a kernel is launched whose module is gone");
+  expect(400, cuGraphLaunch(program, stream), "a graph is launched whose module is gone");
+  expect(0, cuGraphExecDestroy(program), "a graph that was made ready is destroyed");
+  expect(400, cuGraphLaunch(program, stream), "a graph is launched that is gone");
+
+  // What a kernel does wrong ends the context.
+  auto fails = [&](uint64_t operand, const char* what) {
+    expect(0, cuDevicePrimaryCtxRetain(&context, 0), "a context");
+    expect(0, cuModuleLoadData(&module, image), "a module");
+    expect(0, cuModuleGetFunction(&relu, module, "relu_fwd"), "a kernel");
+    parameters[0] = &operand;
+    expect(0, launch(1, 1, 256, 0), what);
+    expect(700, cuStreamSynchronize(stream), what);
+    expect(700, cuMemAlloc_v2(&other, 64), "memory after that");
+  };
+  const bool freed = arguments[2] && atoi(arguments[2]);
+  if (freed) {
+    const uint64_t gone = x;
+    expect(0, cuMemFree_v2(gone), "memory is freed");
+    expect(400, cuMemFree_v2(gone), "memory is freed twice");
+    fails(gone, "a kernel reads memory that is gone");
+  } else {
+    fails(fresh, "a kernel reads memory that nobody has set");
+  }
+  return failures > 0;
+}
