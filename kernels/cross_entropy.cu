@@ -7,6 +7,7 @@
 //   cross_entropy_rows, cross_entropy_means   batches of many rows
 //   cross_entropy_block                       few: one block does a batch
 //   cross_entropy_bwd                         dx
+//   draw_classes                              classes drawn from softmax(x) in place of t: src/ops/cross_entropy.rs says how
 #include "batch.cuh"
 
 // The loss of a row, for its first lane, and its gradient g.
@@ -98,4 +99,28 @@ KERNEL(cross_entropy_bwd, 256, const float* __restrict__ g, const float* __restr
   for (int i = threadIdx.x; i < blocks; i += 256) count += (int)counts[i];
   const float rows = (float)max(block_sum<256>(count), 1);
   for (long long i = grid_thread(); i < n; i += grid_threads()) dx[i] = g[i] / rows * df[0];
+}
+
+KERNEL(draw_classes, 256, const float* __restrict__ x, const float* __restrict__ target, const Step* __restrict__ now,
+       unsigned stream, float* __restrict__ drawn, int rows, int classes) {
+  const int lane = threadIdx.x % 32;
+  for (long long row = blockIdx.x * 8 + threadIdx.x / 32; row < rows; row += gridDim.x * 8) {
+    int best = 0;
+    float most = -INFINITY;
+    for (int j = lane; j < classes; j += 32) {
+      const unsigned long long at = row * classes + j;
+      const uint4 words = philox(now->seed, (unsigned long long)stream << 32 | at / 4, now->batch);
+      const unsigned pair[2] = {at & 1 ? words.y : words.x, at & 1 ? words.w : words.z}, word = pair[at / 2 & 1];
+      const float u = fmaf((float)word, 0x1p-32f, 0x1p-33f), sum = x[row * classes + j] - logf(-log1pf(-u));
+      if (sum > most) best = j, most = sum;
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      const float other = __shfl_xor_sync(0xffffffffu, most, offset);
+      const int place = __shfl_xor_sync(0xffffffffu, best, offset);
+      // The first of several largest.
+      if (other > most || (other == most && place < best)) best = place, most = other;
+    }
+    if (lane == 0) drawn[row] = (int)target[row] == IGNORED ? IGNORED : best;
+  }
 }

@@ -13,8 +13,7 @@ KERNEL(lion_direction, 256, const Step* __restrict__ now, const LionStep* __rest
   const LionStep c = steps[now->slot];
   const float lr = (float)c.lr, shrink = (float)c.shrink;
   for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    const float x = average(c.beta1, d[i], g[i]);
-    update[i] = lr * (float)((x > 0.0f) - (x < 0.0f));
+    update[i] = lr * sign(average(c.beta1, d[i], g[i]));
     d[i] = average(c.beta2, d[i], g[i]);
     w[i] *= shrink;
   }
@@ -25,8 +24,7 @@ KERNEL(lion, 256, const Step* __restrict__ now, const LionStep* __restrict__ ste
   const LionStep c = steps[now->slot];
   const float lr = (float)c.lr, shrink = (float)c.shrink;
   for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    const float x = average(c.beta1, d[i], g[i]);
-    w[i] = shrink * w[i] - lr * (float)((x > 0.0f) - (x < 0.0f));
+    w[i] = shrink * w[i] - lr * sign(average(c.beta1, d[i], g[i]));
     d[i] = average(c.beta2, d[i], g[i]);
   }
 }

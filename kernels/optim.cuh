@@ -32,6 +32,9 @@ DEVICE float lerp(float a, float b, float weight) {
 // g + wd w, untouched without decay: 0 times an infinite weight would make a NaN.
 DEVICE float decayed(float g, float wd, float w) { return wd == 0.0f ? g : fmaf(wd, w, g); }
 
+// -1, 0 or 1; 0 for NaN, as PyTorch has it.
+DEVICE float sign(float x) { return (float)((x > 0.0f) - (x < 0.0f)); }
+
 // Python's max(x, bound), which keeps a NaN, and min(limit, x), which does not.
 DEVICE double at_least(double x, double bound) { return bound > x ? bound : x; }
 DEVICE double at_most(double x, double limit) { return x < limit ? x : limit; }

@@ -10,6 +10,11 @@ KERNEL(begin_step, 32, const Step* __restrict__ steps, int* __restrict__ done, S
   *seed = df;
 }
 
+// Backward begins at `seed` with this df.
+KERNEL(begin_backward, 32, float* __restrict__ seed, float df) {
+  if (threadIdx.x == 0) *seed = df;
+}
+
 // A batch: row r of x (rows, width) and of y (rows, targets) is row order[first + r] of the data. Block (r, c) writes
 // 1024 numbers of row r of x, and where c = 0 its targets.
 struct Gather {

@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 use super::plot::{DPI, Format};
 use super::print::{self, println, six_digits};
 use super::sources::Overwrite;
-use crate::config::{Key, Values, suggestion};
+use crate::config::{Key, suggestion};
 use crate::device::program::{floats, floats_mut};
 use crate::device::{Machine, Program, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::Params;
-use crate::optim::{self, COMMON_KEYS, Look, Operands, Optimizer, Row, Stepper, formula};
+use crate::optim::{self, AUX, COMMON_KEYS, Look, Operands, Optimizer, Row, Stepper, formula};
 use crate::random::SEED;
 use crate::random::torch::Generator;
 use crate::results::file;
@@ -120,6 +120,11 @@ impl Try {
         let name = row.entry.name;
         println(format_args!("{name}: losses after {} steps", self.steps))?;
         println(table)?;
+        if let Some(rest) = row.rest {
+            println(format_args!(
+                "Both are functions of a matrix: {rest}, which has the rest of a model, does nothing here."
+            ))?;
+        }
         for (problem, (lr, steps)) in PROBLEMS.iter().zip(&best) {
             let start = six_digits(steps.losses[0]);
             println(format_args!(
@@ -173,14 +178,16 @@ impl Try {
     }
 }
 
-/// The method's own keys, and those two that all methods have by themselves.
+/// The method's own keys, and those two that all methods have by themselves. Both functions are of a matrix: those for
+/// what is none say nothing.
 fn keys(row: &'static Row) -> impl Iterator<Item = &'static Key> {
+    let of_rest = |key: &&Key| row.rest.is_some() && key.name.starts_with(AUX);
     let own = row.entry.keys;
     let common = COMMON_KEYS
         .iter()
         .filter(|key| matches!(key.name, "lr" | "weight_decay"));
     let others = common.filter(|key| own.iter().all(|other| other.name != key.name));
-    own.iter().chain(others)
+    own.iter().filter(move |key| !of_rest(key)).chain(others)
 }
 
 impl Problem {
@@ -193,8 +200,14 @@ impl Problem {
     ) -> Result<Steps> {
         let mut opt = opt.clone();
         opt.insert("lr".into(), lr.into());
-        let method = (row.build)(&Values::new(keys(row), &opt));
-        let optimizer = Optimizer::of(method, row.reports, lr);
+        opt.insert("name".into(), row.entry.name.into());
+        let optimizer = Optimizer::new(&opt, &[])?;
+        if optimizer.draws_every().is_some() {
+            return Err(Error::usage(format!(
+                "{}: it draws labels from a model's output, which these functions do not have; train with it",
+                row.entry.name
+            )));
+        }
         let mut params = Params::new(Generator::new(SEED));
         params.constant("x", self.shape, 0.0);
         let function = self.function;

@@ -7,13 +7,17 @@ pub struct Row {
     pub name: &'static str,
     pub about: &'static str,
     pub apply: for<'t> fn(Var<'t>, Var<'t>, usize) -> Var<'t>,
-    /// The mean with label smoothing, where there is such a thing.
+    /// The mean with label smoothing, and at labels drawn from the output, where there are such things.
     pub smoothed: Option<Smoothed>,
+    pub drawn: Option<Drawn>,
     pub targets: Targets,
 }
 
 /// Of a model's output, its targets, and the part of a label that is spread over all classes.
 pub type Smoothed = for<'t> fn(Var<'t>, Var<'t>, f32) -> Var<'t>;
+
+/// Of a model's output and its targets, which say where a label is to be drawn.
+pub type Drawn = for<'t> fn(Var<'t>, Var<'t>) -> Var<'t>;
 
 /// What the targets must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,7 @@ pub const LOSSES: &[Row] = &[
         smoothed: Some(|output, target, smoothing| {
             output.smoothed_cross_entropy(target, smoothing)
         }),
+        drawn: Some(|output, target| output.cross_entropy_of_draws(target)),
         targets: Targets::Classes,
     },
     Row {
@@ -47,6 +52,7 @@ pub const LOSSES: &[Row] = &[
         smoothed: Some(|output, target, smoothing| {
             output.smoothed_cross_entropy(target, smoothing)
         }),
+        drawn: Some(|output, target| output.cross_entropy_of_draws(target)),
         targets: Targets::Tokens,
     },
     Row {
@@ -54,6 +60,7 @@ pub const LOSSES: &[Row] = &[
         about: "mean of ln(1 + exp(-y f)) for targets y in {-1, 1}",
         apply: |output, target, batch| output.logistic_by_batch(target, batch),
         smoothed: None,
+        drawn: None,
         targets: Targets::Signs,
     },
     Row {
@@ -61,6 +68,7 @@ pub const LOSSES: &[Row] = &[
         about: "mean squared error over all entries",
         apply: |output, target, batch| output.squared_by_batch(target, batch),
         smoothed: None,
+        drawn: None,
         targets: Targets::Numbers,
     },
 ];
@@ -72,6 +80,7 @@ pub const SCORES: &[Row] = &[
         about: "share of samples whose largest output is that of their class",
         apply: |output, target, batch| output.class_accuracy(target, batch),
         smoothed: None,
+        drawn: None,
         targets: Targets::Classes,
     },
     Row {
@@ -79,6 +88,7 @@ pub const SCORES: &[Row] = &[
         about: "share of tokens whose largest output is that of the next token, among those whose target is not -1",
         apply: |output, target, batch| output.class_accuracy(target, batch * tokens(target)),
         smoothed: None,
+        drawn: None,
         targets: Targets::Tokens,
     },
     Row {
@@ -86,6 +96,7 @@ pub const SCORES: &[Row] = &[
         about: "share of samples where sigmoid(f) >= 0.5 says +1 and the target agrees",
         apply: |output, target, batch| output.sign_accuracy(target, batch),
         smoothed: None,
+        drawn: None,
         targets: Targets::Signs,
     },
 ];

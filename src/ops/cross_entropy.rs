@@ -5,14 +5,21 @@
 //!
 //! Gradient, of one batch: dx = (softmax(x) - p) df / rows, and 0 in rows that are left out. Forward, which has the
 //! exponentials, keeps it for df = 1 (the kernels: without the rows, which they count meanwhile).
+//!
+//! Classes may also be drawn from softmax(x), in the rows that are not left out: the one with the largest
+//! x_j - log(-log u_j), with u_j uniform in (0, 1] (Gumbel 1954). As in dropout, u comes from Philox4x32-10, keyed by the
+//! run's seed and the op, and counted by step and element.
+
+use rayon::prelude::*;
 
 use crate::cpu::{self, math};
-use crate::device::Program;
-use crate::device::Slot;
+use crate::device::gpu::kernels::Step;
 use crate::device::gpu::{Grid, elementwise, kernels};
+use crate::device::{Program, Slot};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::{Case, Data, Row};
+use crate::random::philox;
 
 /// Batches of so many rows are done by one block each: a launch costs more than some rows one after the other.
 const ONE_BLOCK: usize = 256;
@@ -23,6 +30,8 @@ struct CrossEntropy {
     /// Rows of a batch.
     batch: usize,
     smoothing: f32,
+    /// The place of the draws among those of the network, if classes are drawn.
+    draws: Option<u32>,
 }
 
 impl<'t> Var<'t> {
@@ -34,16 +43,28 @@ impl<'t> Var<'t> {
 
     /// Of each batch of so many rows; the last one has what is left.
     pub fn cross_entropy_by_batch(self, target: Var<'t>, batch: usize) -> Var<'t> {
-        cross_entropy(self, target, batch, 0.0)
+        cross_entropy(self, target, batch, 0.0, None)
     }
 
     /// With label smoothing in [0, 1).
     pub fn smoothed_cross_entropy(self, target: Var<'t>, smoothing: f32) -> Var<'t> {
-        cross_entropy(self, target, self.rows_columns().0, smoothing)
+        cross_entropy(self, target, self.rows_columns().0, smoothing, None)
+    }
+
+    /// With classes that are drawn from softmax(x) anew in every step, where the target is not -1.
+    pub fn cross_entropy_of_draws(self, target: Var<'t>) -> Var<'t> {
+        let stream = self.tape.op_count() as u32;
+        cross_entropy(self, target, self.rows_columns().0, 0.0, Some(stream))
     }
 }
 
-fn cross_entropy<'t>(x: Var<'t>, target: Var<'t>, batch: usize, smoothing: f32) -> Var<'t> {
+fn cross_entropy<'t>(
+    x: Var<'t>,
+    target: Var<'t>,
+    batch: usize,
+    smoothing: f32,
+    draws: Option<u32>,
+) -> Var<'t> {
     let (rows, classes) = x.rows_columns();
     assert_eq!(target.size(), rows, "cross_entropy: a class for each row");
     let op = CrossEntropy {
@@ -51,6 +72,7 @@ fn cross_entropy<'t>(x: Var<'t>, target: Var<'t>, batch: usize, smoothing: f32) 
         classes,
         batch,
         smoothing,
+        draws,
     };
     x.tape.apply(op, &[x, target], &[rows.div_ceil(batch)])
 }
@@ -74,6 +96,32 @@ impl CrossEntropy {
         let losses = saved.take(self.rows);
         [gradient, losses, saved]
     }
+
+    /// Floats for classes that are drawn.
+    fn drawn(&self) -> usize {
+        self.draws.map_or(0, |_| self.rows)
+    }
+}
+
+/// A word of 32 bits times the first, plus the second, is in (0, 1].
+const UNIT: (f32, f32) = (1.0 / 4_294_967_296.0, 0.5 / 4_294_967_296.0);
+
+/// Draws a class from softmax(x) for each row whose target is not -1.
+fn draw(x: &[f32], target: &[f32], classes: usize, stream: u32, now: Step, to: &mut [f32]) {
+    let rows = to.par_iter_mut().zip(target).zip(x.par_chunks(classes));
+    rows.enumerate().for_each(|(row, ((to, &target), x))| {
+        let (mut best, mut most) = (0, f32::NEG_INFINITY);
+        for (j, &x) in x.iter().enumerate() {
+            let element = u64::from(stream) << 34 | (row * classes + j) as u64;
+            let word = philox::at(now.seed, now.batch, element);
+            // -log(-log(1 - u)), which has small u's digits.
+            let gumbel = -(-(-(word as f32).mul_add(UNIT.0, UNIT.1)).ln_1p()).ln();
+            if x + gumbel > most {
+                (best, most) = (j, x + gumbel);
+            }
+        }
+        *to = if target == -1.0 { -1.0 } else { best as f32 };
+    });
 }
 
 impl Op for CrossEntropy {
@@ -90,8 +138,16 @@ impl Op for CrossEntropy {
         false
     }
 
+    fn fwd_work(&self) -> usize {
+        self.drawn()
+    }
+
     fn cpu_fwd(&self, io: Fwd<'_>) {
-        let [x, target, ..] = io.x;
+        let [x, mut target, ..] = io.x;
+        if let Some(stream) = self.draws {
+            draw(x, target, self.classes, stream, io.now, io.work);
+            target = io.work;
+        }
         let (gradient, losses) = io.saved.split_at_mut(x.len());
         let (classes, smoothing) = (self.classes, self.smoothing);
         math::cross_entropy(x, target, classes, smoothing, losses, gradient);
@@ -114,10 +170,21 @@ impl Op for CrossEntropy {
         self.saved() + self.grid().blocks[0] as usize
     }
 
+    fn cuda_fwd_work(&self) -> usize {
+        self.drawn()
+    }
+
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, target, ..], y, grid) = (io.x, io.y, self.grid());
+        let ([x, mut target, ..], y, grid) = (io.x, io.y, self.grid());
         let [gradient, losses, counts] = self.split(io.saved);
         let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
+        if let Some(stream) = self.draws {
+            let (drawn, grid) = (io.work, elementwise(32 * self.rows));
+            kernels::draw_classes(
+                program, grid, x, target, io.now, stream, drawn, rows, classes,
+            );
+            target = drawn;
+        }
         if self.in_one_block() {
             let arguments = kernels::CrossEntropyBlock {
                 x: x.into(),
@@ -190,3 +257,45 @@ pub const ROW: Row = Row {
         .with_data(&[300, 1], Data::Targets(2)),
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each class as often as softmax says, in every step anew, and none where there is none to draw.
+    #[test]
+    fn classes_are_drawn_from_softmax() {
+        const ROWS: usize = 20_000;
+        let row = [0.5f32, -1.0, 2.0, f32::NEG_INFINITY, 0.0];
+        let x = row.repeat(ROWS);
+        let target: Vec<f32> = (0..ROWS).map(|i| (i % 6) as f32 - 1.0).collect();
+        let at = |batch| {
+            let now = Step {
+                batch,
+                ..Step::default()
+            };
+            let mut drawn = vec![0.0; ROWS];
+            draw(&x, &target, row.len(), 3, now, &mut drawn);
+            drawn
+        };
+        let drawn = at(7);
+        assert!(drawn != at(8) && drawn == at(7));
+        assert!(
+            drawn
+                .iter()
+                .zip(&target)
+                .all(|(d, t)| (*d == -1.0) == (*t == -1.0))
+        );
+        let n = math::counted(&target) as f64;
+        let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+        for (j, x) in row.iter().enumerate() {
+            let p = f64::from(*x).exp() / sum;
+            let count = drawn.iter().filter(|d| **d == j as f32).count() as f64;
+            let deviation = (n * p * (1.0 - p)).sqrt();
+            assert!(
+                (count - n * p).abs() <= 4.0 * deviation,
+                "{j}: {count} of {n}, p {p}"
+            );
+        }
+    }
+}

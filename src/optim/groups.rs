@@ -45,7 +45,7 @@ const NAME: Key = Key {
 pub const GROUP_KEYS: &[Key] = &[MATCH, NAME, LR, LR_FACTOR, WEIGHT_DECAY];
 
 /// What names of keys begin with that are for the method of [`Row::rest`].
-pub(super) const AUX: &str = "aux_";
+pub const AUX: &str = "aux_";
 
 /// Which parameters a group takes.
 #[derive(Clone, Debug)]

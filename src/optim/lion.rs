@@ -15,7 +15,7 @@
 
 use super::{
     At, BETAS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update, Vectors,
-    average, cautious,
+    average, cautious, sign,
 };
 use crate::config::{Entry, Key};
 use crate::device::Program;
@@ -133,9 +133,4 @@ impl Method for Lion {
                 });
         });
     }
-}
-
-/// -1, 0 or 1; 0 for NaN, as in PyTorch.
-fn sign(x: f32) -> f32 {
-    f32::from(i8::from(x > 0.0) - i8::from(x < 0.0))
 }

@@ -27,6 +27,7 @@ mod sam;
 pub mod schedule;
 mod sgd;
 mod soap;
+mod sophia;
 mod stepper;
 mod update;
 
@@ -38,7 +39,7 @@ use crate::device::Program;
 use crate::error::Result;
 use crate::graph::Tensor;
 
-pub use groups::{GROUP_KEYS, Match};
+pub use groups::{AUX, GROUP_KEYS, Match};
 pub use stepper::Stepper;
 pub use update::{
     AnyMethod, HostStep, Operands, Optimizer, Place, SecondGradient, Tables, Update, Vectors,
@@ -63,6 +64,7 @@ pub const ROWS: &[Row] = &[
     muon::MUON,
     adafactor::ADAFACTOR,
     soap::SOAP,
+    sophia::SOPHIA_G,
 ];
 
 /// Batches of a step.
@@ -368,6 +370,15 @@ pub trait Method: Send + 'static {
         Ok(())
     }
 
+    /// After how many steps, again and again, it wants the gradient of the step's last batch for labels that are drawn from
+    /// the model's own probabilities, at the weights after the step. [`Method::drawn`] takes it.
+    fn draws_every(&self) -> Option<u64> {
+        None
+    }
+
+    /// Adds what such a gradient, which is in `update.g`, is for.
+    fn drawn(&self, _update: &Update<Self>, _program: &mut Program) {}
+
     /// Does a step leave another gradient than the loss's at the weights before it?
     fn changes_gradient(&self) -> bool {
         false
@@ -456,6 +467,8 @@ pub struct Course {
     pub steps_per_epoch: usize,
     /// Samples of a step.
     pub batch_size: usize,
+    /// Labels of a batch: of a text every token is one.
+    pub labels: usize,
 }
 
 /// A running average as `mul_` and `add_` make it: beta old + (1 - beta) new.
@@ -475,6 +488,11 @@ fn lerp(a: f32, b: f32, weight: f32) -> f32 {
     } else {
         (weight - 1.0).mul_add(b - a, b)
     }
+}
+
+/// -1, 0 or 1; 0 for NaN, as in PyTorch.
+fn sign(x: f32) -> f32 {
+    f32::from(i8::from(x > 0.0) - i8::from(x < 0.0))
 }
 
 /// Python's `max(x, bound)`: a NaN stays.

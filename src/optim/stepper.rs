@@ -15,6 +15,8 @@ pub struct Stepper {
     operands: Operands,
     machine: Machine,
     step: Prepared,
+    /// After how many steps, again and again, it takes a gradient at drawn labels, and how.
+    drawn: Option<(u64, Prepared)>,
     /// Put the weights in place that are evaluated, and the trained ones back.
     evaluation: [Prepared; 2],
     now: View<Step>,
@@ -59,8 +61,17 @@ impl Stepper {
         let mut program = Program::new(target);
         let gradient = |program: &mut Program| gradient(&operands, now, program);
         optimizer.step(&operands, &gradient, &mut program)?;
+        let drawn = match optimizer.draws_every() {
+            None => None,
+            Some(every) => {
+                let mut program = Program::new(target);
+                optimizer.drawn(&operands, &mut program);
+                Some((every, machine.prepare(program)?))
+            }
+        };
         let [enter, leave] = optimizer.evaluation(&operands, target)?;
         Ok(Stepper {
+            drawn,
             step: machine.prepare(program)?,
             evaluation: [machine.prepare(enter)?, machine.prepare(leave)?],
             now,
@@ -81,6 +92,23 @@ impl Stepper {
         self.load(lr, loss, w, g)?;
         self.machine.run(self.step)?;
         self.machine.download_into(self.operands.w, w)
+    }
+
+    /// Does the method want the gradient for drawn labels after the last step ([`super::Method::draws_every`])?
+    pub fn wants_drawn(&self) -> bool {
+        let is_due = |(every, _)| self.done > 0 && self.done.is_multiple_of(every);
+        self.drawn.is_some_and(is_due)
+    }
+
+    /// Gives it that gradient.
+    ///
+    /// # Panics
+    /// If it does not want one.
+    pub fn take_drawn(&mut self, g: &[f32]) -> Result<()> {
+        assert!(self.wants_drawn(), "no step that asks for it");
+        let (_, program) = self.drawn.expect("a method that does");
+        self.machine.upload(self.operands.g, g)?;
+        self.machine.run(program)
     }
 
     /// The weights that are evaluated after the steps so far, if they are not the trained ones.

@@ -280,6 +280,18 @@ impl Optimizer {
         all.try_for_each(|(method, at)| method.step(at, gradient, program))
     }
 
+    /// See [`Method::draws_every`]: groups of such a method have one update, so that there is one answer.
+    pub fn draws_every(&self) -> Option<u64> {
+        self.all().find_map(|method| method.draws_every())
+    }
+
+    /// See [`Method::drawn`].
+    pub fn drawn(&self, operands: &Operands, program: &mut Program) {
+        for (method, at) in self.all().zip(operands.all()) {
+            method.drawn(at, program);
+        }
+    }
+
     /// See [`Method::changes_gradient`].
     pub fn changes_gradient(&self) -> bool {
         self.all().any(|method| method.changes_gradient())
@@ -867,6 +879,10 @@ pub trait AnyMethod: Send {
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()>;
+    fn draws_every(&self) -> Option<u64> {
+        None
+    }
+    fn drawn(&self, _operands: &Place, _program: &mut Program) {}
     fn changes_gradient(&self) -> bool;
     fn evaluates_others(&self, done: u64) -> bool;
     fn evaluation(&self, operands: &Place, enter: &mut Program, leave: &mut Program) -> Result<()>;
@@ -906,6 +922,17 @@ impl<M: Method> AnyMethod for M {
         program: &mut Program,
     ) -> Result<()> {
         Method::before(self, &Update::new(operands, gradient), program)
+    }
+
+    fn draws_every(&self) -> Option<u64> {
+        Method::draws_every(self)
+    }
+
+    fn drawn(&self, operands: &Place, program: &mut Program) {
+        let none = |_: &mut Program| Err(Error::usage("there is no further gradient here"));
+        if operands.w.len > 0 {
+            Method::drawn(self, &Update::new(operands, &none), program);
+        }
     }
 
     fn changes_gradient(&self) -> bool {

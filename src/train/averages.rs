@@ -138,6 +138,7 @@ fn follow(case: &Case, device: Device) {
         eval_size: IMAGES,
         batch_size: BATCH,
         accumulated: 1,
+        drawn: None,
         params,
     };
     let (tensors, buffers) = (plans.params.tensors.clone(), plans.params.buffers.clone());

@@ -13,7 +13,8 @@ pub(super) struct Costs {
     /// Of all buffers on the machine: parameters, gradients, activations, the optimizer's memory, tables, and the data where
     /// the machine has a copy.
     pub peak_memory_bytes: usize,
-    /// How often an update goes over all parameters, or over vectors of their length; without a second gradient.
+    /// How often an update goes over all parameters, or over vectors of their length, on average of the steps; without
+    /// second gradients.
     pub update_passes: f64,
     /// Of a step's update, with a second gradient if the method asks for one; known on the CPU alone.
     pub update_time: Option<UpdateTime>,
@@ -31,8 +32,7 @@ pub(super) struct UpdateTime {
 pub(super) fn passes(calls: &[Call], parameters: usize) -> f64 {
     let of_call = |call: &Call| (call.longest_range() / size_of::<f32>()).min(parameters);
     let floats: usize = calls.iter().map(of_call).sum();
-    // Sums of a few numbers are no passes.
-    (10.0 * floats as f64 / parameters as f64).round() / 10.0
+    floats as f64 / parameters as f64
 }
 
 /// Reads the time as a program of the CPU goes by.
@@ -49,11 +49,13 @@ struct Times {
 }
 
 /// Where in a step a clock is read.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Mark {
     Step,
     Update,
     End,
+    /// Behind what follows some steps, which a mark of its own began.
+    Further,
 }
 
 impl Clock {
@@ -82,8 +84,8 @@ impl Times {
         match (mark, self.began) {
             (Mark::Step, _) => self.began = Some((now, now)),
             (Mark::Update, Some((step, _))) => self.began = Some((step, now)),
-            (Mark::End, Some((step, update))) => {
-                self.steps = self.steps.saturating_add(1);
+            (Mark::End | Mark::Further, Some((step, update))) => {
+                self.steps = self.steps.saturating_add(u32::from(mark == Mark::End));
                 self.step += now - step;
                 self.update += now - update;
             }

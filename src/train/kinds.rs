@@ -1,9 +1,13 @@
 //! Methods of every kind that the contract of [`Method`] has room for, on the CPU and by kernels: what wraps others
 //! (a second gradient, other weights in evaluation), numbers of each tensor, products of matrices, five vectors.
 
-use serde_json::json;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
 
 use super::network::Plans;
+use super::resumed::write_wine;
 use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::{Library, Loader, Part, fetch};
@@ -165,8 +169,13 @@ fn trained(optimizer: Optimizer, device: Device) -> Vec<f64> {
         "model_kwargs": {"output_size": 1, "bias": true}, "loss_func": "squared", "score_func": "squared",
         "opt": {"name": "sgd"}, "batch_size": 10, "max_epoch": 3, "run_id": 0,
     });
+    trained_on(config, Path::new("data"), optimizer, device)
+}
+
+/// The same of a run of six steps in an epoch.
+fn trained_on(config: Value, data: &Path, optimizer: Optimizer, device: Device) -> Vec<f64> {
     let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
-    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    let library = Library::new(data, true, fetch::Options::new(Vec::new(), true));
     let data = library.load(&config).unwrap();
     let target = Target {
         device,
@@ -194,6 +203,64 @@ fn wrapped(keys: serde_json::Value) -> Optimizer {
     let keys = keys.as_object().unwrap().clone();
     opt.as_object_mut().unwrap().extend(keys);
     Optimizer::new(opt.as_object().unwrap(), &[]).unwrap()
+}
+
+/// Notes the steps after which it is given a gradient for drawn labels.
+struct Noted(Arc<Mutex<Vec<u64>>>);
+
+impl Method for Noted {
+    type Coefficients = ();
+    type Scalars = ();
+
+    fn memory(&self, _: &[Tensor]) -> Memory {
+        Memory::default()
+    }
+
+    fn coefficients(&mut self, _: At) {}
+
+    fn draws_every(&self) -> Option<u64> {
+        Some(4)
+    }
+
+    fn drawn(&self, u: &Update<Self>, program: &mut Program) {
+        let noted = self.0.clone();
+        program.host("note", [u.now.into()], [], move |[now], []| {
+            noted.lock().unwrap().push(one::<Step>(now).done + 1);
+        });
+    }
+}
+
+/// After every fourth of six steps; on the emulator several steps are one program.
+#[test]
+fn labels_are_drawn_after_some_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    write_wine(folder.path());
+    let config = |interval: u64| {
+        json!({
+            "dataset": "wine", "dataset_kwargs": {"train_size": 0.72}, "model": "mlp",
+            "model_kwargs": {"output_size": 3, "hidden_sizes": [8], "dropout": true}, "loss_func": "cross_entropy",
+            "score_func": "cross_entropy_accuracy",
+            "opt": {"name": "sophia-g", "lr": 0.01, "hessian_interval": interval, "rho": 1000}, "batch_size": 6,
+            "max_epoch": 3, "run_id": 0,
+        })
+    };
+    let steps = Arc::default();
+    let noted = of(Noted(Arc::clone(&steps)));
+    trained_on(config(4), folder.path(), noted, Device::Cpu);
+    assert_eq!(*steps.lock().unwrap(), [4, 8, 12, 16]);
+
+    let trained = |interval, device| {
+        let config = config(interval);
+        let optimizer = Optimizer::new(config["opt"].as_object().unwrap(), &[]).unwrap();
+        trained_on(config, folder.path(), optimizer, device)
+    };
+    let cpu = trained(4, Device::Cpu);
+    for (ours, theirs) in trained(4, Device::Emulator).iter().zip(&cpu) {
+        assert!((ours / theirs - 1.0).abs() < 1e-5, "{ours} for {theirs}");
+    }
+    let (seldom, never) = (trained(16, Device::Cpu), trained(100, Device::Cpu));
+    assert_eq!(seldom[..6], never[..6]);
+    assert!(seldom[6] != never[6] && cpu[0] != never[0]);
 }
 
 fn of(method: impl Method) -> Optimizer {

@@ -23,6 +23,8 @@ pub struct Plans {
     pub accumulated: usize,
     /// The training plan of the samples that whole batches leave over, where running averages are to be those of all.
     pub rest: Option<Plan>,
+    /// The training plan at labels that are drawn from the model's output, for methods that ask for it.
+    pub drawn: Option<Plan>,
 }
 
 impl Plans {
@@ -73,10 +75,19 @@ impl Plans {
             _ => None,
         };
         let train = recorder.record(&params, mode, device, batch_size)?;
+        let drawn = match optimizer.draws_every() {
+            Some(_) => Some(
+                recorder
+                    .at_drawn_labels()?
+                    .record(&params, mode, device, batch_size)?,
+            ),
+            None => None,
+        };
         Ok(Plans {
             params,
             train,
             rest,
+            drawn,
             eval,
             eval_size,
             batch_size,
@@ -176,9 +187,16 @@ struct Recorder<'a> {
     model: &'a dyn Model,
     loss: &'static loss::Row,
     score: &'static loss::Row,
-    /// How the training loss is smoothed, and by how much.
-    smoothing: Option<(loss::Smoothed, f32)>,
+    labels: Labels,
     data: &'a models::Data,
+}
+
+/// The labels of the training loss.
+enum Labels {
+    Given,
+    /// How the loss is smoothed, and by how much.
+    Smoothed(loss::Smoothed, f32),
+    Drawn(loss::Drawn),
 }
 
 impl<'a> Recorder<'a> {
@@ -187,9 +205,9 @@ impl<'a> Recorder<'a> {
         let (loss, score) = (&config.loss_func, &config.score_func);
         let row = loss::loss(loss).ok_or_else(|| unknown("loss", loss))?;
         let part = Values::new(COMMON_KEYS, &config.opt).real(SMOOTHING) as f32;
-        let smoothing = match row.smoothed {
-            _ if part == 0.0 => None,
-            Some(smoothed) => Some((smoothed, part)),
+        let labels = match row.smoothed {
+            _ if part == 0.0 => Labels::Given,
+            Some(smoothed) => Labels::Smoothed(smoothed, part),
             None => {
                 return Err(Error::usage(format!(
                     "label_smoothing: loss {loss} has no labels to smooth; leave the key out, or take cross_entropy"
@@ -200,9 +218,24 @@ impl<'a> Recorder<'a> {
             config,
             model,
             data,
-            smoothing,
+            labels,
             loss: row,
             score: loss::score(score).ok_or_else(|| unknown("score", score))?,
+        })
+    }
+
+    /// The same with drawn labels in training.
+    fn at_drawn_labels(&self) -> Result<Recorder<'a>> {
+        let drawn = self.loss.drawn.ok_or_else(|| {
+            let (opt, loss) = (&self.config.opt, self.loss.name);
+            let name = opt.get("name").and_then(|name| name.as_str()).unwrap_or_default();
+            Error::usage(format!(
+                "{name} draws labels from the model's output, which loss {loss} has none for; take cross_entropy, or another optimizer"
+            ))
+        })?;
+        Ok(Recorder {
+            labels: Labels::Drawn(drawn),
+            ..*self
         })
     }
 
@@ -224,9 +257,10 @@ impl<'a> Recorder<'a> {
             }
             match mode {
                 Mode::Train | Mode::TrainWithoutDropout => {
-                    let loss = match self.smoothing {
-                        Some((smoothed, part)) => smoothed(output, target, part),
-                        None => (self.loss.apply)(output, target, samples),
+                    let loss = match self.labels {
+                        Labels::Given => (self.loss.apply)(output, target, samples),
+                        Labels::Smoothed(smoothed, part) => smoothed(output, target, part),
+                        Labels::Drawn(drawn) => drawn(output, target),
                     };
                     Targets {
                         outputs: vec![loss],

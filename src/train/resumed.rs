@@ -74,6 +74,16 @@ fn config(members: Value, batches: usize) -> RunConfig {
     RunConfig::from_json(config).unwrap()
 }
 
+/// Samples of three classes, of which 40 are for training, in the format of LIBSVM's `wine`.
+pub(super) fn write_wine(data: &Path) {
+    let samples = (0..50).map(|i| {
+        let x = |j: usize| ((i * (j + 3)) as f64).sin();
+        format!("{} 1:{:.4} 2:{:.4} 3:{:.4}\n", 1 + i % 3, x(0), x(1), x(2))
+    });
+    std::fs::create_dir_all(data.join("libsvm")).unwrap();
+    std::fs::write(data.join("libsvm/wine.scale"), samples.collect::<String>()).unwrap();
+}
+
 /// Two convolutions of 4x4 pixels, each with batch norm.
 fn small_network(data: &Pair, device: Device) -> Plans {
     let mut params = Params::new(Generator::new(SEED));
@@ -124,6 +134,7 @@ fn small_network(data: &Pair, device: Device) -> Plans {
         eval_size,
         batch_size: BATCH,
         accumulated: 1,
+        drawn: None,
         params,
     }
 }
@@ -136,7 +147,10 @@ fn run(
     every: Option<Duration>,
     watch: &Patience,
 ) -> Option<(RunResult, Vec<u32>)> {
-    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    if config.dataset == "wine" {
+        write_wine(folder);
+    }
+    let library = Library::new(folder, true, fetch::Options::new(Vec::new(), true));
     let data = library.load(config).unwrap();
     let target = Target {
         device,
@@ -266,6 +280,18 @@ fn groups_with_methods_of_their_own() {
     let groups = json!([{"match": "^3", "name": "momo", "lr": 0.5}]);
     let opt = json!({"name": "adam", "lr": 0.01});
     same_bits_wherever_it_is_ended(json!({"opt": opt, "groups": groups}), 7);
+}
+
+/// Which takes a further gradient after every fourth of seven steps.
+#[test]
+fn labels_that_are_drawn() {
+    let opt = json!({"name": "sophia-g", "lr": 0.01, "rho": 1000, "hessian_interval": 4});
+    let members = json!({
+        "dataset": "wine", "dataset_kwargs": {"train_size": 0.56}, "loss_func": "cross_entropy",
+        "score_func": "cross_entropy_accuracy",
+        "model_kwargs": {"output_size": 3, "hidden_sizes": [8], "dropout": true}, "opt": opt,
+    });
+    same_bits_wherever_it_is_ended(members, 7);
 }
 
 /// Whose bases change in every second step.

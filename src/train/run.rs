@@ -82,6 +82,7 @@ pub(super) fn run_plans(
         epochs: config.max_epoch,
         steps_per_epoch: steps,
         batch_size: config.batch_size * plans.accumulated,
+        labels: config.batch_size * train.target_shape().iter().product::<usize>(),
     });
     let mut run = Run {
         config,

@@ -60,7 +60,12 @@ pub(super) struct Trainer {
     tables: Tables,
     /// The batches of an epoch's steps.
     steps: Vec<Step>,
-    train: Sequence,
+    /// Programs of so many training steps, the longer one first.
+    train: Vec<(Prepared, usize)>,
+    /// What comes after every so manieth step.
+    drawn: Option<(Prepared, u64)>,
+    /// This epoch's programs.
+    sequence: Sequence,
     norms: Prepared,
     log: Option<StepLog>,
     layers: Option<LayerLog>,
@@ -85,8 +90,9 @@ struct Recalibration {
 struct Tables {
     /// One for each batch of each step.
     steps: View<Step>,
-    /// How many entries of a table of steps were taken.
+    /// How many entries of a table of steps were taken, and the last one.
     taken: View<i32>,
+    now: View<Step>,
     order: View<u32>,
     placements: View<Placement>,
     /// Sums of losses and scores.
@@ -113,6 +119,7 @@ impl Trainer {
             .iter()
             .map(|(_, plan)| plan)
             .chain(&plans.rest)
+            .chain(&plans.drawn)
             .chain([&plans.train]);
         let layout = Layout::alloc(&plans.params, all, &mut machine)?;
         let halves = [&data.train, &data.val].map(|split| Half::new(&mut machine, split));
@@ -137,6 +144,7 @@ impl Trainer {
         let tables = Tables {
             steps: machine.alloc("steps of an epoch", steps * accumulated)?,
             taken: machine.alloc_with("steps taken", &[0i32])?,
+            now,
             order: machine.alloc("the order of the samples", data.train.len())?,
             placements: machine.alloc("flips and crops of images", images)?,
             sums: machine.alloc("sums of losses and scores", 2)?,
@@ -202,17 +210,31 @@ impl Trainer {
         };
         let mut update = Program::new(target);
         optimizer.step(&operands, &|_| Ok(()), &mut update)?;
-        let update_passes = passes(update.calls(), parameters);
+        let mut update_passes = passes(update.calls(), parameters);
+        let mut drawn = None;
+        if let (Some(plan), Some(every)) = (&plans.drawn, optimizer.draws_every()) {
+            let mut program = Program::new(target);
+            clock.emit(Mark::Step, &mut program);
+            begin_backward(&mut program, plan.seed);
+            halves[0].gather(plan, batch_size, batch, &mut program);
+            plan.emit_again(now, &mut program)?;
+            let gradient = program.calls().len();
+            optimizer.drawn(&operands, &mut program);
+            update_passes += passes(&program.calls()[gradient..], parameters) / every as f64;
+            clock.emit(Mark::Further, &mut program);
+            drawn = Some((machine.prepare(program)?, every));
+        }
+        // Between two looks at drawn labels.
+        let between = drawn.map_or(steps, |(_, every)| steps.min(every as usize));
         let mut program = Program::new(target);
         one_step(&mut program)?;
-        let at_once = machine.steps_at_once(steps, program.calls().len());
-        let mut train = Sequence::new();
-        for (n, times) in [(at_once, steps / at_once), (1, steps % at_once)] {
-            if times > 0 {
-                let mut program = Program::new(target);
-                (0..n).try_for_each(|_| one_step(&mut program))?;
-                train.push((machine.prepare(program)?, times));
-            }
+        let at_once = machine.steps_at_once(between, program.calls().len());
+        let single = at_once > 1 && (drawn.is_some() || !steps.is_multiple_of(at_once));
+        let mut train = Vec::new();
+        for n in [at_once].into_iter().chain(single.then_some(1)) {
+            let mut program = Program::new(target);
+            (0..n).try_for_each(|_| one_step(&mut program))?;
+            train.push((machine.prepare(program)?, n));
         }
 
         let mut program = Program::new(target);
@@ -300,6 +322,8 @@ impl Trainer {
             tables,
             steps: Vec::new(),
             train,
+            drawn,
+            sequence: Sequence::new(),
             norms,
             log,
             layers,
@@ -316,8 +340,8 @@ impl Trainer {
 
     /// Calls of a training step.
     pub fn calls(&self) -> usize {
-        let calls = |(program, times): &(Prepared, usize)| self.machine.calls(*program) * times;
-        self.train.iter().map(calls).sum::<usize>() / self.steps_per_epoch()
+        let (program, steps) = self.train[0];
+        self.machine.calls(program) / steps
     }
 
     /// On the machine that only plans: the calls of one training step, and the programs of both evaluations with how often
@@ -336,7 +360,8 @@ impl Trainer {
         Costs {
             state_bytes_per_parameter: state as f64 / self.layout.values.len as f64,
             peak_memory_bytes: self.machine.held(),
-            update_passes: self.update_passes,
+            // Sums of a few numbers are no passes.
+            update_passes: (10.0 * self.update_passes).round() / 10.0,
             update_time: self.clock.update_time(),
         }
     }
@@ -356,13 +381,37 @@ impl Trainer {
     /// what is to be told.
     pub fn begin_epoch(&mut self, rates: &[Rate], order: &[u32]) -> Result<()> {
         self.trained = 0;
+        self.sequence = self.lay_out();
         self.write_tables(rates, order)
+    }
+
+    /// The programs of the epoch that comes now.
+    fn lay_out(&self) -> Sequence {
+        let (steps, mut step) = (self.steps_per_epoch(), 0);
+        let mut sequence = Sequence::new();
+        while step < steps {
+            let to_next = |every| (every - (self.done + step as u64) % every) as usize;
+            let next = self
+                .drawn
+                .map(|(program, every)| (program, step + to_next(every)));
+            let end = next.map_or(steps, |(_, at)| at.min(steps));
+            for (program, n) in &self.train {
+                sequence.push((*program, (end - step) / n));
+                step = end - (end - step) % n;
+            }
+            if let Some((program, at)) = next
+                && at == end
+            {
+                sequence.push((program, 1));
+            }
+        }
+        sequence
     }
 
     /// Runs the next of the epoch's programs, of one step or of several. Is there another one?
     pub fn advance(&mut self) -> Result<bool> {
         let mut left = self.trained;
-        let programs = || self.train.iter().copied();
+        let programs = || self.sequence.iter().copied();
         let next = programs().find_map(|(program, times)| match left.checked_sub(times) {
             None => Some(program),
             Some(rest) => {
@@ -445,6 +494,7 @@ impl Trainer {
             ("parameters", bytes(self.layout.values)),
             ("buffers", bytes(self.layout.buffers)),
             ("batches_taken", self.tables.taken.cast()),
+            ("batch", self.tables.now.cast()),
             ("series", self.operands.series().cast()),
             ("logged", logged),
             ("layers", layers),
@@ -639,6 +689,16 @@ fn begin_step(
             floats_mut(seed)[0] = df;
         },
     );
+}
+
+/// Starts backward with 1.
+fn begin_backward(program: &mut Program, seed: Slot) {
+    if !program.on_host() {
+        return kernels::begin_backward(program, 1, seed, 1.0);
+    }
+    program.host("begin_backward", [], [seed.into()], |[], [seed]| {
+        floats_mut(seed)[0] = 1.0;
+    });
 }
 
 /// sums += the losses and the scores of all batches of `samples`, each times its number of samples.

@@ -15,6 +15,8 @@ const FILE: &str = "catalogue.json";
 #[derive(Deserialize)]
 struct CatalogueFile {
     cases: Vec<Case>,
+    /// Of every step, for methods that want another gradient than the problem's.
+    second_gradients: Vec<Vec<f32>>,
     square: Square,
 }
 
@@ -58,6 +60,10 @@ pub fn catalogue(context: &Context) -> Result<Vec<Check>> {
 
     let problem = problem.given();
     let losses = vec![0.0; problem.steps];
+    let problem = Problem {
+        second: given(losses.clone(), file.second_gradients),
+        ..problem
+    };
     let gradient = given(losses, file.square.gradients);
     let square = Problem {
         shapes: file.square.shapes,

@@ -189,6 +189,10 @@ impl Case {
             let (loss, g) = (problem.gradient)(k, &as_in_file(&places, &w));
             let lr = self.lr_per_step.as_ref().map_or(lr, |rates| rates[k]);
             stepper.step(lr, loss, &mut w, &laid(&places, &g))?;
+            if stepper.wants_drawn() {
+                let (_, g) = (problem.second)(k, &as_in_file(&places, &w));
+                stepper.take_drawn(&laid(&places, &g))?;
+            }
             for name in self.scalars.keys() {
                 if let Some(x) = stepper.report(name)? {
                     path.scalars.entry(name.clone()).or_default().push(x);

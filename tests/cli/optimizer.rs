@@ -158,6 +158,15 @@ fn steps_are_tried_on_two_functions() {
         [[0.01, 34.62, 24.2]]
     );
 
+    // Whatever has the rest of a model has nothing to do.
+    let apply = "[apply]\nto = \"matrix\"\nrest = \"adamw\"";
+    file("matrices.toml", "w = w - lr*rho*g", apply);
+    let of_matrices = losses(&folder, "matrices.toml --lr 0.015");
+    assert_eq!(of_matrices[0][..2], [0.015, quadratic]);
+    let ran = folder.run("optimizer try matrices.toml --lr 0.015").code(0);
+    let said = "adamw, which has the rest of a model, does nothing here";
+    assert!(ran.stdout.contains(said), "{}", ran.stdout);
+
     for (arguments, said) in [
         (
             "sgd.toml --set roh=1",
@@ -174,6 +183,14 @@ fn steps_are_tried_on_two_functions() {
             "path.gif: not the name of a figure",
         ),
         ("gsd.toml", "(did you mean sgd.toml?)"),
+        (
+            "matrices.toml --set aux_lr=1",
+            "--set aux_lr=1: matrices.toml has no such key",
+        ),
+        (
+            "sophia-g",
+            "sophia-g: it draws labels from a model's output",
+        ),
     ] {
         folder
             .run(&format!("optimizer try {arguments}"))

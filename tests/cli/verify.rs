@@ -135,7 +135,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
     );
     change("models.json", &["/cases/0/model"], "gpt".into());
     change("init.json", &["/cases/0/model"], "mamba".into());
-    change("optimizers.json", &["/cases/0/opt/name"], "sophia-g".into());
+    change("optimizers.json", &["/cases/0/opt/name"], "sonia-g".into());
     change(
         "schedules.json",
         &["/cases/0/lr_schedule"],
@@ -154,7 +154,7 @@ fn cases_that_are_not_compared_are_skipped_visibly() {
         "mixer",
         "gpt",
         "mamba",
-        "sophia-g",
+        "sonia-g",
         "onecycle",
         "enwik8",
         "shampoo",

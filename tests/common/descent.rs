@@ -39,6 +39,9 @@ impl Descent {
             let square: f32 = self.w.iter().map(|w| w * w).sum();
             let loss = square / self.w.len() as f32;
             (self.stepper.step(self.lr, loss, &mut self.w, &g)).unwrap();
+            if self.stepper.wants_drawn() {
+                self.stepper.take_drawn(&g).unwrap();
+            }
         }
         self
     }

@@ -109,8 +109,23 @@ fn kernels_agree(case: &Case, precision: Precision, tolerance: f32) {
 }
 
 /// Sizes at which finite differences would take too long: several blocks of everything, those of the experiments, and
-/// one too long for the kernels that hold all in shared memory.
+/// one too long for the kernels that hold all in shared memory. And labels that are drawn, which have no slopes: others
+/// are drawn at other values.
 const LARGE: &[(&str, Case)] = &[
+    (
+        "cross_entropy",
+        Case::new("7 rows, 5 classes, drawn", &[&[7, 5]], |x| {
+            x[0].cross_entropy_of_draws(x[1])
+        })
+        .with_data(&[7, 1], Data::Targets(5)),
+    ),
+    (
+        "cross_entropy",
+        Case::new("300 rows, 35 classes, drawn", &[&[300, 35]], |x| {
+            x[0].cross_entropy_of_draws(x[1])
+        })
+        .with_data(&[300, 1], Data::Indices(&[35])),
+    ),
     (
         "layer_norm",
         Case::new("70 rows of 512", &[&[70, 512], &[512], &[512]], |x| {

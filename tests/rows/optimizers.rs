@@ -95,6 +95,7 @@ pub fn trials() -> Vec<Trial> {
         json!({"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "amsgrad": true, "cautious": true}),
         json!({"name": "adabelief", "lr": 0.01, "weight_decay": 0.1, "rectify": false}),
         json!({"name": "adafactor", "lr": 0.05, "weight_decay": 0.1, "beta2_decay": -0.5, "eps": [1e-6, 0.01], "d": 1.5}),
+        json!({"name": "sophia-g", "lr": 0.01, "weight_decay": 0.1, "rho": 100, "bs": 4, "hessian_interval": 3}),
         json!({"name": "muon", "nesterov": false, "adjust_lr": "match_rms_adamw", "ns_steps": 2, "aux_lr": 0.05}),
     ];
     let opt = json!({"name": "adam", "lr": 0.01});
@@ -276,6 +277,11 @@ fn kernels_agree(opt: &Map<String, Value>, groups: &Groups, loss: Loss) {
             let f = loss(&w);
             ours.step(lr, f, &mut our_w, &g).unwrap();
             cpu.step(lr, f, &mut w, &g).unwrap();
+            for stepper in [&mut ours, &mut cpu] {
+                if stepper.wants_drawn() {
+                    stepper.take_drawn(&noise).unwrap();
+                }
+            }
             let error = distance(&our_w, &w);
             assert!(error <= 1e-5, "step {k} is {error:.1e} off");
             let of_epoch = reports.epoch.iter().map(|report| &report.name);

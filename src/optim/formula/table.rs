@@ -10,8 +10,7 @@ use super::method::FileMethod;
 use super::syntax::{Default, Definition};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::{Error, Result};
-use crate::optim::groups::AUX;
-use crate::optim::{AnyMethod, LR, Look, Reports, Row, WEIGHT_DECAY};
+use crate::optim::{AUX, AnyMethod, LR, Look, Reports, Row, WEIGHT_DECAY};
 
 macro_rules! files {
     ($folder:literal: $($name:literal),* $(,)?) => {
