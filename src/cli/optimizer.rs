@@ -73,9 +73,9 @@ impl Check {
         let (mut entries, mut problems) = (Vec::new(), Vec::new());
         for path in &self.files {
             let file = path.display().to_string();
-            match formula::load(path) {
-                Ok(definition) => {
-                    let plan = plan(&definition);
+            let loaded = formula::load(path);
+            match loaded.and_then(|definition| Ok((plan(&definition)?, definition))) {
+                Ok((plan, definition)) => {
                     if !self.json {
                         println(format_args!("{file}: OK, {}", text(&definition, &plan)))?;
                     }
@@ -99,7 +99,7 @@ impl Check {
 }
 
 /// What the method does where nobody sets a key.
-fn plan(definition: &Definition) -> Plan {
+fn plan(definition: &Definition) -> Result<Plan> {
     let decay = definition
         .keys
         .iter()
@@ -109,7 +109,8 @@ fn plan(definition: &Definition) -> Plan {
         _ => None,
     });
     let method = FileMethod::of(definition, |_| None, decay.unwrap_or(0.0));
-    method.plan().clone()
+    method.check()?;
+    Ok(method.plan().clone())
 }
 
 /// Names and kinds of what the method keeps.

@@ -161,7 +161,7 @@ fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Resu
         // Packed anew by another program, but with the right content?
         let content = packed::open(path, set.files.limit);
         let content = content.and_then(|content| raw::md5_of(content, path));
-        match content.map(|md5| raw::hex(&md5)) {
+        match content.map(|md5| files::hex(&md5)) {
             Ok(md5) if file.md5.contains(&md5.as_str()) => Ok(Ok(())),
             _ => Ok(verdict),
         }
@@ -173,7 +173,7 @@ fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Resu
 
 /// Whether the file at `path` has this MD5, or which one it has.
 fn has_sum(path: &Path, md5: &str) -> Result<std::result::Result<(), String>> {
-    let found = raw::hex(&raw::md5_of(open_plain(path)?, path)?);
+    let found = files::hex(&raw::md5_of(open_plain(path)?, path)?);
     Ok(match found == md5 {
         true => Ok(()),
         false => Err(format!("has md5 {found}, not {md5}")),

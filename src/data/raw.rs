@@ -5,7 +5,7 @@ use super::shard::{self, Form, Header, Shard, Source, Writer};
 use super::split::Split;
 use super::{Part, Request};
 use crate::error::{Error, Kind, Result};
-use crate::files;
+use crate::files::{self, hex};
 use crate::stop;
 use md5::{Digest, Md5};
 use std::fs::{self, File, TryLockError};
@@ -703,8 +703,4 @@ pub fn md5_of(mut reader: impl Read, path: &Path) -> Result<[u8; 16]> {
             Err(e) => return Err(read_error(path, &e)),
         }
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -169,7 +169,8 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
 
 /// The row of that name.
 pub fn row(name: &str) -> Option<&'static Row> {
-    rows().find(|row| row.entry.name == name)
+    let own = ROWS.iter().find(|row| row.entry.name == name);
+    own.or_else(|| formula::row(name))
 }
 
 /// The files that the methods of a run come from, by the names that the config has for them.

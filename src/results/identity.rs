@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::output::{Run, python_str};
 use crate::config::{self, Key, canonical, complete};
+use crate::files::hex;
 use crate::{data, models, optim};
 
 /// What tells a seed from a setting.
@@ -61,8 +62,7 @@ impl Identity {
 
     /// 32 hexadecimal digits that two runs share exactly if they share all parts.
     pub fn hash(&self) -> String {
-        let sum = Md5::digest(self.text(|_| true));
-        sum.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Md5::digest(self.text(|_| true)))
     }
 
     /// Whether both are the same run, as far as is known.

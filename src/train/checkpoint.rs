@@ -71,8 +71,7 @@ impl Rest {
 
     /// 8 hexadecimal digits.
     fn hash(&self) -> String {
-        let sum = Md5::digest(canonical(&json!(self)));
-        sum[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+        files::hex(&Md5::digest(canonical(&json!(self)))[..4])
     }
 }
 

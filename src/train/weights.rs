@@ -189,8 +189,7 @@ impl Weights {
 
     /// The file's md5, in hexadecimal digits.
     pub fn hash(&self) -> String {
-        let sum = Md5::digest(&self.bytes);
-        sum.iter().map(|byte| format!("{byte:02x}")).collect()
+        files::hex(&Md5::digest(&self.bytes))
     }
 
     /// The hash of the identity of the run whose weights these are, where the file says so.

@@ -91,6 +91,28 @@ fn a_carried_file_is_a_start_for_ones_own() {
     unknown.says(&["no file of optimizer \"ademamx\" (did you mean \"ademamix\"?)"]);
 }
 
+/// Values that are needed after further gradients have a place each.
+#[test]
+fn a_step_has_room_for_64_vectors() {
+    let folder = Folder::new();
+    let gradients = |n: usize| {
+        let values = (1..n).map(|i| format!("v{i} = gradient(w + v{})\n", i - 1));
+        let all: Vec<String> = (0..n).map(|i| format!("v{i}")).collect();
+        let (values, all) = (values.collect::<String>(), all.join(" + "));
+        format!(
+            "name = 'x'\n[step]\ncode = '''\nv0 = gradient(w + g)\n{values}w = w - lr*({all})\n'''\n"
+        )
+    };
+    folder.write("few.toml", gradients(20));
+    folder.run("optimizer check few.toml").code(0);
+    folder.run("optimizer try few.toml --lr 0.001").code(0);
+    folder.write("many.toml", gradients(66));
+    for command in ["check many.toml", "try many.toml"] {
+        let ran = folder.run(&format!("optimizer {command}")).code(2);
+        ran.says(&["x: a step has 133 vectors at once, and 64 are the most"]);
+    }
+}
+
 /// The losses that `optimizer try` ends with, by learning rate: of the quadratic and of Rosenbrock's function.
 fn losses(folder: &Folder, arguments: &str) -> Vec<[f64; 3]> {
     let ran = folder.run(&format!("optimizer try {arguments}")).code(0);

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use stepback_native::data::fetch::{Options, Patience, download, missing};
-use stepback_native::data::raw::{Archive, Files, RawFile, Remote, Set, hex, md5_of};
+use stepback_native::data::raw::{Archive, Files, RawFile, Remote, Set, md5_of};
 use stepback_native::data::shard::{Features, Form};
 use stepback_native::error::{Kind, Result};
+use stepback_native::files::hex;
 use tempfile::TempDir;
 
 /// What the server does with one connection after reading the request.

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::common::{files, skip::skip};
+use stepback_native::optim::ROWS;
 use stepback_native::results::record::{Record, from_outputs, read_csv};
 use stepback_native::results::table::{Cell, Column, Format, Kind, Query, Table};
 
@@ -26,25 +27,14 @@ fn record(id: &str, methods: &[(&str, f64)]) -> Record {
     read_csv(&path).unwrap().remove(0)
 }
 
-const THIRTEEN: [&str; 13] = [
-    "sgd",
-    "sgd-m",
-    "sgd-nesterov",
-    "adam",
-    "adamw",
-    "momo",
-    "momo-star",
-    "momo-adam",
-    "momo-adam-star",
-    "prox-sps",
-    "adabound",
-    "adabelief",
-    "lion",
-];
+/// The names of thirteen methods.
+fn methods() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.entry.name).take(13)
+}
 
 fn many(ids: &[&str]) -> Vec<Record> {
-    let scored = THIRTEEN.iter().enumerate();
-    let scored: Vec<(&str, f64)> = scored.map(|(at, m)| (*m, 0.9 - 0.01 * at as f64)).collect();
+    let scored = methods().enumerate();
+    let scored: Vec<(&str, f64)> = scored.map(|(at, m)| (m, 0.9 - 0.01 * at as f64)).collect();
     ids.iter().map(|id| record(id, &scored)).collect()
 }
 
@@ -85,7 +75,7 @@ fn text_keeps_to_its_lines() {
         for width in [40, 80, 120] {
             let text = table.render_within(Format::Text, width);
             assert!(widest(&text) <= width, "{width}:\n{text}");
-            assert!(THIRTEEN.iter().all(|m| text.contains(m)), "{text}");
+            assert!(methods().all(|m| text.contains(m)), "{text}");
         }
     }
     // A name that is longer than a line is broken.

@@ -10,7 +10,7 @@ use super::syntax::Operator;
 pub const BLOCK: usize = 1024;
 
 /// Vectors that a step may write.
-const MOST: usize = 64;
+pub const MOST: usize = 64;
 
 /// Vectors that a step writes, or one part of each.
 pub struct Slices<'a> {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::blocks::MOST;
 use super::evaluate::Coefficients;
 use super::graph::{Graph, Setting, settings};
 use super::places::{Cuts, Places};
@@ -11,7 +12,7 @@ use super::syntax::{Definition, Expr, Over};
 use super::{host, rounds};
 use crate::config::Values;
 use crate::device::{Program, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Range, Role, Tensor};
 use crate::optim::update::{Place, Tables};
 use crate::optim::{AnyMethod, At, Initial, Memory, StateVector, average};
@@ -61,6 +62,21 @@ impl FileMethod {
 
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// # Errors
+    /// If a step has more vectors than there is room for.
+    pub fn check(&self) -> Result<()> {
+        let cells = self.plan.cells.iter();
+        let vectors = cells.filter(|cell| **cell != Cell::Gradient).count();
+        if vectors <= MOST {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Error::usage(format!(
+            "{name}: a step has {vectors} vectors at once, and {MOST} are the most: w, those of [state], and values that are \
+             needed after a sum or a gradient (keep fewer of them)"
+        )))
     }
 
     /// Made when a GPU or the emulator asks for them.
@@ -210,6 +226,7 @@ impl AnyMethod for FileMethod {
         if at.w.len == 0 {
             return Ok(());
         }
+        self.check()?;
         self.with_places(at, |places| match program.on_host() {
             true => host::step(&self.plan, places, program, gradient),
             false => self.kernels().step(&self.plan, places, program, gradient),

@@ -23,4 +23,4 @@ pub use cost::StateBytes;
 pub use method::FileMethod;
 pub use random::random_program;
 pub use read::{load, read};
-pub use table::{MethodFile, file, find, look, rows, texts};
+pub use table::{MethodFile, file, find, look, row, rows, texts};

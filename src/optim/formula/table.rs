@@ -10,6 +10,7 @@ use super::method::FileMethod;
 use super::syntax::{Default, Definition};
 use crate::config::{Entry, Key, Kind, Values};
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::optim::{AUX, AnyMethod, LR, Look, Reports, Row, WEIGHT_DECAY};
 
 macro_rules! files {
@@ -83,7 +84,7 @@ pub struct MethodFile {
 static FOUND: LazyLock<RwLock<Vec<(&'static Row, &'static MethodFile)>>> = LazyLock::new(|| {
     let carried = FILES.iter().map(|(name, text)| {
         let definition = super::read(text.as_bytes(), &format!("optimizers/{name}.toml"));
-        row(definition.expect("files that tests have read"), name)
+        made(definition.expect("files that tests have read"), name)
     });
     RwLock::new(carried.collect())
 });
@@ -94,11 +95,22 @@ pub fn rows() -> Vec<&'static Row> {
     found.iter().map(|(row, _)| *row).collect()
 }
 
+/// The row of this name, if it comes from a file.
+pub fn row(name: &str) -> Option<&'static Row> {
+    found(name).map(|(row, _)| row)
+}
+
 /// The file that a row of this name comes from, if it is one.
 pub fn file(name: &str) -> Option<&'static MethodFile> {
+    found(name).map(|(_, file)| file)
+}
+
+fn found(name: &str) -> Option<(&'static Row, &'static MethodFile)> {
     let found = FOUND.read().unwrap_or_else(PoisonError::into_inner);
-    let found = found.iter().find(|(row, _)| row.entry.name == name);
-    found.map(|(_, file)| *file)
+    found
+        .iter()
+        .copied()
+        .find(|(row, _)| row.entry.name == name)
 }
 
 /// Reads the method that a config in the folder `beside` names by a path, `mine/try3.toml`, or by the name of a file in
@@ -134,7 +146,7 @@ pub fn find(name: &str, beside: &Path) -> Result<()> {
             )));
         }
         None => {
-            let row = row(definition, name);
+            let row = made(definition, name);
             found.push(row);
         }
     }
@@ -163,12 +175,11 @@ fn hash(definition: &Definition) -> String {
     let code =
         [step, evaluate].map(|code| code.iter().map(ToString::to_string).collect::<Vec<_>>());
     let text = format!("{keys:?} {states:?} {code:?} {reports:?} {rest:?}");
-    let sum = Md5::digest(text);
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Md5::digest(text))
 }
 
 /// A row for a file's method under a name.
-fn row(definition: Definition, name: &str) -> (&'static Row, &'static MethodFile) {
+fn made(definition: Definition, name: &str) -> (&'static Row, &'static MethodFile) {
     let file: &'static MethodFile = Box::leak(Box::new(MethodFile {
         hash: hash(&definition),
         definition,
