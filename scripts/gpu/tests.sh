@@ -27,7 +27,15 @@ for executable in "$@"; do
         while IFS= read -r name; do printf '%s\0%s\0' "$executable" "$name"; done
 done >"$logs/names"
 count=$(($(tr -cd '\0' <"$logs/names" | wc -c) / 2))
+# Also where time runs out.
+sum() {
+    local begun passed
+    begun=$(find "$logs" -name '*.log' | wc -l)
+    passed=$(find "$logs" -name '*.log' -exec grep -lm1 'test result: ok' {} + | wc -l)
+    echo "$count tests: $passed passed, $((begun - passed)) failed or cut off, $((count - begun)) not begun"
+}
+trap 'sum; exit 124' TERM
 xargs -0 -r -n 2 -P "${JOBS:-4}" bash -c 'one "$1" "$2"' one <"$logs/names"
 code=$?
-echo "$count tests, $(find "$logs" -name '*.log' -exec grep -Lm1 'test result: ok' {} + | wc -l) failed"
+sum
 [ $code = 0 ] && [ "$count" -gt 0 ]
