@@ -293,7 +293,7 @@ fn figures_are_written_in_every_format() {
         .says(&["`profile`"]);
     for (limits, why) in [
         ("5", "LOW:HIGH"),
-        ("2:1", "not below"),
+        ("2:1", "LOW below HIGH"),
         ("a:", "expected a finite number"),
     ] {
         folder
