@@ -23,10 +23,17 @@ KERNEL(adam, 256, const Step* __restrict__ now, const AdamStep* __restrict__ ste
        const float* __restrict__ g, float* __restrict__ d, float* __restrict__ v, long long n) {
   const AdamStep c = steps[now->slot];
   const float wd = (float)c.weight_decay, shrink = (float)c.shrink;
-  for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    const float u = adam_update(c, decayed(g[i], wd, w[i]), d[i], v[i], nullptr);
-    w[i] = shrink * w[i] - u;
-  }
+  each_pack(at_16_bytes(w, g, d, v), n, [&](auto width, long long i) {
+    constexpr int V = decltype(width)::VALUE;
+    Pack<V> ws = load<V>(w + i), ds = load<V>(d + i), vs = load<V>(v + i);
+    const Pack<V> gs = load<V>(g + i);
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const float u = adam_update(c, decayed(gs.at[k], wd, ws.at[k]), ds.at[k], vs.at[k], nullptr);
+      ws.at[k] = shrink * ws.at[k] - u;
+    }
+    store(w + i, ws), store(d + i, ds), store(v + i, vs);
+  });
 }
 
 KERNEL(amsgrad, 256, const Step* __restrict__ now, const AdamStep* __restrict__ steps, float* __restrict__ w,

@@ -4,10 +4,10 @@
 //   dx = gamma rstd (dz - dbeta / M - xhat dgamma / M)
 // r and the maximum are optional. x, r, y, dx, dz, dy (M, C); gamma, beta, dgamma, dbeta (C).
 //   averages (2, C)   running mean and variance
-//   saved (4, C)      mean and rstd of the batch, scale and offset of z = scale x + offset + r
+//   saved (4, C)      scale and offset of z = scale x + offset + r, mean and rstd of the batch
 //   terms (3, C)      dx = terms[0] dz + terms[1] + terms[2] x
 //   partial           sums of blocks, f64
-// Training is sums, apply and bwd_sums, apply; mostly a convolution makes the sums. `packed` says that packs are of 4.
+// Training is sums, apply and bwd_sums, apply; mostly convolutions do it on their way, and some or none of it is launched. `packed` says that packs are of 4.
 #include "batch_norm.cuh"
 #include "channels.cuh"
 
@@ -147,18 +147,18 @@ KERNEL(batch_norm_eval, 256, const float* __restrict__ x, const float* __restric
 
 // ---- backward ----
 
-// Sums of dz and of dz (x - mean), and dz itself where there is a ReLU. Where y > 0 is read from y behind a residual,
+// Sums of dz and of dz (x - mean), and dz itself where there is a ReLU, perhaps in place of dy. Where y > 0 is read from y behind a residual,
 // else found again from x.
 template <int V>
-DEVICE void gradient_sums(const float* __restrict__ x, const float* __restrict__ dy, const float* saved,
-                          const float* __restrict__ y, float* __restrict__ dz, double* partial, unsigned* counters,
+DEVICE void gradient_sums(const float* __restrict__ x, const float* dy, const float* saved,
+                          const float* __restrict__ y, float* dz, double* partial, unsigned* counters,
                           float* dgamma, float* dbeta, float* terms, int residuals, int relu, long long pixels,
                           int channels) {
   const Lane lane = lane_of<V>(channels);
   double sums[2 * V] = {};
   if (lane.inside) {
     const float* own = saved + lane.channel;
-    const Pack<V> mean = load<V>(own), scale = load<V>(own + 2 * channels), offset = load<V>(own + 3 * channels);
+    const Pack<V> scale = load<V>(own), offset = load<V>(own + channels), mean = load<V>(own + 2 * channels);
 #pragma unroll 2
     for (long long p = (long long)blockIdx.x * lane.rows + lane.row; p < pixels; p += (long long)gridDim.x * lane.rows) {
       const long long at = p * channels + lane.channel;
@@ -181,8 +181,8 @@ DEVICE void gradient_sums(const float* __restrict__ x, const float* __restrict__
                   channels);
 }
 
-KERNEL(batch_norm_bwd_sums, 256, const float* __restrict__ x, const float* __restrict__ dy,
-       const float* __restrict__ saved, const float* __restrict__ y, float* __restrict__ dz,
+KERNEL(batch_norm_bwd_sums, 256, const float* __restrict__ x, const float* dy, const float* __restrict__ saved,
+       const float* __restrict__ y, float* dz,
        double* __restrict__ partial, unsigned* __restrict__ counters, float* __restrict__ dgamma,
        float* __restrict__ dbeta, float* __restrict__ terms, int residuals, int relu, int packed, long long pixels,
        int channels) {

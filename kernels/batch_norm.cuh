@@ -8,8 +8,7 @@
 // All sums of a channel are f64: no cancellation in E x^2 - (E x)^2.
 constexpr float EPS = 1e-5f, MOMENTUM = 0.1f;
 
-// Mean and rstd of `count` channels from `first` on, scale and offset of z = scale x + offset, and the running averages if
-// there are any. `sums` holds the channels' sums, and `width` behind them those of squares.
+// What is saved of `count` channels from `first` on, and the running averages if there are any. `sums` holds the channels' sums, and `width` behind them those of squares.
 DEVICE void finish_statistics(const double* sums, int width, int first, int count, const Step* now, const float* gamma,
                               const float* beta, float* saved, float* averages, int running, double pixels,
                               int channels) {
@@ -18,10 +17,10 @@ DEVICE void finish_statistics(const double* sums, int width, int first, int coun
     const double mean = sums[i] / pixels, square = sums[width + i] / pixels - mean * mean;
     const double var = square < 0.0 ? 0.0 : square, unbiased = var * pixels / (pixels - 1.0);
     const float rstd = (float)(1.0 / sqrt(var + (double)EPS)), scale = gamma[c] * rstd;
-    saved[c] = (float)mean;
-    saved[channels + c] = rstd;
-    saved[2 * channels + c] = scale;
-    saved[3 * channels + c] = beta[c] - (float)mean * scale;
+    saved[c] = scale;
+    saved[channels + c] = beta[c] - (float)mean * scale;
+    saved[2 * channels + c] = (float)mean;
+    saved[3 * channels + c] = rstd;
     if (!running) continue;
     const float weight = now->mean_of == 0 ? MOMENTUM : 1.0f / now->mean_of;
     averages[c] += weight * ((float)mean - averages[c]);
@@ -35,7 +34,7 @@ DEVICE void finish_gradient(const double* sums, int width, int first, int count,
                             float* dbeta, float* terms, double pixels, int channels) {
   for (int i = threadIdx.x; i < count; i += blockDim.x) {
     const int c = first + i;
-    const float mean = saved[c], rstd = saved[channels + c], scale = saved[2 * channels + c], n = (float)pixels;
+    const float scale = saved[c], mean = saved[2 * channels + c], rstd = saved[3 * channels + c], n = (float)pixels;
     const float dg = (float)(sums[width + i] * (double)rstd), db = (float)sums[i];
     const float slope = -scale * rstd * (dg / n);
     dgamma[c] = dg;

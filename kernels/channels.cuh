@@ -1,22 +1,7 @@
 // Activations (pixels, C), channels last, and how threads share them. A pack is V channels of a pixel: 4 where C and all
 // addresses allow it, which are then read and written as 16 bytes, else 1.
 #pragma once
-#include "common.cuh"
-
-template <int V>
-struct alignas(4 * V) Pack {
-  float at[V];
-};
-
-template <int V>
-DEVICE Pack<V> load(const float* from) {
-  return *reinterpret_cast<const Pack<V>*>(from);
-}
-
-template <int V>
-DEVICE void store(float* to, const Pack<V>& pack) {
-  *reinterpret_cast<Pack<V>*>(to) = pack;
-}
+#include "packs.cuh"
 
 // A block's 256 threads as rows of `width` neighbours, each with channels of its own; rows go through pixels.
 struct Lane {

@@ -12,7 +12,8 @@
 // dw: a block makes OT by IT channels with all taps from some of the pixels, and those of IT = 0 a part of db too; the last
 // block of each OT by IT adds the parts up.
 //
-// Where a batch norm comes next, forward makes its statistics as well (batch_norm.cuh).
+// Batch norm in training is split among the convolutions around it (batch_norm.cuh). The one before it makes its statistics,
+// the last one on the way back to it the sums of its gradient; and what is read may be unfinished (`Finish`).
 //
 //   *_fp32   every product fused and added in single precision, in the order of channels, then taps
 //   *_tf32   tensor cores (m16n8k8), operands rounded to TF32
@@ -31,8 +32,10 @@ struct Conv {
   int stages;                                // chunks of channels in shared memory: 1, or 2 in turns
   int aligned_in, aligned_w;                 // rows of 4 channels lie at 16 bytes
   int biased, normed, residual, relu;        // what follows
-  int counted, running;                      // a batch norm comes next; it keeps running averages
+  int counted, running;                      // a batch norm comes next, on the way back too; it keeps running averages
   int adds;                                  // the result is added to what is there
+  int finish_in, finish_in_relu;             // what is read is unfinished, with a ReLU at the end
+  int finish_dy;                             // so is dy for dw
 };
 
 constexpr int THREADS = 128;
@@ -85,23 +88,35 @@ struct Pixel {
   }
 };
 
-// Brings channels c0 .. c0 + 2^log_c of the patch whose first pixel is (top, left) of the image; 0 outside.
-DEVICE void copy_patch(float* to, int pitch, const float* x, const Conv& c, int image, int top, int left, int c0,
-                       int log_c) {
-  const int pixels = (c.patch_h * c.patch_w) << c.log_images;
-  const unsigned per_image = reciprocal(c.patch_h * c.patch_w), per_row = reciprocal(c.patch_w);
-  const int log_pieces = c.aligned_in ? log_c - 2 : log_c;
-  for (int e = threadIdx.x; e < pixels << log_pieces; e += THREADS) {
-    const int pixel = e >> log_pieces, part = e & ((1 << log_pieces) - 1);
-    const int n = divide(pixel, per_image), rest = pixel - n * c.patch_h * c.patch_w;
-    const int row = divide(rest, per_row), column = rest - row * c.patch_w;
-    const int i = top + row, j = left + column, channel = c0 + (c.aligned_in ? part * 4 : part);
-    const bool inside = image + n < c.images && i >= 0 && i < c.in_h && j >= 0 && j < c.in_w && channel < c.in_c;
-    const float* from = inside ? x + (((image + n) * c.in_h + i) * c.in_w + j) * c.in_c + channel : x;
-    if (c.aligned_in)
-      copy_async<16>(to + pixel * pitch + part * 4, from, inside ? 16 : 0);
+// `height` by `width` pixels of each of 2^log_images images of a tensor, and some of their channels.
+struct Patch {
+  const float* tensor;
+  int images, rows, columns, channels, aligned;  // of the tensor
+  int log_images, height, width;
+  int image, top, left, c0;  // where it begins
+  METHOD int pixels() const { return (height * width) << log_images; }
+  // Where a channel of a pixel of the patch lies in the tensor, -1 outside.
+  METHOD int place(int pixel, int channel, unsigned per_image, unsigned per_row) const {
+    const int n = divide(pixel, per_image), rest = pixel - n * height * width;
+    const int row = divide(rest, per_row), column = rest - row * width, i = top + row, j = left + column;
+    const bool inside = image + n < images && i >= 0 && i < rows && j >= 0 && j < columns && channel < channels;
+    return inside ? (((image + n) * rows + i) * columns + j) * channels + channel : -1;
+  }
+};
+
+// Brings the first 2^log_c channels of a patch; 0 outside. Pieces are of 4 channels where these lie at 16 bytes. A thread has
+// the same channels of all its pixels.
+DEVICE void copy_patch(float* to, int pitch, const Patch& p, int log_c) {
+  const unsigned per_image = reciprocal(p.height * p.width), per_row = reciprocal(p.width);
+  const int log_pieces = p.aligned ? log_c - 2 : log_c;
+  for (int e = threadIdx.x; e < p.pixels() << log_pieces; e += THREADS) {
+    const int pixel = e >> log_pieces, part = (e & ((1 << log_pieces) - 1)) * (p.aligned ? 4 : 1);
+    const int at = p.place(pixel, p.c0 + part, per_image, per_row);
+    const float* from = at < 0 ? p.tensor : p.tensor + at;
+    if (p.aligned)
+      copy_async<16>(to + pixel * pitch + part, from, at < 0 ? 0 : 16);
     else
-      copy_async<4>(to + pixel * pitch + part, from, inside ? 4 : 0);
+      copy_async<4>(to + pixel * pitch + part, from, at < 0 ? 0 : 4);
   }
 }
 
@@ -117,12 +132,58 @@ DEVICE void round_piece(float* at, bool four) {
 }
 
 // Rounds what the same thread brought by `copy_patch`.
-DEVICE void round_patch(float* to, int pitch, const Conv& c, int log_c) {
-  const int pixels = (c.patch_h * c.patch_w) << c.log_images;
-  const int log_pieces = c.aligned_in ? log_c - 2 : log_c;
-  for (int e = threadIdx.x; e < pixels << log_pieces; e += THREADS) {
+DEVICE void round_patch(float* to, int pitch, const Patch& p, int log_c) {
+  const int log_pieces = p.aligned ? log_c - 2 : log_c;
+  for (int e = threadIdx.x; e < p.pixels() << log_pieces; e += THREADS) {
     const int pixel = e >> log_pieces, part = e & ((1 << log_pieces) - 1);
-    round_piece(to + pixel * pitch + (c.aligned_in ? part * 4 : part), c.aligned_in);
+    round_piece(to + pixel * pitch + (p.aligned ? part * 4 : part), p.aligned);
+  }
+}
+
+// A tensor t that is yet to be finished: lines[0] t + lines[1], plus lines[2] other if there is one, then max(., 0) if `relu`.
+// `lines` (3, channels), per channel.
+struct Finish {
+  const float *lines, *other;
+  bool relu;
+};
+
+DEVICE float finished(float v, float scale, float offset, bool relu) {
+  v = fmaf(v, scale, offset);
+  return relu && v < 0.0f ? 0.0f : v;
+}
+
+// Finishes what the same thread brought by `copy_patch`; outside of the images it stays 0.
+DEVICE void finish_patch(float* to, int pitch, const Patch& p, int log_c, const Finish& f) {
+  const unsigned per_image = reciprocal(p.height * p.width), per_row = reciprocal(p.width);
+  const int log_pieces = p.aligned ? log_c - 2 : log_c;
+  const int part = (threadIdx.x & ((1 << log_pieces) - 1)) * (p.aligned ? 4 : 1), c = p.c0 + part;
+  if (c >= p.channels) return;
+  float lines[3][4];
+#pragma unroll
+  for (int l = 0; l < 3; l++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      lines[l][i] = (i == 0 || p.aligned) && (l < 2 || f.other) ? f.lines[l * p.channels + c + i] : 0.0f;
+#pragma unroll 2
+  for (int e = threadIdx.x; e < p.pixels() << log_pieces; e += THREADS) {
+    const int pixel = e >> log_pieces, at = p.place(pixel, c, per_image, per_row);
+    if (at < 0) continue;
+    float* v = to + pixel * pitch + part;
+    if (p.aligned) {
+      const float4 x = *reinterpret_cast<const float4*>(v);
+      float4 r = make_float4(lines[1][0], lines[1][1], lines[1][2], lines[1][3]);
+      if (f.other) {
+        const float4 o = *reinterpret_cast<const float4*>(f.other + at);
+        r = make_float4(fmaf(o.x, lines[2][0], r.x), fmaf(o.y, lines[2][1], r.y), fmaf(o.z, lines[2][2], r.z),
+                        fmaf(o.w, lines[2][3], r.w));
+      }
+      *reinterpret_cast<float4*>(v) =
+          make_float4(finished(x.x, lines[0][0], r.x, f.relu), finished(x.y, lines[0][1], r.y, f.relu),
+                      finished(x.z, lines[0][2], r.z, f.relu), finished(x.w, lines[0][3], r.w, f.relu));
+    } else {
+      const float r = f.other ? fmaf(f.other[at], lines[2][0], lines[1][0]) : lines[1][0];
+      *v = finished(*v, lines[0][0], r, f.relu);
+    }
   }
 }
 
@@ -272,36 +333,48 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
   }
 }
 
-// What comes behind the sums of y: the bias, a batch norm in evaluation, a residual; a batch norm in training.
-struct Behind {
+// What a convolution reads and writes beside its input x and its result y.
+struct Others {
+  const float* w;
+  Finish finish_in;
+  // Forward: bias, batch norm in evaluation, residual; batch norm in training.
   const float *bias, *gamma, *beta, *averages, *residual;
   const Step* now;
-  double* partial;  // (channels / TN, tiles, 2, TN)
-  unsigned* counters;
   float *saved, *running;
+  // Back to a batch norm: what it was given, and its result where that tells which dx are masked.
+  const float *norm_x, *norm_y, *norm_saved;
+  float *dgamma, *dbeta, *terms;
+  // Both: sums per channel, (channels / TN, blocks, 2, TN).
+  double* partial;
+  unsigned* counters;
 };
 
 // y, or dx if BACK.
 template <int TM, int TN, bool TF32, bool BACK, int K>
-DEVICE void convolve(const float* x, const float* w, float* y, const Behind& behind, const Conv& c) {
+DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
   using F = Fragments<TM, TN, TF32>;
   constexpr int CHUNK = F::CHUNK, PITCH = F::PITCH;
+  const float* w = o.w;
   SHARED_DYN(float, shared);
   const int kernel = K ? K : c.kernel, taps = kernel * kernel, side = BACK ? c.stride : 1;
   const Taps<BACK> down(c, blockIdx.z / side), across(c, blockIdx.z % side);
-  const TileOrigin origin(c, blockIdx.x);
   const int n0 = blockIdx.y * TN;
-  const int top = origin.row * down.scale + down.start, left = origin.column * across.scale + across.start;
   const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * PITCH;
   const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4;
   const int stage_len = patch_len + (BACK ? CHUNK : TN) * pitch;
   const int chunks = down.count > 0 && across.count > 0 ? (c.in_c + CHUNK - 1) / CHUNK : 0;
 
   auto steps = [&](int chunk) { return CHUNK == 8 || c.in_c - chunk * CHUNK <= 8 ? 1 : 2; };
+  auto patch_of = [&](int c0) {
+    const TileOrigin origin(c, block_again());
+    const int top = origin.row * down.scale + down.start, left = origin.column * across.scale + across.start;
+    return Patch{x, c.images, c.in_h, c.in_w, c.in_c, c.aligned_in, c.log_images, c.patch_h, c.patch_w,
+                 origin.image, top, left, c0};
+  };
   auto load_stage = [&](int chunk) {
     float* to = shared + chunk % c.stages * stage_len;
     const int c0 = chunk * CHUNK, channels = steps(chunk) * 8;
-    copy_patch(to, PITCH, x, c, origin.image, top, left, c0, steps(chunk) == 1 ? 3 : 4);
+    copy_patch(to, PITCH, patch_of(c0), steps(chunk) == 1 ? 3 : 4);
     if (BACK)
       copy_rows(to + patch_len, pitch, w + ((long long)c0 * c.out_c + n0) * taps, channels, TN * taps,
                 (long long)c.out_c * taps, c.in_c - c0, (c.out_c - n0) * taps, c.aligned_w);
@@ -322,9 +395,10 @@ DEVICE void convolve(const float* x, const float* w, float* y, const Behind& beh
       copy_wait<0>();
     }
     float* patch = shared + chunk % c.stages * stage_len;
+    if (c.finish_in) finish_patch(patch, PITCH, patch_of(chunk * CHUNK), steps(chunk) == 1 ? 3 : 4, o.finish_in);
     if (TF32) {
       const int channels = steps(chunk) * 8;
-      round_patch(patch, PITCH, c, steps(chunk) == 1 ? 3 : 4);
+      round_patch(patch, PITCH, patch_of(0), steps(chunk) == 1 ? 3 : 4);
       round_rows(patch + patch_len, pitch, BACK ? channels : TN, (BACK ? TN : channels) * taps, c.aligned_w);
     }
     __syncthreads();
@@ -337,10 +411,10 @@ DEVICE void convolve(const float* x, const float* w, float* y, const Behind& beh
 #pragma unroll
     for (int j = 0; j < F::COLUMNS; j++) {
       const int n = min(n0 + F::column(j), c.out_c - 1);
-      float scale = 1.0f, shift = c.biased ? behind.bias[n] : 0.0f;
+      float scale = 1.0f, shift = c.biased ? o.bias[n] : 0.0f;
       if (c.normed) {
-        scale = behind.gamma[n] / sqrtf(behind.averages[c.out_c + n] + EPS);
-        shift = behind.beta[n] + scale * (shift - behind.averages[n]);
+        scale = o.gamma[n] / sqrtf(o.averages[c.out_c + n] + EPS);
+        shift = o.beta[n] + scale * (shift - o.averages[n]);
       }
 #pragma unroll
       for (int i = 0; i < F::ROWS; i++) sums[F::index(i, j)] = fmaf(sums[F::index(i, j)], scale, shift);
@@ -358,7 +432,7 @@ DEVICE void convolve(const float* x, const float* w, float* y, const Behind& beh
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
-  const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? behind.residual : nullptr);
+  const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? o.residual : nullptr);
   const bool aligned = (reinterpret_cast<uintptr_t>(y) | reinterpret_cast<uintptr_t>(term)) % 8 == 0;
   const bool pairs = TF32 && c.out_c % 2 == 0 && aligned;
   if (term) {
@@ -371,47 +445,64 @@ DEVICE void convolve(const float* x, const float* w, float* y, const Behind& beh
   if (!BACK && c.relu)
 #pragma unroll
     for (int e = 0; e < F::COUNT; e++) sums[e] = sums[e] < 0.0f ? 0.0f : sums[e];
+  // Of y and y^2, or of dx, masked, and dx (x - mean): every thread's sums, then in the order of threads that share a column.
+  double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
+  if (c.counted) {
+#pragma unroll
+    for (int j = 0; j < F::COLUMNS; j++) {
+      const int n = n0 + F::column(j), channel = min(n, c.out_c - 1);
+      double sum = 0.0, products = 0.0;
+      float mean = 0.0f, scale = 0.0f, offset = 0.0f;
+      if (BACK) mean = o.norm_saved[2 * c.out_c + channel];
+      if (BACK && c.relu && !c.residual)
+        scale = o.norm_saved[channel], offset = o.norm_saved[c.out_c + channel];
+#pragma unroll
+      for (int i = 0; i < F::ROWS; i++) {
+        float& v = sums[F::index(i, j)];
+        if (at[i] < 0 || n >= c.out_c) continue;
+        float other = v;
+        if (BACK) {
+          other = o.norm_x[at[i] + n];
+          if (c.relu && (c.residual ? o.norm_y[at[i] + n] : fmaf(other, scale, offset)) <= 0.0f) v = 0.0f;
+          other -= mean;
+        }
+        sum += (double)v;
+        products = fma((double)v, (double)other, products);
+      }
+      parts[F::share() * 2 * TN + F::column(j)] = sum;
+      parts[(F::share() * 2 + 1) * TN + F::column(j)] = products;
+    }
+  }
   each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { y[to] = sums[e]; },
                            [&](int e, int to) {
                              *reinterpret_cast<float2*>(y + to) = make_float2(sums[e], sums[e + 1]);
                            });
-  if (BACK || !c.counted) return;
-  // The tile's sums: every thread's, then in the order of the threads that share a column.
-  double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
-#pragma unroll
-  for (int j = 0; j < F::COLUMNS; j++) {
-    double sum = 0.0, squares = 0.0;
-#pragma unroll
-    for (int i = 0; i < F::ROWS; i++) {
-      const double v = at[i] < 0 ? 0.0f : sums[F::index(i, j)];
-      sum += v;
-      squares = fma(v, v, squares);
-    }
-    parts[F::share() * 2 * TN + F::column(j)] = sum;
-    parts[(F::share() * 2 + 1) * TN + F::column(j)] = squares;
-  }
+  if (!c.counted) return;
   __syncthreads();
-  double* partial = behind.partial + (long long)blockIdx.y * gridDim.x * 2 * TN;
+  const int row = blockIdx.z * gridDim.x + blockIdx.x, rows = gridDim.x * gridDim.z;
+  double* partial = o.partial + (long long)blockIdx.y * rows * 2 * TN;
   for (int e = threadIdx.x; e < 2 * TN; e += THREADS) {
     double sum = 0.0;
     for (int s = 0; s < F::SHARES; s++) sum += parts[s * 2 * TN + e];
-    partial[(long long)blockIdx.x * 2 * TN + e] = sum;
+    partial[(long long)row * 2 * TN + e] = sum;
   }
-  unsigned* counters = behind.counters + blockIdx.y * ((gridDim.x + GROUP - 1) / GROUP + 1);
-  if (!sum_over_blocks(partial, 2 * TN, blockIdx.x, gridDim.x, counters, [=](int e, double sum) { parts[e] = sum; }))
-    return;
+  unsigned* counters = o.counters + blockIdx.y * ((rows + GROUP - 1) / GROUP + 1);
+  if (!sum_over_blocks(partial, 2 * TN, row, rows, counters, [=](int e, double sum) { parts[e] = sum; })) return;
   __syncthreads();
   const double outputs = (double)c.images * c.out_h * c.out_w;
-  finish_statistics(parts, TN, n0, min(TN, c.out_c - n0), behind.now, behind.gamma, behind.beta, behind.saved,
-                    behind.running, c.running, outputs, c.out_c);
+  const int count = min(TN, c.out_c - n0);
+  if (BACK)
+    finish_gradient(parts, TN, n0, count, o.norm_saved, o.dgamma, o.dbeta, o.terms, outputs, c.out_c);
+  else
+    finish_statistics(parts, TN, n0, count, o.now, o.gamma, o.beta, o.saved, o.running, c.running, outputs, c.out_c);
 }
 
 // A part of dw (OT channels of dy by IT of x, TAPS taps, or if TAPS is 1 the one that the block's place names) from every
 // gridDim.x-th tile of pixels. In shared memory pixels lie 8 banks apart, modulo 32. `parts` (blockIdx.z, blockIdx.y,
 // blockIdx.x, part), each part as its weights lie, and behind them OT numbers of db.
 template <int OT, int IT, bool TF32, int TAPS>
-DEVICE void weight_gradient(const float* x, const float* dy, float* dw, float* db, float* parts, unsigned* counters,
-                            const Conv& c, int tiles) {
+DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finish_x, const Finish& finish_dy, float* dw,
+                            float* db, float* parts, unsigned* counters, const Conv& c, int tiles) {
   constexpr int X_PITCH = IT + 8, DY_PITCH = OT + 8, SIDE = TAPS == 9 ? 3 : 1;
   constexpr int WARPS_N = IT / 8, WARPS_K = 4 / WARPS_N, MF = OT / 16;  // warps share the channels of x, then the pixels
   constexpr int ACROSS = 8, DOWN = THREADS / ACROSS, IN = IT / ACROSS, OUT = OT / DOWN;  // without tensor cores
@@ -420,28 +511,25 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* dw, float* d
   const int o0 = blockIdx.y * OT, i0 = (TAPS == 1 ? blockIdx.z / taps : blockIdx.z) * IT;
   const int pixels = 1 << (c.log_tile_h + c.log_tile_w + c.log_images);
   const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * X_PITCH, stage_len = patch_len + pixels * DY_PITCH;
-  constexpr int LOG_I = IT == 16 ? 4 : 5;
-  const int pieces = c.aligned_w ? OT / 4 : OT;  // of a pixel of dy: divides the threads, so each has channels of its own
+  constexpr int LOG_I = IT == 16 ? 4 : 5, LOG_O = OT == 16 ? 4 : OT == 32 ? 5 : 6;
+  const int pieces = c.aligned_w ? OT / 4 : OT;  // of a pixel of dy
   const bool biased = c.biased && blockIdx.z == 0;
   double bias[4] = {};
 
+  auto patch_of_x = [&](const TileOrigin& origin) {
+    return Patch{x, c.images, c.in_h, c.in_w, c.in_c, c.aligned_in, c.log_images, c.patch_h, c.patch_w, origin.image,
+                 origin.row * c.stride - c.pad + tap0 / c.kernel, origin.column * c.stride - c.pad + tap0 % c.kernel,
+                 i0};
+  };
+  auto patch_of_dy = [&](const TileOrigin& origin) {
+    return Patch{dy, c.images, c.out_h, c.out_w, c.out_c, c.aligned_w, c.log_images, 1 << c.log_tile_h,
+                 1 << c.log_tile_w, origin.image, origin.row, origin.column, o0};
+  };
   auto load_stage = [&](int tile, int stage) {
     const TileOrigin origin(c, tile);
     float* to = shared + stage * stage_len;
-    copy_patch(to, X_PITCH, x, c, origin.image, origin.row * c.stride - c.pad + tap0 / c.kernel,
-               origin.column * c.stride - c.pad + tap0 % c.kernel, i0, LOG_I);
-    for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
-      const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
-      const Pixel pixel(c, m);
-      const int image = origin.image + pixel.image, row = origin.row + pixel.row, column = origin.column + pixel.column;
-      const bool inside = image < c.images && row < c.out_h && column < c.out_w && o0 + o < c.out_c;
-      const float* from =
-          inside ? dy + ((image * c.out_h + row) * c.out_w + column) * c.out_c + o0 + o : dy;
-      if (c.aligned_w)
-        copy_async<16>(to + patch_len + m * DY_PITCH + o, from, inside ? 16 : 0);
-      else
-        copy_async<4>(to + patch_len + m * DY_PITCH + o, from, inside ? 4 : 0);
-    }
+    copy_patch(to, X_PITCH, patch_of_x(origin), LOG_I);
+    copy_patch(to + patch_len, DY_PITCH, patch_of_dy(origin), LOG_O);
     copy_commit();
   };
 
@@ -459,21 +547,20 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* dw, float* d
       copy_wait<0>();
     }
     float *xs = shared + stage * stage_len, *ds = xs + patch_len;
+    const TileOrigin origin(c, tile);
+    if (c.finish_in) finish_patch(xs, X_PITCH, patch_of_x(origin), LOG_I, finish_x);
+    if (c.finish_dy) finish_patch(ds, DY_PITCH, patch_of_dy(origin), LOG_O, finish_dy);
     if (biased) {
 #pragma unroll 2
       for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
-        const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
-        const float* at = ds + m * DY_PITCH + o;
-        bias[0] += at[0];
-        if (c.aligned_w) bias[1] += at[1], bias[2] += at[2], bias[3] += at[3];
+        const int m = e / pieces, at = m * DY_PITCH + (e - m * pieces) * (c.aligned_w ? 4 : 1);
+        bias[0] += ds[at];
+        if (c.aligned_w) bias[1] += ds[at + 1], bias[2] += ds[at + 2], bias[3] += ds[at + 3];
       }
     }
     if (TF32) {
-      round_patch(xs, X_PITCH, c, LOG_I);
-      for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
-        const int m = e / pieces, o = (e - m * pieces) * (c.aligned_w ? 4 : 1);
-        round_piece(ds + m * DY_PITCH + o, c.aligned_w);
-      }
+      round_patch(xs, X_PITCH, patch_of_x(origin), LOG_I);
+      round_patch(ds, DY_PITCH, patch_of_dy(origin), LOG_O);
     }
     __syncthreads();
     if (TF32) {
@@ -574,74 +661,77 @@ DEVICE void weight_gradient(const float* x, const float* dy, float* dw, float* d
   sum_over_blocks(rows, len, blockIdx.x, blocks, counters, [&](int e, double sum) { store(e, (float)sum); });
 }
 
-#define FORWARD                                                                                                      \
-  const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b,                             \
-      const float *__restrict__ gamma, const float *__restrict__ beta, const float *__restrict__ averages,           \
-      const float *__restrict__ r, float *__restrict__ y, const Step *__restrict__ now, double *__restrict__ partial, \
-      unsigned *__restrict__ counters, float *__restrict__ saved, float *__restrict__ running, Conv c
-#define BACKWARD_X const float *__restrict__ dy, const float *__restrict__ w, float *__restrict__ dx, Conv c
-#define BACKWARD_W                                                                                        \
-  const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ dw, float *__restrict__ db, \
-      float *__restrict__ parts, unsigned *__restrict__ counters, Conv c, int tiles
+#define FORWARD                                                                                                       \
+  const float *__restrict__ x, const float *__restrict__ x_lines, const float *__restrict__ w,                        \
+      const float *__restrict__ b, const float *__restrict__ gamma, const float *__restrict__ beta,                   \
+      const float *__restrict__ averages, const float *__restrict__ r, float *__restrict__ y,                         \
+      const Step *__restrict__ now, double *__restrict__ partial, unsigned *__restrict__ counters,                    \
+      float *__restrict__ saved, float *__restrict__ running, Conv c
+#define GIVEN_FORWARD x, x_lines, w, b, gamma, beta, averages, r, y, now, partial, counters, saved, running, c
 
-KERNEL(conv2d_fwd_tf32_128x16, 128, FORWARD) {
-  convolve<128, 16, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
+template <int TM, int TN, bool TF32, int K>
+DEVICE void forward(FORWARD) {
+  Others o = {};
+  o.w = w, o.bias = b, o.gamma = gamma, o.beta = beta, o.averages = averages, o.residual = r;
+  o.finish_in = {x_lines, nullptr, c.finish_in_relu != 0};
+  o.now = now, o.partial = partial, o.counters = counters, o.saved = saved, o.running = running;
+  convolve<TM, TN, TF32, false, K>(x, y, o, c);
 }
-KERNEL(conv2d_fwd_tf32_128x32, 128, FORWARD) {
-  convolve<128, 32, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
+
+#define BACKWARD_X                                                                                                 \
+  const float *__restrict__ dy, const float *__restrict__ dy_lines, const float *__restrict__ dy_other,            \
+      const float *__restrict__ w, float *__restrict__ dx, const float *__restrict__ norm_x,                       \
+      const float *__restrict__ norm_y, const float *__restrict__ norm_saved, double *__restrict__ partial,        \
+      unsigned *__restrict__ counters, float *__restrict__ dgamma, float *__restrict__ dbeta,                      \
+      float *__restrict__ terms, Conv c
+#define GIVEN_BACKWARD_X \
+  dy, dy_lines, dy_other, w, dx, norm_x, norm_y, norm_saved, partial, counters, dgamma, dbeta, terms, c
+
+template <int TM, int TN, bool TF32, int K>
+DEVICE void backward_x(BACKWARD_X) {
+  Others o = {};
+  o.w = w, o.finish_in = {dy_lines, dy_other, false};
+  o.norm_x = norm_x, o.norm_y = norm_y, o.norm_saved = norm_saved, o.partial = partial, o.counters = counters;
+  o.dgamma = dgamma, o.dbeta = dbeta, o.terms = terms;
+  convolve<TM, TN, TF32, true, K>(dy, dx, o, c);
 }
-KERNEL(conv2d_fwd_tf32_128x64, 128, FORWARD) {
-  convolve<128, 64, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
+
+#define BACKWARD_W                                                                                               \
+  const float *__restrict__ x, const float *__restrict__ x_lines, const float *__restrict__ dy,                  \
+      const float *__restrict__ dy_lines, const float *__restrict__ dy_other, float *__restrict__ dw,            \
+      float *__restrict__ db, float *__restrict__ parts, unsigned *__restrict__ counters, Conv c, int tiles
+#define GIVEN_BACKWARD_W x, x_lines, dy, dy_lines, dy_other, dw, db, parts, counters, c, tiles
+
+template <int OT, int IT, bool TF32, int TAPS>
+DEVICE void backward_w(BACKWARD_W) {
+  const Finish finish_x = {x_lines, nullptr, c.finish_in_relu != 0}, finish_dy = {dy_lines, dy_other, false};
+  weight_gradient<OT, IT, TF32, TAPS>(x, dy, finish_x, finish_dy, dw, db, parts, counters, c, tiles);
 }
-KERNEL(conv2d_fwd_tf32_64x32, 128, FORWARD) {
-  convolve<64, 32, true, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_fwd_tf32_any, 128, FORWARD) {
-  convolve<64, 32, true, false, 0>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_fwd_fp32_128x16, 128, FORWARD) {
-  convolve<128, 16, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_fwd_fp32_128x32, 128, FORWARD) {
-  convolve<128, 32, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_fwd_fp32_128x64, 128, FORWARD) {
-  convolve<128, 64, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_fwd_fp32_64x32, 128, FORWARD) {
-  convolve<64, 32, false, false, 3>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_fwd_fp32_any, 128, FORWARD) {
-  convolve<64, 32, false, false, 0>(x, w, y, {b, gamma, beta, averages, r, now, partial, counters, saved, running}, c);
-}
-KERNEL(conv2d_bwd_x_tf32_128x16, 128, BACKWARD_X) { convolve<128, 16, true, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_tf32_128x32, 128, BACKWARD_X) { convolve<128, 32, true, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_tf32_128x64, 128, BACKWARD_X) { convolve<128, 64, true, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_tf32_64x32, 128, BACKWARD_X) { convolve<64, 32, true, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_tf32_any, 128, BACKWARD_X) { convolve<64, 32, true, true, 0>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_fp32_128x16, 128, BACKWARD_X) { convolve<128, 16, false, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_fp32_128x32, 128, BACKWARD_X) { convolve<128, 32, false, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_fp32_128x64, 128, BACKWARD_X) { convolve<128, 64, false, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_fp32_64x32, 128, BACKWARD_X) { convolve<64, 32, false, true, 3>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_x_fp32_any, 128, BACKWARD_X) { convolve<64, 32, false, true, 0>(dy, w, dx, {}, c); }
-KERNEL(conv2d_bwd_w_tf32_16x16, 128, BACKWARD_W) {
-  weight_gradient<16, 16, true, 9>(x, dy, dw, db, parts, counters, c, tiles);
-}
-KERNEL(conv2d_bwd_w_tf32_32x32, 128, BACKWARD_W) {
-  weight_gradient<32, 32, true, 9>(x, dy, dw, db, parts, counters, c, tiles);
-}
-KERNEL(conv2d_bwd_w_tf32_64x32, 128, BACKWARD_W) {
-  weight_gradient<64, 32, true, 9>(x, dy, dw, db, parts, counters, c, tiles);
-}
-KERNEL(conv2d_bwd_w_tf32_any, 128, BACKWARD_W) {
-  weight_gradient<32, 32, true, 1>(x, dy, dw, db, parts, counters, c, tiles);
-}
-KERNEL(conv2d_bwd_w_fp32_16x16, 128, BACKWARD_W) {
-  weight_gradient<16, 16, false, 9>(x, dy, dw, db, parts, counters, c, tiles);
-}
-KERNEL(conv2d_bwd_w_fp32_32x32, 128, BACKWARD_W) {
-  weight_gradient<32, 32, false, 9>(x, dy, dw, db, parts, counters, c, tiles);
-}
-KERNEL(conv2d_bwd_w_fp32_any, 128, BACKWARD_W) {
-  weight_gradient<32, 32, false, 1>(x, dy, dw, db, parts, counters, c, tiles);
-}
+
+KERNEL(conv2d_fwd_tf32_128x16, 128, FORWARD) { forward<128, 16, true, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_tf32_128x32, 128, FORWARD) { forward<128, 32, true, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_tf32_128x64, 128, FORWARD) { forward<128, 64, true, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_tf32_64x32, 128, FORWARD) { forward<64, 32, true, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_tf32_any, 128, FORWARD) { forward<64, 32, true, 0>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_fp32_128x16, 128, FORWARD) { forward<128, 16, false, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_fp32_128x32, 128, FORWARD) { forward<128, 32, false, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_fp32_128x64, 128, FORWARD) { forward<128, 64, false, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_fp32_64x32, 128, FORWARD) { forward<64, 32, false, 3>(GIVEN_FORWARD); }
+KERNEL(conv2d_fwd_fp32_any, 128, FORWARD) { forward<64, 32, false, 0>(GIVEN_FORWARD); }
+KERNEL(conv2d_bwd_x_tf32_128x16, 128, BACKWARD_X) { backward_x<128, 16, true, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_tf32_128x32, 128, BACKWARD_X) { backward_x<128, 32, true, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_tf32_128x64, 128, BACKWARD_X) { backward_x<128, 64, true, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_tf32_64x32, 128, BACKWARD_X) { backward_x<64, 32, true, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_tf32_any, 128, BACKWARD_X) { backward_x<64, 32, true, 0>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_fp32_128x16, 128, BACKWARD_X) { backward_x<128, 16, false, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_fp32_128x32, 128, BACKWARD_X) { backward_x<128, 32, false, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_fp32_128x64, 128, BACKWARD_X) { backward_x<128, 64, false, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_fp32_64x32, 128, BACKWARD_X) { backward_x<64, 32, false, 3>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_x_fp32_any, 128, BACKWARD_X) { backward_x<64, 32, false, 0>(GIVEN_BACKWARD_X); }
+KERNEL(conv2d_bwd_w_tf32_16x16, 128, BACKWARD_W) { backward_w<16, 16, true, 9>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_w_tf32_32x32, 128, BACKWARD_W) { backward_w<32, 32, true, 9>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_w_tf32_64x32, 128, BACKWARD_W) { backward_w<64, 32, true, 9>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_w_tf32_any, 128, BACKWARD_W) { backward_w<32, 32, true, 1>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_w_fp32_16x16, 128, BACKWARD_W) { backward_w<16, 16, false, 9>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_w_fp32_32x32, 128, BACKWARD_W) { backward_w<32, 32, false, 9>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_w_fp32_any, 128, BACKWARD_W) { backward_w<32, 32, false, 1>(GIVEN_BACKWARD_W); }

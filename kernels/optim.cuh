@@ -1,7 +1,7 @@
 // What the optimizers' kernels share. A method's coefficients, one structure per step of an epoch, come from the host in
 // double and become single where they meet a vector.
 #pragma once
-#include "common.cuh"
+#include "packs.cuh"
 
 // A tensor in the flat vectors.
 struct TensorRange {

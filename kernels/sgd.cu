@@ -14,7 +14,14 @@ struct MomentumStep {
 KERNEL(sgd, 256, const Step* __restrict__ now, const SgdStep* __restrict__ steps, float* __restrict__ w,
        const float* __restrict__ g, long long n) {
   const float lr = (float)steps[now->slot].lr, wd = (float)steps[now->slot].weight_decay;
-  for (long long i = grid_thread(); i < n; i += grid_threads()) w[i] = fmaf(-lr, decayed(g[i], wd, w[i]), w[i]);
+  each_pack(at_16_bytes(w, g), n, [&](auto width, long long i) {
+    constexpr int V = decltype(width)::VALUE;
+    Pack<V> ws = load<V>(w + i);
+    const Pack<V> gs = load<V>(g + i);
+#pragma unroll
+    for (int k = 0; k < V; k++) ws.at[k] = fmaf(-lr, decayed(gs.at[k], wd, ws.at[k]), ws.at[k]);
+    store(w + i, ws);
+  });
 }
 
 KERNEL(sgd_momentum, 256, const Step* __restrict__ now, const MomentumStep* __restrict__ steps, float* __restrict__ w,
@@ -22,9 +29,17 @@ KERNEL(sgd_momentum, 256, const Step* __restrict__ now, const MomentumStep* __re
   const MomentumStep c = steps[now->slot];
   const float lr = (float)c.lr, wd = (float)c.weight_decay, m = (float)c.momentum;
   const float keep = (float)c.keep, take = (float)c.take;
-  for (long long i = grid_thread(); i < n; i += grid_threads()) {
-    const float x = decayed(g[i], wd, w[i]);
-    b[i] = fmaf(take, x, keep * b[i]);
-    w[i] = fmaf(-lr, nesterov ? fmaf(m, b[i], x) : b[i], w[i]);
-  }
+  each_pack(at_16_bytes(w, g, b), n, [&](auto width, long long i) {
+    constexpr int V = decltype(width)::VALUE;
+    Pack<V> ws = load<V>(w + i), bs = load<V>(b + i);
+    const Pack<V> gs = load<V>(g + i);
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      float &to = ws.at[k], &buffer = bs.at[k];
+      const float x = decayed(gs.at[k], wd, to);
+      buffer = fmaf(take, x, keep * buffer);
+      to = fmaf(-lr, nesterov ? fmaf(m, buffer, x) : buffer, to);
+    }
+    store(w + i, ws), store(b + i, bs);
+  });
 }

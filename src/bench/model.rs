@@ -98,12 +98,18 @@ impl Gpu {
 
     fn conv(&self, launch: &Launch, [read, written]: [f64; 2]) -> f64 {
         let c: Conv = launch.value("c").expect("a convolution's shape");
-        let tile = Tile::of(&launch.kernel.name);
+        let (tile, back) = (
+            Tile::of(&launch.kernel.name),
+            launch.kernel.name.contains("bwd_x"),
+        );
         let patch = f64::from((c.patch_h * c.patch_w) << c.log_images);
         let [parts, _, classes] = launch.grid.blocks.map(f64::from);
         let blocks = blocks(launch);
         let ceil = |a: f64, b: f64| (a / b).ceil();
         let (in_c, out_c) = (f64::from(c.in_c), f64::from(c.out_c));
+        // Of a piece that is finished when it has arrived.
+        const FINISHING: f64 = 50.0;
+        let [finish_in, finish_dy] = [c.finish_in, c.finish_dy].map(f64::from);
         // Instructions and HMMAs of a block's warp, MB from L2, and MB from DRAM; the time to add up what blocks leave.
         let (instructions, hmmas, loaded, streamed, adding_up);
         if launch.kernel.name.contains("bwd_w") {
@@ -113,8 +119,8 @@ impl Gpu {
             let sharers = 4.0 / (inputs / 8.0);
             let rows = pixels / 8.0 / sharers;
             let pack = if c.aligned_in == 1 { 4.0 } else { 1.0 };
-            let each = ceil(patch * inputs / pack, 128.0) * 50.0
-                + ceil(pixels * outputs / 4.0, 128.0) * 48.0
+            let each = ceil(patch * inputs / pack, 128.0) * (50.0 + FINISHING * finish_in)
+                + ceil(pixels * outputs / 4.0, 128.0) * (48.0 + FINISHING * finish_dy)
                 + rows * tile.inner
                 + 60.0;
             let tiles = launch.value::<i32>("tiles").map_or(1.0, f64::from);
@@ -124,7 +130,7 @@ impl Gpu {
             instructions = each * of_block + sums / 128.0 * 24.0 + adding + 350.0;
             hmmas = rows * tile.hmmas * of_block;
             let stored = parts * out_c * in_c * 36.0 / 1e6;
-            let tile_bytes = (patch * inputs + pixels * outputs) * 4.0;
+            let tile_bytes = (patch * inputs + pixels * outputs * (1.0 + finish_dy)) * 4.0;
             loaded = blocks * of_block * tile_bytes / 1e6 + stored;
             streamed = read + stored;
             adding_up = self.adding_up(launch.grid.blocks[0], sums * 4.0);
@@ -141,14 +147,15 @@ impl Gpu {
                 chunk * half
             };
             let weights = chunk * columns * 9.0 / if c.aligned_w == 1 { 4.0 } else { 1.0 };
-            let each = ceil(patch * pieces, 128.0) * 50.0
+            let each = ceil(patch * pieces, 128.0) * (50.0 + FINISHING * finish_in)
                 + ceil(weights, 128.0) * 40.0
                 + taps * tile.inner * if few { 0.65 } else { 1.0 }
                 + 90.0;
             let sums = if c.counted == 1 { 350.0 } else { 60.0 };
             instructions = each * chunks + 250.0 + rows * columns / 128.0 * 12.0 + sums;
             hmmas = taps * tile.hmmas * chunks * half;
-            let of_chunk = patch * chunk * 4.0 + chunk * columns * 36.0;
+            let others = if back { finish_in } else { 0.0 };
+            let of_chunk = patch * chunk * 4.0 * (1.0 + others) + chunk * columns * 36.0;
             loaded = blocks * chunks * of_chunk / 1e6 + written;
             streamed = read + written;
             let rows = if c.counted == 1 {
@@ -292,13 +299,13 @@ impl Tile {
         };
         let back = kernel.contains("bwd_x");
         match kernel.rsplit('_').next() {
-            Some("128x16") => tile(128, 16, 64.0, 52.0, 8.0),
-            Some("128x32") => tile(128, 32, if back { 94.0 } else { 72.0 }, 68.0, 16.0),
+            Some("128x16") => tile(128, 16, if back { 72.0 } else { 64.0 }, 52.0, 8.0),
+            Some("128x32") => tile(128, 32, if back { 90.0 } else { 80.0 }, 68.0, 16.0),
             Some("128x64") => tile(128, 64, 128.0, 55.0, 16.0),
-            Some("16x16") => tile(16, 16, 120.0, 65.0, 9.0),
-            Some("32x32") => tile(32, 32, 128.0, 78.0, 18.0),
+            Some("16x16") => tile(16, 16, 112.0, 65.0, 9.0),
+            Some("32x32") => tile(32, 32, 142.0, 78.0, 18.0),
             Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 222.0, 104.0, 36.0),
-            _ => tile(64, 32, 64.0, 49.0, 8.0),
+            _ => tile(64, 32, if back { 72.0 } else { 64.0 }, 49.0, 8.0),
         }
     }
 }

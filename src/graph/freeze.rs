@@ -1,10 +1,11 @@
-//! From a tape to a plan, pass by pass: fusion (`fuse.rs`), forward, backward, and places in the arena.
+//! From a tape to a plan, pass by pass: fusion (`fuse.rs`), forward, backward, and places in the arena. What kernels
+//! do of batch norm in the ops around it is in `norm.rs`.
 
 use std::sync::Arc;
 
 use super::fuse::fuse;
 use super::layout::Layout;
-use super::op::{Bwd, Fwd, MAX_INPUTS, Op, Statistics};
+use super::op::{Bwd, Finish, Fwd, MAX_INPUTS, NormGradient, Op, Statistics};
 use super::params::Range;
 use super::plan::{Action, Plan, Task};
 use super::tape::{Node, Source, Tape};
@@ -23,7 +24,7 @@ pub(super) fn freeze(
     let targets: Vec<usize> = outputs.iter().copied().chain(backward).collect();
     fuse(&mut nodes, &targets);
     let needed = needed(&nodes, &targets);
-    let mut builder = Builder::new(layout, device, nodes.len());
+    let mut builder = Builder::new(layout, device, &nodes, &needed, &targets);
     builder.forward(&mut nodes, &needed);
     let outputs: Vec<Operand> = outputs.iter().map(|&id| builder.values[id]).collect();
     outputs.iter().for_each(|output| builder.keep(*output));
@@ -32,15 +33,15 @@ pub(super) fn freeze(
 }
 
 /// A buffer before it has a place: alive from task `born` to task `dies`.
-struct Buffer {
+pub(super) struct Buffer {
     len: usize,
     born: usize,
-    dies: usize,
+    pub(super) dies: usize,
 }
 
 /// An operand of a task before it has a slot.
-#[derive(Clone, Copy, Default)]
-enum Operand {
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) enum Operand {
     #[default]
     None,
     Fixed(Slot),
@@ -48,13 +49,13 @@ enum Operand {
 }
 
 impl Operand {
-    fn is_none(self) -> bool {
+    pub(super) fn is_none(self) -> bool {
         matches!(self, Operand::None)
     }
 }
 
 impl Task<Operand> {
-    fn new(action: Action, op: usize) -> Self {
+    pub(super) fn new(action: Action, op: usize) -> Self {
         Task {
             action,
             op,
@@ -68,17 +69,21 @@ impl Task<Operand> {
             state: Operand::None,
             statistics: None,
             has_statistics: false,
+            finish_x: None,
+            finish_dy: None,
+            norm: None,
+            dz: Operand::None,
         }
     }
 
     fn operands(&self) -> impl Iterator<Item = Operand> {
-        let single = [self.y, self.saved, self.dy, self.work, self.state];
+        let single = [self.y, self.saved, self.dy, self.dz, self.work, self.state];
         let statistics = self.statistics.into_iter().flat_map(Statistics::all);
-        self.x
-            .into_iter()
-            .chain(self.dx)
-            .chain(single)
-            .chain(statistics)
+        let finish = [self.finish_x, self.finish_dy].into_iter().flatten();
+        let finish = finish.flat_map(|finish| [finish.lines, finish.other]);
+        let norm = self.norm.into_iter().flat_map(NormGradient::all);
+        let tensors = self.x.into_iter().chain(self.dx).chain(single);
+        tensors.chain(statistics).chain(finish).chain(norm)
     }
 
     fn placed(self, slot: impl Fn(Operand) -> Slot) -> Task {
@@ -93,8 +98,50 @@ impl Task<Operand> {
             add: self.add,
             work: slot(self.work),
             state: slot(self.state),
-            statistics: self.statistics.map(|statistics| statistics.map(slot)),
+            statistics: self.statistics.map(|statistics| statistics.map(&slot)),
             has_statistics: self.has_statistics,
+            finish_x: self.finish_x.map(|finish| finish.map(&slot)),
+            finish_dy: self.finish_dy.map(|finish| finish.map(&slot)),
+            norm: self.norm.map(|norm| norm.map(&slot)),
+            dz: slot(self.dz),
+        }
+    }
+}
+
+impl Finish<Operand> {
+    fn map(self, slot: impl Fn(Operand) -> Slot) -> Finish {
+        Finish {
+            lines: slot(self.lines),
+            other: slot(self.other),
+            relu: self.relu,
+        }
+    }
+}
+
+impl NormGradient<Operand> {
+    fn all(self) -> [Operand; 7] {
+        [
+            self.x,
+            self.y,
+            self.saved,
+            self.dgamma,
+            self.dbeta,
+            self.lines,
+            self.partial,
+        ]
+    }
+
+    fn map(self, slot: impl Fn(Operand) -> Slot) -> NormGradient {
+        let [x, y, saved, dgamma, dbeta, lines, partial] = self.all().map(slot);
+        NormGradient {
+            x,
+            y,
+            saved,
+            dgamma,
+            dbeta,
+            lines,
+            partial,
+            relu: self.relu,
         }
     }
 }
@@ -123,23 +170,44 @@ impl Statistics<Operand> {
 }
 
 /// Collects tasks and the buffers that they need.
-struct Builder {
-    layout: Layout,
-    device: Device,
-    ops: Vec<Arc<dyn Op>>,
-    tasks: Vec<Task<Operand>>,
-    buffers: Vec<Buffer>,
+pub(super) struct Builder {
+    pub(super) layout: Layout,
+    pub(super) device: Device,
+    pub(super) ops: Vec<Arc<dyn Op>>,
+    pub(super) tasks: Vec<Task<Operand>>,
+    pub(super) buffers: Vec<Buffer>,
     inputs: Vec<Operand>,
-    /// Of every node: its value, the op that gives it (whose number is that of its forward task), whether its gradient
-    /// is wanted, and that gradient.
-    values: Vec<Operand>,
-    op_of: Vec<Option<usize>>,
-    wants_grad: Vec<bool>,
-    grads: Vec<Operand>,
+    /// Of every node: who needs it (`usize::MAX` stands for the caller), its value and how to finish it, the op that gives
+    /// it (whose number is that of its forward task), whether its gradient is wanted, that gradient, how to finish it, and,
+    /// of a batch norm, what another op has made of its own.
+    pub(super) consumers: Vec<Vec<usize>>,
+    pub(super) values: Vec<Operand>,
+    pub(super) finish: Vec<Option<Finish<Operand>>>,
+    pub(super) op_of: Vec<Option<usize>>,
+    pub(super) wants_grad: Vec<bool>,
+    pub(super) grads: Vec<Operand>,
+    pub(super) finish_grads: Vec<Option<Finish<Operand>>>,
+    pub(super) norm_grads: Vec<Option<NormGradient<Operand>>>,
 }
 
 impl Builder {
-    fn new(layout: Layout, device: Device, nodes: usize) -> Builder {
+    fn new(
+        layout: Layout,
+        device: Device,
+        nodes: &[Node],
+        needed: &[bool],
+        targets: &[usize],
+    ) -> Builder {
+        let count = nodes.len();
+        let mut consumers = vec![Vec::new(); count];
+        targets
+            .iter()
+            .for_each(|&id| consumers[id].push(usize::MAX));
+        for (id, node) in nodes.iter().enumerate().filter(|(id, _)| needed[*id]) {
+            if let Source::Op { inputs, .. } = &node.source {
+                inputs.iter().for_each(|&i| consumers[i].push(id));
+            }
+        }
         Builder {
             layout,
             device,
@@ -147,15 +215,19 @@ impl Builder {
             tasks: Vec::new(),
             buffers: Vec::new(),
             inputs: Vec::new(),
-            values: vec![Operand::None; nodes],
-            op_of: vec![None; nodes],
-            wants_grad: vec![false; nodes],
-            grads: vec![Operand::None; nodes],
+            consumers,
+            values: vec![Operand::None; count],
+            finish: vec![None; count],
+            op_of: vec![None; count],
+            wants_grad: vec![false; count],
+            grads: vec![Operand::None; count],
+            finish_grads: vec![None; count],
+            norm_grads: vec![None; count],
         }
     }
 
     /// A new buffer; where it is used decides how long it lives.
-    fn buffer(&mut self, len: usize) -> Operand {
+    pub(super) fn buffer(&mut self, len: usize) -> Operand {
         if len == 0 {
             return Operand::None;
         }
@@ -175,13 +247,13 @@ impl Builder {
         }
     }
 
-    fn push(&mut self, task: Task<Operand>) {
+    pub(super) fn push(&mut self, task: Task<Operand>) {
         self.tasks.push(task);
         self.live(self.tasks.len() - 1);
     }
 
     /// Has the buffers of a task live while it runs.
-    fn live(&mut self, task: usize) {
+    pub(super) fn live(&mut self, task: usize) {
         for operand in self.tasks[task].operands() {
             if let Operand::Buffer(id) = operand {
                 let buffer = &mut self.buffers[id];
@@ -193,7 +265,9 @@ impl Builder {
 
     /// Forward tasks of all ops that are needed, whose ops it takes.
     fn forward(&mut self, nodes: &mut [Node], needed: &[bool]) {
-        for (id, node) in nodes.iter_mut().enumerate() {
+        for id in 0..nodes.len() {
+            let (before, behind) = nodes.split_at_mut(id + 1);
+            let node = &mut before[id];
             let len = node.shape.iter().product();
             match &mut node.source {
                 Source::Input => {
@@ -207,42 +281,40 @@ impl Builder {
                     self.wants_grad[id] = true;
                 }
                 Source::Op { op, inputs, state } if needed[id] => {
-                    self.wants_grad[id] = inputs.iter().any(|&i| self.wants_grad[i]);
-                    self.values[id] = self.buffer(len);
                     let op = std::mem::replace(op, Box::new(Moved));
-                    self.forward_of(id, op.into(), inputs, *state);
+                    self.wants_grad[id] = inputs.iter().any(|&i| self.wants_grad[i]);
+                    self.forward_of((id, len), op.into(), inputs, *state, behind);
                 }
                 Source::Op { .. } => {}
             }
         }
     }
 
-    fn forward_of(&mut self, id: usize, op: Arc<dyn Op>, inputs: &[usize], state: Option<Range>) {
-        let mut task = self.task_of(Action::Forward, self.ops.len(), id, inputs);
+    /// `behind` are the nodes behind it.
+    fn forward_of(
+        &mut self,
+        (id, len): (usize, usize),
+        op: Arc<dyn Op>,
+        inputs: &[usize],
+        state: Option<Range>,
+        behind: &[Node],
+    ) {
+        let number = self.ops.len();
+        let mut task = self.task_of(Action::Forward, number, id, inputs);
         let needs = needs(op.as_ref(), self.device);
         task.saved = self.buffer(needs.saved);
         task.work = self.buffer(needs.fwd_work);
         if let Some(range) = state {
             task.state = Operand::Fixed(range.of(self.layout.buffers));
         }
-        if let (true, Some(before)) = (op.wants_statistics(), self.op_of[inputs[0]]) {
-            let counts = counts(self.ops[before].as_ref(), self.device);
-            if counts > 0 && self.tasks[before].statistics.is_none() {
-                let [_, gamma, beta, ..] = task.x;
-                self.tasks[before].statistics = Some(Statistics {
-                    gamma,
-                    beta,
-                    saved: task.saved,
-                    averages: task.state,
-                    partial: self.buffer(counts),
-                });
-                self.live(before);
-                task.has_statistics = true;
-            }
-        }
-        self.op_of[id] = Some(self.ops.len());
-        self.push(task);
+        self.op_of[id] = Some(number);
         self.ops.push(op);
+        self.statistics(&mut task, inputs);
+        if !self.left_to_readers(id, &task, inputs, behind) {
+            task.y = self.buffer(len);
+            self.values[id] = task.y;
+        }
+        self.push(task);
     }
 
     fn task_of(&self, action: Action, op: usize, id: usize, inputs: &[usize]) -> Task<Operand> {
@@ -250,6 +322,7 @@ impl Builder {
         for (x, &i) in task.x.iter_mut().zip(inputs) {
             *x = self.values[i];
         }
+        task.finish_x = self.finish[inputs[0]];
         task.y = self.values[id];
         task
     }
@@ -273,14 +346,19 @@ impl Builder {
     fn backward_of(&mut self, id: usize, op: usize, inputs: &[usize], nodes: &[Node]) {
         let mut task = self.task_of(Action::Backward, op, id, inputs);
         let body = self.ops[op].clone();
+        if self.norm_backward(id, inputs, nodes) {
+            return;
+        }
         if !body.bwd_reads_inputs() {
             task.x = [Operand::None; MAX_INPUTS];
+            task.finish_x = None;
         }
         if !body.bwd_reads_output() {
             task.y = Operand::None;
         }
         task.saved = self.tasks[op].saved;
         task.dy = self.grads[id];
+        task.finish_dy = self.finish_grads[id];
         task.work = self.buffer(needs(body.as_ref(), self.device).bwd_work);
         let mut further = Vec::new();
         let passes = |place: usize| body.bwd_passes(place) && unique(inputs);
@@ -304,19 +382,34 @@ impl Builder {
                 task.add = true;
                 continue;
             }
-            task.dx[place] = match nodes[i].source {
-                Source::Param(range) if first => Operand::Fixed(range.of(self.layout.grads)),
-                _ => self.buffer(nodes[i].shape.iter().product()),
-            };
+            task.dx[place] = self.contribution(i, nodes);
             if first {
                 self.grads[i] = task.dx[place];
             } else {
                 further.push((self.grads[i], task.dx[place]));
             }
         }
+        if further.iter().all(|(sum, _)| *sum != self.grads[inputs[0]]) {
+            task.norm = self.norm_before(id, inputs, nodes, &task);
+        }
         if task.dx.iter().any(|dx| !dx.is_none()) {
             self.push(task);
         }
+        self.accumulate(op, further);
+    }
+
+    /// Where to write a contribution to a node's gradient; the first one to a parameter's is the gradient.
+    pub(super) fn contribution(&mut self, node: usize, nodes: &[Node]) -> Operand {
+        match nodes[node].source {
+            Source::Param(range) if self.grads[node].is_none() => {
+                Operand::Fixed(range.of(self.layout.grads))
+            }
+            _ => self.buffer(nodes[node].shape.iter().product()),
+        }
+    }
+
+    /// Adds further contributions to gradients.
+    pub(super) fn accumulate(&mut self, op: usize, further: Vec<(Operand, Operand)>) {
         for (sum, term) in further {
             let mut task = Task::new(Action::Accumulate, op);
             task.dx[0] = sum;
@@ -327,7 +420,12 @@ impl Builder {
 
     /// Those of some inputs of a node that can take its gradient over, buffer and all. Others may add to it later, so of two
     /// both can only if the later one is through with it before anybody adds to the earlier one's.
-    fn heirs(&self, id: usize, inputs: impl Iterator<Item = usize>, nodes: &[Node]) -> Vec<usize> {
+    pub(super) fn heirs(
+        &self,
+        id: usize,
+        inputs: impl Iterator<Item = usize>,
+        nodes: &[Node],
+    ) -> Vec<usize> {
         let Operand::Buffer(buffer) = self.grads[id] else {
             return Vec::new();
         };
@@ -345,17 +443,15 @@ impl Builder {
         let Some(&last) = heirs.last() else {
             return heirs;
         };
-        // Who is still to add to a node's gradient.
-        let pending = |node: usize| {
-            let consumers = (node + 1..id).filter(move |&c| match &nodes[c].source {
-                Source::Op { inputs, .. } => inputs.contains(&node),
-                _ => false,
-            });
-            consumers.filter(|&c| self.op_of[c].is_some())
-        };
-        let alone = pending(last).next().is_none();
-        heirs.retain(|&i| i == last || (alone && pending(i).all(|consumer| consumer < last)));
+        let alone = self.pending(last, id).next().is_none();
+        heirs.retain(|&i| i == last || (alone && self.pending(i, id).all(|c| c < last)));
         heirs
+    }
+
+    /// Who is still to add to a node's gradient, when node `id` goes back.
+    pub(super) fn pending(&self, node: usize, id: usize) -> impl Iterator<Item = usize> {
+        let consumers = self.consumers[node].iter().copied();
+        consumers.filter(move |&consumer| consumer < id)
     }
 
     /// Gives all buffers their places.
@@ -396,14 +492,6 @@ fn needs(op: &dyn Op, device: Device) -> Needs {
             fwd_work: op.cuda_fwd_work(),
             bwd_work: op.cuda_bwd_work(),
         },
-    }
-}
-
-/// Floats in which an op adds up what a batch norm behind it needs.
-fn counts(op: &dyn Op, device: Device) -> usize {
-    match device {
-        Device::Cpu => 0,
-        Device::Emulator | Device::Cuda(_) | Device::Plan => op.cuda_counts(),
     }
 }
 

@@ -4,6 +4,7 @@
 mod freeze;
 mod fuse;
 mod layout;
+mod norm;
 mod op;
 mod params;
 mod plan;
@@ -12,7 +13,9 @@ mod session;
 mod tape;
 
 pub use layout::Layout;
-pub use op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Statistics, Tail};
+pub use op::{
+    Bwd, BwdSlots, Finish, Fwd, FwdSlots, MAX_INPUTS, Norm, NormGradient, Op, Statistics, Tail,
+};
 pub use params::{Param, Params, Range, Role, Tensor};
 pub use plan::{Plan, Targets};
 pub use sample::Sample;

@@ -101,9 +101,20 @@ pub trait Op: Send + Sync {
         0
     }
 
-    /// Does this op normalise by statistics of the first operand, which the op before can make?
-    fn wants_statistics(&self) -> bool {
-        false
+    /// The same on the way back to a batch norm before this op.
+    fn cuda_bwd_counts(&self) -> usize {
+        0
+    }
+
+    /// Is it batch norm in training, which kernels of the ops around it can do in part (`norm.rs`)? Operands: x, gamma, beta,
+    /// then the residual.
+    fn batch_norm(&self) -> Option<Norm> {
+        None
+    }
+
+    /// Can the kernels read `x[0]`, and `dy`, before they are finished ([`Finish`])?
+    fn cuda_finishes(&self) -> [bool; 2] {
+        [false; 2]
     }
 
     /// Adds the kernels of forward.
@@ -129,7 +140,23 @@ fn no_kernel(op: &str) -> Error {
     ))
 }
 
-/// Where the kernels of an op's forward find what they need to make the statistics of the batch norm behind it.
+/// What a batch norm in training is followed by.
+#[derive(Clone, Copy)]
+pub struct Norm {
+    pub residual: bool,
+    pub relu: bool,
+}
+
+/// A tensor t that is not finished: lines[0] t + lines[1], plus lines[2] `other` if there is one, then max(., 0) if `relu`.
+/// `lines` has a row of every channel's factors behind the other.
+#[derive(Clone, Copy)]
+pub struct Finish<T = Slot> {
+    pub lines: T,
+    pub other: T,
+    pub relu: bool,
+}
+
+/// Where kernels find what they need to make the statistics of the batch norm behind.
 #[derive(Clone, Copy, Default)]
 pub struct Statistics<T = Slot> {
     pub gamma: T,
@@ -142,6 +169,22 @@ pub struct Statistics<T = Slot> {
     pub partial: T,
 }
 
+/// Where kernels find what they need to make dgamma, dbeta and the lines of dx ([`Finish`]) of a batch norm, and to mask its dy.
+#[derive(Clone, Copy, Default)]
+pub struct NormGradient<T = Slot> {
+    pub x: T,
+    /// Empty where x tells what is masked.
+    pub y: T,
+    pub saved: T,
+    pub dgamma: T,
+    pub dbeta: T,
+    pub lines: T,
+    /// [`Op::cuda_bwd_counts`]; empty if all of it has been made.
+    pub partial: T,
+    /// Is dy masked by a ReLU?
+    pub relu: bool,
+}
+
 /// Where a forward kernel finds its operands; as [`Fwd`].
 pub struct FwdSlots {
     pub x: [Slot; MAX_INPUTS],
@@ -151,8 +194,10 @@ pub struct FwdSlots {
     pub state: Slot,
     /// Of the batch norm behind, if there is one whose statistics are to be made.
     pub statistics: Option<Statistics>,
-    /// Has the op before made the statistics, if [`Op::wants_statistics`]?
+    /// Has the op before made those of this batch norm?
     pub has_statistics: bool,
+    /// How to finish `x[0]`.
+    pub finish_x: Option<Finish>,
     /// The step at hand.
     pub now: View<Step>,
 }
@@ -167,6 +212,13 @@ pub struct BwdSlots {
     /// Add to `dx[0]` instead of overwriting it.
     pub add: bool,
     pub work: Slot,
+    /// How to finish `x[0]` and `dy`.
+    pub finish_x: Option<Finish>,
+    pub finish_dy: Option<Finish>,
+    /// The gradient of this batch norm, or of the one before, which takes the whole of `dx[0]`.
+    pub norm: Option<NormGradient>,
+    /// Of batch norm: dy where it is not masked, which may be `dy` itself.
+    pub dz: Slot,
     /// The step at hand.
     pub now: View<Step>,
 }

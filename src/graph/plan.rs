@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::freeze::freeze;
-use super::op::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Statistics};
+use super::op::{Bwd, BwdSlots, Finish, Fwd, FwdSlots, MAX_INPUTS, NormGradient, Op, Statistics};
 use super::params::Params;
 use super::tape::{Mode, Tape, Var};
 use crate::cpu::pool;
@@ -35,9 +35,12 @@ pub(super) struct Task<T = Slot> {
     pub add: bool,
     pub work: T,
     pub state: T,
-    /// Of a batch norm behind this op, or have those of this one been made?
     pub statistics: Option<Statistics<T>>,
     pub has_statistics: bool,
+    pub finish_x: Option<Finish<T>>,
+    pub finish_dy: Option<Finish<T>>,
+    pub norm: Option<NormGradient<T>>,
+    pub dz: T,
 }
 
 /// What a plan is to compute: forward to the outputs and, if `backward` names a tensor, back from it to
@@ -159,6 +162,7 @@ impl Plan {
                         ..statistics
                     }),
                     has_statistics: task.has_statistics,
+                    finish_x: task.finish_x,
                     now,
                 },
                 program,
@@ -172,6 +176,10 @@ impl Plan {
                     dx: task.dx,
                     add: task.add,
                     work: task.work,
+                    finish_x: task.finish_x,
+                    finish_dy: task.finish_dy,
+                    norm: task.norm,
+                    dz: task.dz,
                     now,
                 },
                 program,

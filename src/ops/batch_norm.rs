@@ -10,7 +10,7 @@ use crate::device::gpu::{PROCESSORS, counters_of, elementwise, kernels, packs};
 use crate::device::program::doubles;
 use crate::device::{Program, Slot, View};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Range, Tail, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Norm, Op, Range, Tail, Var};
 use crate::ops::{Case, Row};
 
 /// Operands: x, gamma, beta, and the residual if there is one. State: the running mean and variance.
@@ -57,12 +57,6 @@ impl BatchNorm {
     fn packs(&self, activations: &[Slot]) -> (i32, usize) {
         let (pack, packs) = packs(self.norm.channels, self.norm.channels, activations);
         (pack, packs.div_ceil(256))
-    }
-
-    /// Scale and offset, of what forward saved.
-    fn lines(&self, mut saved: Slot) -> Slot {
-        saved.take(2 * self.norm.channels);
-        saved
     }
 
     /// Floats of the sums of all blocks, which are doubles. Blocks have the same number of channels, up to 1024.
@@ -171,7 +165,7 @@ impl Op for BatchNorm {
         }
     }
 
-    /// Mean, 1 / sqrt(var + eps), and z = scale x + offset of them.
+    /// Scale and offset of z = scale x + offset, then mean and 1 / sqrt(var + eps).
     fn cuda_saved(&self) -> usize {
         2 * self.saved()
     }
@@ -180,18 +174,13 @@ impl Op for BatchNorm {
         if self.training { self.sums() } else { 0 }
     }
 
-    /// The sums, the factors in dx, dz where nothing else is it.
-    fn cuda_bwd_work(&self) -> usize {
-        let dz = if self.relu && !self.residual {
-            self.norm.pixels * self.norm.channels
-        } else {
-            0
-        };
-        dz + self.sums() + 3 * self.norm.channels
+    fn cuda_bwd_counts(&self) -> usize {
+        self.sums()
     }
 
-    fn wants_statistics(&self) -> bool {
-        self.training
+    fn batch_norm(&self) -> Option<Norm> {
+        let (residual, relu) = (self.residual, self.relu);
+        self.training.then_some(Norm { residual, relu })
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
@@ -239,54 +228,44 @@ impl Op for BatchNorm {
             };
             kernels::batch_norm_sums(program, (self.sum_blocks(), columns), arguments);
         }
-        let lines = self.lines(io.saved);
-        self.apply(x, lines, (false, residual), self.relu, y, program);
+        // Else those who read it do the rest.
+        if y.len > 0 {
+            self.apply(x, io.saved, (false, residual), self.relu, y, program);
+        }
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, ..], dy) = (io.x, io.dy);
-        let [dx, dgamma, dbeta, d_residual, ..] = io.dx;
-        let mut work = io.work;
-        let partial = doubles(work.take(self.sums()));
-        let terms = work.take(3 * self.norm.channels);
-        let dz = match (self.residual, self.relu) {
-            (true, true) => {
-                assert!(
-                    d_residual.len > 0,
-                    "batch norm: a residual without gradient"
-                );
-                d_residual
-            }
-            (false, true) => work,
-            (residual, false) => {
-                if residual {
-                    let n = dy.len;
-                    kernels::add_bwd(program, elementwise(n), dy, d_residual, n as i64);
-                }
-                dy
-            }
-        };
-        let (packed, columns) = self.packs(&[x, dy, io.y, dz]);
-        let arguments = kernels::BatchNormBwdSums {
-            x: x.into(),
-            dy: dy.into(),
-            saved: io.saved.into(),
-            y: io.y.into(),
-            dz: if self.relu { dz } else { Slot::default() }.into(),
-            partial,
-            counters: self.counters(columns, program),
-            dgamma: dgamma.into(),
-            dbeta: dbeta.into(),
-            terms: terms.into(),
-            residuals: self.residual.into(),
-            relu: self.relu.into(),
-            packed,
-            pixels: self.norm.pixels as i64,
-            channels: self.norm.channels as i32,
-        };
-        kernels::batch_norm_bwd_sums(program, (self.sum_blocks(), columns), arguments);
-        self.apply(dz, terms, (true, x), false, dx, program);
+        let ([dx, _, _, d_residual, ..], dz) = (io.dx, io.dz);
+        let norm = io.norm.expect("a plan for kernels");
+        if norm.partial.len > 0 {
+            let (packed, columns) = self.packs(&[norm.x, io.dy, norm.y, dz]);
+            let arguments = kernels::BatchNormBwdSums {
+                x: norm.x.into(),
+                dy: io.dy.into(),
+                saved: norm.saved.into(),
+                y: norm.y.into(),
+                dz: if self.relu { dz } else { Slot::default() }.into(),
+                partial: doubles(norm.partial),
+                counters: self.counters(columns, program),
+                dgamma: norm.dgamma.into(),
+                dbeta: norm.dbeta.into(),
+                terms: norm.lines.into(),
+                residuals: self.residual.into(),
+                relu: self.relu.into(),
+                packed,
+                pixels: self.norm.pixels as i64,
+                channels: self.norm.channels as i32,
+            };
+            kernels::batch_norm_bwd_sums(program, (self.sum_blocks(), columns), arguments);
+        }
+        if self.residual && d_residual.len > 0 {
+            let n = dz.len;
+            kernels::add_bwd(program, elementwise(n), dz, d_residual, n as i64);
+        }
+        if dx.len > 0 {
+            self.apply(dz, norm.lines, (true, norm.x), false, dx, program);
+        }
         Ok(())
     }
 
@@ -339,6 +318,30 @@ pub const ROW: Row = Row {
             "and a shortcut",
             &[&[1, 3, 3, 3], &[3], &[3], &[1, 3, 3, 3]],
             |x| x[3].plus(x[0].batch_norm(x[1], x[2], AVERAGES_OF_3)),
+        )
+        .with_buffers(6),
+        // What kernels share with the convolutions around: x is finished by its reader, the sums of its gradient are made there.
+        Case::new(
+            "between convolutions",
+            &[&[2, 4, 3, 2], &[3, 2, 3, 3], &[3], &[3], &[4, 3, 3, 3]],
+            |x| {
+                let y = x[0].conv2d(x[1], None, 1, 1);
+                let y = y.batch_norm(x[2], x[3], AVERAGES_OF_3);
+                y.conv2d(x[4], None, 2, 1)
+            },
+        )
+        .with_buffers(6),
+        Case::new(
+            "in residual blocks",
+            &[&[2, 3, 3, 3], &[3, 3, 3, 3], &[3], &[3], &[3, 3, 1, 1]],
+            |x| {
+                let norm = x[0].conv2d(x[1], None, 1, 1);
+                let norm = norm.batch_norm(x[2], x[3], AVERAGES_OF_3);
+                // Its gradient: two convolutions' and a sum's.
+                let block = x[0].plus(norm);
+                let next = block.conv2d(x[1], None, 1, 1).plus(block);
+                next.conv2d(x[4], None, 1, 0)
+            },
         )
         .with_buffers(6),
     ],

@@ -169,6 +169,14 @@ impl Op for Conv2d {
         Gather::forward(*self.conv.shape()).sums_len()
     }
 
+    fn cuda_bwd_counts(&self) -> usize {
+        Gather::back(*self.conv.shape()).sums_len()
+    }
+
+    fn cuda_finishes(&self) -> [bool; 2] {
+        [true, !self.relu && !self.residual]
+    }
+
     /// dz where it differs from dy, parts of dw and db.
     fn cuda_bwd_work(&self) -> usize {
         let shape = *self.conv.shape();
@@ -209,6 +217,8 @@ impl Op for Conv2d {
             relu: self.relu.into(),
             counted: io.statistics.is_some().into(),
             running: (norm.averages.len > 0).into(),
+            finish_in: io.finish_x.is_some().into(),
+            finish_in_relu: io.finish_x.is_some_and(|finish| finish.relu).into(),
             ..gather.geometry
         };
         let launch = match (program.conv_precision(), gather.form) {
@@ -223,8 +233,10 @@ impl Op for Conv2d {
             (Precision::Fp32, Form::Few) => kernels::conv2d_fwd_fp32_64x32,
             (Precision::Fp32, Form::Any) => kernels::conv2d_fwd_fp32_any,
         };
+        let lines = io.finish_x.map_or(Slot::default(), |finish| finish.lines);
         let arguments = kernels::Conv2dFwd {
             x: x.into(),
+            x_lines: lines.into(),
             w: w.into(),
             b: bias.into(),
             gamma: norm.gamma.into(),
@@ -248,6 +260,13 @@ impl Op for Conv2d {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let mut work = io.work;
         let mut dz = io.dy;
+        let [x_lines, dy_lines, dy_other] = [
+            io.finish_x.map(|finish| finish.lines),
+            io.finish_dy.map(|finish| finish.lines),
+            io.finish_dy.map(|finish| finish.other),
+        ]
+        .map(Option::unwrap_or_default);
+        let finish_dy = i32::from(io.finish_dy.is_some());
         if self.relu {
             dz = work.take(shape.output_len());
             kernels::relu_bwd(program, elementwise(dz.len), io.y, io.dy, dz, dz.len as i64);
@@ -258,11 +277,36 @@ impl Op for Conv2d {
         }
         if dx.len > 0 {
             let gather = Gather::back(shape);
+            let norm = io.norm.unwrap_or_default();
             let geometry = kernels::Conv {
                 aligned_in: aligned(dz, shape.channels_out),
                 aligned_w: aligned(w, shape.channels_in * shape.kernel * shape.kernel),
                 adds: io.add.into(),
+                finish_in: finish_dy,
+                counted: io.norm.is_some().into(),
+                relu: norm.relu.into(),
+                residual: (norm.y.len > 0).into(),
                 ..gather.geometry
+            };
+            let counters = match io.norm {
+                Some(_) => program.counters(gather.counters()),
+                None => View::default(),
+            };
+            let arguments = kernels::Conv2dBwdX {
+                dy: dz.into(),
+                dy_lines: dy_lines.into(),
+                dy_other: dy_other.into(),
+                w: w.into(),
+                dx: dx.into(),
+                norm_x: norm.x.into(),
+                norm_y: norm.y.into(),
+                norm_saved: norm.saved.into(),
+                partial: doubles(norm.partial),
+                counters,
+                dgamma: norm.dgamma.into(),
+                dbeta: norm.dbeta.into(),
+                terms: norm.lines.into(),
+                c: geometry,
             };
             let launch = match (program.conv_precision(), gather.form) {
                 (Precision::Tf32, Form::N16) => kernels::conv2d_bwd_x_tf32_128x16,
@@ -276,7 +320,7 @@ impl Op for Conv2d {
                 (Precision::Fp32, Form::Few) => kernels::conv2d_bwd_x_fp32_64x32,
                 (Precision::Fp32, Form::Any) => kernels::conv2d_bwd_x_fp32_any,
             };
-            launch(program, gather.grid, dz, w, dx, geometry);
+            launch(program, gather.grid, arguments);
         }
         if dw.len > 0 {
             let weights = Weights::new(shape, program.conv_precision());
@@ -284,6 +328,9 @@ impl Op for Conv2d {
                 aligned_in: aligned(x, shape.channels_in),
                 aligned_w: aligned(dz, shape.channels_out),
                 biased: (self.bias && db.len > 0).into(),
+                finish_in: io.finish_x.is_some().into(),
+                finish_in_relu: io.finish_x.is_some_and(|finish| finish.relu).into(),
+                finish_dy,
                 ..weights.geometry
             };
             let launch = match (program.conv_precision(), weights.form) {
@@ -299,19 +346,20 @@ impl Op for Conv2d {
             };
             let parts = work.take(weights.parts_len);
             let counters = program.counters(weights.counters);
-            let tiles = weights.tiles as i32;
-            launch(
-                program,
-                weights.grid,
-                x,
-                dz,
-                dw,
-                if self.bias { db } else { Slot::default() },
-                parts,
+            let arguments = kernels::Conv2dBwdW {
+                x: x.into(),
+                x_lines: x_lines.into(),
+                dy: dz.into(),
+                dy_lines: dy_lines.into(),
+                dy_other: dy_other.into(),
+                dw: dw.into(),
+                db: if self.bias { db } else { Slot::default() }.into(),
+                parts: parts.into(),
                 counters,
-                geometry,
-                tiles,
-            );
+                c: geometry,
+                tiles: weights.tiles as i32,
+            };
+            launch(program, weights.grid, arguments);
         }
         Ok(())
     }

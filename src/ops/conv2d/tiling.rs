@@ -235,6 +235,14 @@ impl WeightForm {
             WeightForm::Tall => (64, 32),
         }
     }
+
+    /// Of a tile, if they fit.
+    fn pixels(self) -> usize {
+        match self {
+            WeightForm::Tall => 64,
+            _ => 128,
+        }
+    }
 }
 
 /// A launch that computes dw and db.
@@ -253,24 +261,26 @@ pub struct Weights {
 impl Weights {
     pub fn new(shape: Shape, precision: Precision) -> Weights {
         let (channels_out, channels_in) = (shape.channels_out, shape.channels_in);
-        let blocks = |form: WeightForm| {
-            let (out, inn) = form.channels();
-            channels_out.div_ceil(out) * channels_in.div_ceil(inn)
-        };
-        // Few parts are soon added up.
+        // Large tiles of channels are read less often, but where they are few, there are many parts to add up: that takes
+        // as long as some tiles of pixels.
         const PARTS: usize = 16;
-        let few = |form| channels_out.min(channels_in) > 16 && blocks(form) * PARTS >= BLOCKS;
+        const TILES: usize = 4;
+        let pixels = shape.images * shape.out_height() * shape.out_width();
+        let pays = |form: WeightForm| {
+            let (out, inn) = form.channels();
+            let blocks = channels_out.div_ceil(out) * channels_in.div_ceil(inn);
+            let parts = BLOCKS / blocks;
+            channels_out.min(channels_in) > 16
+                && (parts <= PARTS || pixels >= parts * TILES * form.pixels())
+        };
         let form = match precision {
             _ if shape.kernel != 3 => WeightForm::Any,
-            Precision::Tf32 if channels_out > 32 && few(WeightForm::Tall) => WeightForm::Tall,
-            _ if few(WeightForm::Square) => WeightForm::Square,
+            Precision::Tf32 if channels_out > 32 && pays(WeightForm::Tall) => WeightForm::Tall,
+            _ if pays(WeightForm::Square) => WeightForm::Square,
             _ => WeightForm::Small,
         };
         let (out, inn) = form.channels();
-        let most = match form {
-            WeightForm::Tall => 64,
-            _ => 128,
-        };
+        let most = form.pixels();
         let (span, taps) = match form {
             WeightForm::Any => (1, 1),
             _ => (shape.kernel, shape.kernel * shape.kernel),
