@@ -147,7 +147,7 @@ pub struct Norm {
     pub relu: bool,
 }
 
-/// A tensor t that is not finished: lines[0] t + lines[1], plus lines[2] `other` if there is one, then max(., 0) if `relu`.
+/// A tensor t that is not finished: `lines[0] t + lines[1]`, plus `lines[2] other` if there is one, then max(., 0) if `relu`.
 /// `lines` has a row of every channel's factors behind the other.
 #[derive(Clone, Copy)]
 pub struct Finish<T = Slot> {
