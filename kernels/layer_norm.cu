@@ -18,18 +18,21 @@ KERNEL(layer_norm_fwd_1024, 256, const float* __restrict__ x, const float* __res
 
 KERNEL(layer_norm_bwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, int rows, int width) {
-  backward<1, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
+       int adds, float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters,
+       int rows, int width) {
+  backward<1, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width);
 }
 KERNEL(layer_norm_bwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, int rows, int width) {
-  backward<4, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
+       int adds, float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters,
+       int rows, int width) {
+  backward<4, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width);
 }
 KERNEL(layer_norm_bwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, int rows, int width) {
-  backward<8, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
+       int adds, float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters,
+       int rows, int width) {
+  backward<8, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width);
 }
 
 KERNEL(layer_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,

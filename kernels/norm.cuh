@@ -3,11 +3,12 @@
 // With g = w dy: dx = (g - mean(g) - h mean(g h)) rstd, without mean(g) in RMS norm; dw = sum of dy h and db = sum of dy
 // over the rows. Where backward `adds`, dx is added to what is there.
 //   x, dx, y, dy (rows, width); w, b, dw, db (width); stats (rows, 2): mean and rstd, or (rows): rstd;
-//   partial (gridDim.y or gridDim.x, 2 or 1, width): shares of dw and db, which `column_sums` adds up
+//   partial (gridDim.y or gridDim.x, 2 or 1, width): shares of dw and db
 // A warp per row. Statistics are computed in two passes: the mean, then the squares around it.
 //   forward, backward     rows of at most 128 N numbers, a multiple of 4, are held in registers; backward does all
-//                         in one pass, with one share of dw and db per block. `aligned`: w and b can be read as vectors
-//   the others            rows of any width are read again for each pass
+//                         in one pass, with one share of dw and db per block, which the blocks that end last add up.
+//                         `aligned`: w and b can be read as vectors
+//   the others            rows of any width are read again for each pass; `column_sums` adds up the shares
 #pragma once
 #include "common.cuh"
 
@@ -93,7 +94,8 @@ DEVICE void add_warps(float4 (&x)[N], float* to, int width) {
 
 template <int N, bool CENTRED>
 DEVICE void backward(const float* x, const float* w, bool aligned, const float* stats, const float* dy, float* dx,
-                     bool wants_dx, bool adds, float* partial, int rows, int width) {
+                     bool wants_dx, bool adds, float* partial, float* dw_sums, float* db_sums, unsigned* counters,
+                     int rows, int width) {
   const int lane = threadIdx.x % 32;
   float4 dw[N], db[N];
 #pragma unroll
@@ -143,6 +145,9 @@ DEVICE void backward(const float* x, const float* w, bool aligned, const float* 
   float* share = partial + (long long)blockIdx.x * NUMBERS<CENTRED> * width;
   add_warps(dw, share, width);
   if (CENTRED) add_warps(db, share + width, width);
+  sum_over_blocks(partial, NUMBERS<CENTRED> * width, blockIdx.x, gridDim.x, counters, [&](int i, double sum) {
+    (i < width ? dw_sums : db_sums - width)[i] = (float)sum;
+  });
 }
 
 template <bool CENTRED>

@@ -1,39 +1,57 @@
 // Matrix products, for linear layers and for optimizers. By how the operands are stored:
-//   product_nt_T  C = A B^T; A (m, k), B (n, k), T = 128, 64, 32 or 16; plus a bias (n) and `added` (m, n), then ReLU
+//   product_nt_T  C = A B^T; A (m, k), B (n, k), T = 128, 64, 32 or 16; plus a bias (n) and `added` (m, n), then ReLU;
+//                 and y = an activation of C, or its RMS norm with weights w (n)
 //   product_nn_T  C = A B; A (m, k), B (k, n), T = 128 or 64
 //   product_tn_T  C = A^T B; A (k, m), B (k, n), T = 128 or 64, and A's sums over k; gridDim.y parts of k give as many of both
 //   product_sum   adds these up
 #include "product.cuh"
 
+// What an nt product does once it is there: nothing, an activation by its number, or this.
+constexpr int NOTHING = 0, RMS_NORM = -1;
+
+// C, and y = what follows of C.
 template <class S>
 DEVICE void product_nt(const float* a, const float* b, const float* bias, const float* added, float* c, int m, int k,
-                       int n, bool relu, bool tf32) {
+                       int n, bool relu, bool tf32, int then, const float* w, float eps, float* y, float* stats,
+                       unsigned* counters) {
   Product p = {a, b, c, m, n, k};
   p.bias = bias;
   p.added = added;
   p.relu = relu;
   product<S, true, true>(p, blockIdx.x, tf32);
+  if (then == RMS_NORM)
+    norm_rows<S>(c, w, y, stats, eps, counters, block_again(), m, n);
+  else if (then != NOTHING)
+    activate_tile<S>(then, c, nullptr, y, block_again(), m, n);
 }
 
 KERNEL(product_nt_128, 128, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
        int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32) {
-  product_nt<Tile128>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
+       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
+       unsigned* __restrict__ counters) {
+  product_nt<Tile128>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
+                     stats, counters);
 }
 KERNEL(product_nt_64, 128, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
        int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32) {
-  product_nt<Tile64>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
+       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
+       unsigned* __restrict__ counters) {
+  product_nt<Tile64>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
+                     stats, counters);
 }
 KERNEL(product_nt_32, 256, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
        int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32) {
-  product_nt<Tile32>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
+       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
+       unsigned* __restrict__ counters) {
+  product_nt<Tile32>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
+                     stats, counters);
 }
 KERNEL(product_nt_16, 256, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
        int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32) {
-  product_nt<Tile16>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32);
+       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
+       unsigned* __restrict__ counters) {
+  product_nt<Tile16>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
+                     stats, counters);
 }
 
 KERNEL(product_nn_128, 128, const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c, int m, int k,

@@ -4,7 +4,8 @@
 // Both precisions. tf32: operands rounded to TF32. Otherwise as exact as single precision: each operand is the
 // sum of two TF32 numbers, of whose four products the smallest is left out, and sums leave the tensor core, which cuts them
 // off, after eight terms (Ootomo and Yokota 2022). Infinite operands become NaN there.
-#include "common.cuh"
+#include "activation.cuh"
+#include "channels.cuh"
 
 template <int TILE_, int WARP_, int WARPS_, int SLICE_, int STAGES_>
 struct Shape {
@@ -36,7 +37,7 @@ struct Product {
   bool relu = false;
   const float* mask = nullptr;    // as A, which counts as 0 where this is 0 or less
   bool summed = false;            // are the sums of A over k wanted?
-  float* sums_of_a = nullptr;     // (gridDim.y, m)
+  float* sums_of_a = nullptr;     // (parts, m)
 };
 
 DEVICE bool aligned(const float* p, int width, int floats) {
@@ -298,6 +299,108 @@ DEVICE void product(const Product& p, int tile, bool tf32) {
     product<S, A_BY_ROW, B_BY_ROW, true>(p, tile);
   else
     product<S, A_BY_ROW, B_BY_ROW, false>(p, tile);
+}
+
+// ---- what a block does once its tile of C is stored: it reads it again, from the cache ----
+
+// Calls f(pack) for all entries (row, column) of a tile of C (m, n), pack by pack: the place of a pack's first entry.
+template <class S, int V, class F>
+DEVICE void for_packs(int tile, int m, int n, F f) {
+  constexpr int ACROSS = S::TILE / V;
+  const int across = (n + S::TILE - 1) / S::TILE, m0 = tile / across * S::TILE, n0 = tile % across * S::TILE;
+#pragma unroll 2
+  for (int e = thread_again(); e < S::TILE * ACROSS; e += S::THREADS) {
+    const int row = m0 + e / ACROSS, column = n0 + e % ACROSS * V;
+    if (row < m && column < n) f((long long)row * n + column);
+  }
+}
+
+// to = f(x) in a tile, x being C; or, with dy being C, to = f'(x) dy.
+template <class S, int V>
+DEVICE void activate_packs(int activation, const float* x, const float* dy, float* to, int tile, int m, int n) {
+  for_packs<S, V>(tile, m, n, [&](long long at) {
+    const Pack<V> of_x = load<V>(x + at), of_dy = dy ? load<V>(dy + at) : of_x;
+    Pack<V> y;
+#pragma unroll
+    for (int k = 0; k < V; k++)
+      y.at[k] = dy ? activation_gradient(activation, of_x.at[k], of_dy.at[k]) : activate(activation, of_x.at[k]);
+    store(to + at, y);
+  });
+}
+
+template <class S>
+DEVICE void activate_tile(int activation, const float* x, const float* dy, float* to, int tile, int m, int n) {
+  __syncthreads();  // C is stored
+  if (aligned(x, n, 4) && aligned(to, n, 4) && (!dy || aligned(dy, n, 4)))
+    activate_packs<S, 4>(activation, x, dy, to, tile, m, n);
+  else
+    activate_packs<S, 1>(activation, x, dy, to, tile, m, n);
+}
+
+// What other blocks wrote.
+DEVICE Pack<1> load_written(const float* from, Pack<1>) { return {{__ldcg(from)}}; }
+DEVICE Pack<4> load_written(const float* from, Pack<4>) {
+  const float4 x = __ldcg(reinterpret_cast<const float4*>(from));
+  return {{x.x, x.y, x.z, x.w}};
+}
+
+// C as the sum of `parts` of it, (parts, m, n), in a tile.
+template <class S, int V>
+DEVICE void add_packs(const float* cs, int parts, float* c, int tile, int m, int n) {
+  for_packs<S, V>(tile, m, n, [&](long long at) {
+    Pack<V> sum = {};
+#pragma unroll 8
+    for (int part = 0; part < parts; part++) {
+      const Pack<V> term = load_written(cs + part * (long long)m * n + at, sum);
+#pragma unroll
+      for (int k = 0; k < V; k++) sum.at[k] += term.at[k];
+    }
+    store(c + at, sum);
+  });
+}
+
+// The block that is the last one of its tile adds up the parts of C and of A's sums, in their order; `counters` has one for
+// each tile.
+template <class S>
+DEVICE void add_parts(const float* cs, const float* all_sums, float* c, float* sums, bool summed, int parts,
+                      unsigned* counters, int tile, int m, int n) {
+  if (!last_to_arrive(counters + tile, parts)) return;
+  if (aligned(cs, n, 4) && aligned(c, n, 4))
+    add_packs<S, 4>(cs, parts, c, tile, m, n);
+  else
+    add_packs<S, 1>(cs, parts, c, tile, m, n);
+  const int across = (n + S::TILE - 1) / S::TILE, thread = thread_again();
+  const int row = tile / across * S::TILE + thread;
+  if (!summed || tile % across > 0 || thread >= S::TILE || row >= m) return;
+  float sum = 0.0f;
+  for (int part = 0; part < parts; part++) sum += __ldcg(all_sums + (long long)part * m + row);
+  sums[row] = sum;
+}
+
+// RMS norm of the rows of C: y = w x rstd with rstd = 1 / sqrt(mean(x^2) + eps), which goes to stats (m). The last block of
+// those with tiles of the same rows does it, eight threads to a row; `counters` has one for each of these rows of tiles.
+template <class S>
+DEVICE void norm_rows(const float* c, const float* w, float* y, float* stats, float eps, unsigned* counters, int tile, int m,
+                      int n) {
+  constexpr int LANES = 8, STEP = S::THREADS / LANES;
+  const int across = (n + S::TILE - 1) / S::TILE, m0 = tile / across * S::TILE, thread = thread_again();
+  const int lane = thread % LANES;
+  if (!last_to_arrive(counters + tile / across, across)) return;
+  for (int row = m0 + thread / LANES; row < m0 + S::TILE; row += STEP) {
+    const bool inside = row < m;  // all lanes take part in the sum
+    const float* x = c + (long long)(inside ? row : 0) * n;
+    float squares = 0.0f;
+#pragma unroll 8
+    for (int i = lane; i < n; i += LANES) {
+      const float at = __ldcg(x + i);
+      squares = fmaf(at, at, squares);
+    }
+    const float rstd = 1.0f / sqrtf(sum_over<LANES>(squares) / (float)n + eps);
+    if (!inside) continue;
+    if (lane == 0) stats[row] = rstd;
+#pragma unroll 8
+    for (int i = lane; i < n; i += LANES) y[(long long)row * n + i] = __ldcg(x + i) * rstd * w[i];
+  }
 }
 
 // Part blockIdx.y of C = A^T B and of A's sums: `part` terms. C (parts, m, n) and sums (parts, m) hold one after the other.

@@ -16,18 +16,21 @@ KERNEL(rms_norm_fwd_1024, 256, const float* __restrict__ x, const float* __restr
 
 KERNEL(rms_norm_bwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, int rows, int width) {
-  backward<1, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
+       int adds, float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters,
+       int rows, int width) {
+  backward<1, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width);
 }
 KERNEL(rms_norm_bwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, int rows, int width) {
-  backward<4, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
+       int adds, float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters,
+       int rows, int width) {
+  backward<4, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width);
 }
 KERNEL(rms_norm_bwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
        const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, int rows, int width) {
-  backward<8, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, rows, width);
+       int adds, float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters,
+       int rows, int width) {
+  backward<8, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width);
 }
 
 KERNEL(rms_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ y,

@@ -1,6 +1,6 @@
 // SiLU, number by number.
+#include "activation.cuh"
 #include "elementwise.cuh"
-#include "silu.cuh"
 
 KERNEL(silu_fwd, 256, const float* __restrict__ x, float* __restrict__ y, long long vectors, long long n) {
   forward<silu>(x, y, vectors, n);

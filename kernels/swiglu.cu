@@ -1,7 +1,7 @@
 // SwiGLU: of a row [a, b] of two halves, y = silu(a) b; da = silu'(a) b dy, db = silu(a) dy.
 //   x, dx (rows, 2 half); y, dy (rows, half): n packs
+#include "activation.cuh"
 #include "channels.cuh"
-#include "silu.cuh"
 
 // Where pack i of y has its a in x; its b is `half` further.
 template <int V>

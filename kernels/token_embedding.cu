@@ -1,6 +1,6 @@
 // Token embedding: y[t] = w[i[t]]; dw[v] = sum of dy[t] over the t with i[t] = v.
 //   w, dw (vocabulary, dim); i (n), indices held as floats; y, dy (n, dim); partial (gridDim.y, vocabulary, dim): the sums
-//   over parts of the tokens, which `column_sums` adds up, or dw itself if there is one part
+//   over parts of the tokens, or dw itself if there is one part. The last block of a code to arrive adds them up
 // The gradient is gathered, which needs no atomics and has a fixed order. A block for each code and part looks through the
 // part's indices, which lie in the L2 cache, lists those of its code, and adds up their rows: so dy is read once, by all
 // processors. Texts use few codes, some of them often (a sixth of a text is spaces): without parts the block of
@@ -65,11 +65,26 @@ DEVICE void gather(const float* __restrict__ tokens, const float* __restrict__ d
   }
 }
 
+// dw of a code from its parts, if this block is the last of them.
+DEVICE void add_parts(const float* partial, float* dw, unsigned* counters, int dim) {
+  const int code = blockIdx.x, parts = gridDim.y;
+  if (!last_to_arrive(counters + code, parts)) return;
+  for (int column = threadIdx.x; column < dim; column += WARPS * 32) {
+    float sum = 0.0f;
+#pragma unroll 16
+    for (int part = 0; part < parts; part++)
+      sum += __ldcg(partial + ((long long)part * gridDim.x + code) * dim + column);
+    dw[(long long)code * dim + column] = sum;
+  }
+}
+
 // n tokens, `part` to a part.
 KERNEL(token_embedding_bwd, 128, const float* __restrict__ tokens, const float* __restrict__ dy,
-       float* __restrict__ partial, int packed, int n, int dim, int part) {
+       float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters, int packed, int n,
+       int dim, int part) {
   if (packed)
     gather<4>(tokens, dy, partial, n, dim, part);
   else
     gather<1>(tokens, dy, partial, n, dim, part);
+  if (gridDim.y > 1) add_parts(partial, dw, counters, dim);
 }

@@ -238,6 +238,10 @@ template <class T>
 T __ldg(const T* p) {
   return *p;
 }
+template <class T>
+T __ldcg(const T* p) {
+  return *p;
+}
 static inline unsigned __float_as_uint(float x) { return emulator::bits<unsigned>(x); }
 static inline int __float_as_int(float x) { return emulator::bits<int>(x); }
 static inline float __uint_as_float(unsigned x) { return emulator::bits<float>(x); }

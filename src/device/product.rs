@@ -20,7 +20,8 @@ pub struct Product {
     pub processors: usize,
 }
 
-/// What [`Product::nt`] does before it stores C: adds to it, and takes max(C, 0).
+/// What [`Product::nt`] does before it stores C: adds to it, and takes max(C, 0); and, by kernels only, what it makes of C
+/// after that.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<T = View<f32>> {
     /// (n), or of no length.
@@ -28,6 +29,26 @@ pub struct Epilogue<T = View<f32>> {
     /// (m, n), or of no length.
     pub residual: T,
     pub relu: bool,
+    pub then: Option<Then>,
+}
+
+/// y, computed from C.
+#[derive(Clone, Copy)]
+pub struct Then {
+    pub what: What,
+    pub y: View<f32>,
+}
+
+#[derive(Clone, Copy)]
+pub enum What {
+    /// By its number in `kernels/activation.cuh`.
+    Activation(i32),
+    /// With these weights. It leaves the reciprocals of the roots.
+    RmsNorm {
+        w: View<f32>,
+        eps: f32,
+        stats: View<f32>,
+    },
 }
 
 /// Tiles of this size in a matrix.
@@ -125,6 +146,7 @@ impl Product {
         program: &mut Program,
     ) {
         if program.on_host() {
+            assert!(then.then.is_none(), "only kernels go on with a product");
             let (product, relu) = (*self, then.relu);
             let reads = [a, b, then.bias, then.residual].map(Into::into);
             return program.host("product_nt", reads, [c.into()], move |reads, [c]| {
@@ -133,6 +155,7 @@ impl Product {
                     bias,
                     residual,
                     relu,
+                    then: None,
                 };
                 product.cpu_nt(a, b, then, floats_mut(c));
             });
@@ -149,8 +172,9 @@ impl Product {
             bias,
             residual,
             relu,
+            then,
         } = then;
-        let arguments = kernels::ProductNt {
+        let mut arguments = kernels::ProductNt {
             a,
             b,
             bias,
@@ -163,7 +187,28 @@ impl Product {
             n,
             relu: i32::from(relu),
             tf32: is_tf32(program),
+            then: 0,
+            w: View::default(),
+            eps: 0.0,
+            y: then.map_or_else(View::default, |then| then.y),
+            stats: View::default(),
+            counters: View::default(),
         };
+        match then.map(|then| then.what) {
+            None => {}
+            Some(What::Activation(number)) => arguments.then = number,
+            Some(What::RmsNorm { w, eps, stats }) => {
+                arguments = kernels::ProductNt {
+                    then: -1,
+                    w,
+                    eps,
+                    stats,
+                    // One for each row of tiles.
+                    counters: program.counters(self.m.div_ceil(size)),
+                    ..arguments
+                };
+            }
+        }
         launch(program, grid(size, count, 1), arguments);
     }
 

@@ -298,6 +298,9 @@ impl Program {
     /// Counters that are 0 whenever a launch of theirs begins: the kernel leaves them so (`kernels/common.cuh`). Every
     /// launch has its own.
     pub fn counters(&mut self, len: usize) -> View<u32> {
+        if len == 0 {
+            return View::default();
+        }
         let start = self.counters;
         self.counters += len;
         View {

@@ -29,6 +29,7 @@ pub(super) fn freeze(
     let outputs: Vec<Operand> = outputs.iter().map(|&id| builder.values[id]).collect();
     outputs.iter().for_each(|output| builder.keep(*output));
     let seed = backward.map(|from| builder.backward(&nodes, from));
+    builder.join();
     builder.place(&outputs, seed.unwrap_or_default())
 }
 
@@ -73,6 +74,7 @@ impl Task<Operand> {
             finish_dy: None,
             norm: None,
             dz: Operand::None,
+            joins_next: false,
         }
     }
 
@@ -104,6 +106,7 @@ impl Task<Operand> {
             finish_dy: self.finish_dy.map(|finish| finish.map(&slot)),
             norm: self.norm.map(|norm| norm.map(&slot)),
             dz: slot(self.dz),
+            joins_next: self.joins_next,
         }
     }
 }
@@ -254,11 +257,16 @@ impl Builder {
 
     /// Has the buffers of a task live while it runs.
     pub(super) fn live(&mut self, task: usize) {
+        self.live_at(task, task);
+    }
+
+    /// The same while another one runs.
+    fn live_at(&mut self, task: usize, other: usize) {
         for operand in self.tasks[task].operands() {
             if let Operand::Buffer(id) = operand {
                 let buffer = &mut self.buffers[id];
-                buffer.born = buffer.born.min(task);
-                buffer.dies = buffer.dies.max(task);
+                buffer.born = buffer.born.min(other);
+                buffer.dies = buffer.dies.max(other);
             }
         }
     }
@@ -344,11 +352,14 @@ impl Builder {
     }
 
     fn backward_of(&mut self, id: usize, op: usize, inputs: &[usize], nodes: &[Node]) {
-        let mut task = self.task_of(Action::Backward, op, id, inputs);
         let body = self.ops[op].clone();
         if self.norm_backward(id, inputs, nodes) {
             return;
         }
+        if body.bwd_reads_inputs() && self.device == Device::Cpu {
+            inputs.iter().for_each(|&i| self.compute_again(i, nodes));
+        }
+        let mut task = self.task_of(Action::Backward, op, id, inputs);
         if !body.bwd_reads_inputs() {
             task.x = [Operand::None; MAX_INPUTS];
             task.finish_x = None;
@@ -415,6 +426,56 @@ impl Builder {
             task.dx[0] = sum;
             task.dy = term;
             self.push(task);
+        }
+    }
+
+    /// Has the value of a node whose op asks for it computed again, so that it need not be kept since forward.
+    fn compute_again(&mut self, id: usize, nodes: &[Node]) {
+        let (Some(op), Operand::Buffer(buffer)) = (self.op_of[id], self.values[id]) else {
+            return;
+        };
+        let kept = self.buffers[buffer].dies == usize::MAX;
+        if kept || self.tasks[op].y != self.values[id] || !self.ops[op].recomputed() {
+            return;
+        }
+        let mut task = Task::new(Action::Forward, op);
+        task.x = self.tasks[op].x;
+        task.y = self.buffer(nodes[id].shape.iter().product());
+        self.values[id] = task.y;
+        self.push(task);
+    }
+
+    /// Lets kernels do two tasks in one launch, where they can. What the two use then lives through both.
+    fn join(&mut self) {
+        let mut second = 1;
+        while self.device != Device::Cpu && second < self.tasks.len() {
+            let first = second - 1;
+            if !self.joins(&self.tasks[first], &self.tasks[second]) {
+                second += 1;
+                continue;
+            }
+            self.tasks[first].joins_next = true;
+            for (task, at) in [(first, second), (second, first)] {
+                self.live_at(task, at);
+            }
+            second += 2;
+        }
+    }
+
+    fn joins(&self, first: &Task<Operand>, second: &Task<Operand>) -> bool {
+        let [before, after] = [first, second].map(|task| &self.ops[task.op]);
+        let Some(join) = after.join() else {
+            return false;
+        };
+        match (first.action, second.action) {
+            (Action::Forward, Action::Forward) => {
+                second.x[0] == first.y && before.cuda_fwd_joins(join)
+            }
+            (Action::Backward, Action::Backward) => {
+                let fits = second.dy == first.dx[0] && !first.add && !second.add;
+                fits && before.cuda_bwd_joins(join)
+            }
+            _ => false,
         }
     }
 

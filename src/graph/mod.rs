@@ -1,5 +1,5 @@
 //! Record once, run many: a model's forward pass records a [`Tape`] of ops with known shapes, and
-//! [`Plan::record`] turns it into tasks over fixed slots of one arena, some ops taking others over on the way.
+//! [`Plan::record`] turns it into tasks over fixed slots of one arena, some ops taking others over on the way, and kernels further ones.
 
 mod freeze;
 mod fuse;
@@ -14,7 +14,8 @@ mod tape;
 
 pub use layout::Layout;
 pub use op::{
-    Bwd, BwdSlots, Finish, Fwd, FwdSlots, MAX_INPUTS, Norm, NormGradient, Op, Statistics, Tail,
+    Activation, Bwd, BwdSlots, Finish, Fwd, FwdSlots, Join, Joined, MAX_INPUTS, Norm, NormGradient,
+    Op, Statistics, Tail,
 };
 pub use params::{Param, Params, Range, Role, Tensor};
 pub use plan::{Plan, Targets};

@@ -17,6 +17,35 @@ pub enum Tail {
     Relu,
 }
 
+/// What the kernels of an op can do for the op after it once a tile of theirs is done, in one launch; in backward, for the op
+/// before it, whose gradient comes next. All operands stay what they are: only the second launch is gone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Join {
+    Activation(Activation),
+    /// Forward only.
+    RmsNorm {
+        eps: f32,
+    },
+}
+
+/// By their numbers in `kernels/activation.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    Silu = 1,
+    ReluSquared = 2,
+    Gelu = 3,
+}
+
+/// A second op that a launch is to do, and its operands. Its first one is what the first op writes.
+#[derive(Clone, Copy)]
+pub struct Joined {
+    pub join: Join,
+    pub x: [Slot; MAX_INPUTS],
+    /// Its output, or the gradient of `x[0]`.
+    pub to: Slot,
+    pub saved: Slot,
+}
+
 /// A tensor op with fixed shapes: what it needs beside inputs and output, and its bodies.
 ///
 /// Bodies overwrite their outputs. The gradient buffer `dx[i]` is empty where input `i` needs no
@@ -74,6 +103,26 @@ pub trait Op: Send + Sync {
     /// Takes over a tail: from now on this op does both, the tail's further operands stand behind its own
     /// ones, and a tail's state is its state. Returns false, having changed nothing, if it cannot.
     fn absorb(&mut self, _tail: Tail) -> bool {
+        false
+    }
+
+    /// What this op is to the kernels of an op that can do its work with theirs.
+    fn join(&self) -> Option<Join> {
+        None
+    }
+
+    /// Can the kernels of forward do this too?
+    fn cuda_fwd_joins(&self, _second: Join) -> bool {
+        false
+    }
+
+    /// Can those of backward?
+    fn cuda_bwd_joins(&self, _second: Join) -> bool {
+        false
+    }
+
+    /// Is it better to compute the output again in backward than to keep it for so long? On the CPU the plan then does.
+    fn recomputed(&self) -> bool {
         false
     }
 
@@ -198,6 +247,8 @@ pub struct FwdSlots {
     pub has_statistics: bool,
     /// How to finish `x[0]`.
     pub finish_x: Option<Finish>,
+    /// The op to be done in the same launch.
+    pub joined: Option<Joined>,
     /// The step at hand.
     pub now: View<Step>,
 }
@@ -219,6 +270,8 @@ pub struct BwdSlots {
     pub norm: Option<NormGradient>,
     /// Of batch norm: dy where it is not masked, which may be `dy` itself.
     pub dz: Slot,
+    /// The op whose backward is to be done in the same launch.
+    pub joined: Option<Joined>,
     /// The step at hand.
     pub now: View<Step>,
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::freeze::freeze;
-use super::op::{Bwd, BwdSlots, Finish, Fwd, FwdSlots, MAX_INPUTS, NormGradient, Op, Statistics};
+use super::op::{
+    Bwd, BwdSlots, Finish, Fwd, FwdSlots, Joined, MAX_INPUTS, NormGradient, Op, Statistics,
+};
 use super::params::Params;
 use super::tape::{Mode, Tape, Var};
 use crate::cpu::pool;
@@ -41,6 +43,8 @@ pub(super) struct Task<T = Slot> {
     pub finish_dy: Option<Finish<T>>,
     pub norm: Option<NormGradient<T>>,
     pub dz: T,
+    /// Kernels do this task and the next one in one launch.
+    pub joins_next: bool,
 }
 
 /// What a plan is to compute: forward to the outputs and, if `backward` names a tensor, back from it to
@@ -107,14 +111,12 @@ impl Plan {
     /// # Errors
     /// If an op has no kernel.
     pub fn emit(&self, now: View<Step>, program: &mut Program) -> Result<()> {
-        let mut tasks = self.tasks.iter();
-        tasks.try_for_each(|task| self.emit_task(task, true, now, program))
+        self.emit_tasks(&self.tasks, true, now, program)
     }
 
     /// As [`Plan::emit`], for a second gradient: running averages stay as they are.
     pub fn emit_again(&self, now: View<Step>, program: &mut Program) -> Result<()> {
-        let mut tasks = self.tasks.iter();
-        tasks.try_for_each(|task| self.emit_task(task, false, now, program))
+        self.emit_tasks(&self.tasks, false, now, program)
     }
 
     /// As [`Plan::emit`], but forward and what follows it in programs of their own.
@@ -123,17 +125,32 @@ impl Plan {
         now: View<Step>,
         [forward, backward]: [&mut Program; 2],
     ) -> Result<()> {
-        let mut tasks = self.tasks.iter();
-        tasks.try_for_each(|task| match task.action {
-            Action::Forward => self.emit_task(task, true, now, forward),
-            Action::Backward | Action::Accumulate => self.emit_task(task, true, now, backward),
-        })
+        // Forward has a task for each op.
+        let (first, second) = self.tasks.split_at(self.ops.len());
+        self.emit_tasks(first, true, now, forward)?;
+        self.emit_tasks(second, true, now, backward)
     }
 
     /// `moves` says that running averages move on.
+    fn emit_tasks(
+        &self,
+        tasks: &[Task],
+        moves: bool,
+        now: View<Step>,
+        program: &mut Program,
+    ) -> Result<()> {
+        let mut tasks = tasks.iter();
+        while let Some(task) = tasks.next() {
+            let joined = if task.joins_next { tasks.next() } else { None };
+            self.emit_task(task, joined, moves, now, program)?;
+        }
+        Ok(())
+    }
+
     fn emit_task(
         &self,
         task: &Task,
+        joined: Option<&Task>,
         moves: bool,
         now: View<Step>,
         program: &mut Program,
@@ -141,6 +158,16 @@ impl Plan {
         let op = &self.ops[task.op];
         let averages = |slot| if moves { slot } else { Slot::default() };
         let state = averages(task.state);
+        let joined = joined.and_then(|second| {
+            let join = self.ops[second.op].join()?;
+            let backward = matches!(second.action, Action::Backward);
+            Some(Joined {
+                join,
+                x: second.x,
+                to: if backward { second.dx[0] } else { second.y },
+                saved: second.saved,
+            })
+        });
         match (task.action, program.on_host()) {
             (Action::Forward, true) => host_fwd(op.clone(), task, state, now, program),
             (Action::Backward, true) => host_bwd(op.clone(), task, now, program),
@@ -163,6 +190,7 @@ impl Plan {
                     }),
                     has_statistics: task.has_statistics,
                     finish_x: task.finish_x,
+                    joined,
                     now,
                 },
                 program,
@@ -180,6 +208,7 @@ impl Plan {
                     finish_dy: task.finish_dy,
                     norm: task.norm,
                     dz: task.dz,
+                    joined,
                     now,
                 },
                 program,

@@ -3,12 +3,15 @@
 use crate::device::gpu::{Grid, aligned, elementwise};
 use crate::device::{Program, Slot};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op};
+use crate::graph::{Activation, Bwd, BwdSlots, Fwd, FwdSlots, Join, Op};
 
 /// Such an op: what it is called, and its bodies. Kernels take the operands, how many vectors of four floats they read and
 /// write, and how many numbers there are.
 pub(super) struct Elementwise {
     pub name: &'static str,
+    pub activation: Activation,
+    /// Is it as cheap to compute as to read?
+    pub cheap: bool,
     /// Of x and y.
     pub forward: fn(&[f32], &mut [f32]),
     /// Of x, dy and dx.
@@ -26,6 +29,14 @@ fn sizes(slots: &[Slot]) -> (i64, i64) {
 impl Op for Elementwise {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn join(&self) -> Option<Join> {
+        Some(Join::Activation(self.activation))
+    }
+
+    fn recomputed(&self) -> bool {
+        self.cheap
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {

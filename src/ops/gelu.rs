@@ -5,12 +5,14 @@
 
 use crate::cpu::math;
 use crate::device::gpu::kernels;
-use crate::graph::Var;
+use crate::graph::{Activation, Var};
 use crate::ops::elementwise::Elementwise;
 use crate::ops::{Case, Row};
 
 const GELU: Elementwise = Elementwise {
     name: "gelu",
+    activation: Activation::Gelu,
+    cheap: false,
     forward: math::gelu,
     backward: math::gelu_backward,
     forward_kernel: kernels::gelu_fwd,

@@ -6,7 +6,7 @@
 
 use crate::cpu::norm::Norm;
 use crate::device::Program;
-use crate::device::gpu::{aligned, kernels};
+use crate::device::gpu::{aligned, counters_of, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
 use crate::ops::norm::Kernels;
@@ -111,11 +111,13 @@ impl Op for LayerNorm {
             wants_dx: i32::from(dx.len > 0),
             adds: i32::from(io.add),
             partial: partial.into(),
+            dw: dw.into(),
+            db: db.into(),
+            counters: program.counters(counters_of(self.0.shares())),
             rows,
             width,
         };
         launch(program, self.0.shares(), arguments);
-        self.0.emit_sums(partial, &[dw, db], program);
         Ok(())
     }
 }
@@ -133,6 +135,10 @@ pub const ROW: Row = Row {
             x[0].layer_norm(x[1], x[2])
         }),
         Case::new("18 rows of 8", &[&[18, 8], &[8], &[8]], |x| {
+            x[0].layer_norm(x[1], x[2])
+        }),
+        // Whose sums for the weights are added up in two stages.
+        Case::new("150 rows of 4", &[&[150, 4], &[4], &[4]], |x| {
             x[0].layer_norm(x[1], x[2])
         }),
         // Whose gradient is added to that of the sum.

@@ -4,10 +4,10 @@
 
 use crate::cpu::pool;
 use crate::device::gpu::{PROCESSORS, Precision, elementwise, kernels};
-use crate::device::product::{Epilogue, Product, grid, tiles};
+use crate::device::product::{Epilogue, Product, Then, What, grid, tiles};
 use crate::device::{Program, View};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, MAX_INPUTS, Op, Tail, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Joined, MAX_INPUTS, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
 
 /// Operands: x, w, then b and r as far as they are there.
@@ -72,6 +72,7 @@ impl Linear {
             bias: operand(self.bias, 2),
             residual: operand(self.tail == Some(Tail::Add), self.residual_place()),
             relu: self.relu(),
+            then: None,
         }
     }
 
@@ -118,6 +119,7 @@ impl Linear {
         };
         let (of_dx, of_dw) = (of_dx(size), of_dw(size));
         let [rows, inputs, outputs] = [self.rows, self.inputs, self.outputs].map(|n| n as i32);
+        let (activation, z, before) = before(io.joined);
         let arguments = kernels::LinearBwd {
             dy: io.dy.into(),
             y: io.y.into(),
@@ -133,12 +135,15 @@ impl Linear {
             dx_tiles: of_dx as i32,
             dw_tiles: of_dw as i32,
             tf32: i32::from(program.linear_precision() == Precision::Tf32),
+            activation,
+            z,
+            before,
         };
         let grid = grid(size, of_dx + of_dw + of_db, 1);
         launch(program, grid, arguments);
     }
 
-    /// The launch that gives dx and the parts of dw and db, and one that adds these up.
+    /// The launch that gives dx, dw and db.
     fn large_bwd(&self, io: BwdSlots, program: &mut Program) {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let [_, _, to_w] = self.products();
@@ -148,8 +153,11 @@ impl Linear {
             let n = dz.len;
             kernels::relu_bwd(program, elementwise(n), io.y, io.dy, dz, n as i64);
         }
-        let (parts, sums) = (to_w.parts_of(self.tile()), [dw.into(), db.into()]);
-        let places = parts.places(sums, work.into());
+        let parts = to_w.parts_of(self.tile());
+        let [dw, db] = [dw, db].map(View::from);
+        let [dws, dbs] = parts.places([dw, db], work.into());
+        let (activation, z, before) = before(io.joined);
+        let counters = if parts.count > 1 { parts.tiles() } else { 0 };
         let launch = match parts.size {
             128 => kernels::linear_bwd_parts_128,
             _ => kernels::linear_bwd_parts_64,
@@ -164,8 +172,10 @@ impl Linear {
             x: x.into(),
             w: w.into(),
             dx: dx.into(),
-            dw: places[0],
-            db: places[1],
+            dws,
+            dbs,
+            dw,
+            db,
             biased: i32::from(db.len > 0),
             rows,
             inputs,
@@ -174,10 +184,26 @@ impl Linear {
             part: parts.terms as i32,
             dx_tiles: of_dx as i32,
             tf32: i32::from(program.linear_precision() == Precision::Tf32),
+            activation,
+            z,
+            before,
+            counters: program.counters(counters),
         };
         let down = parts.count + of_dx.div_ceil(parts.tiles());
         launch(program, grid(parts.size, parts.tiles(), down), arguments);
-        parts.add_up(places, sums, program);
+    }
+}
+
+/// What the kernels of backward do at the end: the number of an activation, its input, and the gradient with respect to that.
+fn before(joined: Option<Joined>) -> (i32, View<f32>, View<f32>) {
+    match joined {
+        Some(Joined {
+            join: Join::Activation(activation),
+            x: [z, ..],
+            to,
+            ..
+        }) => (activation as i32, z.into(), to.into()),
+        _ => <_>::default(),
     }
 }
 
@@ -242,6 +268,14 @@ impl Op for Linear {
         to_w.cpu_tn(dz, x, dw, db);
     }
 
+    fn cuda_fwd_joins(&self, _second: Join) -> bool {
+        true
+    }
+
+    fn cuda_bwd_joins(&self, second: Join) -> bool {
+        matches!(second, Join::Activation(_))
+    }
+
     fn cuda_bwd_work(&self) -> usize {
         let [_, _, to_w] = self.products();
         match self.is_small() {
@@ -252,7 +286,19 @@ impl Op for Linear {
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (x, [y, ..]) = (io.x.map(View::from), self.products());
-        y.nt(x[0], x[1], self.then(x), io.y.into(), program);
+        let mut epilogue = self.then(x);
+        epilogue.then = io.joined.map(|joined| Then {
+            what: match joined.join {
+                Join::Activation(activation) => What::Activation(activation as i32),
+                Join::RmsNorm { eps } => What::RmsNorm {
+                    w: joined.x[1].into(),
+                    eps,
+                    stats: joined.saved.into(),
+                },
+            },
+            y: joined.to.into(),
+        });
+        y.nt(x[0], x[1], epilogue, io.y.into(), program);
         Ok(())
     }
 
@@ -304,6 +350,16 @@ pub const ROW: Row = Row {
         Case::new("and its own input", &[&[3, 4], &[4, 4]], |x| {
             x[0].linear(x[1], None).plus(x[0])
         }),
+        // Kernels do what is behind a layer with it, and in backward the activation with the layer after it.
+        Case::new(
+            "an activation between two",
+            &[&[5, 4], &[8, 4], &[3, 8]],
+            |x| x[0].linear(x[1], None).silu().linear(x[2], None),
+        ),
+        Case::new("a stream and its norm", &[&[5, 4], &[4, 4], &[4]], |x| {
+            let stream = x[0].linear(x[1], None).plus(x[0]);
+            stream.plus(stream.rms_norm(x[2], 1e-6))
+        }),
         Case::new("of data, ReLU", &[&[3, 4], &[3]], |x| {
             x[2].linear(x[0], Some(x[1])).relu()
         })
@@ -322,13 +378,28 @@ mod tests {
     use crate::ops::{Example, distance};
     use crate::random::torch::Generator;
 
-    /// A layer on so many multiprocessors, which decides about the kernels, with a ReLU or a residual behind it. No output
-    /// is close to 0, where ReLU has its kink, and their signs vary along both dimensions. Operands lie one float off where
-    /// `odd`.
+    /// What stands around a layer.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Around {
+        Residual,
+        Relu,
+        SiluResidualNorm,
+        GeluSilu,
+    }
+
+    const AROUND: [Around; 4] = [
+        Around::Residual,
+        Around::Relu,
+        Around::SiluResidualNorm,
+        Around::GeluSilu,
+    ];
+
+    /// A layer on so many multiprocessors, which decides about the kernels. No output of it is close to 0 where ReLU, which
+    /// has its kink there, is behind it, and their signs vary along both dimensions. Operands lie one float off where `odd`.
     fn example(
         processors: usize,
         [rows, inputs, outputs]: [usize; 3],
-        relu: bool,
+        around: Around,
         odd: bool,
         device: Device,
     ) -> Example {
@@ -337,7 +408,10 @@ mod tests {
         let x = params.normal("x", &[rows, inputs], 1.0);
         let w = params.normal("w", &[outputs, inputs], 1.0);
         let b = params.normal("b", &[outputs], 1.0);
-        let r = params.normal("r", &[if relu { 0 } else { rows }, outputs], 1.0);
+        let residual = matches!(around, Around::Residual | Around::SiluResidualNorm);
+        let r = params.normal("r", &[if residual { rows } else { 0 }, outputs], 1.0);
+        let normed = around == Around::SiluResidualNorm;
+        let norm = params.normal("norm", &[if normed { outputs } else { 0 }], 1.0);
         let large = (6.0 * (inputs as f32).sqrt() + 1.0).sqrt();
         for (matrix, period) in [(x, 3), (w, 2)] {
             let range = params.tensor(matrix).range;
@@ -347,9 +421,14 @@ mod tests {
             }
         }
         let plan = Plan::record(&params, Mode::Train, device, |tape| {
-            let [x, w, b, r] = [x, w, b, r].map(|param| tape.param(param));
-            let y = x.linear_for(processors, w, Some(b));
-            let y = if relu { y.relu() } else { y.plus(r) };
+            let [x, w, b, r, norm] = [x, w, b, r, norm].map(|param| tape.param(param));
+            let layer = |x| Var::linear_for(x, processors, w, Some(b));
+            let y = match around {
+                Around::Residual => layer(x).plus(r),
+                Around::Relu => layer(x).relu(),
+                Around::SiluResidualNorm => layer(x.silu()).plus(r).rms_norm(norm, 1.0),
+                Around::GeluSilu => layer(x.gelu()).silu(),
+            };
             Targets {
                 outputs: vec![y],
                 backward: Some(y),
@@ -385,8 +464,9 @@ mod tests {
         let mut seen = BTreeSet::new();
         for (case, (processors, sizes, odd)) in cases.into_iter().enumerate() {
             for (i, schedule) in Schedule::all().into_iter().enumerate() {
-                let relu = (case + i) % 2 == 1;
-                let example = |device| example(processors, sizes, relu, odd, device);
+                let around = AROUND[(case + i) % AROUND.len()];
+                let relu = around == Around::Relu;
+                let example = |device| example(processors, sizes, around, odd, device);
                 let cpu = example(Device::Cpu);
                 let (y, gradient) = cpu.on_cpu(&cpu.params.values);
                 assert!(!relu || y.contains(&0.0) || y.len() == 1);
@@ -406,19 +486,24 @@ mod tests {
                     ];
                     assert!(
                         errors.iter().all(|e| *e <= tolerance),
-                        "{sizes:?} for {processors}, ReLU {relu}, {precision:?}, {schedule:?}: {errors:?}"
+                        "{sizes:?} for {processors}, {around:?}, {precision:?}, {schedule:?}: {errors:?}"
                     );
                     let mut program = Program::new(target);
                     let now = gpu.alloc("step", 1).unwrap();
                     emulated.plan.emit(now, &mut program).unwrap();
+                    let launches = match around {
+                        Around::Residual | Around::Relu => 3,
+                        // The norm's backward may be three.
+                        Around::SiluResidualNorm => 7,
+                        Around::GeluSilu => 4,
+                    };
+                    assert!(program.calls().len() <= launches, "{around:?}");
                     seen.extend(program.calls().iter().map(|call| call.name().to_owned()));
                 }
             }
         }
         let of_linear = |name: &str| name.starts_with("linear") || name.starts_with("product_nt");
-        let all = kernels::KERNELS
-            .iter()
-            .filter(|k| of_linear(&k.name) || k.name == "product_sum");
+        let all = kernels::KERNELS.iter().filter(|k| of_linear(&k.name));
         let missed: Vec<_> = all
             .map(|k| &*k.name)
             .filter(|k| !seen.contains(*k))

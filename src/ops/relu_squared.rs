@@ -4,12 +4,14 @@
 
 use crate::cpu::math;
 use crate::device::gpu::kernels;
-use crate::graph::Var;
+use crate::graph::{Activation, Var};
 use crate::ops::elementwise::Elementwise;
 use crate::ops::{Case, Row};
 
 const RELU_SQUARED: Elementwise = Elementwise {
     name: "relu_squared",
+    activation: Activation::ReluSquared,
+    cheap: true,
     forward: math::relu_squared,
     backward: math::relu_squared_backward,
     forward_kernel: kernels::relu_squared_fwd,

@@ -5,9 +5,9 @@
 
 use crate::cpu::norm::Norm;
 use crate::device::Program;
-use crate::device::gpu::{aligned, kernels};
+use crate::device::gpu::{aligned, counters_of, kernels};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Op, Var};
 use crate::ops::norm::Kernels;
 use crate::ops::{Case, Row};
 
@@ -43,6 +43,10 @@ impl Op for RmsNorm {
 
     fn bwd_adds(&self) -> bool {
         true
+    }
+
+    fn join(&self) -> Option<Join> {
+        Some(Join::RmsNorm { eps: self.0.eps })
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
@@ -107,11 +111,12 @@ impl Op for RmsNorm {
             wants_dx: i32::from(dx.len > 0),
             adds: i32::from(io.add),
             partial: partial.into(),
+            dw: dw.into(),
+            counters: program.counters(counters_of(self.0.shares())),
             rows,
             width,
         };
         launch(program, self.0.shares(), arguments);
-        self.0.emit_sums(partial, &[dw], program);
         Ok(())
     }
 }
@@ -127,6 +132,10 @@ pub const ROW: Row = Row {
         }),
         Case::new("one row", &[&[1, 5], &[5]], |x| x[0].rms_norm(x[1], 1e-6)),
         Case::new("18 rows of 8", &[&[18, 8], &[8]], |x| {
+            x[0].rms_norm(x[1], 1e-6)
+        }),
+        // Whose sums for the weights are added up in two stages.
+        Case::new("150 rows of 4", &[&[150, 4], &[4]], |x| {
             x[0].rms_norm(x[1], 1e-6)
         }),
         // Whose gradient is added to that of the sum.

@@ -4,12 +4,14 @@
 
 use crate::cpu::math;
 use crate::device::gpu::kernels;
-use crate::graph::Var;
+use crate::graph::{Activation, Var};
 use crate::ops::elementwise::Elementwise;
 use crate::ops::{Case, Row};
 
 const SILU: Elementwise = Elementwise {
     name: "silu",
+    activation: Activation::Silu,
+    cheap: true,
     forward: math::silu,
     backward: math::silu_backward,
     forward_kernel: kernels::silu_fwd,

@@ -30,6 +30,10 @@ impl Op for Swiglu {
         "swiglu"
     }
 
+    fn recomputed(&self) -> bool {
+        true
+    }
+
     fn cpu_fwd(&self, io: Fwd<'_>) {
         math::swiglu(io.x[0], self.half, io.y);
     }

@@ -7,7 +7,6 @@ use crate::device::gpu::{elementwise, kernels, packs};
 use crate::device::{Program, Slot};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
-use crate::ops::column_sums::Columns;
 use crate::ops::{Case, Data, Row};
 
 struct TokenEmbedding {
@@ -82,11 +81,19 @@ impl Op for TokenEmbedding {
         let partial: Slot = if parts == 1 { dw } else { io.work };
         let (packed, _) = packs(self.dim, 0, &[dy, partial]);
         let [n, dim, part] = [self.tokens, self.dim, self.part()].map(|n| n as i32);
-        let grid = (self.vocabulary, parts);
-        kernels::token_embedding_bwd(program, grid, i, dy, partial, packed, n, dim, part);
-        if parts > 1 {
-            Columns::of(parts, dw.len).emit_sums(partial, dw, program);
-        }
+        let counters = if parts > 1 { self.vocabulary } else { 0 };
+        let arguments = kernels::TokenEmbeddingBwd {
+            tokens: i.into(),
+            dy: dy.into(),
+            partial: partial.into(),
+            dw: dw.into(),
+            counters: program.counters(counters),
+            packed,
+            n,
+            dim,
+            part,
+        };
+        kernels::token_embedding_bwd(program, (self.vocabulary, parts), arguments);
         Ok(())
     }
 }
@@ -104,5 +111,10 @@ pub const ROW: Row = Row {
             x[0].token_embedding(x[1])
         })
         .with_data(&[3, 100], Data::Indices(&[6])),
+        // In three parts.
+        Case::new("900 tokens of 4, 3 of 5 codes", &[&[5, 4]], |x| {
+            x[0].token_embedding(x[1])
+        })
+        .with_data(&[9, 100], Data::Indices(&[3])),
     ],
 };

@@ -57,3 +57,42 @@ fn a_parameter_that_is_used_twice_gets_both_gradients() {
         );
     }
 }
+
+#[test]
+fn cheap_outputs_are_computed_again_instead_of_kept() {
+    const LAYERS: usize = 6;
+    let mut params = Params::new(Generator::new(1));
+    let weights = [(); LAYERS].map(|()| params.normal("w", &[WIDTH, WIDTH], 1.0));
+    // As an output of the plan, what a layer gives is kept.
+    let plan = |kept: bool| {
+        Plan::record(&params, Mode::Train, Device::Cpu, |tape| {
+            let mut outputs = Vec::new();
+            let mut x = tape.input(&[ROWS, WIDTH]);
+            for weight in weights {
+                x = x.linear(tape.param(weight), None).silu();
+                outputs.push(x);
+            }
+            let loss = x.squared(tape.input(&[ROWS, WIDTH]));
+            outputs.retain(|_| kept);
+            outputs.push(loss);
+            Targets {
+                outputs,
+                backward: Some(loss),
+            }
+        })
+    };
+    let plans = [false, true].map(plan);
+    let [again, kept] = plans.each_ref().map(Plan::end);
+    assert!(
+        again + (LAYERS - 2) * ROWS * WIDTH <= kept,
+        "{again} {kept}"
+    );
+    let x = Draws::new(5).normal(ROWS * WIDTH);
+    let mut session = Session::new(&params, plans.into(), Target::CPU).unwrap();
+    let gradients = [0, 1].map(|plan| {
+        let inputs: [&[f32]; 2] = [&x, &[0.0; ROWS * WIDTH]];
+        session.run(plan, &inputs, Step::default()).unwrap();
+        session.grads().unwrap()
+    });
+    assert_eq!(gradients[0], gradients[1]);
+}
