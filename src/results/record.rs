@@ -430,6 +430,8 @@ impl Record {
         };
         let mut beside = Vec::new();
         let mut index: HashMap<String, usize> = HashMap::new();
+        // Where a setting's run of a seed is.
+        let mut seen = HashMap::new();
         for run in runs {
             if run.epochs.is_empty() {
                 return Err(Error::corrupt(format!("{}: no epochs", describe(&run))));
@@ -456,15 +458,15 @@ impl Record {
                     });
                     record.settings.len() - 1
                 });
-            let setting = &mut record.settings[at];
-            if let Some(twin) = setting.runs.iter().find(|r| r.run_id() == run.run_id()) {
+            let runs = &mut record.settings[at].runs;
+            if let Some(twin) = seen.insert((at, run.run_id()), runs.len()) {
                 return Err(Error::corrupt(format!(
                     "the same run twice: {} and {}; drop one with `output filter` or `output merge`",
-                    describe(twin),
+                    describe(&runs[twin]),
                     describe(&run)
                 )));
             }
-            setting.runs.push(run);
+            runs.push(run);
         }
         let mut uneven = Vec::new();
         for setting in &mut record.settings {
