@@ -62,7 +62,7 @@ pub(super) const SOPHIA_G: Row = Row {
     look: Look {
         colour: 0xe69f00,
         reference: None,
-        marker: Marker::Hollow(Shape::Diamond),
+        marker: Marker::Hollow(Shape::Down),
         dash: 1,
     },
     reports: Reports::NOTHING,
