@@ -7,7 +7,7 @@ use super::plan::{Adding, Cell, Element, Instruction, Number, Pass};
 use super::syntax::Operator;
 
 /// Elements that an operator treats at once.
-pub const BLOCK: usize = 256;
+pub const BLOCK: usize = 1024;
 
 /// Vectors that a step may write.
 pub const MOST: usize = 64;
