@@ -25,7 +25,7 @@ DEVICE bool sum_of_blocks(double (&sums)[2 * V], const Lane& lane, double*& part
       to[width + i] = sums[V + i];
     }
   }
-  counters += blockIdx.y * ((gridDim.x + GROUP - 1) / GROUP + 1);
+  counters += blockIdx.y * counters_of(gridDim.x);
   double* first = partial;
   if (!sum_over_blocks(partial, 2 * width, blockIdx.x, gridDim.x, counters, [=](int i, double sum) { first[i] = sum; }))
     return false;

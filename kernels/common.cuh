@@ -230,6 +230,9 @@ DEVICE bool last_to_arrive(unsigned* counter, int blocks) {
 // result(i, sum) and returns true. Takes counters_of(count) counters (`Program::counters`).
 constexpr int GROUP = 32;
 
+template <class N>
+DEVICE N counters_of(N blocks) { return (blocks + GROUP - 1) / GROUP + 1; }
+
 template <class T, class Result>
 DEVICE bool sum_over_blocks(T* rows, int len, int row, int count, unsigned* counters, Result result) {
   const int groups = (count + GROUP - 1) / GROUP, first = row / GROUP * GROUP, n = min(GROUP, count - first);

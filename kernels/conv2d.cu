@@ -486,7 +486,7 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
     for (int s = 0; s < F::SHARES; s++) sum += parts[s * 2 * TN + e];
     partial[(long long)row * 2 * TN + e] = sum;
   }
-  unsigned* counters = o.counters + blockIdx.y * ((rows + GROUP - 1) / GROUP + 1);
+  unsigned* counters = o.counters + blockIdx.y * counters_of(rows);
   if (!sum_over_blocks(partial, 2 * TN, row, rows, counters, [=](int e, double sum) { parts[e] = sum; })) return;
   __syncthreads();
   const double outputs = (double)c.images * c.out_h * c.out_w;
@@ -657,7 +657,7 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
   const int tile = blockIdx.z * gridDim.y + blockIdx.y, blocks = gridDim.x;
   float* rows = parts + (long long)tile * blocks * LEN;
   for (int e = threadIdx.x; e < len; e += THREADS) rows[(long long)blockIdx.x * len + e] = result[e];
-  counters += tile * ((blocks + GROUP - 1) / GROUP + 1);
+  counters += tile * counters_of(blocks);
   sum_over_blocks(rows, len, blockIdx.x, blocks, counters, [&](int e, double sum) { store(e, (float)sum); });
 }
 

@@ -3,37 +3,24 @@
 
 constexpr float EPS = 1e-5f;
 
-KERNEL(layer_norm_fwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-       int aligned, float* __restrict__ y, float* __restrict__ stats, int rows, int width) {
-  forward<1, true>(x, w, b, aligned, y, stats, rows, width, EPS);
-}
-KERNEL(layer_norm_fwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-       int aligned, float* __restrict__ y, float* __restrict__ stats, int rows, int width) {
-  forward<4, true>(x, w, b, aligned, y, stats, rows, width, EPS);
-}
-KERNEL(layer_norm_fwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-       int aligned, float* __restrict__ y, float* __restrict__ stats, int rows, int width) {
-  forward<8, true>(x, w, b, aligned, y, stats, rows, width, EPS);
-}
+#define FORWARD                                                                                       \
+  const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b, int aligned, \
+  float* __restrict__ y, float* __restrict__ stats, int rows, int width
+#define GIVEN_FORWARD x, w, b, aligned, y, stats, rows, width, EPS
 
-KERNEL(layer_norm_bwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters,
-       int rows, int width) {
-  backward<1, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width);
-}
-KERNEL(layer_norm_bwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters,
-       int rows, int width) {
-  backward<4, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width);
-}
-KERNEL(layer_norm_bwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters,
-       int rows, int width) {
-  backward<8, true>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width);
-}
+KERNEL(layer_norm_fwd_128, 256, FORWARD) { forward<1, true>(GIVEN_FORWARD); }
+KERNEL(layer_norm_fwd_512, 256, FORWARD) { forward<4, true>(GIVEN_FORWARD); }
+KERNEL(layer_norm_fwd_1024, 256, FORWARD) { forward<8, true>(GIVEN_FORWARD); }
+
+#define BACKWARD                                                                                             \
+  const float* __restrict__ x, const float* __restrict__ w, int aligned, const float* __restrict__ stats,    \
+  const float* __restrict__ dy, float* __restrict__ dx, int wants_dx, int adds, float* __restrict__ partial, \
+  float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters, int rows, int width
+#define GIVEN_BACKWARD x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width
+
+KERNEL(layer_norm_bwd_128, 256, BACKWARD) { backward<1, true>(GIVEN_BACKWARD); }
+KERNEL(layer_norm_bwd_512, 256, BACKWARD) { backward<4, true>(GIVEN_BACKWARD); }
+KERNEL(layer_norm_bwd_1024, 256, BACKWARD) { backward<8, true>(GIVEN_BACKWARD); }
 
 KERNEL(layer_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
        float* __restrict__ y, float* __restrict__ stats, int rows, int width) {

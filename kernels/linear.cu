@@ -47,20 +47,16 @@ DEVICE void backward(const float* dy, const float* mask, const float* x, const f
   }
 }
 
-KERNEL(linear_bwd_32, 256, const float* __restrict__ dy, const float* __restrict__ y, int masked,
-       const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw,
-       float* __restrict__ db, int rows, int inputs, int outputs, int dx_tiles, int dw_tiles, int tf32, int activation,
-       const float* __restrict__ z, float* __restrict__ before) {
-  backward<Tile32>(dy, masked ? y : nullptr, x, w, dx, dw, db, rows, inputs, outputs, dx_tiles, dw_tiles, tf32, activation,
-                   z, before);
-}
-KERNEL(linear_bwd_16, 256, const float* __restrict__ dy, const float* __restrict__ y, int masked,
-       const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw,
-       float* __restrict__ db, int rows, int inputs, int outputs, int dx_tiles, int dw_tiles, int tf32, int activation,
-       const float* __restrict__ z, float* __restrict__ before) {
-  backward<Tile16>(dy, masked ? y : nullptr, x, w, dx, dw, db, rows, inputs, outputs, dx_tiles, dw_tiles, tf32, activation,
-                   z, before);
-}
+#define BACKWARD                                                                                                 \
+  const float* __restrict__ dy, const float* __restrict__ y, int masked, const float* __restrict__ x,            \
+  const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw, float* __restrict__ db, int rows, \
+  int inputs, int outputs, int dx_tiles, int dw_tiles, int tf32, int activation, const float* __restrict__ z,    \
+  float* __restrict__ before
+#define GIVEN_BACKWARD                                                                                               \
+  dy, masked ? y : nullptr, x, w, dx, dw, db, rows, inputs, outputs, dx_tiles, dw_tiles, tf32, activation, z, before
+
+KERNEL(linear_bwd_32, 256, BACKWARD) { backward<Tile32>(GIVEN_BACKWARD); }
+KERNEL(linear_bwd_16, 256, BACKWARD) { backward<Tile16>(GIVEN_BACKWARD); }
 
 // Block (x, y) computes tile x of part y of dw, and of db; of several parts the last one adds them up. Those of higher y,
 // which have less to do, come last: they compute dx.
@@ -80,19 +76,14 @@ DEVICE void backward_in_parts(const float* dz, const float* x, const float* w, f
   }
 }
 
-KERNEL(linear_bwd_parts_128, 128, const float* __restrict__ dz, const float* __restrict__ x,
-       const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dws, float* __restrict__ dbs,
-       float* __restrict__ dw, float* __restrict__ db, int biased, int rows, int inputs, int outputs, int parts, int part,
-       int dx_tiles, int tf32, int activation, const float* __restrict__ z, float* __restrict__ before,
-       unsigned* __restrict__ counters) {
-  backward_in_parts<Tile128>(dz, x, w, dx, dws, dbs, dw, db, biased, rows, inputs, outputs, parts, part, dx_tiles, tf32,
-                             activation, z, before, counters);
-}
-KERNEL(linear_bwd_parts_64, 128, const float* __restrict__ dz, const float* __restrict__ x,
-       const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dws, float* __restrict__ dbs,
-       float* __restrict__ dw, float* __restrict__ db, int biased, int rows, int inputs, int outputs, int parts, int part,
-       int dx_tiles, int tf32, int activation, const float* __restrict__ z, float* __restrict__ before,
-       unsigned* __restrict__ counters) {
-  backward_in_parts<Tile64>(dz, x, w, dx, dws, dbs, dw, db, biased, rows, inputs, outputs, parts, part, dx_tiles, tf32,
-                             activation, z, before, counters);
-}
+#define BACKWARD_IN_PARTS                                                                                                 \
+  const float* __restrict__ dz, const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ dx,         \
+  float* __restrict__ dws, float* __restrict__ dbs, float* __restrict__ dw, float* __restrict__ db, int biased, int rows, \
+  int inputs, int outputs, int parts, int part, int dx_tiles, int tf32, int activation, const float* __restrict__ z,      \
+  float* __restrict__ before, unsigned* __restrict__ counters
+#define GIVEN_BACKWARD_IN_PARTS                                                                                      \
+  dz, x, w, dx, dws, dbs, dw, db, biased, rows, inputs, outputs, parts, part, dx_tiles, tf32, activation, z, before, \
+  counters
+
+KERNEL(linear_bwd_parts_128, 128, BACKWARD_IN_PARTS) { backward_in_parts<Tile128>(GIVEN_BACKWARD_IN_PARTS); }
+KERNEL(linear_bwd_parts_64, 128, BACKWARD_IN_PARTS) { backward_in_parts<Tile64>(GIVEN_BACKWARD_IN_PARTS); }

@@ -25,34 +25,18 @@ DEVICE void product_nt(const float* a, const float* b, const float* bias, const 
     activate_tile<S>(then, c, nullptr, y, block_again(), m, n);
 }
 
-KERNEL(product_nt_128, 128, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
-       unsigned* __restrict__ counters) {
-  product_nt<Tile128>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
-                     stats, counters);
-}
-KERNEL(product_nt_64, 128, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
-       unsigned* __restrict__ counters) {
-  product_nt<Tile64>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
-                     stats, counters);
-}
-KERNEL(product_nt_32, 256, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
-       unsigned* __restrict__ counters) {
-  product_nt<Tile32>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
-                     stats, counters);
-}
-KERNEL(product_nt_16, 256, const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-       int biased, const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu,
-       int tf32, int then, const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,
-       unsigned* __restrict__ counters) {
-  product_nt<Tile16>(a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y,
-                     stats, counters);
-}
+#define PRODUCT_NT                                                                                                         \
+  const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias, int biased,                    \
+  const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu, int tf32, int then, \
+  const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,                                \
+  unsigned* __restrict__ counters
+#define GIVEN_PRODUCT_NT                                                                                              \
+  a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y, stats, counters
+
+KERNEL(product_nt_128, 128, PRODUCT_NT) { product_nt<Tile128>(GIVEN_PRODUCT_NT); }
+KERNEL(product_nt_64, 128, PRODUCT_NT) { product_nt<Tile64>(GIVEN_PRODUCT_NT); }
+KERNEL(product_nt_32, 256, PRODUCT_NT) { product_nt<Tile32>(GIVEN_PRODUCT_NT); }
+KERNEL(product_nt_16, 256, PRODUCT_NT) { product_nt<Tile16>(GIVEN_PRODUCT_NT); }
 
 KERNEL(product_nn_128, 128, const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c, int m, int k,
        int n, int tf32) {

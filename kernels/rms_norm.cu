@@ -1,37 +1,24 @@
 // RMS norm; *_128, *_512, *_1024 hold rows of that many numbers at most in registers.
 #include "norm.cuh"
 
-KERNEL(rms_norm_fwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       float* __restrict__ y, float* __restrict__ stats, int rows, int width, float eps) {
-  forward<1, false>(x, w, nullptr, aligned, y, stats, rows, width, eps);
-}
-KERNEL(rms_norm_fwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       float* __restrict__ y, float* __restrict__ stats, int rows, int width, float eps) {
-  forward<4, false>(x, w, nullptr, aligned, y, stats, rows, width, eps);
-}
-KERNEL(rms_norm_fwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       float* __restrict__ y, float* __restrict__ stats, int rows, int width, float eps) {
-  forward<8, false>(x, w, nullptr, aligned, y, stats, rows, width, eps);
-}
+#define FORWARD                                                                                                            \
+  const float* __restrict__ x, const float* __restrict__ w, int aligned, float* __restrict__ y, float* __restrict__ stats, \
+  int rows, int width, float eps
+#define GIVEN_FORWARD x, w, nullptr, aligned, y, stats, rows, width, eps
 
-KERNEL(rms_norm_bwd_128, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters,
-       int rows, int width) {
-  backward<1, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width);
-}
-KERNEL(rms_norm_bwd_512, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters,
-       int rows, int width) {
-  backward<4, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width);
-}
-KERNEL(rms_norm_bwd_1024, 256, const float* __restrict__ x, const float* __restrict__ w, int aligned,
-       const float* __restrict__ stats, const float* __restrict__ dy, float* __restrict__ dx, int wants_dx,
-       int adds, float* __restrict__ partial, float* __restrict__ dw, unsigned* __restrict__ counters,
-       int rows, int width) {
-  backward<8, false>(x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width);
-}
+KERNEL(rms_norm_fwd_128, 256, FORWARD) { forward<1, false>(GIVEN_FORWARD); }
+KERNEL(rms_norm_fwd_512, 256, FORWARD) { forward<4, false>(GIVEN_FORWARD); }
+KERNEL(rms_norm_fwd_1024, 256, FORWARD) { forward<8, false>(GIVEN_FORWARD); }
+
+#define BACKWARD                                                                                             \
+  const float* __restrict__ x, const float* __restrict__ w, int aligned, const float* __restrict__ stats,    \
+  const float* __restrict__ dy, float* __restrict__ dx, int wants_dx, int adds, float* __restrict__ partial, \
+  float* __restrict__ dw, unsigned* __restrict__ counters, int rows, int width
+#define GIVEN_BACKWARD x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width
+
+KERNEL(rms_norm_bwd_128, 256, BACKWARD) { backward<1, false>(GIVEN_BACKWARD); }
+KERNEL(rms_norm_bwd_512, 256, BACKWARD) { backward<4, false>(GIVEN_BACKWARD); }
+KERNEL(rms_norm_bwd_1024, 256, BACKWARD) { backward<8, false>(GIVEN_BACKWARD); }
 
 KERNEL(rms_norm_fwd, 256, const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ y,
        float* __restrict__ stats, int rows, int width, float eps) {

@@ -20,6 +20,7 @@ use tiny_http::{Header, Method, Request, Response, Server};
 use super::status::summary;
 use super::{print, signals};
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use crate::results::progress::Watch;
 use crate::results::{escape, output, record, report};
 use crate::stop;
@@ -91,7 +92,7 @@ fn secret() -> Result<String> {
     let (source, mut bytes) = (Path::new("/dev/urandom"), [0; 16]);
     let drawn = File::open(source).and_then(|mut file| file.read_exact(&mut bytes));
     drawn.map_err(|e| Error::io("read", source, &e))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(files::hex(&bytes))
 }
 
 struct Site {

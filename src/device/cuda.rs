@@ -88,25 +88,20 @@ fn failed(what: &str, error: DriverError) -> Error {
 
 /// Has a kernel ended so badly that its context answers everything with this? Whatever is called next reports it.
 fn ends_the_process(code: sys::CUresult) -> bool {
-    use sys::CUresult::{
-        CUDA_ERROR_ASSERT, CUDA_ERROR_ECC_UNCORRECTABLE, CUDA_ERROR_HARDWARE_STACK_ERROR,
-        CUDA_ERROR_ILLEGAL_ADDRESS, CUDA_ERROR_ILLEGAL_INSTRUCTION,
-        CUDA_ERROR_INVALID_ADDRESS_SPACE, CUDA_ERROR_INVALID_PC, CUDA_ERROR_LAUNCH_FAILED,
-        CUDA_ERROR_LAUNCH_TIMEOUT, CUDA_ERROR_MISALIGNED_ADDRESS,
-    };
-    let such = [
-        CUDA_ERROR_ASSERT,
-        CUDA_ERROR_ECC_UNCORRECTABLE,
-        CUDA_ERROR_HARDWARE_STACK_ERROR,
-        CUDA_ERROR_ILLEGAL_ADDRESS,
-        CUDA_ERROR_ILLEGAL_INSTRUCTION,
-        CUDA_ERROR_INVALID_ADDRESS_SPACE,
-        CUDA_ERROR_INVALID_PC,
-        CUDA_ERROR_LAUNCH_FAILED,
-        CUDA_ERROR_LAUNCH_TIMEOUT,
-        CUDA_ERROR_MISALIGNED_ADDRESS,
-    ];
-    such.contains(&code)
+    use sys::CUresult as Code;
+    matches!(
+        code,
+        Code::CUDA_ERROR_ASSERT
+            | Code::CUDA_ERROR_ECC_UNCORRECTABLE
+            | Code::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | Code::CUDA_ERROR_ILLEGAL_ADDRESS
+            | Code::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | Code::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | Code::CUDA_ERROR_INVALID_PC
+            | Code::CUDA_ERROR_LAUNCH_FAILED
+            | Code::CUDA_ERROR_LAUNCH_TIMEOUT
+            | Code::CUDA_ERROR_MISALIGNED_ADDRESS
+    )
 }
 
 /// The names of the GPUs that could be opened, at least one, or why there is none.
