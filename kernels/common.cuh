@@ -213,13 +213,16 @@ DEVICE T block_sum(T x) {
 
 // ---- sums over blocks, by the last of them to arrive ----
 
-// Is this block the last of `blocks` that arrive at a counter, which is 0 before the first one and after the last one?
-// Then all threads see what those of the others wrote before they arrived.
+// Is the block of this thread, which speaks for it, the last of `blocks` that arrive at a counter? That is 0 before the
+// first one and after the last one.
+DEVICE bool is_last(unsigned* counter, unsigned blocks) { return atomicInc(counter, blocks - 1) == blocks - 1; }
+
+// The same for all threads of the block. If it is, they see what those of the others wrote before they arrived.
 DEVICE bool last_to_arrive(unsigned* counter, int blocks) {
   SHARED(bool, last, [1]);
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last[0] = atomicInc(counter, blocks - 1) == (unsigned)(blocks - 1);
+  if (threadIdx.x == 0) last[0] = is_last(counter, blocks);
   __syncthreads();
   __threadfence();
   return last[0];

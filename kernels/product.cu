@@ -1,37 +1,79 @@
 // Matrix products, for linear layers and for optimizers. By how the operands are stored:
 //   product_nt_T  C = A B^T; A (m, k), B (n, k), T = 128, 64, 32 or 16; plus a bias (n) and `added` (m, n), then ReLU;
-//                 and y = an activation of C, or its RMS norm with weights w (n)
+//                 and what is behind it: y = an activation of C; a norm of its rows with weights w and `shift` (n); their
+//                 cross entropy f and its gradient y
 //   product_nn_T  C = A B; A (m, k), B (k, n), T = 128 or 64
 //   product_tn_T  C = A^T B; A (k, m), B (k, n), T = 128 or 64, and A's sums over k; gridDim.y parts of k give as many of both
 //   product_sum   adds these up
+#include "cross_entropy.cuh"
+#include "norm.cuh"
 #include "product.cuh"
 
-// What an nt product does once it is there: nothing, an activation by its number, or this.
-constexpr int NOTHING = 0, RMS_NORM = -1;
+// What an nt product does once it is there: nothing, an activation by its number, or one of these, of whole rows. The last
+// block of those with tiles of the same rows does it; `counters` begin with one for each of these rows of tiles.
+constexpr int NOTHING = 0, RMS_NORM = -1, LAYER_NORM = -2, CROSS_ENTROPY = -3;
 
-// C, and y = what follows of C.
+// As forward in norm.cuh, eight threads to a row.
+template <class S, bool CENTRED>
+DEVICE void norm_rows(const float* c, const float* w, const float* b, float* y, float* stats, float eps, int first, int m,
+                      int n) {
+  constexpr int LANES = 8, STEP = S::THREADS / LANES;
+  const int thread = thread_again(), lane = thread % LANES;
+  for (int row = first + thread / LANES; row < first + S::TILE; row += STEP) {
+    const bool inside = row < m;  // all lanes take part in the sums
+    const float* x = c + (long long)(inside ? row : 0) * n;
+    float mean = 0.0f, squares = 0.0f;
+    if (CENTRED) {
+#pragma unroll 8
+      for (int i = lane; i < n; i += LANES) mean += __ldcg(x + i);
+      mean = sum_over<LANES>(mean) / (float)n;
+    }
+#pragma unroll 8
+    for (int i = lane; i < n; i += LANES) {
+      const float at = __ldcg(x + i) - mean;
+      squares = fmaf(at, at, squares);
+    }
+    const float rstd = reciprocal_deviation(sum_over<LANES>(squares), n, eps);
+    if (!inside) continue;
+    if (lane == 0) store_stats<CENTRED>(stats, row, mean, rstd);
+#pragma unroll 8
+    for (int i = lane; i < n; i += LANES)
+      y[(long long)row * n + i] = fmaf((__ldcg(x + i) - mean) * rstd, w[i], CENTRED ? b[i] : 0.0f);
+  }
+}
+
+// C, and what follows of it.
 template <class S>
 DEVICE void product_nt(const float* a, const float* b, const float* bias, const float* added, float* c, int m, int k,
-                       int n, bool relu, bool tf32, int then, const float* w, float eps, float* y, float* stats,
-                       unsigned* counters) {
+                       int n, bool relu, bool tf32, int then, const float* w, const float* shift, float eps, float* y,
+                       float* stats, const float* target, float smoothing, bool backward, const float* df, float* f,
+                       double* partial, unsigned* counters) {
   Product p = {a, b, c, m, n, k};
   p.bias = bias;
   p.added = added;
   p.relu = relu;
   product<S, true, true>(p, blockIdx.x, tf32);
-  if (then == RMS_NORM)
-    norm_rows<S>(c, w, y, stats, eps, counters, block_again(), m, n);
-  else if (then != NOTHING)
-    activate_tile<S>(then, c, nullptr, y, block_again(), m, n);
+  if (then == NOTHING) return;
+  if (then > NOTHING) return activate_tile<S>(then, c, nullptr, y, block_again(), m, n);
+  const int across = (n + S::TILE - 1) / S::TILE, down = (m + S::TILE - 1) / S::TILE, row = block_again() / across;
+  if (!last_to_arrive(counters + row, across)) return;
+  const int first = row * S::TILE;
+  if (then == RMS_NORM) return norm_rows<S, false>(c, w, shift, y, stats, eps, first, m, n);
+  if (then == LAYER_NORM) return norm_rows<S, true>(c, w, shift, y, stats, eps, first, m, n);
+  if (then != CROSS_ENTROPY || S::TILE > 32) return;  // of more rows it would take longer than a launch
+  loss_of_rows<S::WARPS>({c, target, true, backward, smoothing, df, f, y, partial, counters + down, m, n}, first,
+                          min(first + S::TILE, m), row, down);
 }
 
 #define PRODUCT_NT                                                                                                         \
   const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias, int biased,                    \
   const float* __restrict__ residual, int added, float* __restrict__ c, int m, int k, int n, int relu, int tf32, int then, \
-  const float* __restrict__ w, float eps, float* __restrict__ y, float* __restrict__ stats,                                \
-  unsigned* __restrict__ counters
+  const float* __restrict__ w, const float* __restrict__ shift, float eps, float* __restrict__ y,                          \
+  float* __restrict__ stats, const float* __restrict__ target, float smoothing, int backward,                              \
+  const float* __restrict__ df, float* __restrict__ f, double* __restrict__ partial, unsigned* __restrict__ counters
 #define GIVEN_PRODUCT_NT                                                                                              \
-  a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, eps, y, stats, counters
+  a, b, biased ? bias : nullptr, added ? residual : nullptr, c, m, k, n, relu, tf32, then, w, shift, eps, y, stats, target, \
+  smoothing, backward, df, f, partial, counters
 
 KERNEL(product_nt_128, 128, PRODUCT_NT) { product_nt<Tile128>(GIVEN_PRODUCT_NT); }
 KERNEL(product_nt_64, 128, PRODUCT_NT) { product_nt<Tile64>(GIVEN_PRODUCT_NT); }

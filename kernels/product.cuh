@@ -377,32 +377,6 @@ DEVICE void add_parts(const float* cs, const float* all_sums, float* c, float* s
   sums[row] = sum;
 }
 
-// RMS norm of the rows of C: y = w x rstd with rstd = 1 / sqrt(mean(x^2) + eps), which goes to stats (m). The last block of
-// those with tiles of the same rows does it, eight threads to a row; `counters` has one for each of these rows of tiles.
-template <class S>
-DEVICE void norm_rows(const float* c, const float* w, float* y, float* stats, float eps, unsigned* counters, int tile, int m,
-                      int n) {
-  constexpr int LANES = 8, STEP = S::THREADS / LANES;
-  const int across = (n + S::TILE - 1) / S::TILE, m0 = tile / across * S::TILE, thread = thread_again();
-  const int lane = thread % LANES;
-  if (!last_to_arrive(counters + tile / across, across)) return;
-  for (int row = m0 + thread / LANES; row < m0 + S::TILE; row += STEP) {
-    const bool inside = row < m;  // all lanes take part in the sum
-    const float* x = c + (long long)(inside ? row : 0) * n;
-    float squares = 0.0f;
-#pragma unroll 8
-    for (int i = lane; i < n; i += LANES) {
-      const float at = __ldcg(x + i);
-      squares = fmaf(at, at, squares);
-    }
-    const float rstd = 1.0f / sqrtf(sum_over<LANES>(squares) / (float)n + eps);
-    if (!inside) continue;
-    if (lane == 0) stats[row] = rstd;
-#pragma unroll 8
-    for (int i = lane; i < n; i += LANES) y[(long long)row * n + i] = __ldcg(x + i) * rstd * w[i];
-  }
-}
-
 // Part blockIdx.y of C = A^T B and of A's sums: `part` terms. C (parts, m, n) and sums (parts, m) hold one after the other.
 template <class S>
 DEVICE void product_tn(const float* a, const float* b, float* c, float* sums, bool summed, int m, int k, int n, int part,

@@ -1,18 +1,24 @@
-// The training loop's own kernels: which step it is, its batch, norms, sums of losses and scores.
+// The training loop's own kernels: gathering batches, norms, sums of losses and scores.
 #include "optim.cuh"
 
-// Takes the next entry of the table of steps; `seed` is where backward starts, with this df.
-KERNEL(begin_step, 32, const Step* __restrict__ steps, int* __restrict__ done, Step* __restrict__ now,
-       float* __restrict__ seed, float df) {
-  if (threadIdx.x != 0) return;
-  *now = steps[*done];
-  *done += 1;
-  *seed = df;
-}
+// What a gather begins with, and leaves to the calls behind it. Its step is the next one in the table of steps, or, `again`,
+// the one taken last. `now` becomes this step, and `seed`, where backward starts, df.
+#define STEP                                                                                              \
+  const unsigned* __restrict__ order, const Step* __restrict__ steps, int* __restrict__ taken, int again, \
+  Step* __restrict__ now, float* __restrict__ seed, float df, unsigned* __restrict__ counter
+#define GIVEN_STEP steps, taken, again, now, seed, df, counter
 
-// Backward begins at `seed` with this df.
-KERNEL(begin_backward, 32, float* __restrict__ seed, float df) {
-  if (threadIdx.x == 0) *seed = df;
+// The step, which all blocks read before the last one of them to arrive moves on.
+DEVICE Step begin_step(const Step* steps, int* taken, int again, Step* now, float* seed, float df, unsigned* counter) {
+  const Step step = steps[*taken - again];
+  __syncthreads();  // the whole block has read
+  if (threadIdx.x > 0) return step;
+  __threadfence();
+  if (!is_last(counter, gridDim.x * gridDim.y)) return step;
+  *now = step;
+  *taken += 1 - again;
+  *seed = df;
+  return step;
 }
 
 // A batch: row r of x (rows, width) and of y (rows, targets) is row order[first + r] of the data. Block (r, c) writes
@@ -22,27 +28,26 @@ struct Gather {
   long long index;   // of the sample
 };
 
-DEVICE Gather gather(const unsigned* order, const Step* now, int width, const float* targets, float* y, int count) {
+DEVICE Gather gather(const unsigned* order, const Step& step, int width, const float* targets, float* y, int count) {
   const int first = blockIdx.y * 1024;
-  const long long row = blockIdx.x, index = order[now->first + row];
+  const long long row = blockIdx.x, index = order[step.first + row];
   if (blockIdx.y == 0)
     for (int i = threadIdx.x; i < count; i += 256) y[row * count + i] = targets[index * count + i];
   return {first, min(width, first + 1024), index};
 }
 
-KERNEL(gather_floats, 256, const float* __restrict__ data, const float* __restrict__ targets,
-       const unsigned* __restrict__ order, const Step* __restrict__ now, float* __restrict__ x, float* __restrict__ y,
-       int width, int count) {
-  const Gather g = gather(order, now, width, targets, y, count);
+KERNEL(gather_floats, 256, const float* __restrict__ data, const float* __restrict__ targets, STEP,
+       float* __restrict__ x, float* __restrict__ y, int width, int count) {
+  const Gather g = gather(order, begin_step(GIVEN_STEP), width, targets, y, count);
   float* to = x + (long long)blockIdx.x * width;
   for (int i = g.first + threadIdx.x; i < g.end; i += 256) to[i] = data[g.index * width + i];
 }
 
 // Windows of tokens: a sample's targets are its tokens one later.
-KERNEL(gather_tokens, 256, const unsigned char* __restrict__ tokens, const unsigned* __restrict__ order,
-       const Step* __restrict__ now, float* __restrict__ x, float* __restrict__ y, int length) {
+KERNEL(gather_tokens, 256, const unsigned char* __restrict__ tokens, STEP, float* __restrict__ x,
+       float* __restrict__ y, int length) {
   const int first = blockIdx.y * 1024, end = min(length, first + 1024);
-  const long long row = blockIdx.x, index = order[now->first + row];
+  const long long row = blockIdx.x, index = order[begin_step(GIVEN_STEP).first + row];
   const unsigned char* window = tokens + index * length;
   for (int i = first + threadIdx.x; i < end; i += 256) {
     x[row * length + i] = window[i];
@@ -52,9 +57,8 @@ KERNEL(gather_tokens, 256, const unsigned char* __restrict__ tokens, const unsig
 
 // From bytes; table (channels, 256) says what number a byte stands for.
 KERNEL(gather_bytes, 256, const unsigned char* __restrict__ data, const float* __restrict__ table, int channels,
-       const float* __restrict__ targets, const unsigned* __restrict__ order, const Step* __restrict__ now,
-       float* __restrict__ x, float* __restrict__ y, int width, int count) {
-  const Gather g = gather(order, now, width, targets, y, count);
+       const float* __restrict__ targets, STEP, float* __restrict__ x, float* __restrict__ y, int width, int count) {
+  const Gather g = gather(order, begin_step(GIVEN_STEP), width, targets, y, count);
   float* to = x + (long long)blockIdx.x * width;
 #pragma unroll 4
   for (int i = g.first + threadIdx.x; i < g.end; i += 256)
@@ -64,11 +68,12 @@ KERNEL(gather_bytes, 256, const unsigned char* __restrict__ data, const float* _
 // From images (side, side, 3), each at a place of its own: flipped where bit 0 is set, then a crop of the same size
 // out of the image with a border of 4 black pixels. The crop's first row is bits 8 to 15, its first column the next 8.
 KERNEL(gather_images, 256, const unsigned char* __restrict__ data, const float* __restrict__ table,
-       const unsigned* __restrict__ places, const float* __restrict__ targets, const unsigned* __restrict__ order,
-       const Step* __restrict__ now, float* __restrict__ x, float* __restrict__ y, int side, int count) {
+       const unsigned* __restrict__ places, const float* __restrict__ targets, STEP, float* __restrict__ x,
+       float* __restrict__ y, int side, int count) {
   const int width = side * side * 3;
-  const Gather g = gather(order, now, width, targets, y, count);
-  const unsigned place = places[now->first + blockIdx.x];
+  const Step step = begin_step(GIVEN_STEP);
+  const Gather g = gather(order, step, width, targets, y, count);
+  const unsigned place = places[step.first + blockIdx.x];
   const bool flip = place & 1;
   const int top = (int)(place >> 8 & 255) - 4, left = (int)(place >> 16 & 255) - 4;
   const unsigned char* image = data + g.index * width;

@@ -60,7 +60,9 @@ impl Gpu {
             }
             _ if name.starts_with("product") && name != "product_sum" => {
                 let flops = 2.0 * int("m") * int("k") * int("n");
-                product(launch, flops, int("k")).max(streamed)
+                // What is done of whole rows begins when all their tiles are there.
+                let rows_follow = if int("then") < 0.0 { LATENCY } else { 0.0 };
+                product(launch, flops, int("k")).max(streamed) + rows_follow
             }
             _ if name.starts_with("linear_bwd") => {
                 let (rows, inputs, outputs) = (int("rows"), int("inputs"), int("outputs"));
@@ -68,7 +70,8 @@ impl Gpu {
             }
             _ if name.starts_with("gather") => 2.5 + written / 2.0,
             "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
-            "cross_entropy_block" => 3.2,
+            // Targets are counted, then each row's numbers read, then the blocks' losses.
+            "cross_entropy" => streamed + 3.0 * LATENCY,
             "batch_norm_sums" | "batch_norm_bwd_sums" => {
                 let [rows, ..] = launch.grid.blocks;
                 streamed / 0.8 + self.adding_up(rows, 16.0 * int("channels"))

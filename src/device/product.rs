@@ -1,7 +1,7 @@
 //! Matrix products as calls of a program, for ops and optimizers alike. Which kernel computes one, and in what tiles,
 //! follows from its shape alone.
 
-use super::gpu::{Grid, PROCESSORS, Precision, elementwise, kernels};
+use super::gpu::{Grid, PROCESSORS, Precision, counters_of, elementwise, kernels};
 use super::program::{floats, floats_mut};
 use super::{Program, View};
 use crate::cpu::gemm::{Matrix, gemm};
@@ -43,11 +43,21 @@ pub struct Then {
 pub enum What {
     /// By its number in `kernels/activation.cuh`.
     Activation(i32),
-    /// With these weights. It leaves the reciprocals of the roots.
-    RmsNorm {
+    /// Layer norm with these weights, or RMS norm where there is no shift. It leaves what `kernels/norm.cuh` keeps of rows.
+    Norm {
         w: View<f32>,
+        shift: Option<View<f32>>,
         eps: f32,
         stats: View<f32>,
+    },
+    /// Of one batch, with classes as targets: the mean goes to f, its gradient for df, if there is one, to y.
+    CrossEntropy {
+        target: View<f32>,
+        smoothing: f32,
+        f: View<f32>,
+        df: Option<View<f32>>,
+        /// A double for each row of tiles.
+        partial: View<f64>,
     },
 }
 
@@ -90,6 +100,11 @@ impl Product {
 
     fn sizes(&self) -> [i32; 3] {
         [self.m, self.k, self.n].map(|n| n as i32)
+    }
+
+    /// Size of the tiles of [`Product::nt`].
+    pub fn nt_tile(&self) -> usize {
+        self.tiles(16).0
     }
 
     /// The largest tiles of which there are enough, and how many these are.
@@ -189,22 +204,54 @@ impl Product {
             tf32: is_tf32(program),
             then: 0,
             w: View::default(),
+            shift: View::default(),
             eps: 0.0,
             y: then.map_or_else(View::default, |then| then.y),
             stats: View::default(),
+            target: View::default(),
+            smoothing: 0.0,
+            backward: 0,
+            df: View::default(),
+            f: View::default(),
+            partial: View::default(),
             counters: View::default(),
         };
+        let rows_of_tiles = self.m.div_ceil(size);
         match then.map(|then| then.what) {
             None => {}
             Some(What::Activation(number)) => arguments.then = number,
-            Some(What::RmsNorm { w, eps, stats }) => {
+            Some(What::Norm {
+                w,
+                shift,
+                eps,
+                stats,
+            }) => {
                 arguments = kernels::ProductNt {
-                    then: -1,
+                    then: if shift.is_some() { -2 } else { -1 },
                     w,
+                    shift: shift.unwrap_or_default(),
                     eps,
                     stats,
-                    // One for each row of tiles.
-                    counters: program.counters(self.m.div_ceil(size)),
+                    counters: program.counters(rows_of_tiles),
+                    ..arguments
+                };
+            }
+            Some(What::CrossEntropy {
+                target,
+                smoothing,
+                f,
+                df,
+                partial,
+            }) => {
+                arguments = kernels::ProductNt {
+                    then: -3,
+                    target,
+                    smoothing,
+                    backward: i32::from(df.is_some()),
+                    df: df.unwrap_or_default(),
+                    f,
+                    partial: partial.part(0, rows_of_tiles),
+                    counters: program.counters(rows_of_tiles + counters_of(rows_of_tiles)),
                     ..arguments
                 };
             }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::fuse::fuse;
 use super::layout::Layout;
-use super::op::{Bwd, Finish, Fwd, MAX_INPUTS, NormGradient, Op, Statistics};
+use super::op::{Bwd, Finish, Fwd, Join, MAX_INPUTS, NormGradient, Op, Statistics};
 use super::params::Range;
-use super::plan::{Action, Plan, Task};
+use super::plan::{Action, Plan, Task, join};
 use super::tape::{Node, Source, Tape};
 use crate::device::Device;
 use crate::device::arena::{Slot, round_up};
@@ -445,38 +445,51 @@ impl Builder {
         self.push(task);
     }
 
-    /// Lets kernels do two tasks in one launch, where they can. What the two use then lives through both.
+    /// Lets kernels do several tasks in one launch, where they can. What these use then lives through all of them.
     fn join(&mut self) {
-        let mut second = 1;
-        while self.device != Device::Cpu && second < self.tasks.len() {
-            let first = second - 1;
-            if !self.joins(&self.tasks[first], &self.tasks[second]) {
-                second += 1;
-                continue;
+        let mut first = 0;
+        while self.device != Device::Cpu && first < self.tasks.len() {
+            let mut further = Vec::new();
+            while self.joins(first, &mut further) {}
+            let last = first + further.len();
+            for task in first..=last {
+                self.tasks[task].joins_next = task < last;
+                self.live_at(task, first);
+                self.live_at(task, last);
             }
-            self.tasks[first].joins_next = true;
-            for (task, at) in [(first, second), (second, first)] {
-                self.live_at(task, at);
-            }
-            second += 2;
+            first = last + 1;
         }
     }
 
-    fn joins(&self, first: &Task<Operand>, second: &Task<Operand>) -> bool {
-        let [before, after] = [first, second].map(|task| &self.ops[task.op]);
-        let Some(join) = after.join() else {
+    /// Can the kernels of a task go on with one more behind these? It is added to them.
+    fn joins(&self, first: usize, further: &mut Vec<Join>) -> bool {
+        let last = first + further.len();
+        let Some(next) = self.tasks.get(last + 1) else {
             return false;
         };
-        match (first.action, second.action) {
-            (Action::Forward, Action::Forward) => {
-                second.x[0] == first.y && before.cuda_fwd_joins(join)
+        let (first, last) = (&self.tasks[first], &self.tasks[last]);
+        let Some(join) = join(first, next, &self.ops) else {
+            return false;
+        };
+        further.push(join);
+        let op = &self.ops[first.op];
+        let joins = match (first.action, last.action, next.action) {
+            (Action::Forward, Action::Forward, Action::Forward) => {
+                next.x[0] == last.y && op.cuda_fwd_joins(further)
             }
-            (Action::Backward, Action::Backward) => {
-                let fits = second.dy == first.dx[0] && !first.add && !second.add;
-                fits && before.cuda_bwd_joins(join)
+            (Action::Forward, Action::Forward, Action::Backward) => {
+                next.op == last.op && op.cuda_fwd_joins(further)
+            }
+            (Action::Backward, Action::Backward, Action::Backward) => {
+                let fits = next.dy == last.dx[0] && !last.add && !next.add;
+                fits && op.cuda_bwd_joins(further)
             }
             _ => false,
+        };
+        if !joins {
+            further.pop();
         }
+        joins
     }
 
     /// Those of some inputs of a node that can take its gradient over, buffer and all. Others may add to it later, so of two

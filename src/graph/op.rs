@@ -17,15 +17,24 @@ pub enum Tail {
     Relu,
 }
 
-/// What the kernels of an op can do for the op after it once a tile of theirs is done, in one launch; in backward, for the op
-/// before it, whose gradient comes next. All operands stay what they are: only the second launch is gone.
+/// What the kernels of an op can do for the op after it, in one launch, once a tile or some rows of theirs are done; in
+/// backward, for the op before it, whose gradient comes next. All operands stay what they are: only the second launch is gone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Join {
     Activation(Activation),
-    /// Forward only.
+    /// Forward only, as what follows.
     RmsNorm {
         eps: f32,
     },
+    LayerNorm {
+        eps: f32,
+    },
+    /// Of one batch.
+    CrossEntropy {
+        smoothing: f32,
+    },
+    /// Backward of the op whose forward comes before, and is the last.
+    Backward,
 }
 
 /// By their numbers in `kernels/activation.cuh`.
@@ -36,7 +45,7 @@ pub enum Activation {
     Gelu = 3,
 }
 
-/// A second op that a launch is to do, and its operands. Its first one is what the first op writes.
+/// A further op that a launch is to do, and its operands. Its first one is what the op before it writes.
 #[derive(Clone, Copy)]
 pub struct Joined {
     pub join: Join,
@@ -44,6 +53,8 @@ pub struct Joined {
     /// Its output, or the gradient of `x[0]`.
     pub to: Slot,
     pub saved: Slot,
+    pub dy: Slot,
+    pub work: Slot,
 }
 
 /// A tensor op with fixed shapes: what it needs beside inputs and output, and its bodies.
@@ -111,13 +122,13 @@ pub trait Op: Send + Sync {
         None
     }
 
-    /// Can the kernels of forward do this too?
-    fn cuda_fwd_joins(&self, _second: Join) -> bool {
+    /// Can the kernels of forward do this too, one after the other?
+    fn cuda_fwd_joins(&self, _further: &[Join]) -> bool {
         false
     }
 
     /// Can those of backward?
-    fn cuda_bwd_joins(&self, _second: Join) -> bool {
+    fn cuda_bwd_joins(&self, _further: &[Join]) -> bool {
         false
     }
 
@@ -247,8 +258,8 @@ pub struct FwdSlots {
     pub has_statistics: bool,
     /// How to finish `x[0]`.
     pub finish_x: Option<Finish>,
-    /// The op to be done in the same launch.
-    pub joined: Option<Joined>,
+    /// What is to be done in the same launch.
+    pub joined: Vec<Joined>,
     /// The step at hand.
     pub now: View<Step>,
 }
@@ -270,8 +281,8 @@ pub struct BwdSlots {
     pub norm: Option<NormGradient>,
     /// Of batch norm: dy where it is not masked, which may be `dy` itself.
     pub dz: Slot,
-    /// The op whose backward is to be done in the same launch.
-    pub joined: Option<Joined>,
+    /// The ops whose backward is to be done in the same launch.
+    pub joined: Vec<Joined>,
     /// The step at hand.
     pub now: View<Step>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::freeze::freeze;
 use super::op::{
-    Bwd, BwdSlots, Finish, Fwd, FwdSlots, Joined, MAX_INPUTS, NormGradient, Op, Statistics,
+    Bwd, BwdSlots, Finish, Fwd, FwdSlots, Join, Joined, MAX_INPUTS, NormGradient, Op, Statistics,
 };
 use super::params::Params;
 use super::tape::{Mode, Tape, Var};
@@ -43,7 +43,7 @@ pub(super) struct Task<T = Slot> {
     pub finish_dy: Option<Finish<T>>,
     pub norm: Option<NormGradient<T>>,
     pub dz: T,
-    /// Kernels do this task and the next one in one launch.
+    /// Kernels do the next task in the launch of this one.
     pub joins_next: bool,
 }
 
@@ -52,6 +52,14 @@ pub(super) struct Task<T = Slot> {
 pub struct Targets<'t> {
     pub outputs: Vec<Var<'t>>,
     pub backward: Option<Var<'t>>,
+}
+
+/// What a further task is to the kernels of the first one in a launch, if it can be anything.
+pub(super) fn join<T>(first: &Task<T>, further: &Task<T>, ops: &[Arc<dyn Op>]) -> Option<Join> {
+    match (first.action, further.action) {
+        (Action::Forward, Action::Backward) => Some(Join::Backward),
+        _ => ops[further.op].join(),
+    }
 }
 
 /// Tasks over fixed slots. Inputs and outputs are in the order of recording.
@@ -119,14 +127,19 @@ impl Plan {
         self.emit_tasks(&self.tasks, false, now, program)
     }
 
-    /// As [`Plan::emit`], but forward and what follows it in programs of their own.
+    /// As [`Plan::emit`], but forward and what follows it in programs of their own. What kernels do of backward in forward's
+    /// last launch is in the first one.
     pub fn emit_halves(
         &self,
         now: View<Step>,
         [forward, backward]: [&mut Program; 2],
     ) -> Result<()> {
         // Forward has a task for each op.
-        let (first, second) = self.tasks.split_at(self.ops.len());
+        let mut end = self.ops.len();
+        while end > 0 && self.tasks[end - 1].joins_next {
+            end += 1;
+        }
+        let (first, second) = self.tasks.split_at(end);
         self.emit_tasks(first, true, now, forward)?;
         self.emit_tasks(second, true, now, backward)
     }
@@ -139,35 +152,36 @@ impl Plan {
         now: View<Step>,
         program: &mut Program,
     ) -> Result<()> {
-        let mut tasks = tasks.iter();
-        while let Some(task) = tasks.next() {
-            let joined = if task.joins_next { tasks.next() } else { None };
-            self.emit_task(task, joined, moves, now, program)?;
+        for tasks in tasks.chunk_by(|task, _| task.joins_next) {
+            self.emit_launch(tasks, moves, now, program)?;
         }
         Ok(())
     }
 
-    fn emit_task(
+    /// Adds the calls of a task, and of those that kernels do in its launch.
+    fn emit_launch(
         &self,
-        task: &Task,
-        joined: Option<&Task>,
+        tasks: &[Task],
         moves: bool,
         now: View<Step>,
         program: &mut Program,
     ) -> Result<()> {
+        let (task, joined) = tasks.split_first().expect("a task");
         let op = &self.ops[task.op];
         let averages = |slot| if moves { slot } else { Slot::default() };
         let state = averages(task.state);
-        let joined = joined.and_then(|second| {
-            let join = self.ops[second.op].join()?;
-            let backward = matches!(second.action, Action::Backward);
+        let joined = joined.iter().filter_map(|further| {
+            let backward = matches!(further.action, Action::Backward);
             Some(Joined {
-                join,
-                x: second.x,
-                to: if backward { second.dx[0] } else { second.y },
-                saved: second.saved,
+                join: join(task, further, &self.ops)?,
+                x: further.x,
+                to: if backward { further.dx[0] } else { further.y },
+                saved: further.saved,
+                dy: further.dy,
+                work: further.work,
             })
         });
+        let joined = joined.collect();
         match (task.action, program.on_host()) {
             (Action::Forward, true) => host_fwd(op.clone(), task, state, now, program),
             (Action::Backward, true) => host_bwd(op.clone(), task, now, program),

@@ -3,8 +3,8 @@
 //! arXiv:1512.00567) it is 1 - s there, and s / C more in all C classes. Rows whose t is -1 are left out, as PyTorch's
 //! `ignore_index` does: they are not counted, and a batch that has no others is NaN.
 //!
-//! Gradient, of one batch: dx = (softmax(x) - p) df / rows, and 0 in rows that are left out. Forward, which has the
-//! exponentials, keeps it for df = 1 (the kernels: without the rows, which they count meanwhile).
+//! Gradient, of one batch: dx = (softmax(x) - p) df / rows, and 0 in rows that are left out. On the CPU forward, which has
+//! the exponentials, keeps it for df = 1; kernels compute it in forward's launch where backward follows, else anew.
 //!
 //! Classes may also be drawn from softmax(x), in the rows that are not left out: the one with the largest
 //! x_j - log(-log u_j), with u_j uniform in (0, 1] (Gumbel 1954). As in dropout, u comes from Philox4x32-10, keyed by the
@@ -14,15 +14,13 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, math};
 use crate::device::gpu::kernels::Step;
-use crate::device::gpu::{Grid, elementwise, kernels};
+use crate::device::gpu::{PROCESSORS, counters_of, elementwise, kernels};
+use crate::device::program::doubles;
 use crate::device::{Program, Slot};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Op, Var};
 use crate::ops::{Case, Data, Row};
 use crate::random::philox;
-
-/// Batches of so many rows are done by one block each: a launch costs more than some rows one after the other.
-const ONE_BLOCK: usize = 256;
 
 struct CrossEntropy {
     rows: usize,
@@ -78,23 +76,43 @@ fn cross_entropy<'t>(
 }
 
 impl CrossEntropy {
-    fn in_one_block(&self) -> bool {
-        self.batch <= ONE_BLOCK
+    /// Blocks of each batch: a row for each warp, as long as they all run at a time.
+    fn blocks(&self) -> usize {
+        const WARPS: usize = 8;
+        self.batch
+            .min(self.rows)
+            .div_ceil(WARPS)
+            .clamp(1, 2 * PROCESSORS)
     }
 
-    /// Of the kernel that goes through the rows.
-    fn grid(&self) -> Grid {
-        match self.in_one_block() {
-            true => self.rows.div_ceil(self.batch).into(),
-            false => elementwise(32 * self.rows),
-        }
-    }
-
-    /// Gradient, losses, and each block's count of rows in what the kernels of forward save.
-    fn split(&self, mut saved: Slot) -> [Slot; 3] {
-        let gradient = saved.take(self.rows * self.classes);
-        let losses = saved.take(self.rows);
-        [gradient, losses, saved]
+    /// The launch that computes the means, and the gradient, as far as there are slots for them.
+    fn launch(
+        &self,
+        [x, target]: [Slot; 2],
+        f: Slot,
+        [df, dx]: [Slot; 2],
+        work: Slot,
+        program: &mut Program,
+    ) {
+        let (blocks, batches) = (self.blocks(), self.rows.div_ceil(self.batch));
+        assert!(dx.len == 0 || batches == 1, "the gradient is of one batch");
+        let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
+        let arguments = kernels::CrossEntropy {
+            x: x.into(),
+            target: target.into(),
+            forward: i32::from(f.len > 0),
+            backward: i32::from(dx.len > 0),
+            smoothing: self.smoothing,
+            df: df.into(),
+            f: f.into(),
+            dx: dx.into(),
+            partial: doubles(work),
+            counters: program.counters(batches * counters_of(blocks)),
+            rows,
+            classes,
+            batch,
+        };
+        kernels::cross_entropy(program, (blocks, batches), arguments);
     }
 
     /// Floats for classes that are drawn.
@@ -134,8 +152,15 @@ impl Op for CrossEntropy {
         self.rows * (self.classes + 1)
     }
 
-    fn bwd_reads_inputs(&self) -> bool {
-        false
+    fn join(&self) -> Option<Join> {
+        let joins = self.draws.is_none() && self.batch >= self.rows;
+        joins.then_some(Join::CrossEntropy {
+            smoothing: self.smoothing,
+        })
+    }
+
+    fn cuda_fwd_joins(&self, further: &[Join]) -> bool {
+        matches!(further, [Join::Backward])
     }
 
     fn fwd_work(&self) -> usize {
@@ -165,55 +190,43 @@ impl Op for CrossEntropy {
         cpu::map(dx, gradient, |dx| dx * io.dy[0]);
     }
 
-    /// What the CPU saves, and each block's count of rows.
+    /// The classes that were drawn.
     fn cuda_saved(&self) -> usize {
-        self.saved() + self.grid().blocks[0] as usize
-    }
-
-    fn cuda_fwd_work(&self) -> usize {
         self.drawn()
     }
 
+    /// A double for each block.
+    fn cuda_fwd_work(&self) -> usize {
+        2 * self.blocks() * self.rows.div_ceil(self.batch)
+    }
+
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
-        let ([x, mut target, ..], y, grid) = (io.x, io.y, self.grid());
-        let [gradient, losses, counts] = self.split(io.saved);
-        let [rows, classes, batch] = [self.rows, self.classes, self.batch].map(|n| n as i32);
+        let [x, mut target, ..] = io.x;
         if let Some(stream) = self.draws {
-            let (drawn, grid) = (io.work, elementwise(32 * self.rows));
+            let [rows, classes] = [self.rows, self.classes].map(|n| n as i32);
+            let (drawn, grid) = (io.saved, elementwise(32 * self.rows));
             kernels::draw_classes(
                 program, grid, x, target, io.now, stream, drawn, rows, classes,
             );
             target = drawn;
         }
-        if self.in_one_block() {
-            let arguments = kernels::CrossEntropyBlock {
-                x: x.into(),
-                target: target.into(),
-                g: gradient.into(),
-                f: y.into(),
-                counts: counts.into(),
-                rows,
-                classes,
-                batch,
-                smoothing: self.smoothing,
-            };
-            kernels::cross_entropy_block(program, grid, arguments);
-        } else {
-            let (g, smoothing) = (gradient, self.smoothing);
-            kernels::cross_entropy_rows(
-                program, grid, x, target, g, losses, counts, rows, classes, smoothing,
-            );
-            kernels::cross_entropy_means(program, y.len, losses, target, y, rows, batch);
-        }
+        let gradient = io
+            .joined
+            .first()
+            .map_or_else(Default::default, |backward| [backward.dy, backward.to]);
+        self.launch([x, target], io.y, gradient, io.work, program);
         Ok(())
     }
 
     fn cuda_bwd(&self, io: BwdSlots, program: &mut Program) -> Result<()> {
-        assert_eq!(io.dy.len, 1, "the gradient is of one batch");
-        let [gradient, _, counts] = self.split(io.saved);
-        let (grid, n) = (elementwise(gradient.len), gradient.len as i64);
-        let (blocks, dx) = (counts.len as i32, io.dx[0]);
-        kernels::cross_entropy_bwd(program, grid, gradient, counts, io.dy, dx, blocks, n);
+        let [x, target, ..] = io.x;
+        let target = if self.draws.is_some() {
+            io.saved
+        } else {
+            target
+        };
+        let none = Slot::default();
+        self.launch([x, target], none, [io.dy, io.dx[0]], none, program);
         Ok(())
     }
 }
@@ -255,6 +268,21 @@ pub const ROW: Row = Row {
             |x| x[0].smoothed_cross_entropy(x[1], 0.2),
         )
         .with_data(&[300, 1], Data::Targets(2)),
+        // Whose gradients do not come right behind them.
+        Case::new("two of 9 rows, 3 classes", &[&[9, 3], &[9, 3]], |x| {
+            x[0].cross_entropy(x[2]).plus(x[1].cross_entropy(x[2]))
+        })
+        .with_data(&[9, 1], Data::Targets(3)),
+        // In the layer's launch.
+        Case::new(
+            "33 outputs of a layer, 19 rows",
+            &[&[19, 3], &[33, 3]],
+            |x| {
+                let logits = x[0].linear(x[1], None);
+                logits.smoothed_cross_entropy(x[2], 0.1)
+            },
+        )
+        .with_data(&[19, 1], Data::Targets(33)),
     ],
 };
 

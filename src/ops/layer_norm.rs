@@ -8,7 +8,7 @@ use crate::cpu::norm::Norm;
 use crate::device::Program;
 use crate::device::gpu::{aligned, counters_of, kernels};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Op, Var};
 use crate::ops::norm::Kernels;
 use crate::ops::{Case, Row};
 
@@ -45,6 +45,10 @@ impl Op for LayerNorm {
 
     fn bwd_adds(&self) -> bool {
         true
+    }
+
+    fn join(&self) -> Option<Join> {
+        Some(Join::LayerNorm { eps: self.0.eps })
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {

@@ -5,10 +5,14 @@
 use crate::cpu::pool;
 use crate::device::gpu::{PROCESSORS, Precision, elementwise, kernels};
 use crate::device::product::{Epilogue, Product, Then, What, grid, tiles};
+use crate::device::program::doubles;
 use crate::device::{Program, View};
 use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Joined, MAX_INPUTS, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
+
+/// Rows of a tile whose losses its block may compute: with more of them it takes longer than a launch.
+const MOST_ROWS: usize = 32;
 
 /// Operands: x, w, then b and r as far as they are there.
 struct Linear {
@@ -119,7 +123,7 @@ impl Linear {
         };
         let (of_dx, of_dw) = (of_dx(size), of_dw(size));
         let [rows, inputs, outputs] = [self.rows, self.inputs, self.outputs].map(|n| n as i32);
-        let (activation, z, before) = before(io.joined);
+        let (activation, z, before) = before(&io.joined);
         let arguments = kernels::LinearBwd {
             dy: io.dy.into(),
             y: io.y.into(),
@@ -156,7 +160,7 @@ impl Linear {
         let parts = to_w.parts_of(self.tile());
         let [dw, db] = [dw, db].map(View::from);
         let [dws, dbs] = parts.places([dw, db], work.into());
-        let (activation, z, before) = before(io.joined);
+        let (activation, z, before) = before(&io.joined);
         let counters = if parts.count > 1 { parts.tiles() } else { 0 };
         let launch = match parts.size {
             128 => kernels::linear_bwd_parts_128,
@@ -195,16 +199,50 @@ impl Linear {
 }
 
 /// What the kernels of backward do at the end: the number of an activation, its input, and the gradient with respect to that.
-fn before(joined: Option<Joined>) -> (i32, View<f32>, View<f32>) {
-    match joined {
-        Some(Joined {
-            join: Join::Activation(activation),
-            x: [z, ..],
-            to,
-            ..
-        }) => (activation as i32, z.into(), to.into()),
+fn before(joined: &[Joined]) -> (i32, View<f32>, View<f32>) {
+    match *joined {
+        [
+            Joined {
+                join: Join::Activation(activation),
+                x: [z, ..],
+                to,
+                ..
+            },
+        ] => (activation as i32, z.into(), to.into()),
         _ => <_>::default(),
     }
+}
+
+/// What the kernels of forward do at the end.
+fn behind(joined: &[Joined]) -> Option<Then> {
+    let (first, backward) = (joined.first()?, joined.get(1));
+    let y = backward.unwrap_or(first).to.into();
+    let [_, w, shift, ..] = first.x.map(View::from);
+    let stats = first.saved.into();
+    let what = match first.join {
+        Join::Activation(activation) => What::Activation(activation as i32),
+        Join::RmsNorm { eps } => What::Norm {
+            w,
+            shift: None,
+            eps,
+            stats,
+        },
+        Join::LayerNorm { eps } => What::Norm {
+            w,
+            shift: Some(shift),
+            eps,
+            stats,
+        },
+        Join::CrossEntropy { smoothing } => What::CrossEntropy {
+            target: w,
+            smoothing,
+            f: first.to.into(),
+            df: backward.map(|backward| backward.dy.into()),
+            partial: doubles(first.work),
+        },
+        Join::Backward => return None,
+    };
+    Some(Then { what, y })
 }
 
 impl Op for Linear {
@@ -268,12 +306,18 @@ impl Op for Linear {
         to_w.cpu_tn(dz, x, dw, db);
     }
 
-    fn cuda_fwd_joins(&self, _second: Join) -> bool {
-        true
+    fn cuda_fwd_joins(&self, further: &[Join]) -> bool {
+        let [y, ..] = self.products();
+        match further {
+            [Join::CrossEntropy { .. }] => y.nt_tile() <= MOST_ROWS,
+            [Join::CrossEntropy { .. }, Join::Backward] => true,
+            [Join::Backward] => false,
+            _ => further.len() == 1,
+        }
     }
 
-    fn cuda_bwd_joins(&self, second: Join) -> bool {
-        matches!(second, Join::Activation(_))
+    fn cuda_bwd_joins(&self, further: &[Join]) -> bool {
+        matches!(further, [Join::Activation(_)])
     }
 
     fn cuda_bwd_work(&self) -> usize {
@@ -287,17 +331,7 @@ impl Op for Linear {
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (x, [y, ..]) = (io.x.map(View::from), self.products());
         let mut epilogue = self.then(x);
-        epilogue.then = io.joined.map(|joined| Then {
-            what: match joined.join {
-                Join::Activation(activation) => What::Activation(activation as i32),
-                Join::RmsNorm { eps } => What::RmsNorm {
-                    w: joined.x[1].into(),
-                    eps,
-                    stats: joined.saved.into(),
-                },
-            },
-            y: joined.to.into(),
-        });
+        epilogue.then = behind(&io.joined);
         y.nt(x[0], x[1], epilogue, io.y.into(), program);
         Ok(())
     }
@@ -384,14 +418,18 @@ mod tests {
         Residual,
         Relu,
         SiluResidualNorm,
+        LayerNorm,
         GeluSilu,
+        CrossEntropy,
     }
 
-    const AROUND: [Around; 4] = [
+    const AROUND: [Around; 6] = [
         Around::Residual,
         Around::Relu,
         Around::SiluResidualNorm,
+        Around::LayerNorm,
         Around::GeluSilu,
+        Around::CrossEntropy,
     ];
 
     /// A layer on so many multiprocessors, which decides about the kernels. No output of it is close to 0 where ReLU, which
@@ -410,8 +448,15 @@ mod tests {
         let b = params.normal("b", &[outputs], 1.0);
         let residual = matches!(around, Around::Residual | Around::SiluResidualNorm);
         let r = params.normal("r", &[if residual { rows } else { 0 }, outputs], 1.0);
-        let normed = around == Around::SiluResidualNorm;
+        let normed = matches!(around, Around::SiluResidualNorm | Around::LayerNorm);
         let norm = params.normal("norm", &[if normed { outputs } else { 0 }], 1.0);
+        let centred = around == Around::LayerNorm;
+        let shift = params.normal("shift", &[if centred { outputs } else { 0 }], 1.0);
+        let targets = if around == Around::CrossEntropy {
+            rows
+        } else {
+            0
+        };
         let large = (6.0 * (inputs as f32).sqrt() + 1.0).sqrt();
         for (matrix, period) in [(x, 3), (w, 2)] {
             let range = params.tensor(matrix).range;
@@ -420,26 +465,43 @@ mod tests {
                 row[0] = if i % period == 0 { large } else { -large };
             }
         }
+        if targets > 0 {
+            // What a logit is off by, its exponential is off by relative to itself: logits of about 1.
+            let range = params.tensor(w).range;
+            let values = &mut params.values[range.start..][..range.len];
+            values.iter_mut().for_each(|w| *w /= large * large);
+        }
         let plan = Plan::record(&params, Mode::Train, device, |tape| {
-            let [x, w, b, r, norm] = [x, w, b, r, norm].map(|param| tape.param(param));
+            let operands = [x, w, b, r, norm, shift].map(|param| tape.param(param));
+            let [x, w, b, r, norm, shift] = operands;
             let layer = |x| Var::linear_for(x, processors, w, Some(b));
             let y = match around {
                 Around::Residual => layer(x).plus(r),
                 Around::Relu => layer(x).relu(),
                 Around::SiluResidualNorm => layer(x.silu()).plus(r).rms_norm(norm, 1.0),
+                Around::LayerNorm => layer(x).layer_norm(norm, shift),
                 Around::GeluSilu => layer(x.gelu()).silu(),
+                Around::CrossEntropy => layer(x).cross_entropy(tape.input(&[targets, 1])),
             };
             Targets {
                 outputs: vec![y],
                 backward: Some(y),
             }
         });
-        let mut upstream = vec![0.0; rows * outputs];
+        let mut upstream = vec![0.0; plan.outputs[0].len];
         Generator::new(9).normal(&mut upstream, 0.0, 1.0);
+        // Every fifth row is left out, but not the first one.
+        let class = |i: usize| {
+            if i % 5 == 4 {
+                -1.0
+            } else {
+                (i * 7 % outputs) as f32
+            }
+        };
         Example {
             params,
             plan,
-            data: Vec::new(),
+            data: (0..targets).map(class).collect(),
             upstream,
         }
     }
@@ -495,7 +557,10 @@ mod tests {
                         Around::Residual | Around::Relu => 3,
                         // The norm's backward may be three.
                         Around::SiluResidualNorm => 7,
+                        Around::LayerNorm => 6,
                         Around::GeluSilu => 4,
+                        // The first of two is the loss, too, where a tile has few rows.
+                        Around::CrossEntropy => 3,
                     };
                     assert!(program.calls().len() <= launches, "{around:?}");
                     seen.extend(program.calls().iter().map(|call| call.name().to_owned()));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::data::augment::Placement;
 use crate::data::{Split, Vocabulary};
 use crate::device::gpu::kernels::{self, Step};
-use crate::device::program::{floats_mut, one};
-use crate::device::{Machine, Program, View};
+use crate::device::program::{floats_mut, one_mut};
+use crate::device::{Machine, Program, Slot, View};
 use crate::error::Result;
 use crate::graph::Plan;
 use crate::random::torch::Generator;
@@ -41,9 +41,27 @@ enum Resident {
 /// and cropped.
 #[derive(Clone, Copy)]
 pub(super) struct Batch {
+    /// The table of steps, and how many of its entries were taken.
+    pub steps: View<Step>,
+    pub taken: View<i32>,
+    /// The entry that was taken last, instead of the next one.
+    pub again: bool,
+    /// Becomes this entry.
     pub now: View<Step>,
+    /// What backward begins with.
+    pub df: f32,
     pub order: View<u32>,
     pub placements: View<Placement>,
+}
+
+impl Batch {
+    /// Where backward begins. A plan without one has a loss to write over.
+    fn seed(plan: &Plan) -> Slot {
+        match plan.seed.len {
+            0 => plan.outputs[0],
+            _ => plan.seed,
+        }
+    }
 }
 
 impl Half {
@@ -77,7 +95,8 @@ impl Half {
         self.split.draw_placements(n, generator)
     }
 
-    /// Adds the gathering of a plan's inputs, `samples` from the place that the step names.
+    /// Adds the beginning of a step: its entry is taken, and the plan's inputs are gathered, `samples` from the place that
+    /// it names.
     pub fn gather(&self, plan: &Plan, samples: usize, batch: Batch, program: &mut Program) {
         match &self.resident {
             None => self.gather_on_host(plan, samples, batch, program),
@@ -87,19 +106,30 @@ impl Half {
 
     fn gather_on_host(&self, plan: &Plan, samples: usize, batch: Batch, program: &mut Program) {
         let Batch {
+            steps,
+            taken,
+            again,
             now,
+            df,
             order,
             placements,
         } = batch;
         let split = self.split.clone();
-        let reads = [now.into(), order.into(), placements.into()];
-        let writes = [plan.inputs[0], plan.inputs[1]].map(Into::into);
+        let reads = [steps.into(), order.into(), placements.into()];
+        let [x, y] = [plan.inputs[0], plan.inputs[1]].map(Into::into);
+        let writes = [taken.into(), now.into(), Batch::seed(plan).into(), x, y];
         program.host(
             "gather",
             reads,
             writes,
-            move |[now, order, placements], [x, y]| {
-                let first = one::<Step>(now).first as usize;
+            move |[steps, order, placements], [taken, now, seed, x, y]| {
+                let taken: &mut i32 = one_mut(taken);
+                let step =
+                    bytemuck::cast_slice::<u8, Step>(steps)[(*taken - i32::from(again)) as usize];
+                *taken += i32::from(!again);
+                *one_mut(now) = step;
+                floats_mut(seed)[0] = df;
+                let first = step.first as usize;
                 let batch = first..first + samples;
                 let order: &[u32] = bytemuck::cast_slice(order);
                 let placements: &[Placement] = match split.augmentation() {
@@ -146,21 +176,55 @@ impl Resident {
         program: &mut Program,
     ) {
         let Batch {
+            steps,
+            taken,
+            again,
             now,
+            df,
             order,
             placements,
         } = batch;
         let [x, y] = [plan.inputs[0], plan.inputs[1]];
         let [width, count] = [x, y].map(|slot| (slot.len / samples) as i32);
-        let grid = (samples, (x.len / samples).div_ceil(1024));
+        let (x, y, seed) = (x.into(), y.into(), Batch::seed(plan).into());
+        let (again, counter) = (again.into(), program.counters(1));
+        let grid = (samples, (width as usize).div_ceil(1024));
         match (*self, augmented) {
             (Resident::Floats { values, targets }, _) => {
-                kernels::gather_floats(
-                    program, grid, values, targets, order, now, x, y, width, count,
-                );
+                let arguments = kernels::GatherFloats {
+                    data: values,
+                    targets,
+                    order,
+                    steps,
+                    taken,
+                    again,
+                    now,
+                    seed,
+                    df,
+                    counter,
+                    x,
+                    y,
+                    width,
+                    count,
+                };
+                kernels::gather_floats(program, grid, arguments);
             }
             (Resident::Tokens(tokens), _) => {
-                kernels::gather_tokens(program, grid, tokens, order, now, x, y, width);
+                let arguments = kernels::GatherTokens {
+                    tokens,
+                    order,
+                    steps,
+                    taken,
+                    again,
+                    now,
+                    seed,
+                    df,
+                    counter,
+                    x,
+                    y,
+                    length: width,
+                };
+                kernels::gather_tokens(program, grid, arguments);
             }
             (
                 Resident::Bytes {
@@ -177,9 +241,15 @@ impl Resident {
                     channels: channels as i32,
                     targets,
                     order,
+                    steps,
+                    taken,
+                    again,
                     now,
-                    x: x.into(),
-                    y: y.into(),
+                    seed,
+                    df,
+                    counter,
+                    x,
+                    y,
                     width,
                     count,
                 };
@@ -200,10 +270,16 @@ impl Resident {
                     places: placements.cast(),
                     targets,
                     order,
+                    steps,
+                    taken,
+                    again,
                     now,
-                    x: x.into(),
-                    y: y.into(),
-                    side: (x.len / samples / channels).isqrt() as i32,
+                    seed,
+                    df,
+                    counter,
+                    x,
+                    y,
+                    side: (width as usize / channels).isqrt() as i32,
                     count,
                 };
                 kernels::gather_images(program, grid, arguments);

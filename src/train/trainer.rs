@@ -19,7 +19,7 @@ use crate::cpu;
 use crate::data::augment::Placement;
 use crate::data::{Pair, Part};
 use crate::device::gpu::kernels::{self, Step};
-use crate::device::program::{floats, floats_mut, one_mut};
+use crate::device::program::{floats, one_mut};
 use crate::device::{Call, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Params, Tensor};
@@ -156,7 +156,11 @@ impl Trainer {
         optimizer.start(&mut machine, &operands)?;
 
         let batch = Batch {
+            steps: tables.steps,
+            taken: tables.taken,
+            again: false,
             now,
+            df: 1.0 / accumulated as f32,
             order: tables.order,
             placements: tables.placements,
         };
@@ -179,8 +183,6 @@ impl Trainer {
             let plan = &plans.train;
             clock.emit(Mark::Step, program);
             for i in 0..accumulated {
-                let part = 1.0 / accumulated as f32;
-                begin_step(program, tables.steps, tables.taken, now, plan.seed, part);
                 halves[0].gather(plan, batch_size, batch, program);
                 plan.emit(now, program)?;
                 if let Some(sums) = &sums {
@@ -215,7 +217,11 @@ impl Trainer {
         if let (Some(plan), Some(every)) = (&plans.drawn, optimizer.draws_every()) {
             let mut program = Program::new(target);
             clock.emit(Mark::Step, &mut program);
-            begin_backward(&mut program, plan.seed);
+            let batch = Batch {
+                again: true,
+                df: 1.0,
+                ..batch
+            };
             halves[0].gather(plan, batch_size, batch, &mut program);
             plan.emit_again(now, &mut program)?;
             let gradient = program.calls().len();
@@ -249,6 +255,8 @@ impl Trainer {
         let norms = machine.prepare(program)?;
 
         let batch = Batch {
+            steps: eval_steps,
+            df: 1.0,
             order: in_order,
             ..batch
         };
@@ -261,9 +269,6 @@ impl Trainer {
                 }
                 let mut program = Program::new(target);
                 let plan = plans.eval(samples);
-                // There is no seed to set; the loss is written over by the plan.
-                let unused = plan.outputs[0];
-                begin_step(&mut program, eval_steps, tables.taken, now, unused, 1.0);
                 half.gather(plan, samples, batch, &mut program);
                 plan.emit(now, &mut program)?;
                 let outputs = [plan.outputs[0], plan.outputs[1]];
@@ -296,7 +301,7 @@ impl Trainer {
                     [(&plans.train, batch_size, whole)].into_iter().chain(rest)
                 {
                     let mut program = Program::new(target);
-                    begin_step(&mut program, steps, tables.taken, now, plan.seed, 1.0);
+                    let batch = Batch { steps, ..batch };
                     halves[0].0.gather(plan, samples, batch, &mut program);
                     plan.emit_halves(now, [&mut program, &mut Program::new(target)])?;
                     batches.push((machine.prepare(program)?, times));
@@ -663,42 +668,6 @@ fn run_all<'p>(
         }
     }
     Ok(Some(()))
-}
-
-/// Takes the next entry of a table of steps, and starts backward with this df.
-fn begin_step(
-    program: &mut Program,
-    steps: View<Step>,
-    taken: View<i32>,
-    now: View<Step>,
-    seed: Slot,
-    df: f32,
-) {
-    if !program.on_host() {
-        return kernels::begin_step(program, 1, steps, taken, now, seed, df);
-    }
-    let writes = [taken.into(), now.into(), seed.into()];
-    program.host(
-        "begin_step",
-        [steps.into()],
-        writes,
-        move |[steps], [taken, now, seed]| {
-            let taken: &mut i32 = one_mut(taken);
-            *one_mut(now) = bytemuck::cast_slice::<u8, Step>(steps)[*taken as usize];
-            *taken += 1;
-            floats_mut(seed)[0] = df;
-        },
-    );
-}
-
-/// Starts backward with 1.
-fn begin_backward(program: &mut Program, seed: Slot) {
-    if !program.on_host() {
-        return kernels::begin_backward(program, 1, seed, 1.0);
-    }
-    program.host("begin_backward", [], [seed.into()], |[], [seed]| {
-        floats_mut(seed)[0] = 1.0;
-    });
 }
 
 /// sums += the losses and the scores of all batches of `samples`, each times its number of samples.

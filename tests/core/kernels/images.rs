@@ -257,7 +257,13 @@ fn augmented_images_are_those_of_the_loader() {
             places,
             targets,
             order,
-            now,
+            steps: now,
+            taken: gpu.alloc_with("taken", &[0]).unwrap(),
+            again: 0,
+            now: gpu.alloc("now", 1).unwrap(),
+            seed: gpu.alloc("seed", 1).unwrap(),
+            df: 0.5,
+            counter: program.counters(1),
             x: to,
             y: classes,
             side: 32,
@@ -311,17 +317,21 @@ fn windows_of_tokens_are_those_of_the_loader() {
             let now = gpu.alloc_with("step", &[now]).unwrap();
             let mut program = Program::new(machine.target(Precision::Fp32));
             let grid = (n, length.div_ceil(1024));
-            let count = length as i32;
-            kernels::gather_tokens(
-                &mut program,
-                grid,
+            let arguments = kernels::GatherTokens {
                 tokens,
                 order,
-                now,
-                inputs,
-                targets,
-                count,
-            );
+                steps: now,
+                taken: gpu.alloc_with("taken", &[0]).unwrap(),
+                again: 0,
+                now: gpu.alloc("now", 1).unwrap(),
+                seed: gpu.alloc("seed", 1).unwrap(),
+                df: 1.0,
+                counter: program.counters(1),
+                x: inputs,
+                y: targets,
+                length: length as i32,
+            };
+            kernels::gather_tokens(&mut program, grid, arguments);
             let program = gpu.prepare(program).unwrap();
             gpu.run(program).unwrap();
             assert!(gpu.download(inputs).unwrap() == x, "windows of {length}");

@@ -1,0 +1,67 @@
+// Mean cross entropy of softmax(x) and classes t, of one batch: f = mean of log(sum_j exp(x_j)) - x_t over the rows whose t
+// is not IGNORED; dx = (softmax(x) - onehot(t)) df / rows without ignored ones, where it is 0. With label smoothing s the
+// class counts 1 - s, and every class s / classes more.
+#pragma once
+#include "batch.cuh"
+
+struct CrossEntropy {
+  const float *x, *target;  // (rows, classes), (rows)
+  bool forward, backward;   // which of f and dx are wanted
+  float smoothing;
+  const float* df;
+  float *f, *dx;
+  double* partial;          // a sum of each block's losses
+  unsigned* counters;       // counters_of(blocks)
+  int rows, classes;
+};
+
+// A warp's row: its loss, for the first lane, and its dx.
+DEVICE float row_loss(const CrossEntropy& of, int row, float rows) {
+  const int lane = threadIdx.x % 32, classes = of.classes, target = (int)of.target[row];
+  const float* x = of.x + (long long)row * classes;
+  float* dx = of.dx + (long long)row * classes;
+  if (target == IGNORED) {
+    for (int j = lane; of.backward && j < classes; j += 32) dx[j] = 0.0f;
+    return 0.0f;
+  }
+  float largest = -INFINITY;
+#pragma unroll 1
+  for (int j = lane; j < classes; j += 32) largest = fmaxf(largest, __ldcg(x + j));
+  largest = max_over<32>(largest);
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int j = lane; j < classes; j += 32) sum += expf(__ldcg(x + j) - largest);
+  sum = warp_sum(sum);
+  const float every = of.smoothing / classes, of_class = __ldcg(x + target);
+  if (of.backward) {
+#pragma unroll 1
+    for (int j = lane; j < classes; j += 32) {
+      const float g = expf(__ldcg(x + j) - largest) / sum - (j == target ? 1.0f - of.smoothing : 0.0f) - every;
+      dx[j] = g / rows * of.df[0];
+    }
+  }
+  const float loss = logf(sum) - (of_class - largest);
+  if (of.smoothing == 0.0f) return loss;
+  float all = 0.0f;
+  for (int j = lane; j < classes; j += 32) all += __ldcg(x + j) - of_class;
+  return loss - every * warp_sum(all);
+}
+
+// The rows from `first` on, before `end`, by this block of WARPS warps, which is the one with number `block` of `blocks`.
+// Losses are added up in f64 and a fixed order. The sum becomes single before it is divided, so that it can overflow as the
+// reference's does; of no rows the mean is NaN.
+template <int WARPS>
+DEVICE void loss_of_rows(const CrossEntropy& of, int first, int end, int block, int blocks) {
+  int count = 0;
+  for (int i = threadIdx.x; i < of.rows; i += 32 * WARPS) count += (int)of.target[i] != IGNORED;
+  count = block_sum<32 * WARPS>(count);
+  double sum = 0.0;
+  for (int row = first + threadIdx.x / 32; row < end; row += WARPS) {
+    const float loss = row_loss(of, row, (float)max(count, 1));
+    if (threadIdx.x % 32 == 0) sum += loss;
+  }
+  if (!of.forward) return;
+  sum = block_sum<32 * WARPS>(sum);
+  if (threadIdx.x == 0) of.partial[block] = sum;
+  sum_over_blocks(of.partial, 1, block, blocks, of.counters, [&](int, double all) { of.f[0] = (float)all / (float)count; });
+}
