@@ -610,6 +610,12 @@ impl Drop for Jobs {
 /// Without a terminal, one epoch in this time has a line.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// The bar's units of an epoch.
+const TICKS: u64 = 1000;
+
+/// The bar is drawn this often.
+const TICK: Duration = Duration::from_millis(200);
+
 /// Follows a sweep: a bar or lines on stderr, JSON lines on stdout.
 struct Report<'a> {
     options: &'a Train,
@@ -621,6 +627,8 @@ struct Report<'a> {
     pace: Mutex<Pace>,
     /// When a line told of an epoch.
     told: Mutex<Instant>,
+    /// When the bar's text was set.
+    set: Mutex<Instant>,
     /// Is there a bar?
     shown: bool,
     boards: Vec<Board>,
@@ -632,22 +640,22 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(options: &'a Train, job: &'a Job, lines: &'a [Lines]) -> Report<'a> {
         let shown = !options.quiet && !options.verbose && std::io::stderr().is_terminal();
-        let of_all = job.experiment.runs.iter().map(|run| run.max_epoch as u64);
-        let of_pending = job.pending.iter().map(|run| run.config.max_epoch as u64);
-        let (all, left): (u64, u64) = (of_all.sum(), of_pending.sum());
+        let of_all = job.experiment.runs.iter().map(|run| run.max_epoch);
+        let of_pending = job.pending.iter().map(|run| run.config.max_epoch);
+        let (all, left): (usize, usize) = (of_all.sum(), of_pending.sum());
         let target = if shown {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
         };
-        let bar = ProgressBar::with_draw_target(Some(all), target);
-        bar.set_position(all - left);
-        let template = "{prefix} {wide_bar} {pos}/{len} epochs, {elapsed}{msg}";
+        let bar = ProgressBar::with_draw_target(Some(all as u64 * TICKS), target);
+        bar.set_position((all - left) as u64 * TICKS);
+        let template = "{prefix} {bar:30} {percent} %, {elapsed}{wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         if shown {
-            bar.enable_steady_tick(Duration::from_millis(200));
+            bar.enable_steady_tick(TICK);
         }
         let boards = options.log.iter().filter_map(|log| match log {
             LogFormat::TensorBoard(dir) => {
@@ -664,8 +672,9 @@ impl<'a> Report<'a> {
             finished: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
             elsewhere: Mutex::default(),
-            pace: Mutex::new(Pace::new(left)),
+            pace: Mutex::new(Pace::new(left, job.pending.len())),
             told: Mutex::new(Instant::now()),
+            set: Mutex::new(Instant::now()),
             shown,
             boards: boards.collect(),
             lines,
@@ -692,6 +701,23 @@ impl<'a> Report<'a> {
 
     fn config(&self, run: usize) -> &RunConfig {
         &self.job.pending[run].config
+    }
+
+    /// The bar follows what is left.
+    fn advance(&self, change: impl FnOnce(&mut Pace)) {
+        let mut pace = lock(&self.pace);
+        change(&mut pace);
+        let left = pace.left * TICKS as f64;
+        let all = self.bar.length().unwrap_or_default();
+        self.bar.set_position(all.saturating_sub(left as u64));
+    }
+
+    /// When the sweep will be done, and where a run of it stands.
+    fn stands(&self, run: usize, epoch: usize, more: &str) -> String {
+        let (config, left) = (self.config(run), lock(&self.pace).text());
+        let (label, of) = (config.label(), config.max_epoch);
+        let stands = format!("{left}: epoch {} of {of}, {more}: {label}", epoch + 1);
+        escape::printable(&stands).into_owned()
     }
 
     fn tell(&self, run: usize, what: &str) {
@@ -750,13 +776,20 @@ impl sweep::Progress for Report<'_> {
     }
 
     fn resumed(&self, run: usize, epochs: usize, steps: usize) {
-        self.bar.inc(epochs as u64);
-        lock(&self.pace).skip(epochs as u64);
+        self.advance(|pace| pace.skip(run, epochs as f64));
         self.tell(run, &format!("continues from epoch {epochs}, step {steps}"));
     }
 
     fn warned(&self, run: usize, what: &str) {
         self.tell(run, &format!("warning: {what}"));
+    }
+
+    fn part(&self, run: usize, epoch: usize, part: f64) {
+        self.advance(|pace| pace.reach(run, epoch as f64 + part));
+        if self.shown && is_due(&self.set, TICK) {
+            let percent = format!("{:.0} %", part * 100.0);
+            self.bar.set_message(self.stands(run, epoch, &percent));
+        }
     }
 
     fn epoch(&self, run: usize, done: &Epoch) {
@@ -771,29 +804,13 @@ impl sweep::Progress for Report<'_> {
             let mut lines = self.lines.iter();
             self.must(lines.try_for_each(|lines| lines.write(&line)));
         }
-        self.bar.inc(1);
-        let left = {
-            let mut pace = lock(&self.pace);
-            pace.trained();
-            pace.text()
-        };
+        self.advance(|pace| pace.reach(run, (done.epoch + 1) as f64));
         let lines = !self.shown && !self.options.verbose && !self.options.quiet;
-        let is_due = || {
-            let mut told = lock(&self.told);
-            let due = told.elapsed() >= PAUSE;
-            due.then(|| *told = Instant::now()).is_some()
-        };
-        let due = lines && is_due();
+        let due = lines && is_due(&self.told, PAUSE);
         if self.shown || due {
-            let stands = format!(
-                "{left}: {}: epoch {} of {}, loss {}",
-                config.label(),
-                done.epoch + 1,
-                config.max_epoch,
-                format_small(done.train_loss)
-            );
-            self.bar
-                .set_message(escape::printable(&stands).into_owned());
+            let loss = format!("loss {}", format_small(done.train_loss));
+            let stands = self.stands(run, done.epoch, &loss);
+            self.bar.set_message(stands.clone());
             if due {
                 let (id, runs) = (&self.job.experiment.id, self.job.experiment.runs.len());
                 let so_far = format!("{} of {} done", self.done(), count(runs, "run"));
@@ -827,44 +844,64 @@ impl sweep::Progress for Report<'_> {
     fn elsewhere(&self, run: usize, what: Elsewhere) {
         lock(&self.elsewhere).push(what);
         if what == Elsewhere::Finished {
-            let epochs = self.config(run).max_epoch as u64;
-            self.bar.inc(epochs);
-            lock(&self.pace).skip(epochs);
+            self.advance(|pace| pace.skip(run, self.config(run).max_epoch as f64));
             self.show_count();
         }
     }
 
-    fn failed(&self, _: usize, error: &Error) {
+    fn failed(&self, run: usize, error: &Error) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+        self.advance(|pace| pace.skip(run, self.config(run).max_epoch as f64));
         let tell = || print::note(format_args!("error: {}: {error}", self.job.experiment.id));
         self.bar.suspend(tell);
     }
 }
 
-/// At what pace epochs are trained, and how many are left.
+/// Has this time gone by since then? If so, it begins again.
+fn is_due(since: &Mutex<Instant>, time: Duration) -> bool {
+    let mut since = lock(since);
+    let due = since.elapsed() >= time;
+    due.then(|| *since = Instant::now()).is_some()
+}
+
+/// At what pace epochs are trained, and how many are left. Epochs under way count by the part of them that is trained.
 struct Pace {
     begin: Instant,
-    trained: u64,
-    left: u64,
+    trained: f64,
+    left: f64,
+    runs: Vec<Reached>,
+}
+
+/// Where a run is.
+#[derive(Clone, Default)]
+struct Reached {
+    epochs: f64,
+    /// Has it been heard of? It may begin where a checkpoint is.
+    begun: bool,
 }
 
 impl Pace {
-    fn new(left: u64) -> Pace {
+    fn new(left: usize, runs: usize) -> Pace {
         Pace {
             begin: Instant::now(),
-            trained: 0,
-            left,
+            trained: 0.0,
+            left: left as f64,
+            runs: vec![Reached::default(); runs],
         }
     }
 
-    fn trained(&mut self) {
-        self.trained += 1;
-        self.skip(1);
+    /// A run was trained to this epoch.
+    fn reach(&mut self, run: usize, epochs: f64) {
+        if std::mem::replace(&mut self.runs[run].begun, true) {
+            self.trained += epochs - self.runs[run].epochs;
+        }
+        self.skip(run, epochs);
     }
 
-    /// These were trained by others, or before.
-    fn skip(&mut self, epochs: u64) {
-        self.left = self.left.saturating_sub(epochs);
+    /// A run is at this epoch, which others have done, or an earlier process, or which nobody will do.
+    fn skip(&mut self, run: usize, epochs: f64) {
+        let before = std::mem::replace(&mut self.runs[run].epochs, epochs);
+        self.left = (self.left - (epochs - before)).max(0.0);
     }
 
     fn text(&self) -> String {
@@ -873,12 +910,9 @@ impl Pace {
 }
 
 /// `, about 5 min left`, or nothing as long as that would be a guess.
-fn remaining(elapsed: f64, trained: u64, left: u64) -> String {
-    match trained > 0 && elapsed >= 1.0 {
-        true => format!(
-            ", about {} left",
-            duration(elapsed / trained as f64 * left as f64)
-        ),
+fn remaining(elapsed: f64, trained: f64, left: f64) -> String {
+    match trained > 0.0 && elapsed >= 1.0 {
+        true => format!(", about {} left", duration(elapsed / trained * left)),
         false => String::new(),
     }
 }
@@ -950,15 +984,28 @@ mod tests {
 
     #[test]
     fn what_remains_is_told_once_it_is_known() {
-        assert_eq!(remaining(100.0, 0, 50), "");
-        assert_eq!(remaining(0.5, 3, 50), "");
-        assert_eq!(remaining(60.0, 10, 50), ", about 5 min left");
-        assert_eq!(remaining(60.0, 10, 0), ", about 0 s left");
-        // Epochs of other processes, and of checkpoints, are no work of this one.
-        let mut pace = Pace::new(10);
-        pace.trained();
-        pace.skip(5);
-        pace.skip(50);
-        assert_eq!((pace.trained, pace.left), (1, 0));
+        assert_eq!(remaining(100.0, 0.0, 50.0), "");
+        assert_eq!(remaining(0.5, 3.0, 50.0), "");
+        assert_eq!(remaining(60.0, 10.0, 50.0), ", about 5 min left");
+        assert_eq!(remaining(60.0, 10.0, 0.0), ", about 0 s left");
+    }
+
+    #[test]
+    fn the_work_of_others_is_no_work_of_this_process() {
+        let mut pace = Pace::new(15, 3);
+        pace.reach(0, 0.0);
+        pace.reach(0, 0.25);
+        assert_eq!((pace.trained, pace.left), (0.25, 14.75));
+        // From a checkpoint in the third epoch.
+        pace.skip(1, 2.0);
+        pace.reach(1, 2.5);
+        pace.reach(1, 3.0);
+        assert_eq!((pace.trained, pace.left), (0.75, 11.75));
+        // Another process has trained it.
+        pace.skip(2, 5.0);
+        assert_eq!((pace.trained, pace.left), (0.75, 6.75));
+        // It has failed.
+        pace.skip(0, 5.0);
+        assert_eq!((pace.trained, pace.left), (0.75, 2.0));
     }
 }

@@ -31,6 +31,9 @@ pub trait Watch: Sync {
     /// The run goes on from a checkpoint: so many epochs are done, and so many steps of the next one.
     fn resumed(&self, _epochs: usize, _steps: usize) {}
 
+    /// This part, from 0 to 1, of an epoch's steps is trained.
+    fn part(&self, _epoch: usize, _part: f64) {}
+
     fn epoch(&self, _done: &Epoch) {}
 
     /// Those that were trained, even where others were evaluated?
@@ -212,7 +215,9 @@ impl Run<'_> {
                 clock = Instant::now();
             }
         }
+        self.watch.part(done.epoch, self.trainer.part());
         while self.trainer.advance()? {
+            self.watch.part(done.epoch, self.trainer.part());
             let stop = self.watch.stop();
             if stop || self.is_due() {
                 done.train_epoch_time += clock.elapsed().as_secs_f64();

@@ -37,6 +37,8 @@ pub trait Progress: Sync {
     fn started(&self, _run: usize, _config: &RunConfig) {}
     /// The run goes on from a checkpoint: so many epochs are done, and so many steps of the next one.
     fn resumed(&self, _run: usize, _epochs: usize, _steps: usize) {}
+    /// This part, from 0 to 1, of an epoch's steps is trained. Said after every step, so it must be quick.
+    fn part(&self, _run: usize, _epoch: usize, _part: f64) {}
     fn epoch(&self, _run: usize, _done: &Epoch) {}
     /// The run is on disk.
     fn finished(&self, _run: usize, _result: &RunResult) {}
@@ -472,6 +474,10 @@ impl Watch for RunWatch<'_> {
     fn resumed(&self, epochs: usize, steps: usize) {
         self.report(epochs, None);
         self.progress.resumed(self.turn, epochs, steps);
+    }
+
+    fn part(&self, epoch: usize, part: f64) {
+        self.progress.part(self.turn, epoch, part);
     }
 
     fn epoch(&self, done: &Epoch) {

@@ -472,6 +472,12 @@ impl Trainer {
         self.trained
     }
 
+    /// The part of this epoch's programs that were run, from 0 to 1.
+    pub fn part(&self) -> f64 {
+        let all: usize = self.sequence.iter().map(|(_, times)| times).sum();
+        self.trained as f64 / all as f64
+    }
+
     /// Steps of this epoch that were trained.
     pub fn step(&mut self) -> Result<usize> {
         let batches = self.machine.download(self.tables.taken)?[0] as usize;

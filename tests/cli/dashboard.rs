@@ -218,13 +218,18 @@ fn a_browser_shows_sweeps_while_they_are_trained() {
         })
     };
     folder.config("other", &sweep(1, 3));
+    folder.config("begun", &json!([with(0.02, 1_000_000_000)]));
     folder.config("sweep", &json!([with(0.01, 3), with(0.02, 1_000_000_000)]));
     folder
         .run("train -q other.json sweep.json --only lr=0.01")
         .code(0);
     let train = "train sweep.json -q --threads 1";
-    let mut trains = folder.command(train);
-    let mut trains = trains.stdout(Stdio::null()).spawn().unwrap();
+    let start = |command: &str| {
+        let mut trains = folder.command(command);
+        trains.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let mut trains = start(train);
+    let mut begun = start("train begun.json -q --threads 1");
     let dashboard = Dashboard::of(&folder, "output");
     browser.open(&dashboard.address);
     let until = |script: &str, expected: Value| {
@@ -233,8 +238,8 @@ fn a_browser_shows_sweeps_while_they_are_trained() {
         }
     };
     until(
-        "[...document.querySelectorAll('h2')].map(h => h.textContent).slice(0, 2)",
-        json!(["other", "sweep"]),
+        "[...document.querySelectorAll('h2')].map(h => h.textContent).slice(0, 3)",
+        json!(["begun", "other", "sweep"]),
     );
     let cell = "document.querySelector('article:last-of-type td')?.textContent";
     until(cell, json!("name=adam:lr=0.02:run_id=0"));
@@ -243,9 +248,14 @@ fn a_browser_shows_sweeps_while_they_are_trained() {
     until(summary, json!(now));
     // The sweep that is trained is open, the other one once it is clicked.
     let drawn = "[...document.querySelectorAll('article')].map(a => a.querySelectorAll('figure svg').length)";
-    until(drawn, json!([0, 2]));
-    browser.script("document.querySelector('article .figures > summary').click()");
-    until(drawn, json!([2, 2]));
+    until(drawn, json!([0, 0, 2]));
+    browser.script("document.querySelectorAll('article .figures > summary')[1].click()");
+    until(drawn, json!([0, 2, 2]));
+    // The one that has begun, too, but has no results yet.
+    let told = "document.querySelector('article .report').textContent";
+    until(told, json!("No run is done yet."));
+    send("INT", begun.id());
+    begun.wait().unwrap();
     // What the reader has chosen stays when there are more results.
     browser.script(
         "const s = document.querySelector('article:last-of-type select'); s.value = 'model_norm'; \
