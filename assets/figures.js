@@ -86,7 +86,7 @@ function plot(host, chart) {
     const within = p => p[0] >= host.zoom[0] && p[0] <= host.zoom[1];
     chart = {...chart, series: chart.series.map(s => ({...s, points: s.points.filter(within), crosses: (s.crosses || []).filter(within)}))};
   }
-  const W = 520, H = 340, L = 64, R = 14, T = 12, B = 44;
+  const W = 520, H = 340, L = 64, R = 14, T = 12, B = 44, PITCH = 11;
   const svg = el(host, "svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": chart.y});
   const ok = v => v !== null && Number.isFinite(v);
   const points = chart.series.flatMap(s => s.points), seen = points.filter(p => ok(p[1]));
@@ -98,7 +98,17 @@ function plot(host, chart) {
     const [low, high] = extent(heights), room = (high - low) / 4;
     for (const p of seen) for (const v of [p[2], p[3]]) if (ok(v)) heights.push(Math.min(Math.max(v, low - room), high + room));
   }
-  const y = axis(heights, chart.ylog ? "log" : "linear", H - B, T, 0.06);
+  // What diverged is outside of the scale: in a strip at the bad end of the y axis, one above the other.
+  const under = (nth, vx) => chart.series.slice(0, nth).filter(s => s.crosses?.some(c => c[0] === vx)).length;
+  const rows = Math.max(0, ...chart.series.map((s, nth) => (s.crosses || []).reduce((most, c) => Math.max(most, 1 + under(nth, c[0])), 0)));
+  const strip = rows && PITCH * rows + 6;
+  const [top, bottom] = chart.top ? [T + strip, H - B] : [T, H - B - strip];
+  const y = axis(heights, chart.ylog ? "log" : "linear", bottom, top, 0.06);
+  if (rows) {
+    const edge = chart.top ? top : bottom;
+    el(svg, "line", {class: "grid", x1: L, x2: W - R, y1: edge, y2: edge});
+    el(svg, "text", {x: L - 6, y: edge + (chart.top ? -strip : strip) / 2 + 4, "text-anchor": "end"}, "diverged");
+  }
   for (const [at, label] of x.ticks) {
     el(svg, "line", {class: "grid", x1: at, x2: at, y1: T, y2: H - B});
     el(svg, "text", {x: at, y: H - B + 16, "text-anchor": "middle"}, label);
@@ -109,7 +119,7 @@ function plot(host, chart) {
   }
   el(svg, "text", {x: (L + W - R) / 2, y: H - 8, "text-anchor": "middle"}, chart.x);
   el(svg, "text", {transform: `translate(14 ${(T + H - B) / 2}) rotate(-90)`, "text-anchor": "middle"}, chart.y);
-  if (!seen.length) el(svg, "text", {x: (L + W - R) / 2, y: (T + H - B) / 2, "text-anchor": "middle"}, "no finite value");
+  if (!seen.length) el(svg, "text", {x: (L + W - R) / 2, y: (top + bottom) / 2, "text-anchor": "middle"}, "no finite value");
   const spots = [], marked = [];
   chart.series.forEach((s, nth) => {
     const parts = [[]];
@@ -123,11 +133,10 @@ function plot(host, chart) {
     }
     const shown = drawn.flat();
     const every = shown.length > 16 ? Math.ceil(shown.length / 8) : 1;
-    const crossed = p => (s.crosses || []).some(c => c[0] === p[0]);
     let turn = 0;
     shown.forEach((p, i) => {
       spots.push([x.at(p[0]), y.at(p[1]), `${s.name}\n${chart.x}: ${show(p[0])}\n${chart.y}: ${show(p[1])}` + (p[3] > p[2] ? `\n[${show(p[2])}, ${show(p[3])}]` : "")]);
-      if (s.dashed || crossed(p) || (i - nth) % every) return;
+      if (s.dashed || (i - nth) % every) return;
       // Where lines coincide, their markers take turns.
       const place = [x.at(p[0]), y.at(p[1])], near = marked.filter(m => Math.hypot(m[0] - place[0], m[1] - place[1]) < 1.5).length;
       marked.push(place);
@@ -136,9 +145,17 @@ function plot(host, chart) {
       el(svg, "polygon", {points: outline(1), fill: s.colour, class: "halo"});
       if (s.hollow) el(svg, "polygon", {points: outline(s.hollow), class: "hole"});
     });
-    for (const [vx, vy] of s.crosses || []) {
-      const before = chart.series.slice(0, nth).flatMap(o => o.crosses || []).filter(c => c[0] === vx && c[1] === null).length;
-      const px = x.at(vx), py = ok(vy) ? y.at(vy) : chart.top ? T + 7 + 11 * before : H - B - 7 - 11 * before;
+    const lost = (s.crosses || []).map(([vx]) => {
+      const into = 8 + PITCH * under(nth, vx);
+      return [x.at(vx), chart.top ? T + into : H - B - into, vx];
+    });
+    // Dotted lines join it to what is beside it.
+    const all = [...s.points.filter(p => ok(p[1])).map(p => [x.at(p[0]), y.at(p[1])]), ...lost].sort((a, b) => a[0] - b[0]);
+    all.slice(1).forEach((to, i) => {
+      if (to.length === 3 || all[i].length === 3)
+        el(svg, "path", {class: "joint", d: `M${all[i][0]} ${all[i][1]}L${to[0]} ${to[1]}`, stroke: s.colour, "stroke-width": 1.2, "stroke-dasharray": "1 4", "stroke-linecap": "round"});
+    });
+    for (const [px, py, vx] of lost) {
       el(svg, "path", {class: "cross", d: `M${px - 4} ${py - 4}l8 8m0 -8l-8 8`, stroke: s.colour, "stroke-width": 2});
       spots.push([px, py, `${s.name}\n${chart.x}: ${show(vx)}\ndiverged`]);
     }
@@ -283,11 +300,11 @@ function figures(section, e, rankBy) {
       for (const s of ranked(x.method)) if (s.lr !== null) found.set(s.line, [...(found.get(s.line) || []), s]);
       return [...found].map(([line, all], nth) => ({...x, name: line ? `${x.name}, ${line}` : x.name, dashed: nth > 0, all: all.sort((a, b) => a.lr - b.lr)}));
     };
-    const has = s => s.curves[m].mean.length;
+    const has = s => s.curves[m].mean.length, lost = s => s.diverged || last(s, m) === null;
     plot(stability, {x: "Learning rate", y, xkind: "log", ylog: log.checked, top: !up, series: shown.flatMap(lines).map(({all, ...line}) => {
       return {...line,
-        points: all.filter(has).map(s => scaled([s.lr, last(s, m), ...band(last(s, m), s.curves[m].std.at(-1))])),
-        crosses: all.filter(s => has(s) && (s.diverged || last(s, m) === null)).map(s => scaled([s.lr, last(s, m)]))};
+        points: all.filter(s => has(s) && !lost(s)).map(s => scaled([s.lr, last(s, m), ...band(last(s, m), s.curves[m].std.at(-1))])),
+        crosses: all.filter(s => has(s) && lost(s)).map(s => [s.lr])};
     })});
     if (steps) {
       const series = shown.flatMap(lines).map(({all, ...line}) => ({...line, points: all.filter(s => s.steps).map(s => [s.lr, ...s.steps])})).filter(s => s.points.length);

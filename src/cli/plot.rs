@@ -10,6 +10,7 @@ use clap::builder::PossibleValue;
 use super::completions::Names;
 use super::print;
 use super::sources::{Overwrite, Sources, finite, note_cutoff};
+use crate::config;
 use crate::error::{self, Error, Result};
 use crate::results::file;
 use crate::results::plot::canvas::Canvas;
@@ -227,7 +228,8 @@ impl Args {
             self.ids.pop();
         }
         let kind = kind.unwrap_or(Kind::All);
-        let records = self.sources.load(&self.ids)?;
+        let records = self.sources.load(&self.ids);
+        let records = records.map_err(|error| self.or_kind(error))?;
         if kind == Kind::Profile {
             let profile = self.profile(&records)?;
             self.write(&self.out_dir, vec![profile])?;
@@ -247,6 +249,20 @@ impl Args {
             }
         }
         Ok(0)
+    }
+
+    /// The last word may have been meant as a kind of figure.
+    fn or_kind(&self, error: Error) -> Error {
+        let last = &self.ids[self.ids.len() - 1];
+        let kinds = kinds();
+        let near = config::nearest(last, kinds.iter().map(PossibleValue::get_name));
+        match near {
+            Some(near) if self.ids.len() > 1 && error.message.contains(&format!("{last:?}")) => {
+                let text = format!("{error}\nor did you mean the figure {near:?}?");
+                Error::new(error.kind, text)
+            }
+            _ => error,
+        }
     }
 
     fn selection(&self) -> Selection<'_> {

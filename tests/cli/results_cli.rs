@@ -263,6 +263,14 @@ fn figures_are_written_in_every_format() {
         panels.stdout,
         "two/test/stability_train_loss_val_score.svg\ntwo/mnist_mlp/stability_train_loss_val_score.svg\n"
     );
+    let wrong = folder.run("plot mnist_mlp curvs").code(2);
+    assert!(
+        wrong
+            .stderr
+            .ends_with("did you mean the figure \"curves\"?\n"),
+        "{}",
+        wrong.stderr
+    );
     folder
         .run("plot test --format bmp")
         .code(2)

@@ -211,6 +211,23 @@ fn it_works_in_a_browser() {
         "{svg}"
     );
 
+    // What diverged is outside of the scale, at its bad end, and joined to the points by a dotted line.
+    for (top, beyond) in [
+        (false, "cross.y > p.y + p.height"),
+        (true, "cross.y + cross.height < p.y"),
+    ] {
+        let outside = format!(
+            "const host = el(document.body, 'figure'), marker = [[1, 1], [1, -1], [-1, 0]]; \
+             plot(host, {{x: '', xkind: 'log', y: '', ylog: false, top: {top}, series: [{{name: 'a', colour: '#000000', marker, \
+                points: [[1, 5, 5, 5], [10, 7, 7, 7]], crosses: [[100]]}}]}}); \
+             const box = node => node.getBBox(), cross = box(host.querySelector('.cross')), joint = box(host.querySelector('.joint')); \
+             const points = [...host.querySelectorAll('polygon')].map(box), last = points[1]; \
+             const joined = joint.x < last.x + last.width && joint.x + joint.width > cross.x; host.remove(); \
+             return points.length === 2 && joined && points.every(p => {beyond})"
+        );
+        assert_eq!(browser.script(&outside), true, "top: {top}");
+    }
+
     // Long curves are thinned out on the screen alone, and no name breaks the figures.
     let mut odd = outputs("mnist_mlp-2");
     for (setting, name) in
