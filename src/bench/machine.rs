@@ -17,21 +17,23 @@ const REPEATS: usize = 20;
 const LONG: f64 = 2e-3;
 
 /// Floats that are written between repeats, so that the L2 cache holds nothing of the last one.
-const FLUSH: usize = 64 << 20;
+pub(super) const FLUSH: usize = 64 << 20;
 
 pub(super) const COPY: &str = "copy";
+pub(super) const L2: &str = "l2";
+pub(super) const LAUNCH: &str = "launch";
 
 /// Copies that are timed: out of the caches, within L2 (8, 16, 32 and 48 MB are read and written), and one that is nothing
 /// but a launch.
 const COPIES: [(&str, usize); 6] = [
     (COPY, FLUSH),
-    ("l2", 1 << 20),
-    ("l2", 2 << 20),
-    ("l2", 4 << 20),
-    ("l2", 6 << 20),
-    ("launch", 4),
+    (L2, 1 << 20),
+    (L2, 2 << 20),
+    (L2, 4 << 20),
+    (L2, 6 << 20),
+    (LAUNCH, 4),
 ];
-const SMALL_COPIES: [(&str, usize); 3] = [(COPY, 3001), ("l2", 1001), ("launch", 4)];
+const SMALL_COPIES: [(&str, usize); 3] = [(COPY, 3001), (L2, 1001), (LAUNCH, 4)];
 
 /// Seconds of a program.
 #[derive(Clone, Copy, Debug, Default)]

@@ -22,6 +22,7 @@ use crate::ops::{Case, ROWS, distance};
 use crate::optim::{self, Optimizer, Stepper};
 pub use experiments::{ABOUT as STEP_ABOUT, PART as STEP_PART, StepTime};
 use machine::seconds;
+pub use model::Gpu;
 pub use plan::{Planned, PlannedLaunch};
 use shapes::AT_SIZE;
 
@@ -118,15 +119,16 @@ impl Report {
     }
 }
 
-/// Plans the experiments whose name contains `filter`.
+/// Plans the experiments whose name contains `filter`, with the times that a model gives these GPUs.
 ///
 /// # Errors
 /// If one of them cannot be planned.
-pub fn plans(precision: Option<Precision>, filter: &str) -> Result<Vec<Planned>> {
+pub fn plans(precision: Option<Precision>, filter: &str, gpus: &[Gpu]) -> Result<Vec<Planned>> {
     let named = experiments::EXPERIMENTS
         .iter()
         .filter(|e| e.name.contains(filter));
-    let plan = |experiment| plan::plan(experiment, precision).map_err(|e| of(experiment.name, e));
+    let plan =
+        |experiment| plan::plan(experiment, precision, gpus).map_err(|e| of(experiment.name, e));
     named.map(plan).collect()
 }
 

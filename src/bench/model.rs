@@ -1,47 +1,107 @@
 //! How long launches take on a GPU, by a model: bytes over bandwidths, instructions over issue rates, and a price for every
-//! launch. **It was not fitted to a GPU**, of which none has been seen; it ranks changes, within a third perhaps.
+//! launch. **It was not fitted to a GPU**, of which none has been seen; it ranks changes, within a third perhaps. What a GPU
+//! can do is documented, or measured by `bench-kernels` ([`Gpu::measured`]); shares of it are the model's.
 //!
 //! A kernel takes the longest of three times: what it names, at the rate of DRAM; what its blocks load, at that of L2; and,
 //! where it multiplies matrices, its instructions and its HMMAs on the multiprocessors that have blocks. Instruction
 //! counts were read in the machine code of nvcc 13.0 for sm_90a.
 
+use serde_json::Value;
+
+use super::machine::{COPY, FLUSH, L2, LAUNCH, peak_name};
 use crate::device::gpu::kernels::{AttentionSizes, CausalSizes, Conv};
-use crate::device::gpu::{Launch, PROCESSORS};
+use crate::device::gpu::{Launch, PROCESSORS, Precision};
 
 /// What the model knows of a GPU. Rates are those of long streams, in MB per microsecond.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gpu {
-    pub name: &'static str,
+    pub name: String,
     dram: f64,
     l2: f64,
     /// Cycles per microsecond.
     clock: f64,
+    /// Multiply-adds times two of `mma.sync` in TF32, in millions per microsecond.
+    tensor: f64,
     /// Microseconds of a launch behind another one in a graph.
     launch: f64,
 }
 
-pub const GPUS: [Gpu; 2] = [
-    Gpu {
-        name: "H200",
-        dram: 3.7,
-        l2: 5.0,
-        clock: 1850.0,
-        launch: 1.75,
-    },
-    Gpu {
-        name: "H100",
-        dram: 2.7,
-        l2: 5.0,
-        clock: 1850.0,
-        launch: 1.75,
-    },
-];
-
-/// Cycles that a scheduler's tensor core takes for an HMMA of 16x8x8 numbers in TF32.
-const HMMA: f64 = 6.4 * 1.15;
+/// Flops of a cycle of all multiprocessors: 128 fused multiply-adds on each.
+const FP32: f64 = 256.0 * PROCESSORS as f64;
+/// Flops of an HMMA of 16x8x8 numbers in TF32 on every scheduler.
+const HMMAS: f64 = 4.0 * 2048.0 * PROCESSORS as f64;
+/// `tensor` where such an HMMA takes 6.4 cycles of a documented clock.
+const CLOCK: f64 = 1850.0;
+const TENSOR: f64 = HMMAS / 6.4 * CLOCK / 1e6;
 /// Microseconds until the first loads arrive.
 const LATENCY: f64 = 1.0;
 
 impl Gpu {
+    /// By their documentation, and what others have reported of them.
+    pub fn documented() -> Vec<Gpu> {
+        let gpu = |name: &str, dram| Gpu {
+            name: name.to_owned(),
+            dram,
+            l2: 5.0,
+            clock: CLOCK,
+            tensor: TENSOR,
+            launch: 1.75,
+        };
+        vec![gpu("H200", 3.7), gpu("H100", 2.7)]
+    }
+
+    /// The GPU of a report of `bench-kernels`, by what that measured of the machine itself.
+    ///
+    /// # Errors
+    /// If it is no such report; why.
+    pub fn measured(report: &Value) -> Result<Gpu, String> {
+        let peaks = report["peaks"].as_array();
+        let peaks = peaks.ok_or("not a report of bench-kernels, which `--json` writes")?;
+        let Some(name) = report["gpu"].as_str() else {
+            let device = report["device"].as_str().unwrap_or("another device");
+            return Err(format!(
+                "measured on {device}, not on a GPU (--device cuda)"
+            ));
+        };
+        // The best rate of all lines of a name: `of` it, in millions per microsecond.
+        let rate = |name: &str, of: &str| {
+            let lines = peaks.iter().filter(|line| line["name"] == name);
+            let rates = lines
+                .filter_map(|line| Some(line[of].as_f64()? / line["seconds"].as_f64()? / 1e12));
+            let best = rates
+                .filter(|rate| rate.is_finite() && *rate > 0.0)
+                .reduce(f64::max);
+            best.ok_or(format!("{name} was not measured"))
+        };
+        let dram = rate(COPY, "bytes")?;
+        let bytes = peaks.iter().filter_map(|line| line["bytes"].as_f64());
+        if bytes.fold(0.0, f64::max) < 8.0 * FLUSH as f64 {
+            return Err("measured at small shapes: leave out --small".to_owned());
+        }
+        let of_launch = peaks.iter().find(|line| line["name"] == LAUNCH);
+        let launch = of_launch
+            .and_then(|line| line["seconds"].as_f64())
+            .filter(|s| *s > 0.0);
+        Ok(Gpu {
+            name: name.to_owned(),
+            dram,
+            l2: rate(L2, "bytes")?,
+            clock: rate(peak_name(Precision::Fp32), "flops")? / FP32 * 1e6,
+            tensor: rate(peak_name(Precision::Tf32), "flops")?,
+            launch: launch.ok_or(format!("{LAUNCH} was not measured"))? * 1e6,
+        })
+    }
+
+    /// Cycles that a scheduler's tensor core takes for an HMMA among other instructions.
+    fn hmma(&self) -> f64 {
+        1.15 * HMMAS * self.clock / self.tensor / 1e6
+    }
+
+    /// A rate of products, in millions of flops per microsecond, that is that of a documented GPU.
+    fn products(&self, documented: f64) -> f64 {
+        documented * self.tensor / TENSOR
+    }
+
     /// Microseconds of a launch and the wait for it.
     pub fn time(&self, launch: &Launch) -> f64 {
         self.launch + self.kernel(launch)
@@ -54,7 +114,7 @@ impl Gpu {
         let int = |key: &str| launch.value::<i32>(key).map_or(0.0, f64::from);
         match name {
             _ if name.starts_with("conv2d") => self.conv(launch, [read, written]),
-            _ if name.starts_with("attention") => attention(launch).max(streamed),
+            _ if name.starts_with("attention") => self.attention(launch).max(streamed),
             _ if name.starts_with("causal_attention") => {
                 self.causal_attention(launch).max(streamed)
             }
@@ -62,11 +122,12 @@ impl Gpu {
                 let flops = 2.0 * int("m") * int("k") * int("n");
                 // What is done of whole rows begins when all their tiles are there.
                 let rows_follow = if int("then") < 0.0 { LATENCY } else { 0.0 };
-                product(launch, flops, int("k")).max(streamed) + rows_follow
+                self.product(launch, flops, int("k")).max(streamed) + rows_follow
             }
             _ if name.starts_with("linear_bwd") => {
                 let (rows, inputs, outputs) = (int("rows"), int("inputs"), int("outputs"));
-                product(launch, 4.0 * rows * inputs * outputs, outputs.max(rows)).max(streamed)
+                let flops = 4.0 * rows * inputs * outputs;
+                self.product(launch, flops, outputs.max(rows)).max(streamed)
             }
             _ if name.starts_with("gather") => 2.5 + written / 2.0,
             "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
@@ -175,7 +236,8 @@ impl Gpu {
             .min((65536.0 / registers).floor());
         let resident = fit.min(16.0).min(ceil(blocks, PROCESSORS as f64));
         // A block has a warp for each scheduler.
-        let cycles = (resident * instructions / issue_rate(resident)).max(resident * hmmas * HMMA);
+        let cycles =
+            (resident * instructions / issue_rate(resident)).max(resident * hmmas * self.hmma());
         let busy = waves(blocks, resident) * cycles / self.clock;
         let working = busy.max(loaded / self.l2).max(streamed / self.dram * 0.7);
         working + LATENCY + adding_up
@@ -206,8 +268,50 @@ impl Gpu {
         let hmmas = products * dim / 2.0 * terms;
         let turning = if s.base > 0.0 { 55.0 } else { 0.0 };
         let instructions = hmmas * each + times * (dim / 16.0 * (60.0 + turning) + 320.0);
-        let cycles = (instructions / issue_rate(3.0)).max(hmmas * HMMA);
+        let cycles = (instructions / issue_rate(3.0)).max(hmmas * self.hmma());
         tiles * cycles / PROCESSORS as f64 / self.clock + LATENCY
+    }
+
+    /// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.
+    fn product(&self, launch: &Launch, flops: f64, summed: f64) -> f64 {
+        let (name, blocks) = (&launch.kernel.name, blocks(launch));
+        if name.ends_with("_128") || name.ends_with("_64") {
+            // MFLOP per microsecond.
+            let full = match launch.value::<i32>("tf32") {
+                Some(1) => 175.0,
+                _ => 57.0,
+            };
+            let share = if blocks < 200.0 {
+                (blocks / 264.0).max(0.25)
+            } else {
+                1.0
+            };
+            return flops / 1e6 / (self.products(full) * share);
+        }
+        let slice = if name.starts_with("linear_bwd") {
+            1.2
+        } else {
+            0.45
+        };
+        1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
+    }
+
+    /// At rates of the products inside: two forward, five backward.
+    fn attention(&self, launch: &Launch) -> f64 {
+        let Some(s) = launch.value::<AttentionSizes>("s") else {
+            return 0.0;
+        };
+        let [sequences, heads, tokens, dim] =
+            [s.sequences, s.heads, s.tokens, s.dim].map(f64::from);
+        let product = 2.0 * sequences * heads * tokens * tokens * dim / 1e6;
+        let name = &*launch.kernel.name;
+        let (times, rate) = match (name.contains("fwd"), name.ends_with("tf32")) {
+            (true, true) => (2.0, 21.0),
+            (true, false) => (2.0, 15.0),
+            (false, true) => (5.0, 19.7),
+            (false, false) => (5.0, 13.8),
+        };
+        times * product / self.products(rate)
     }
 }
 
@@ -242,46 +346,6 @@ fn issue_rate(warps: f64) -> f64 {
     }
 }
 
-/// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.
-fn product(launch: &Launch, flops: f64, summed: f64) -> f64 {
-    let (name, blocks) = (&launch.kernel.name, blocks(launch));
-    if name.ends_with("_128") || name.ends_with("_64") {
-        // MFLOP per microsecond.
-        let full = match launch.value::<i32>("tf32") {
-            Some(1) => 175.0,
-            _ => 57.0,
-        };
-        let share = if blocks < 200.0 {
-            (blocks / 264.0).max(0.25)
-        } else {
-            1.0
-        };
-        return flops / 1e6 / (full * share);
-    }
-    let slice = if name.starts_with("linear_bwd") {
-        1.2
-    } else {
-        0.45
-    };
-    1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
-}
-
-/// At rates of the products inside: two forward, five backward.
-fn attention(launch: &Launch) -> f64 {
-    let Some(s) = launch.value::<AttentionSizes>("s") else {
-        return 0.0;
-    };
-    let [sequences, heads, tokens, dim] = [s.sequences, s.heads, s.tokens, s.dim].map(f64::from);
-    let product = 2.0 * sequences * heads * tokens * tokens * dim / 1e6;
-    let name = &*launch.kernel.name;
-    match (name.contains("fwd"), name.ends_with("tf32")) {
-        (true, true) => 2.0 * product / 21.0,
-        (true, false) => 2.0 * product / 15.0,
-        (false, true) => 5.0 * product / 19.7,
-        (false, false) => 5.0 * product / 13.8,
-    }
-}
-
 /// What a block of a convolution computes, and the inner loop that does it.
 struct Tile {
     /// Pixels and channels, or output and input channels of a weight gradient.
@@ -309,6 +373,87 @@ impl Tile {
             Some("32x32") => tile(32, 32, 142.0, 78.0, 18.0),
             Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 222.0, 104.0, 36.0),
             _ => tile(64, 32, if back { 72.0 } else { 64.0 }, 49.0, 8.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What a GPU would have measured that is just as the model believes.
+    fn report() -> Value {
+        let line = |name, bytes: f64, flops: f64, microseconds: f64| json!({"name": name, "bytes": bytes, "flops": flops, "seconds": microseconds / 1e6});
+        let copied = 8.0 * FLUSH as f64;
+        json!({"device": "cuda", "gpu": "H200", "peaks": [
+            line("copy", copied, 0.0, copied / 3.7e6),
+            line("l2", 8e6, 0.0, 2.0),
+            line("l2", 16e6, 0.0, 3.2),
+            line("launch", 32.0, 0.0, 1.75),
+            line("peak_fp32", 1e6, FP32 * CLOCK, 1.0),
+            line("peak_tf32", 1e6, 3.0 * TENSOR * 1e6, 3.0),
+        ]})
+    }
+
+    #[test]
+    fn a_gpu_is_what_was_measured_of_it() {
+        let close = |x: f64, y: f64| (x / y - 1.0).abs() < 1e-12;
+        let (ours, documented) = (Gpu::measured(&report()).unwrap(), &Gpu::documented()[0]);
+        assert_eq!(ours.name, documented.name);
+        let numbers = |gpu: &Gpu| {
+            [
+                gpu.dram,
+                gpu.l2,
+                gpu.clock,
+                gpu.tensor,
+                gpu.launch,
+                gpu.hmma(),
+            ]
+        };
+        for (x, y) in numbers(&ours).into_iter().zip(numbers(documented)) {
+            assert!(close(x, y), "{ours:?} {documented:?}");
+        }
+        assert!(close(ours.hmma(), 1.15 * 6.4) && close(ours.products(57.0), 57.0));
+        // Twice as slow.
+        let mut slow = report();
+        for line in slow["peaks"].as_array_mut().unwrap() {
+            line["seconds"] = json!(2.0 * line["seconds"].as_f64().unwrap());
+        }
+        let slow = Gpu::measured(&slow).unwrap();
+        let halves = [0.5, 0.5, 0.5, 0.5, 2.0, 1.0];
+        for ((x, y), half) in numbers(&slow).into_iter().zip(numbers(&ours)).zip(halves) {
+            assert!(close(x, y * half), "{slow:?}");
+        }
+        assert!(close(slow.products(57.0), 57.0 / 2.0));
+    }
+
+    #[test]
+    fn other_reports_say_why_they_do_not_do() {
+        let says = |report: Value, what: &str| {
+            let why = Gpu::measured(&report).unwrap_err();
+            assert!(why.contains(what), "{why}");
+        };
+        says(json!([1]), "not a report");
+        says(json!({"peaks": 3}), "not a report");
+        let mut cpu = report();
+        (cpu["gpu"], cpu["device"]) = (Value::Null, json!("cpu"));
+        says(cpu, "on cpu");
+        let mut small = report();
+        small["peaks"][0]["bytes"] = json!(24008);
+        says(small, "--small");
+        for (i, name) in [
+            (0, "copy"),
+            (3, "launch"),
+            (4, "peak_fp32"),
+            (5, "peak_tf32"),
+        ] {
+            for nothing in [Value::Null, json!(0.0)] {
+                let mut cut = report();
+                cut["peaks"][i]["seconds"] = nothing;
+                says(cut, &format!("{name} was not measured"));
+            }
         }
     }
 }

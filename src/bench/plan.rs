@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::experiments::Experiment;
-use super::model::{GPUS, traffic};
+use super::model::{Gpu, traffic};
 use crate::data::random_bytes;
 use crate::device::gpu::{Launch, Precision};
 use crate::device::{Call, longest_path};
@@ -26,7 +26,7 @@ pub struct Planned {
 }
 
 pub struct Modelled {
-    pub gpu: &'static str,
+    pub gpu: String,
     /// Microseconds of a training step.
     pub step: f64,
     /// Seconds of an epoch, evaluation included.
@@ -61,7 +61,7 @@ impl Planned {
             ]
         };
         let others = self.modelled[1..].iter();
-        let others = others.map(|m| (m.gpu.to_owned(), Value::from_iter(of_gpu(m))));
+        let others = others.map(|m| (m.gpu.clone(), Value::from_iter(of_gpu(m))));
         let value = json!({
             "name": self.name, "batch": self.batch, "launches": self.launches.len(),
             "eval_launches": self.eval_launches, "mb_read": rounded(read, 3), "mb_written": rounded(written, 3),
@@ -81,11 +81,15 @@ fn rounded(x: f64, digits: i32) -> f64 {
     (x * scale).round() / scale
 }
 
-/// Plans an experiment.
+/// Plans an experiment, with the times of these GPUs, of which there is one at least.
 ///
 /// # Errors
 /// If the kernels cannot take it, or made-up data cannot be written.
-pub(super) fn plan(experiment: &Experiment, precision: Option<Precision>) -> Result<Planned> {
+pub(super) fn plan(
+    experiment: &Experiment,
+    precision: Option<Precision>,
+    gpus: &[Gpu],
+) -> Result<Planned> {
     let config = experiment.config();
     let Experiment {
         sample,
@@ -97,14 +101,14 @@ pub(super) fn plan(experiment: &Experiment, precision: Option<Precision>) -> Res
     let epoch = EpochPlan::new(&config, &data, precision)?;
     let launches = |calls| <[Call]>::iter(calls).filter_map(Call::as_launch);
     let evaluation = epoch.evaluation();
-    let modelled = GPUS.iter().map(|gpu| {
+    let modelled = gpus.iter().map(|gpu| {
         let time = |calls| launches(calls).map(|launch| gpu.time(launch)).sum::<f64>();
         let step = time(epoch.step());
         let of_evaluation = evaluation
             .iter()
             .map(|(calls, times)| time(calls) * *times as f64);
         Modelled {
-            gpu: gpu.name,
+            gpu: gpu.name.clone(),
             step,
             epoch: (step * epoch.steps as f64 + of_evaluation.sum::<f64>()) / 1e6,
         }
@@ -115,7 +119,7 @@ pub(super) fn plan(experiment: &Experiment, precision: Option<Precision>) -> Res
         threads: launch.kernel.threads,
         shared: launch.grid.shared,
         traffic: traffic(launch),
-        modelled: GPUS[0].time(launch),
+        modelled: gpus[0].time(launch),
     };
     Ok(Planned {
         name: experiment.name,

@@ -1,12 +1,12 @@
 //! `bench-kernels`: the report of [`crate::bench`].
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::{device, print};
-use crate::bench::{Measured, Planned, PlannedLaunch, Report, Shapes, measure, plans};
+use crate::bench::{Gpu, Measured, Planned, PlannedLaunch, Report, Shapes, measure, plans};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -31,6 +31,9 @@ pub struct Bench {
     /// With --device plan: a line for every launch of a training step
     #[arg(long)]
     detail: bool,
+    /// With --device plan: a report (--json) of a GPU, whose own rates take the place of documented ones in the model
+    #[arg(long, value_name = "FILE")]
+    machine: Option<PathBuf>,
     /// An earlier report (--json) to compare times with
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -47,6 +50,11 @@ impl Bench {
         if self.detail {
             return Err(Error::usage(
                 "--detail: launches are listed with --device plan",
+            ));
+        }
+        if self.machine.is_some() {
+            return Err(Error::usage(
+                "--machine: times are a model's with --device plan alone",
             ));
         }
         let target = self.device.target("auto")?;
@@ -82,7 +90,11 @@ impl Bench {
     }
 
     fn plan(&self) -> Result<u8> {
-        let plans = plans(self.device.precision(), &self.filter)?;
+        let gpus = match &self.machine {
+            None => Gpu::documented(),
+            Some(path) => vec![measured(path)?],
+        };
+        let plans = plans(self.device.precision(), &self.filter, &gpus)?;
         if plans.is_empty() {
             return Err(Error::usage(format!(
                 "--filter {}: no experiment has this in its name",
@@ -106,10 +118,8 @@ impl Bench {
         let Some(path) = &self.baseline else {
             return Ok(Baseline::new());
         };
-        let text = files::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
-        let damaged =
-            || Error::corrupt(format!("{}: not a report of bench-kernels", path.display()));
-        let report: Value = serde_json::from_str(&text).map_err(|_| damaged())?;
+        let damaged = || not_a_report(path);
+        let report = report(path)?;
         let row = |row: &Value| {
             let [name, about, part] =
                 ["name", "about", "part"].map(|key| row[key].as_str().map(str::to_owned));
@@ -122,6 +132,21 @@ impl Bench {
         }
         Ok(baseline)
     }
+}
+
+fn report(path: &Path) -> Result<Value> {
+    let text = files::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    serde_json::from_str(&text).map_err(|_| not_a_report(path))
+}
+
+fn not_a_report(path: &Path) -> Error {
+    Error::corrupt(format!("{}: not a report of bench-kernels", path.display()))
+}
+
+/// The GPU of a report.
+fn measured(path: &Path) -> Result<Gpu> {
+    let why = |why| Error::corrupt(format!("--machine {}: {why}", path.display()));
+    Gpu::measured(&report(path)?).map_err(why)
 }
 
 /// A number with so many digits behind the point, `-` where there is none.

@@ -1,7 +1,7 @@
 //! What a GPU would be asked for is on record: it does not grow unseen, and what became less is written down.
 
 use serde_json::{Value, json};
-use stepback_native::bench::{Planned, plans};
+use stepback_native::bench::{Gpu, Planned, plans};
 
 /// Compares an experiment with its line of `records/launches.json`.
 #[test]
@@ -9,7 +9,7 @@ fn launches_and_bytes_are_those_on_record() {
     let text = include_str!("../../records/launches.json");
     let record: Value = serde_json::from_str(text).unwrap();
     let recorded = record["experiments"].as_array().unwrap();
-    let planned = plans(None, "").unwrap();
+    let planned = plans(None, "", &Gpu::documented()).unwrap();
     let planned: Vec<_> = planned.iter().map(Planned::to_json).collect();
     assert_eq!(planned.len(), recorded.len());
     let mut now = Vec::new();
