@@ -77,6 +77,28 @@ DEVICE void copy_async(void* to, const void* from, int bytes = N CALLER) {
 #endif
 }
 
+// Copies N = 4 or 16 bytes, or 0 if there is nothing to be copied; `from` is then not looked at.
+template <int N>
+DEVICE void copy_async_if(bool there, void* to, const void* from CALLER) {
+  static_assert(N == 4 || N == 16, "of one number or four");
+#ifdef __CUDA_ARCH__
+  if (N == 16)
+    asm volatile(
+        "{ .reg .pred none; setp.eq.u32 none, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, none; }" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"((unsigned)there)
+        : "memory");
+  else
+    asm volatile(
+        "{ .reg .pred none; setp.eq.u32 none, %2, 0; cp.async.ca.shared.global [%0], [%1], 4, none; }" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"((unsigned)there)
+        : "memory");
+#elif !defined(__CUDACC__)
+  emulator::copy_async(to, there ? from : to, N, there ? N : 0, site);
+#endif
+}
+
 DEVICE void copy_commit() {
 #ifdef __CUDA_ARCH__
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -115,6 +137,17 @@ DEVICE unsigned to_tf32(float x) {
 DEVICE unsigned tf32_operand(float x) {
   const unsigned bits = __float_as_uint(x);
   return fabsf(x) < INFINITY ? bits + 0x1000u : bits;
+}
+
+// The larger one; not a number if one of them is none.
+DEVICE float max_or_nan(float x, float y) {
+#ifdef __CUDA_ARCH__
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(x), "f"(y));
+  return r;
+#else
+  return x != x || x > y ? x : y;
+#endif
 }
 
 // C (16, 8) += A (16, 8) B (8, 8) of a warp. With g = lane / 4 and q = lane % 4 a lane holds

@@ -19,6 +19,7 @@
 //   *_tf32   tensor cores (m16n8k8), operands rounded to TF32
 //   *_TMxTN  3x3 kernels; *_any: all others, tiles of 64x32
 #include "batch_norm.cuh"
+#include "packs.cuh"
 
 // A convolution, or one half of its gradient. Tensors have fewer than 2^31 elements.
 struct Conv {
@@ -40,6 +41,9 @@ struct Conv {
 
 constexpr int THREADS = 128;
 
+// Of 4-byte numbers in front of what lies at 16 bytes.
+DEVICE int round_up(int numbers) { return (numbers + 3) / 4 * 4; }
+
 // e / d for 0 <= e < 2^16, d >= 2.
 DEVICE unsigned reciprocal(int d) { return 0xffffffffu / (unsigned)d + 1; }
 DEVICE int divide(int e, unsigned reciprocal) { return (int)__umulhi((unsigned)e, reciprocal); }
@@ -49,17 +53,18 @@ DEVICE int divide(int e, unsigned reciprocal) { return (int)__umulhi((unsigned)e
 template <bool BACK>
 struct Taps {
   int count, first, step, scale, start;
-  METHOD Taps(const Conv& c, int r) {
+  METHOD Taps(const Conv& c, int kernel, int r) {
     if (BACK) {
       step = c.stride, scale = 1, first = (r + c.pad) % c.stride;
-      count = first < c.kernel ? (c.kernel - 1 - first) / c.stride + 1 : 0;
+      count = first < kernel ? (kernel - 1 - first) / c.stride + 1 : 0;
       start = (r + c.pad - first) / c.stride - (count - 1);
     } else {
-      step = 1, scale = c.stride, first = 0, count = c.kernel, start = -c.pad;
+      step = 1, scale = c.stride, first = 0, count = kernel, start = -c.pad;
     }
   }
-  METHOD int tap(int j) const { return first + j * step; }
-  METHOD int shift(int j) const { return BACK ? count - 1 - j : j; }
+  // Where the first one lies in the patch, and in which direction the next ones.
+  METHOD int shift() const { return BACK ? count - 1 : 0; }
+  static constexpr int DIRECTION = BACK ? -1 : 1;
 };
 
 // Where a tile lies: its first image, and the first row and column of a class of outputs.
@@ -88,130 +93,165 @@ struct Pixel {
   }
 };
 
-// `height` by `width` pixels of each of 2^log_images images of a tensor, and some of their channels.
+// `height` by `width` pixels of each of 2^log_images images of a tensor.
 struct Patch {
   const float* tensor;
   int images, rows, columns, channels, aligned;  // of the tensor
   int log_images, height, width;
-  int image, top, left, c0;  // where it begins
+  int image, top, left;  // where it begins
   METHOD int pixels() const { return (height * width) << log_images; }
-  // Where a channel of a pixel of the patch lies in the tensor, -1 outside.
-  METHOD int place(int pixel, int channel, unsigned per_image, unsigned per_row) const {
+  // Where a pixel of the patch begins in the tensor, -1 outside.
+  METHOD int place(int pixel, unsigned per_image, unsigned per_row) const {
     const int n = divide(pixel, per_image), rest = pixel - n * height * width;
     const int row = divide(rest, per_row), column = rest - row * width, i = top + row, j = left + column;
-    const bool inside = image + n < images && i >= 0 && i < rows && j >= 0 && j < columns && channel < channels;
-    return inside ? (((image + n) * rows + i) * columns + j) * channels + channel : -1;
+    const bool inside = image + n < images && i >= 0 && i < rows && j >= 0 && j < columns;
+    return inside ? (((image + n) * rows + i) * columns + j) * channels : -1;
   }
 };
 
-// Brings the first 2^log_c channels of a patch; 0 outside. Pieces are of 4 channels where these lie at 16 bytes. A thread has
-// the same channels of all its pixels.
-DEVICE void copy_patch(float* to, int pitch, const Patch& p, int log_c) {
+// Where the pixels of a patch begin in its tensor, -1 outside: found once for all that is done with them.
+DEVICE void place_pixels(int* places, const Patch& p) {
   const unsigned per_image = reciprocal(p.height * p.width), per_row = reciprocal(p.width);
-  const int log_pieces = p.aligned ? log_c - 2 : log_c;
-  for (int e = threadIdx.x; e < p.pixels() << log_pieces; e += THREADS) {
-    const int pixel = e >> log_pieces, part = (e & ((1 << log_pieces) - 1)) * (p.aligned ? 4 : 1);
-    const int at = p.place(pixel, p.c0 + part, per_image, per_row);
-    const float* from = at < 0 ? p.tensor : p.tensor + at;
-    if (p.aligned)
-      copy_async<16>(to + pixel * pitch + part, from, at < 0 ? 0 : 16);
-    else
-      copy_async<4>(to + pixel * pitch + part, from, at < 0 ? 0 : 4);
-  }
-}
-
-// Rounds a number, or four.
-DEVICE void round_piece(float* at, bool four) {
-  if (four) {
-    float4& v = *reinterpret_cast<float4*>(at);
-    v = make_float4(__uint_as_float(to_tf32(v.x)), __uint_as_float(to_tf32(v.y)), __uint_as_float(to_tf32(v.z)),
-                    __uint_as_float(to_tf32(v.w)));
-  } else {
-    *at = __uint_as_float(to_tf32(*at));
-  }
-}
-
-// Rounds what the same thread brought by `copy_patch`.
-DEVICE void round_patch(float* to, int pitch, const Patch& p, int log_c) {
-  const int log_pieces = p.aligned ? log_c - 2 : log_c;
-  for (int e = threadIdx.x; e < p.pixels() << log_pieces; e += THREADS) {
-    const int pixel = e >> log_pieces, part = e & ((1 << log_pieces) - 1);
-    round_piece(to + pixel * pitch + (p.aligned ? part * 4 : part), p.aligned);
-  }
+  for (int pixel = threadIdx.x; pixel < p.pixels(); pixel += THREADS) places[pixel] = p.place(pixel, per_image, per_row);
 }
 
 // A tensor t that is yet to be finished: lines[0] t + lines[1], plus lines[2] other if there is one, then max(., 0) if `relu`.
-// `lines` (3, channels), per channel.
+// `lines` (3, channels), per channel; null where nothing is to be done.
 struct Finish {
   const float *lines, *other;
   bool relu;
 };
 
-DEVICE float finished(float v, float scale, float offset, bool relu) {
-  v = fmaf(v, scale, offset);
-  return relu && v < 0.0f ? 0.0f : v;
+template <int V>
+DEVICE void round_pack(Pack<V>& v) {
+#pragma unroll
+  for (int i = 0; i < V; i++) v.at[i] = __uint_as_float(tf32_operand(v.at[i]));
 }
 
-// Finishes what the same thread brought by `copy_patch`; outside of the images it stays 0.
-DEVICE void finish_patch(float* to, int pitch, const Patch& p, int log_c, const Finish& f) {
-  const unsigned per_image = reciprocal(p.height * p.width), per_row = reciprocal(p.width);
-  const int log_pieces = p.aligned ? log_c - 2 : log_c;
-  const int part = (threadIdx.x & ((1 << log_pieces) - 1)) * (p.aligned ? 4 : 1), c = p.c0 + part;
-  if (c >= p.channels) return;
-  float lines[3][4];
+// 2^LOG_C channels of a patch in shared memory, as pieces of V: 4 where these lie at 16 bytes, else 1. A thread has the same
+// channels of all its pixels.
+template <int V, int LOG_C>
+struct Pieces {
+  static constexpr int PER_PIXEL = (1 << LOG_C) / V;
+  float* to;
+  int pitch;
+  const int* places;
+  int pixels;
+
+  static METHOD int channel() { return threadIdx.x % PER_PIXEL * V; }
+
+  // Calls some(Width<N>, at, place) for N of this thread's pieces at a time, MOST or 1: the i-th lies STEP * pitch * i behind `at`.
+  static constexpr int STEP = THREADS / PER_PIXEL;
+  template <int MOST, class Some>
+  METHOD void each(Some some) const {
+    const int first = threadIdx.x / PER_PIXEL;
+    const int *from = places + first, *end = places + pixels;
+    float* at = to + first * pitch + channel();
+    auto turn = [&](auto width) {
+      constexpr int N = decltype(width)::VALUE;
+      int place[N];
 #pragma unroll
-  for (int l = 0; l < 3; l++)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      lines[l][i] = (i == 0 || p.aligned) && (l < 2 || f.other) ? f.lines[l * p.channels + c + i] : 0.0f;
-#pragma unroll 2
-  for (int e = threadIdx.x; e < p.pixels() << log_pieces; e += THREADS) {
-    const int pixel = e >> log_pieces, at = p.place(pixel, c, per_image, per_row);
-    if (at < 0) continue;
-    float* v = to + pixel * pitch + part;
-    if (p.aligned) {
-      const float4 x = *reinterpret_cast<const float4*>(v);
-      float4 r = make_float4(lines[1][0], lines[1][1], lines[1][2], lines[1][3]);
-      if (f.other) {
-        const float4 o = *reinterpret_cast<const float4*>(f.other + at);
-        r = make_float4(fmaf(o.x, lines[2][0], r.x), fmaf(o.y, lines[2][1], r.y), fmaf(o.z, lines[2][2], r.z),
-                        fmaf(o.w, lines[2][3], r.w));
-      }
-      *reinterpret_cast<float4*>(v) =
-          make_float4(finished(x.x, lines[0][0], r.x, f.relu), finished(x.y, lines[0][1], r.y, f.relu),
-                      finished(x.z, lines[0][2], r.z, f.relu), finished(x.w, lines[0][3], r.w, f.relu));
-    } else {
-      const float r = f.other ? fmaf(f.other[at], lines[2][0], lines[1][0]) : lines[1][0];
-      *v = finished(*v, lines[0][0], r, f.relu);
-    }
+      for (int i = 0; i < N; i++) place[i] = from[i * STEP];
+      some(width, at, place);
+      from += N * STEP, at += N * STEP * pitch;
+    };
+#pragma unroll 1
+    while (from + (MOST - 1) * STEP < end) turn(Width<MOST>());
+#pragma unroll 1
+    while (from < end) turn(Width<1>());
   }
-}
 
-// Brings `rows` rows of `len` floats (a multiple of 8), `stride` apart from each other; 0 behind `valid` floats of a row
-// and behind `valid_rows` rows.
-DEVICE void copy_rows(float* to, int pitch, const float* from, int rows, int len, long long stride, int valid_rows,
-                      int valid, bool aligned) {
-  const int pieces = aligned ? len / 4 : len;
-  const unsigned per_row = reciprocal(pieces);
-  for (int e = threadIdx.x; e < rows * pieces; e += THREADS) {
-    const int row = divide(e, per_row), part = e - row * pieces;
-    const int left = row < valid_rows ? valid - (aligned ? part * 4 : part) : 0;
-    const float* source = left > 0 ? from + row * stride + (aligned ? part * 4 : part) : from;
-    if (aligned)
-      copy_async<16>(to + row * pitch + part * 4, source, max(0, min(left, 4)) * 4);
+  // Brings channels from c0 on; 0 for pixels outside and for channels that are not there.
+  METHOD void copy(const float* tensor, int c0, int channels) const {
+    const int c = c0 + channel();
+    each<4>([&](auto width, float* at, const int* place) {
+#pragma unroll
+      for (int i = 0; i < decltype(width)::VALUE; i++)
+        copy_async_if<4 * V>(place[i] >= 0 && c < channels, at + i * STEP * pitch, tensor + (unsigned)(c + place[i]));
+    });
+  }
+
+  // Finishes what the same thread has copied, hands it to `see`, and rounds it if TF32. OTHER: if it is unfinished, then by
+  // another tensor, without a ReLU.
+  template <bool TF32, bool OTHER, class See>
+  METHOD void finish(const Finish& f, int c0, int channels, See see) const {
+    const int c = c0 + channel();
+    if (c >= channels) return;
+    Pack<V> scale = {}, offset = {}, factor = {};
+    if (f.lines) scale = load<V>(f.lines + c), offset = load<V>(f.lines + channels + c);
+    if (f.lines && OTHER) factor = load<V>(f.lines + 2 * channels + c);
+    const float least = f.relu ? 0.0f : -INFINITY;
+    auto pass = [&](auto finishes) {
+      each<TF32 || OTHER ? 2 : 4>([&](auto width, float* at, const int* place) {
+        constexpr int N = decltype(width)::VALUE;
+        constexpr bool FINISHES = decltype(finishes)::VALUE;
+        Pack<V> v[N], other[N] = {};
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+          v[n] = load<V>(at + n * STEP * pitch);
+          if (FINISHES && OTHER) other[n] = load<V>(f.other + (unsigned)(c + max(place[n], 0)));
+        }
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+          for (int i = 0; FINISHES && i < V; i++) {
+            const float rest = OTHER ? fmaf(other[n].at[i], factor.at[i], offset.at[i]) : offset.at[i];
+            v[n].at[i] = fmaf(v[n].at[i], scale.at[i], rest);
+            if (!OTHER) v[n].at[i] = max_or_nan(v[n].at[i], least);
+          }
+          see(v[n], place[n] >= 0);
+          if (TF32) round_pack(v[n]);
+          if (!FINISHES || place[n] >= 0) store(at + n * STEP * pitch, v[n]);
+        }
+      });
+    };
+    if (f.lines)
+      pass(Width<true>());
     else
-      copy_async<4>(to + row * pitch + part, source, left > 0 ? 4 : 0);
+      pass(Width<false>());
   }
+};
+
+// Calls what(pieces) for those of a patch: of few channels only where few are there and bringing more would cost.
+template <int LOG_C, class What>
+DEVICE void with_pieces(float* to, int pitch, const int* places, const Patch& p, int channels, What what) {
+  if (p.aligned)
+    what(Pieces<4, LOG_C>{to, pitch, places, p.pixels()});
+  else if (LOG_C > 3 && channels <= 8)
+    what(Pieces<1, 3>{to, pitch, places, p.pixels()});
+  else
+    what(Pieces<1, LOG_C>{to, pitch, places, p.pixels()});
 }
 
-// Rounds what the same thread brought by `copy_rows`.
-DEVICE void round_rows(float* to, int pitch, int rows, int len, bool aligned) {
-  const int pieces = aligned ? len / 4 : len;
-  const unsigned per_row = reciprocal(pieces);
-  for (int e = threadIdx.x; e < rows * pieces; e += THREADS) {
-    const int row = divide(e, per_row), part = e - row * pieces;
-    round_piece(to + row * pitch + (aligned ? part * 4 : part), aligned);
-  }
+// ROWS rows of `len` floats in shared memory. A thread has pieces of V of one row: piece(row, first, i) for those i behind
+// its first one.
+template <int ROWS, int V, class Piece>
+DEVICE void each_of_rows(int len, Piece piece) {
+  constexpr int SHARERS = THREADS / ROWS;
+  const int row = threadIdx.x / SHARERS, first = threadIdx.x % SHARERS * V;
+#pragma unroll
+  for (int i = 0; i < len; i += SHARERS * V)
+    if (first + i < len) piece(row, first, i);
+}
+
+// Brings them from where they lie `stride` apart; 0 behind `valid` floats of a row and behind `valid_rows` rows.
+template <int ROWS, int V>
+DEVICE void copy_rows(float* to, int pitch, const float* from, int len, long long stride, int valid_rows, int valid) {
+  each_of_rows<ROWS, V>(len, [&](int row, int first, int i) {
+    copy_async_if<4 * V>(row < valid_rows && first + i < valid, to + row * pitch + first + i,
+                         from + row * stride + first + i);
+  });
+}
+
+// Rounds what the same thread brought.
+template <int ROWS, int V>
+DEVICE void round_rows(float* to, int pitch, int len) {
+  each_of_rows<ROWS, V>(len, [&](int row, int first, int i) {
+    float* at = to + row * pitch + first + i;
+    Pack<V> v = load<V>(at);
+    round_pack(v);
+    store(at, v);
+  });
 }
 
 // Which entries of a tile's result a thread holds: ROWS x COLUMNS of them.
@@ -224,7 +264,7 @@ struct Fragments {
   static constexpr int ACROSS = TN == 16 ? 4 : 8, DOWN = THREADS / ACROSS;        // threads, without tensor cores
   static constexpr int ROWS = TF32 ? 2 * MF : TM / DOWN, COLUMNS = TF32 ? 2 * NF : TN / ACROSS;
   static constexpr int SHARES = TF32 ? 8 * WARPS_M : DOWN;  // threads that hold parts of one column
-  static constexpr int COUNT = ROWS * COLUMNS;
+  static constexpr int COUNT = ROWS * COLUMNS, NEIGHBOURS = TF32 ? 2 : 1;  // entries side by side
 
   static METHOD int lane() { return threadIdx.x % 32; }
   static METHOD int warp_m() { return threadIdx.x / 32 / WARPS_N; }
@@ -244,26 +284,31 @@ struct Fragments {
   }
 };
 
-// Calls one(e, place) for every entry e of a thread that lies in the result, or two(e, place) for it and its neighbour.
-// `at` says where rows begin, or -1.
+// Calls one(e, place) for every entry e of column j of a thread that lies in the result, or two(e, place) for it and its
+// neighbour in the next column, which tensor cores leave to the same thread. `at` says where rows begin, or -1.
+template <int TM, int TN, bool TF32, class One, class Two>
+DEVICE void each_row(const int (&at)[Fragments<TM, TN, TF32>::ROWS], int j, int n0, int channels, bool pairs, One one,
+                     Two two) {
+  using F = Fragments<TM, TN, TF32>;
+  const int n = n0 + F::column(j);
+  if (n >= channels) return;
+#pragma unroll
+  for (int i = 0; pairs && i < F::ROWS; i++)
+    if (at[i] >= 0) two(F::index(i, j), at[i] + n);
+#pragma unroll
+  for (int i = 0; !pairs && i < F::ROWS; i++) {
+    if (at[i] < 0) continue;
+    one(F::index(i, j), at[i] + n);
+    if (TF32 && n + 1 < channels) one(F::index(i, j) + 1, at[i] + n + 1);
+  }
+}
+
 template <int TM, int TN, bool TF32, class One, class Two>
 DEVICE void each_entry(const int (&at)[Fragments<TM, TN, TF32>::ROWS], int n0, int channels, bool pairs, One one,
                        Two two) {
   using F = Fragments<TM, TN, TF32>;
 #pragma unroll
-  for (int i = 0; i < F::ROWS; i++) {
-#pragma unroll
-    for (int j = 0; j < F::COLUMNS; j += TF32 ? 2 : 1) {
-      const int n = n0 + F::column(j), e = F::index(i, j);
-      if (at[i] < 0 || n >= channels) continue;
-      if (pairs) {
-        two(e, at[i] + n);
-      } else {
-        one(e, at[i] + n);
-        if (TF32 && n + 1 < channels) one(e + 1, at[i] + n + 1);
-      }
-    }
-  }
+  for (int j = 0; j < F::COLUMNS; j += F::NEIGHBOURS) each_row<TM, TN, TF32>(at, j, n0, channels, pairs, one, two);
 }
 
 // Adds a chunk of `steps` times 8 channels to the sums. Weights lie as [n][channel][tap], or [channel][n][tap] if BACK.
@@ -272,26 +317,29 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
                       const Taps<BACK>& down, const Taps<BACK>& across, int steps) {
   using F = Fragments<TM, TN, TF32>;
   const int kernel = K ? K : c.kernel, taps = kernel * kernel;
-  constexpr int PITCH = F::PITCH;
+  constexpr int PITCH = F::PITCH, DIRECTION = Taps<BACK>::DIRECTION;
   const int pitch = BACK ? TN * taps + 8 : F::CHUNK * taps + 4;
   const int per_n = BACK ? taps : pitch, per_channel = BACK ? pitch : taps;
-  // Where a thread's pixels lie: those of its sums, or with tensor cores those that it loads for all lanes' fragments.
+  const int q = F::lane() % 4, g = F::lane() / 4;
+  // What a thread's sums see through the first tap of a row: their pixels, or with tensor cores those that it loads for all
+  // lanes' fragments.
   constexpr int PIXELS = TF32 ? F::MF : F::ROWS;
-  int pixels[PIXELS];
+  const float* x[PIXELS];
 #pragma unroll
   for (int i = 0; i < PIXELS; i++) {
-    const int row = TF32 ? F::fragment_row(i) : F::row(i);
-    pixels[i] = Pixel(c, row).in_patch(c, down.scale) * PITCH + (TF32 ? F::fragment_column() : 0);
+    const int pixel = Pixel(c, TF32 ? F::fragment_row(i) : F::row(i)).in_patch(c, down.scale);
+    x[i] = patch + (pixel + down.shift() * c.patch_w + across.shift()) * PITCH + (TF32 ? F::fragment_column() : 0);
   }
-  const int q = F::lane() % 4, g = F::lane() / 4;
+  const float* row = ws + down.first * kernel + across.first;
+  row += TF32 ? (F::warp_n() * F::NF * 8 + g) * per_n + q * per_channel : threadIdx.x % F::ACROSS * per_n;
 #pragma unroll 1
   for (int ty = 0; ty < down.count; ty++) {
-#pragma unroll 1
-    for (int tx = 0; tx < across.count; tx++) {
-      const float* x = patch + (down.shift(ty) * c.patch_w + across.shift(tx)) * PITCH;
-      const float* w = ws + down.tap(ty) * kernel + across.tap(tx);
+    const float* w = row;
+#pragma unroll(TF32&& K ? K : 1)
+    for (int tx = 0; tx < (K ? K : across.count); tx++) {
+      if (K && tx == across.count) break;
+      const int shift = tx * DIRECTION * PITCH;
       if (TF32) {
-        w += (F::warp_n() * F::NF * 8 + g) * per_n + q * per_channel;
 #pragma unroll
         for (int step = 0; step < F::CHUNK / 8; step++) {
           if (step == steps) break;
@@ -304,19 +352,18 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
 #pragma unroll
           for (int mf = 0; mf < F::MF; mf++) {
             unsigned a[4];
-            load_matrices<false>(a, x + pixels[mf % PIXELS] + step * 8);
+            load_matrices<false>(a, x[mf % PIXELS] + shift + step * 8);
 #pragma unroll
             for (int nf = 0; nf < F::NF; nf++)
               mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(mf * F::NF + nf) * 4]), a, b[nf]);
           }
         }
       } else {
-        w += threadIdx.x % F::ACROSS * per_n;
 #pragma unroll 1
         for (int k = 0; k < steps * 8; k += 4) {
           float4 a[F::ROWS];
 #pragma unroll
-          for (int i = 0; i < F::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x + pixels[i] + k);
+          for (int i = 0; i < F::ROWS; i++) a[i] = *reinterpret_cast<const float4*>(x[i % PIXELS] + shift + k);
 #pragma unroll
           for (int j = 0; j < F::COLUMNS; j++) {
             const float* b = w + j * F::ACROSS * per_n + k * per_channel;
@@ -329,7 +376,11 @@ DEVICE void add_chunk(float (&sums)[TM * TN / THREADS], const float* patch, cons
           }
         }
       }
+      w += across.step;
     }
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) x[i] += DIRECTION * c.patch_w * PITCH;
+    row += down.step * kernel;
   }
 }
 
@@ -357,30 +408,33 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
   const float* w = o.w;
   SHARED_DYN(float, shared);
   const int kernel = K ? K : c.kernel, taps = kernel * kernel, side = BACK ? c.stride : 1;
-  const Taps<BACK> down(c, blockIdx.z / side), across(c, blockIdx.z % side);
+  const Taps<BACK> down(c, kernel, blockIdx.z / side), across(c, kernel, blockIdx.z % side);
   const int n0 = blockIdx.y * TN;
-  const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * PITCH;
-  const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4;
-  const int stage_len = patch_len + (BACK ? CHUNK : TN) * pitch;
+  const TileOrigin origin(c, blockIdx.x);
+  const Patch seen = {x, c.images, c.in_h, c.in_w, c.in_c, c.aligned_in, c.log_images, c.patch_h, c.patch_w, origin.image,
+                      origin.row * down.scale + down.start, origin.column * across.scale + across.start};
+  const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4, patch_len = seen.pixels() * PITCH;
+  constexpr int W_ROWS = BACK ? CHUNK : TN;
+  const int stage_len = patch_len + W_ROWS * pitch;
   const int chunks = down.count > 0 && across.count > 0 ? (c.in_c + CHUNK - 1) / CHUNK : 0;
+  int* places = reinterpret_cast<int*>(shared);
+  float* stages = shared + round_up(seen.pixels());
+  place_pixels(places, seen);
+  __syncthreads();
 
   auto steps = [&](int chunk) { return CHUNK == 8 || c.in_c - chunk * CHUNK <= 8 ? 1 : 2; };
-  auto patch_of = [&](int c0) {
-    const TileOrigin origin(c, block_again());
-    const int top = origin.row * down.scale + down.start, left = origin.column * across.scale + across.start;
-    return Patch{x, c.images, c.in_h, c.in_w, c.in_c, c.aligned_in, c.log_images, c.patch_h, c.patch_w,
-                 origin.image, top, left, c0};
-  };
+  constexpr int LOG_CHUNK = CHUNK == 8 ? 3 : 4;
   auto load_stage = [&](int chunk) {
-    float* to = shared + chunk % c.stages * stage_len;
-    const int c0 = chunk * CHUNK, channels = steps(chunk) * 8;
-    copy_patch(to, PITCH, patch_of(c0), steps(chunk) == 1 ? 3 : 4);
-    if (BACK)
-      copy_rows(to + patch_len, pitch, w + ((long long)c0 * c.out_c + n0) * taps, channels, TN * taps,
-                (long long)c.out_c * taps, c.in_c - c0, (c.out_c - n0) * taps, c.aligned_w);
+    float* to = stages + chunk % c.stages * stage_len;
+    const int c0 = chunk * CHUNK;
+    with_pieces<LOG_CHUNK>(to, PITCH, places, seen, c.in_c - c0, [&](auto pieces) { pieces.copy(x, c0, c.in_c); });
+    const float* from = BACK ? w + ((long long)c0 * c.out_c + n0) * taps : w + ((long long)n0 * c.in_c + c0) * taps;
+    const long long stride = (long long)(BACK ? c.out_c : c.in_c) * taps;
+    const int rows = BACK ? c.in_c - c0 : c.out_c - n0, len = (BACK ? c.out_c - n0 : c.in_c - c0) * taps;
+    if (c.aligned_w)
+      copy_rows<W_ROWS, 4>(to + patch_len, pitch, from, (BACK ? TN : CHUNK) * taps, stride, rows, len);
     else
-      copy_rows(to + patch_len, pitch, w + ((long long)n0 * c.in_c + c0) * taps, TN, channels * taps,
-                (long long)c.in_c * taps, c.out_c - n0, (c.in_c - c0) * taps, c.aligned_w);
+      copy_rows<W_ROWS, 1>(to + patch_len, pitch, from, (BACK ? TN : steps(chunk) * 8) * taps, stride, rows, len);
     copy_commit();
   };
 
@@ -394,13 +448,16 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
     } else {
       copy_wait<0>();
     }
-    float* patch = shared + chunk % c.stages * stage_len;
-    if (c.finish_in) finish_patch(patch, PITCH, patch_of(chunk * CHUNK), steps(chunk) == 1 ? 3 : 4, o.finish_in);
-    if (TF32) {
-      const int channels = steps(chunk) * 8;
-      round_patch(patch, PITCH, patch_of(0), steps(chunk) == 1 ? 3 : 4);
-      round_rows(patch + patch_len, pitch, BACK ? channels : TN, (BACK ? TN : channels) * taps, c.aligned_w);
-    }
+    float* patch = stages + chunk % c.stages * stage_len;
+    const int c0 = chunk * CHUNK;
+    with_pieces<LOG_CHUNK>(patch, PITCH, places, seen, c.in_c - c0, [&](auto pieces) {
+      if (TF32 || o.finish_in.lines)
+        pieces.template finish<TF32, BACK>(o.finish_in, c0, c.in_c, [](const auto&, bool) {});
+    });
+    if (TF32 && c.aligned_w)
+      round_rows<W_ROWS, 4>(patch + patch_len, pitch, (BACK ? TN : CHUNK) * taps);
+    else if (TF32)
+      round_rows<W_ROWS, 1>(patch + patch_len, pitch, (BACK ? TN : steps(chunk) * 8) * taps);
     __syncthreads();
     add_chunk<TM, TN, TF32, BACK, K>(sums, patch, patch + patch_len, c, down, across, steps(chunk));
     __syncthreads();
@@ -433,7 +490,8 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
   const float* term = BACK ? (c.adds ? y : nullptr) : (c.residual ? o.residual : nullptr);
-  const bool aligned = (reinterpret_cast<uintptr_t>(y) | reinterpret_cast<uintptr_t>(term)) % 8 == 0;
+  auto at_8_bytes = [](const float* tensor) { return reinterpret_cast<uintptr_t>(tensor) % 8 == 0; };
+  const bool aligned = at_8_bytes(y) && at_8_bytes(term) && at_8_bytes(o.norm_x) && at_8_bytes(o.norm_y);
   const bool pairs = TF32 && c.out_c % 2 == 0 && aligned;
   if (term) {
     each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { sums[e] += term[to]; },
@@ -448,29 +506,44 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
   // Of y and y^2, or of dx, masked, and dx (x - mean): every thread's sums, then in the order of threads that share a column.
   double* parts = reinterpret_cast<double*>(shared);  // [share][2][TN]
   if (c.counted) {
+    // Where dx is masked the batch norm's result is not positive: without a residual z = scale x + offset.
+    const bool by_result = c.relu && c.residual;
 #pragma unroll
-    for (int j = 0; j < F::COLUMNS; j++) {
-      const int n = n0 + F::column(j), channel = min(n, c.out_c - 1);
-      double sum = 0.0, products = 0.0;
-      float mean = 0.0f, scale = 0.0f, offset = 0.0f;
-      if (BACK) mean = o.norm_saved[2 * c.out_c + channel];
-      if (BACK && c.relu && !c.residual)
-        scale = o.norm_saved[channel], offset = o.norm_saved[c.out_c + channel];
+    for (int j = 0; j < F::COLUMNS; j += F::NEIGHBOURS) {
+      double totals[2] = {}, products[2] = {};
+      float scale[2], offset[2];
 #pragma unroll
-      for (int i = 0; i < F::ROWS; i++) {
-        float& v = sums[F::index(i, j)];
-        if (at[i] < 0 || n >= c.out_c) continue;
-        float other = v;
-        if (BACK) {
-          other = o.norm_x[at[i] + n];
-          if (c.relu && (c.residual ? o.norm_y[at[i] + n] : fmaf(other, scale, offset)) <= 0.0f) v = 0.0f;
-          other -= mean;
-        }
-        sum += (double)v;
-        products = fma((double)v, (double)other, products);
+      for (int i = 0; BACK && i < F::NEIGHBOURS; i++) {
+        const float* saved = o.norm_saved + min(n0 + F::column(j + i), c.out_c - 1);
+        scale[i] = c.relu ? saved[0] : 0.0f, offset[i] = c.relu ? saved[c.out_c] : 1.0f;
       }
-      parts[F::share() * 2 * TN + F::column(j)] = sum;
-      parts[(F::share() * 2 + 1) * TN + F::column(j)] = products;
+      auto add = [&](int e, float x, float result) {
+        const int i = e % F::NEIGHBOURS;
+        if (BACK) {
+          const float z = by_result ? result : fmaf(x, scale[i], offset[i]);
+          sums[e] = z <= 0.0f ? 0.0f : sums[e];
+        }
+        totals[i] += (double)sums[e];
+        products[i] = fma((double)sums[e], (double)x, products[i]);
+      };
+      each_row<TM, TN, TF32>(
+          at, j, n0, c.out_c, pairs,
+          [&](int e, int to) { add(e, BACK ? o.norm_x[to] : sums[e], BACK && by_result ? o.norm_y[to] : 0.0f); },
+          [&](int e, int to) {
+            Pack<2> x = {sums[e], sums[e + 1]}, result = {};
+            if (BACK) x = load<2>(o.norm_x + to);
+            if (BACK && by_result) result = load<2>(o.norm_y + to);
+            add(e, x.at[0], result.at[0]), add(e + 1, x.at[1], result.at[1]);
+          });
+#pragma unroll
+      for (int i = 0; i < F::NEIGHBOURS; i++) {
+        if (BACK) {
+          const double mean = o.norm_saved[2 * c.out_c + min(n0 + F::column(j + i), c.out_c - 1)];
+          products[i] = fma(-mean, totals[i], products[i]);
+        }
+        parts[F::share() * 2 * TN + F::column(j + i)] = totals[i];
+        parts[(F::share() * 2 + 1) * TN + F::column(j + i)] = products[i];
+      }
     }
   }
   each_entry<TM, TN, TF32>(at, n0, c.out_c, pairs, [&](int e, int to) { y[to] = sums[e]; },
@@ -510,26 +583,41 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
   const int taps = c.kernel * c.kernel, tap0 = TAPS == 1 ? blockIdx.z % taps : 0;
   const int o0 = blockIdx.y * OT, i0 = (TAPS == 1 ? blockIdx.z / taps : blockIdx.z) * IT;
   const int pixels = 1 << (c.log_tile_h + c.log_tile_w + c.log_images);
-  const int patch_len = ((c.patch_h * c.patch_w) << c.log_images) * X_PITCH, stage_len = patch_len + pixels * DY_PITCH;
+  const int patch_pixels = (c.patch_h * c.patch_w) << c.log_images, patch_len = patch_pixels * X_PITCH;
+  const int stage_len = patch_len + pixels * DY_PITCH;
   constexpr int LOG_I = IT == 16 ? 4 : 5, LOG_O = OT == 16 ? 4 : OT == 32 ? 5 : 6;
-  const int pieces = c.aligned_w ? OT / 4 : OT;  // of a pixel of dy
+  const int pack = c.aligned_w ? 4 : 1, pieces = OT / pack;  // of a pixel of dy
   const bool biased = c.biased && blockIdx.z == 0;
   double bias[4] = {};
 
+  // What a tile sees of x and dy. Only where pixels lie differs between tiles.
   auto patch_of_x = [&](const TileOrigin& origin) {
     return Patch{x, c.images, c.in_h, c.in_w, c.in_c, c.aligned_in, c.log_images, c.patch_h, c.patch_w, origin.image,
-                 origin.row * c.stride - c.pad + tap0 / c.kernel, origin.column * c.stride - c.pad + tap0 % c.kernel,
-                 i0};
+                 origin.row * c.stride - c.pad + tap0 / c.kernel, origin.column * c.stride - c.pad + tap0 % c.kernel};
   };
   auto patch_of_dy = [&](const TileOrigin& origin) {
     return Patch{dy, c.images, c.out_h, c.out_w, c.out_c, c.aligned_w, c.log_images, 1 << c.log_tile_h,
-                 1 << c.log_tile_w, origin.image, origin.row, origin.column, o0};
+                 1 << c.log_tile_w, origin.image, origin.row, origin.column};
   };
-  auto load_stage = [&](int tile, int stage) {
+  int* places = reinterpret_cast<int*>(shared);  // of both stages
+  float* stages = shared + 2 * round_up(patch_pixels + pixels);
+  auto place_stage = [&](int tile, int stage) {
     const TileOrigin origin(c, tile);
-    float* to = shared + stage * stage_len;
-    copy_patch(to, X_PITCH, patch_of_x(origin), LOG_I);
-    copy_patch(to + patch_len, DY_PITCH, patch_of_dy(origin), LOG_O);
+    int* to = places + stage * round_up(patch_pixels + pixels);
+    place_pixels(to, patch_of_x(origin));
+    place_pixels(to + patch_pixels, patch_of_dy(origin));
+  };
+  auto with_x = [&](int stage, auto what) {
+    with_pieces<LOG_I>(stages + stage * stage_len, X_PITCH, places + stage * round_up(patch_pixels + pixels),
+                       patch_of_x(TileOrigin(c, 0)), c.in_c - i0, what);
+  };
+  auto with_dy = [&](int stage, auto what) {
+    with_pieces<LOG_O>(stages + stage * stage_len + patch_len, DY_PITCH,
+                       places + stage * round_up(patch_pixels + pixels) + patch_pixels, patch_of_dy(TileOrigin(c, 0)), OT, what);
+  };
+  auto load_stage = [&](int stage) {
+    with_x(stage, [&](auto pieces) { pieces.copy(x, i0, c.in_c); });
+    with_dy(stage, [&](auto pieces) { pieces.copy(dy, o0, c.out_c); });
     copy_commit();
   };
 
@@ -538,49 +626,92 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
   constexpr int COUNT = TF32 ? TAPS * MF * 4 : TAPS * IN * OUT;
   float sums[COUNT] = {};
   int stage = 0;
-  if ((int)blockIdx.x < tiles) load_stage(blockIdx.x, 0);
-  for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, stage ^= 1) {
-    if (tile + (int)gridDim.x < tiles) {
-      load_stage(tile + gridDim.x, stage ^ 1);
+  const int step = gridDim.x;
+  if ((int)blockIdx.x < tiles) place_stage(blockIdx.x, 0);
+  if ((int)blockIdx.x + step < tiles) place_stage(blockIdx.x + step, 1);
+  __syncthreads();
+  if ((int)blockIdx.x < tiles) load_stage(0);
+#pragma unroll 1
+  for (int tile = blockIdx.x; tile < tiles; tile += step, stage ^= 1) {
+    if (tile + step < tiles) {
+      load_stage(stage ^ 1);
       copy_wait<1>();
     } else {
       copy_wait<0>();
     }
-    float *xs = shared + stage * stage_len, *ds = xs + patch_len;
-    const TileOrigin origin(c, tile);
-    if (c.finish_in) finish_patch(xs, X_PITCH, patch_of_x(origin), LOG_I, finish_x);
-    if (c.finish_dy) finish_patch(ds, DY_PITCH, patch_of_dy(origin), LOG_O, finish_dy);
-    if (biased) {
-#pragma unroll 2
-      for (int e = threadIdx.x; e < pixels * pieces; e += THREADS) {
-        const int m = e / pieces, at = m * DY_PITCH + (e - m * pieces) * (c.aligned_w ? 4 : 1);
-        bias[0] += ds[at];
-        if (c.aligned_w) bias[1] += ds[at + 1], bias[2] += ds[at + 2], bias[3] += ds[at + 3];
-      }
-    }
-    if (TF32) {
-      round_patch(xs, X_PITCH, patch_of_x(origin), LOG_I);
-      round_patch(ds, DY_PITCH, patch_of_dy(origin), LOG_O);
-    }
+    float *xs = stages + stage * stage_len, *ds = xs + patch_len;
+    with_x(stage, [&](auto pieces) {
+      if (TF32 || finish_x.lines) pieces.template finish<TF32, false>(finish_x, i0, c.in_c, [](const auto&, bool) {});
+    });
+    with_dy(stage, [&](auto pieces) {
+      auto see = [&](const auto& v, bool inside) {
+        if (!biased || !inside) return;
+#pragma unroll
+        for (int i = 0; i < (int)(sizeof v / sizeof v.at[0]); i++) bias[i] += v.at[i];
+      };
+      if (TF32 || finish_dy.lines || biased) pieces.template finish<TF32, true>(finish_dy, o0, c.out_c, see);
+    });
     __syncthreads();
+    if (tile + 2 * step < tiles) place_stage(tile + 2 * step, stage);
     if (TF32) {
+      // Eight columns at a time, perhaps of several images, down the rows: what the taps of two rows see of x stays where
+      // the next row needs it.
+      const int rows = 1 << c.log_tile_h, columns = pixels >> c.log_tile_h, width = 1 << c.log_tile_w;
 #pragma unroll 1
-      for (int p = warp_k * 8; p < pixels; p += WARPS_K * 8) {
-        unsigned a[MF][4];
+      for (int first = warp_k * 8; first < columns; first += WARPS_K * 8) {
+        const float *to_x[2], *to_dy[2];
 #pragma unroll
-        for (int mf = 0; mf < MF; mf++)
+        for (int half = 0; half < 2; half++) {
+          const int column = first + half * 4 + q, image = column >> c.log_tile_w, j = column & (width - 1);
+          to_x[half] = xs + (image * c.patch_h * c.patch_w + j * c.stride) * X_PITCH + warp_n * 8 + g;
+          to_dy[half] = ds + ((image << (c.log_tile_h + c.log_tile_w)) + j) * DY_PITCH + g;
+        }
+        unsigned b[SIDE][SIDE][2];
+        auto load_row = [&](int ty, unsigned(&to)[SIDE][2]) {
 #pragma unroll
-          for (int r = 0; r < 4; r++)
-            a[mf][r] = __float_as_uint(ds[(p + q + r / 2 * 4) * DY_PITCH + mf * 16 + g + r % 2 * 8]);
-        const float* b0 = xs + Pixel(c, p + q).in_patch(c, c.stride) * X_PITCH + warp_n * 8 + g;
-        const float* b1 = xs + Pixel(c, p + q + 4).in_patch(c, c.stride) * X_PITCH + warp_n * 8 + g;
+          for (int tx = 0; tx < SIDE; tx++)
 #pragma unroll
-        for (int tap = 0; tap < TAPS; tap++) {
-          const int shift = (tap / SIDE * c.patch_w + tap % SIDE) * X_PITCH;
-          const unsigned b[2] = {__float_as_uint(b0[shift]), __float_as_uint(b1[shift])};
+            for (int half = 0; half < 2; half++)
+              to[tx][half] = __float_as_uint(to_x[half][(ty * c.patch_w + tx) * X_PITCH]);
+        };
+        // A row of pixels, of which the taps of row ty have b[(turn + ty) % SIDE].
+        auto add_row = [&](int turn) {
+          unsigned a[MF][4];
 #pragma unroll
           for (int mf = 0; mf < MF; mf++)
-            mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(tap * MF + mf) * 4]), a[mf], b);
+#pragma unroll
+            for (int r = 0; r < 4; r++) a[mf][r] = __float_as_uint(to_dy[r / 2][mf * 16 + r % 2 * 8]);
+#pragma unroll
+          for (int tap = 0; tap < TAPS; tap++)
+#pragma unroll
+            for (int mf = 0; mf < MF; mf++)
+              mma_tf32(*reinterpret_cast<float(*)[4]>(&sums[(tap * MF + mf) * 4]), a[mf],
+                       b[(turn + tap / SIDE) % SIDE][tap % SIDE]);
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            to_x[half] += c.stride * c.patch_w * X_PITCH;
+            to_dy[half] += width * DY_PITCH;
+          }
+        };
+        if (SIDE > 1 && c.stride == 1) {
+#pragma unroll
+          for (int ty = 0; ty < SIDE - 1; ty++) load_row(ty, b[ty]);
+#pragma unroll 1
+          for (int row = 0; row < rows; row += SIDE) {
+#pragma unroll
+            for (int turn = 0; turn < SIDE; turn++) {
+              if (row + turn >= rows) break;
+              load_row(SIDE - 1, b[(turn + SIDE - 1) % SIDE]);
+              add_row(turn);
+            }
+          }
+        } else {
+#pragma unroll 1
+          for (int row = 0; row < rows; row++) {
+#pragma unroll
+            for (int ty = 0; ty < SIDE; ty++) load_row(ty, b[ty]);
+            add_row(0);
+          }
         }
       }
     } else {
@@ -633,7 +764,6 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
     SHARED(double, shares, [4][THREADS]);
     for (int i = 0; i < 4; i++) shares[i][threadIdx.x] = bias[i];
     __syncthreads();
-    const int pack = c.aligned_w ? 4 : 1;
     for (int o = threadIdx.x; o < OT; o += THREADS) {
       double sum = 0.0;
       for (int t = o / pack; t < THREADS; t += pieces) sum += shares[o % pack][t];
@@ -673,7 +803,7 @@ template <int TM, int TN, bool TF32, int K>
 DEVICE void forward(FORWARD) {
   Others o = {};
   o.w = w, o.bias = b, o.gamma = gamma, o.beta = beta, o.averages = averages, o.residual = r;
-  o.finish_in = {x_lines, nullptr, c.finish_in_relu != 0};
+  o.finish_in = {c.finish_in ? x_lines : nullptr, nullptr, c.finish_in_relu != 0};
   o.now = now, o.partial = partial, o.counters = counters, o.saved = saved, o.running = running;
   convolve<TM, TN, TF32, false, K>(x, y, o, c);
 }
@@ -690,7 +820,7 @@ DEVICE void forward(FORWARD) {
 template <int TM, int TN, bool TF32, int K>
 DEVICE void backward_x(BACKWARD_X) {
   Others o = {};
-  o.w = w, o.finish_in = {dy_lines, dy_other, false};
+  o.w = w, o.finish_in = {c.finish_in ? dy_lines : nullptr, dy_other, false};
   o.norm_x = norm_x, o.norm_y = norm_y, o.norm_saved = norm_saved, o.partial = partial, o.counters = counters;
   o.dgamma = dgamma, o.dbeta = dbeta, o.terms = terms;
   convolve<TM, TN, TF32, true, K>(dy, dx, o, c);
@@ -704,7 +834,8 @@ DEVICE void backward_x(BACKWARD_X) {
 
 template <int OT, int IT, bool TF32, int TAPS>
 DEVICE void backward_w(BACKWARD_W) {
-  const Finish finish_x = {x_lines, nullptr, c.finish_in_relu != 0}, finish_dy = {dy_lines, dy_other, false};
+  const Finish finish_x = {c.finish_in ? x_lines : nullptr, nullptr, c.finish_in_relu != 0};
+  const Finish finish_dy = {c.finish_dy ? dy_lines : nullptr, dy_other, false};
   weight_gradient<OT, IT, TF32, TAPS>(x, dy, finish_x, finish_dy, dw, db, parts, counters, c, tiles);
 }
 

@@ -171,9 +171,17 @@ impl Gpu {
         let blocks = blocks(launch);
         let ceil = |a: f64, b: f64| (a / b).ceil();
         let (in_c, out_c) = (f64::from(c.in_c), f64::from(c.out_c));
-        // Of a piece that is finished when it has arrived.
-        const FINISHING: f64 = 50.0;
-        let [finish_in, finish_dy] = [c.finish_in, c.finish_dy].map(f64::from);
+        // Pieces of four channels, or of one, that a thread has of so many numbers.
+        let share = |numbers: f64, aligned: i32| {
+            (numbers / if aligned == 1 { 4.0 } else { 1.0 } / 128.0).ceil()
+        };
+        // Instructions that bring them, four at a time, and those that round them or finish them as well.
+        let brought = |n: f64| 25.0 + (n / 4.0).floor() * 28.0 + n % 4.0 * 14.0;
+        let finished = |n: f64, finish: i32, others: bool| match (finish, others) {
+            (0, _) => 25.0 + 13.0 * n,
+            (_, false) => 30.0 + 27.0 * n,
+            (_, true) => 40.0 + 33.0 * n,
+        };
         // Instructions and HMMAs of a block's warp, MB from L2, and MB from DRAM; the time to add up what blocks leave.
         let (instructions, hmmas, loaded, streamed, adding_up);
         if launch.kernel.name.contains("bwd_w") {
@@ -182,19 +190,26 @@ impl Gpu {
             // Warps that share the pixels of a tile, whose sums are added up in shared memory.
             let sharers = 4.0 / (inputs / 8.0);
             let rows = pixels / 8.0 / sharers;
-            let pack = if c.aligned_in == 1 { 4.0 } else { 1.0 };
-            let each = ceil(patch * inputs / pack, 128.0) * (50.0 + FINISHING * finish_in)
-                + ceil(pixels * outputs / 4.0, 128.0) * (48.0 + FINISHING * finish_dy)
-                + rows * tile.inner
-                + 60.0;
+            let columns = rows / f64::from(1 << c.log_tile_h);
+            let few = c.aligned_in == 0 && in_c <= 8.0;
+            let of_x = share(patch * if few { 8.0 } else { inputs }, c.aligned_in);
+            let of_dy = share(pixels * outputs, c.aligned_w);
+            let each = 215.0
+                + brought(of_x)
+                + finished(of_x, c.finish_in, false)
+                + brought(of_dy)
+                + finished(of_dy, c.finish_dy, true)
+                + columns.ceil() * 70.0
+                + rows * (tile.inner + if c.stride == 1 { 0.0 } else { 9.0 });
             let tiles = launch.value::<i32>("tiles").map_or(1.0, f64::from);
             let of_block = ceil(tiles, parts);
             let sums = outputs * inputs * 9.0;
-            let adding = sums / 32.0 * 3.0 / if sharers == 1.0 { 1.0 } else { 2.0 };
-            instructions = each * of_block + sums / 128.0 * 24.0 + adding + 350.0;
+            let held = outputs / 16.0 * 36.0;
+            instructions = 280.0 + each * of_block + held * 4.0 + sums / 128.0 * 3.0;
             hmmas = rows * tile.hmmas * of_block;
             let stored = parts * out_c * in_c * 36.0 / 1e6;
-            let tile_bytes = (patch * inputs + pixels * outputs * (1.0 + finish_dy)) * 4.0;
+            let others = f64::from(c.finish_dy);
+            let tile_bytes = (patch * inputs + pixels * outputs * (1.0 + others)) * 4.0;
             loaded = blocks * of_block * tile_bytes / 1e6 + stored;
             streamed = read + stored;
             adding_up = self.adding_up(launch.grid.blocks[0], sums * 4.0);
@@ -205,20 +220,28 @@ impl Gpu {
             let few = chunk == 16.0 && in_c <= 8.0;
             let half = if few { 0.5 } else { 1.0 };
             let taps = if classes == 1.0 { 9.0 } else { 2.25 };
-            let pieces = if c.aligned_in == 1 {
-                chunk / 4.0
-            } else {
-                chunk * half
+            let of_patch = match c.aligned_in {
+                1 => share(patch * chunk, 1),
+                _ => share(patch * chunk * half, 0),
             };
-            let weights = chunk * columns * 9.0 / if c.aligned_w == 1 { 4.0 } else { 1.0 };
-            let each = ceil(patch * pieces, 128.0) * (50.0 + FINISHING * finish_in)
-                + ceil(weights, 128.0) * 40.0
+            let of_weights = share(chunk * columns * 9.0, c.aligned_w);
+            let each = brought(of_patch)
+                + finished(of_patch, c.finish_in, back)
+                + 20.0
+                + of_weights * 17.0
                 + taps * tile.inner * if few { 0.65 } else { 1.0 }
-                + 90.0;
-            let sums = if c.counted == 1 { 350.0 } else { 60.0 };
-            instructions = each * chunks + 250.0 + rows * columns / 128.0 * 12.0 + sums;
+                + 45.0;
+            let entries = rows * columns / 128.0;
+            let adds = if c.adds == 1 { 4.0 * entries } else { 0.0 };
+            let sums = match (c.counted, back) {
+                (0, _) => 0.0,
+                (_, false) => 125.0 + 4.0 * entries,
+                (_, true) => 185.0 + 11.0 * entries,
+            };
+            let places = ceil(patch, 128.0) * 25.0;
+            instructions = 300.0 + places + each * chunks + 110.0 + 7.0 * entries + adds + sums;
             hmmas = taps * tile.hmmas * chunks * half;
-            let others = if back { finish_in } else { 0.0 };
+            let others = if back { f64::from(c.finish_in) } else { 0.0 };
             let of_chunk = patch * chunk * 4.0 * (1.0 + others) + chunk * columns * 36.0;
             loaded = blocks * chunks * of_chunk / 1e6 + written;
             streamed = read + written;
@@ -366,13 +389,17 @@ impl Tile {
         };
         let back = kernel.contains("bwd_x");
         match kernel.rsplit('_').next() {
-            Some("128x16") => tile(128, 16, if back { 72.0 } else { 64.0 }, 52.0, 8.0),
-            Some("128x32") => tile(128, 32, if back { 90.0 } else { 80.0 }, 68.0, 16.0),
-            Some("128x64") => tile(128, 64, 128.0, 55.0, 16.0),
-            Some("16x16") => tile(16, 16, 112.0, 65.0, 9.0),
-            Some("32x32") => tile(32, 32, 142.0, 78.0, 18.0),
-            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 222.0, 104.0, 36.0),
-            _ => tile(64, 32, if back { 72.0 } else { 64.0 }, 49.0, 8.0),
+            Some("128x16") if back => tile(128, 16, 72.0, 31.0, 8.0),
+            Some("128x16") => tile(128, 16, 64.0, 27.0, 8.0),
+            Some("128x32") if back => tile(128, 32, 79.0, 49.0, 16.0),
+            Some("128x32") => tile(128, 32, 72.0, 43.0, 16.0),
+            Some("128x64") if back => tile(128, 64, 128.0, 39.0, 16.0),
+            Some("128x64") => tile(128, 64, 147.0, 33.0, 16.0),
+            Some("16x16") => tile(16, 16, 120.0, 35.0, 9.0),
+            Some("32x32") => tile(32, 32, 154.0, 49.0, 18.0),
+            Some("64x32") if kernel.contains("bwd_w") => tile(64, 32, 234.0, 75.0, 36.0),
+            _ if back => tile(64, 32, 64.0, 31.0, 8.0),
+            _ => tile(64, 32, 56.0, 27.0, 8.0),
         }
     }
 }

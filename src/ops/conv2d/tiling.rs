@@ -58,11 +58,11 @@ struct Tiles {
 }
 
 impl Tiles {
-    /// Of `pixels` pixels each, for images of this size.
+    /// Of `pixels` pixels each, for images of this size. A row has eight, of several images if these are narrow.
     fn new(images: usize, [height, width]: [usize; 2], pixels: usize) -> Tiles {
         let log = |n: usize| n.next_power_of_two().trailing_zeros() as usize;
         let log_w = log(width).clamp(1, 5.min(log(pixels)));
-        let log_h = log(height).min(log(pixels) - log_w);
+        let log_h = log(height).min(log(pixels) - log_w.max(3));
         let log_images = log(pixels) - log_w - log_h;
         let count = height.div_ceil(1 << log_h)
             * width.div_ceil(1 << log_w)
@@ -175,14 +175,15 @@ impl Gather {
         let (chunk, wide) = (form.chunk(), form.channels());
         let weights = chunk * wide * taps + (4 * wide).max(8 * chunk);
         let stage = 4 * (patch * (chunk + 4) + weights);
+        let places = 4 * patch.next_multiple_of(4);
         let several = geometry.in_c as usize > chunk;
-        let stages = if several && 2 * stage <= GOOD_SHARED {
+        let stages = if several && 2 * stage + places <= GOOD_SHARED {
             2
         } else {
             1
         };
         // Sums per channel, where they are wanted: two doubles per channel from up to 32 threads.
-        let shared = (stages as usize * stage).max(32 * wide * 16);
+        let shared = (stages as usize * stage + places).max(32 * wide * 16);
         assert!(
             shared <= MOST_SHARED,
             "conv2d: {shape:?} has too large a kernel"
@@ -292,7 +293,8 @@ impl Weights {
         let sizes = |pixels: usize| {
             let tiles = Tiles::new(shape.images, grid, pixels);
             let patch = tiles.patch_pixels(reach);
-            let stages = 2 * (patch * (inn + 8) + pixels * (out + 8));
+            let places = (patch + pixels).next_multiple_of(4);
+            let stages = 2 * (patch * (inn + 8) + pixels * (out + 8) + places);
             (tiles, 4 * stages.max(out * inn * taps + out))
         };
         let fits = |pixels: &usize| sizes(*pixels).1 <= GOOD_SHARED;
