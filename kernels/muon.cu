@@ -1,6 +1,6 @@
 // Muon; formulas and coefficients in src/optim/muon.rs. Row y of the grid's blocks is tensor y, a matrix of `rows` rows.
 #include "optim.cuh"
-#include "product.cuh"
+#include "products.cuh"
 
 struct MuonStep {
   double lr;
@@ -68,72 +68,14 @@ KERNEL(muon_normalize, 256, const TensorRange* __restrict__ ranges, const double
   }
 }
 
-// Blocks compute tiles of 32 x 64, four warps 16 x 32 each. Both operands stream through a ring in shared memory; of a
-// polynomial the left one stays there, slice by slice as the ring would hold it.
-using Ring = Shape<64, 32, 4, 16, 3>;
-constexpr int ROWS = 32, COLUMNS = Ring::TILE, SLICE = Ring::SLICE, PITCH = Ring::ROW_PITCH;
-constexpr int LEFT = SLICE * Ring::K_PITCH, STAGE = LEFT + Ring::OPERAND;  // floats
-constexpr int PANEL = ROWS * PITCH;                                       // of a slice
-
-// An operand of a product: `count` rows of `depth`, or `depth` rows of `count`.
-struct Operand {
-  const float* x;
-  int first, count;
-};
-
-// sums = A B^T, `depth` terms each. Without A the left operand is the panel.
-template <bool A_BY_ROW, bool B_BY_ROW, bool TF32>
-DEVICE void multiply_tile(float (&sums)[1][4][4], const Operand& a, const float* panel, const Operand& b, int depth,
-                          float* ring) {
-  const int warp = threadIdx.x / 32, m1 = warp / 2 * 16, n1 = warp % 2 * 32;
-  const int slices = (depth + SLICE - 1) / SLICE;
-  const bool a_aligned = aligned(a.x, A_BY_ROW ? depth : a.count, 4);
-  const bool b_aligned = aligned(b.x, B_BY_ROW ? depth : b.count, 4);
-  auto copy = [&](int slice) {
-    float* to = ring + slice % Ring::STAGES * STAGE;
-    const int k = slice * SLICE;
-    if (!panel && A_BY_ROW)
-      copy_rows<Ring, ROWS, SLICE, PITCH>(to, a.x, a.first, a.count, k, depth, a_aligned);
-    else if (!panel)
-      copy_rows<Ring, SLICE, ROWS, Ring::K_PITCH>(to, a.x, k, depth, a.first, a.count, a_aligned);
-    copy_tile<Ring, B_BY_ROW>(to + LEFT, b.x, nullptr, b.first, b.count, k, depth, b_aligned);
-  };
-  for (int j = 0; j < 4; j++)
-    for (int e = 0; e < 4; e++) sums[0][j][e] = 0.0f;
-  for (int slice = 1 - Ring::STAGES; slice < slices; slice++) {
-    copy_wait<Ring::STAGES - 2>();
-    __syncthreads();  // this slice is there, and all are done with the one before, which now makes room
-    const int next = slice + Ring::STAGES - 1;
-    if (next < slices) copy(next);
-    copy_commit();
-    if (slice < 0) continue;
-    const float* stage = ring + slice % Ring::STAGES * STAGE;
-    const float* left = panel ? panel + slice * PANEL : stage;
-#pragma unroll
-    for (int k = 0; k < SLICE; k += 8)
-      multiply<Ring, A_BY_ROW, B_BY_ROW, TF32>(sums, left, stage + LEFT, m1, n1, k);
-  }
-}
-
 template <bool A_BY_ROW, bool B_BY_ROW>
 DEVICE void multiply_tile(float (&sums)[1][4][4], const Operand& a, const float* panel, const Operand& b, int depth,
                           float* ring, int bf16) {
   // Numbers of bfloat16 are numbers of TF32.
   if (bf16)
-    multiply_tile<A_BY_ROW, B_BY_ROW, true>(sums, a, panel, b, depth, ring);
+    multiply_tile<A_BY_ROW, B_BY_ROW, true>(sums, a, panel, b, depth, 0, depth, ring);
   else
-    multiply_tile<A_BY_ROW, B_BY_ROW, false>(sums, a, panel, b, depth, ring);
-}
-
-// Calls f(i, j, sum) for this thread's entries of the tile.
-template <class F>
-DEVICE void for_entries(const float (&sums)[1][4][4], F f) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int j = 0; j < 4; j++)
-#pragma unroll
-    for (int e = 0; e < 4; e++)
-      f(warp / 2 * 16 + e / 2 * 8 + lane / 4, warp % 2 * 32 + j * 8 + lane % 4 * 2 + e % 2, sums[0][j][e]);
+    multiply_tile<A_BY_ROW, B_BY_ROW, false>(sums, a, panel, b, depth, 0, depth, ring);
 }
 
 // A = X X^T. It takes no more room than X, and lies where X does.

@@ -182,8 +182,7 @@ fn fill(report: &mut Report, target: Target, shapes: Shapes, filter: &str) -> Re
     } else {
         &[3003]
     };
-    let on_host = target.device == Device::Cpu;
-    for row in optim::rows().filter(|row| on_host || !row.cpu_only) {
+    for row in optim::rows() {
         let name = row.entry.name;
         for &n in sizes.iter().filter(|_| name.contains(filter)) {
             let line = optimizer(target, shapes, name, n);

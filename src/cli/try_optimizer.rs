@@ -202,7 +202,7 @@ impl Problem {
         opt.insert("lr".into(), lr.into());
         opt.insert("name".into(), row.entry.name.into());
         let optimizer = Optimizer::new(&opt, &[])?;
-        if optimizer.draws_every().is_some() {
+        if optimizer.draws_labels() {
             return Err(Error::usage(format!(
                 "{}: it draws labels from a model's output, which these functions do not have; train with it",
                 row.entry.name

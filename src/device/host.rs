@@ -13,8 +13,8 @@ const ALIGN: usize = 64;
 #[derive(Default)]
 pub(super) struct Host {
     buffers: Vec<Block>,
-    programs: Vec<Vec<HostCall>>,
-    addresses: Vec<u64>,
+    /// Functions, and where their ranges are.
+    programs: Vec<Vec<(HostCall, Vec<u64>)>>,
 }
 
 /// An allocation.
@@ -60,7 +60,6 @@ impl Backend for Host {
         Ok(Block::new(bytes).map(|block| {
             let address = block.start.as_ptr() as u64;
             self.buffers.push(block);
-            self.addresses.push(address);
             address
         }))
     }
@@ -79,14 +78,18 @@ impl Backend for Host {
         Ok(())
     }
 
-    fn prepare(&mut self, calls: Vec<Call>, _: &[u64]) -> Result<usize> {
+    fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
         let functions = calls.into_iter().map(|call| match call {
-            Call::Host(call) => call,
+            Call::Host(call) => {
+                let starts = call.ranges().map(|range| range.address(addresses));
+                let starts = starts.collect();
+                (call, starts)
+            }
             Call::Launch(launch) => panic!("{}: a kernel for the CPU", launch.kernel.name),
         });
-        let functions: Vec<HostCall> = functions.collect();
-        for call in &functions {
-            for range in call.reads.iter().chain(&call.writes).filter(|r| r.len > 0) {
+        let functions: Vec<(HostCall, Vec<u64>)> = functions.collect();
+        for (call, _) in &functions {
+            for range in call.ranges().filter(|r| r.len > 0) {
                 let size = self.buffers[range.buffer.0].layout.size();
                 assert!(
                     range.start + range.len <= size,
@@ -100,8 +103,8 @@ impl Backend for Host {
     }
 
     fn run(&mut self, program: usize) -> Result<()> {
-        for call in &self.programs[program] {
-            (call.body)(&self.addresses);
+        for (call, starts) in &self.programs[program] {
+            (call.body)(starts);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
-use super::program::{Buffer, Call, Program, View};
+use super::program::{Buffer, ByteRange, Call, HostCall, Program, View};
 use super::{Device, cuda, emulator, host, planner};
 use crate::error::{Error, Kind, Result};
 
@@ -48,9 +48,22 @@ pub struct Machine {
     sizes: Vec<usize>,
     /// Bytes in all buffers.
     held: usize,
-    /// Calls of each program.
-    calls: Vec<usize>,
+    programs: Vec<Parts>,
     traffic: Traffic,
+}
+
+/// A program, cut where a machine with a memory of its own must wait for the host.
+struct Parts {
+    /// How many calls it has.
+    calls: usize,
+    parts: Vec<Part>,
+}
+
+enum Part {
+    /// The backend's number of what it runs.
+    Own(usize),
+    /// See [`Program::by_host`].
+    ByHost(HostCall),
 }
 
 /// What a [`Machine`] has been asked for so far.
@@ -95,7 +108,7 @@ impl Machine {
             addresses: Vec::new(),
             sizes: Vec::new(),
             held: 0,
-            calls: Vec::new(),
+            programs: Vec::new(),
             traffic: Traffic::default(),
         }
     }
@@ -175,8 +188,8 @@ impl Machine {
         self.backend.download(address, bytemuck::cast_slice_mut(to))
     }
 
-    fn address<T>(&self, view: View<T>) -> u64 {
-        let range = view.bytes();
+    fn address(&self, range: impl Into<ByteRange>) -> u64 {
+        let range = range.into();
         let end = range.start + range.len;
         assert!(
             end <= self.sizes[range.buffer.0],
@@ -192,32 +205,67 @@ impl Machine {
             let zeros = vec![0u32; counters];
             Ok(self.alloc_with("counters", &zeros)?.buffer)
         })?;
-        let count = calls.len();
-        let program = self.backend.prepare(calls, &self.addresses)?;
-        self.calls.resize(program + 1, 0);
-        self.calls[program] = count;
-        Ok(Prepared(program))
+        let (all, mut parts, mut own) = (calls.len(), Vec::new(), Vec::new());
+        for call in calls {
+            match call {
+                Call::Host(call) if !self.host => {
+                    if !own.is_empty() {
+                        let own = std::mem::take(&mut own);
+                        parts.push(Part::Own(self.backend.prepare(own, &self.addresses)?));
+                    }
+                    parts.push(Part::ByHost(call));
+                }
+                call => own.push(call),
+            }
+        }
+        if !own.is_empty() || parts.is_empty() {
+            parts.push(Part::Own(self.backend.prepare(own, &self.addresses)?));
+        }
+        self.programs.push(Parts { calls: all, parts });
+        Ok(Prepared(self.programs.len() - 1))
     }
 
     /// How many calls a program has.
     pub fn calls(&self, program: Prepared) -> usize {
-        self.calls[program.0]
+        self.programs[program.0].calls
     }
 
-    /// The calls of a program on the machine that only plans; `None` on others.
+    /// The backend's number of a program; none if the host has a part in it.
+    fn whole(&self, program: Prepared) -> Option<usize> {
+        match self.programs[program.0].parts[..] {
+            [Part::Own(program)] => Some(program),
+            _ => None,
+        }
+    }
+
+    /// The calls of a program on the machine that only plans; `None` on others, or if the host has a part in it.
     pub fn planned(&self, program: Prepared) -> Option<&[Call]> {
-        self.backend.planned(program.0)
+        self.backend.planned(self.whole(program)?)
     }
 
     /// Starts a program, after everything that was started before. A fault may be reported by a later call.
     pub fn run(&mut self, program: Prepared) -> Result<()> {
-        self.backend.run(program.0)
+        for i in 0..self.programs[program.0].parts.len() {
+            match &self.programs[program.0].parts[i] {
+                Part::Own(program) => self.backend.run(*program)?,
+                Part::ByHost(call) => {
+                    let starts: Vec<u64> = call.ranges().map(|r| self.address(*r)).collect();
+                    run_by_host(call, &starts, self.backend.as_mut())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Runs programs one after the other, all of them so many times, and gives the seconds that it took. On a GPU they are
     /// one graph, which runs once before.
+    ///
+    /// # Panics
+    /// If the host has a part in one.
     pub fn time(&mut self, programs: &[Prepared], times: usize) -> Result<f64> {
-        let programs: Vec<usize> = programs.iter().map(|program| program.0).collect();
+        let programs = programs.iter().map(|program| self.whole(*program));
+        let programs: Option<Vec<usize>> = programs.collect();
+        let programs = programs.expect("programs of the machine alone");
         self.backend.time(&programs, times)
     }
 
@@ -249,6 +297,25 @@ impl Machine {
     pub fn traffic(&self) -> Traffic {
         self.traffic
     }
+}
+
+/// Takes what lies at these addresses of a machine's memory to the host, where a function is called, and back.
+fn run_by_host(call: &HostCall, there: &[u64], backend: &mut dyn Backend) -> Result<()> {
+    let mut here: Vec<Vec<u128>> = Vec::with_capacity(there.len());
+    for (range, &address) in call.ranges().zip(there) {
+        let mut room = vec![0u128; range.len.div_ceil(size_of::<u128>())];
+        let bytes = bytemuck::cast_slice_mut(&mut room);
+        backend.download(address, &mut bytes[..range.len])?;
+        here.push(room);
+    }
+    let starts = here.iter_mut().map(|room| room.as_mut_ptr() as u64);
+    (call.body)(&starts.collect::<Vec<u64>>());
+    let written = call.ranges().zip(there).zip(&here).skip(call.reads.len());
+    for ((range, &address), room) in written {
+        let bytes = bytemuck::cast_slice(room);
+        backend.upload(address, &bytes[..range.len])?;
+    }
+    Ok(())
 }
 
 /// Faults made to order: the machines that a thread opens fail at the call that it asked for.

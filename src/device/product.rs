@@ -10,6 +10,10 @@ use crate::cpu::{fill_rows, pool, sum_rows};
 /// Terms of a sum that are worth a part of their own.
 const PART: usize = 128;
 
+/// Of `kernels/products.cuh`: rows and columns of a block's tile, and bytes of its ring.
+pub const TILE_OF_MANY: (usize, usize) = (32, 64);
+pub const RING_OF_MANY: usize = 29_184;
+
 /// C (m, n), a sum of k terms in each entry. All matrices are stored row by row.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {

@@ -166,8 +166,16 @@ pub struct HostCall {
     pub name: &'static str,
     pub(super) reads: Vec<ByteRange>,
     pub(super) writes: Vec<ByteRange>,
-    /// Wants the addresses of the buffers, which hold the ranges, and none of those written overlaps another.
+    /// Wants where the ranges are in the host's memory, at 16 bytes: those that it reads, then those that it writes, of which
+    /// none overlaps another.
     pub(super) body: Box<HostBody>,
+}
+
+impl HostCall {
+    /// In the order in which its body wants them.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = &ByteRange> {
+        self.reads.iter().chain(&self.writes)
+    }
 }
 
 /// See [`HostCall::body`].
@@ -177,7 +185,7 @@ impl Call {
     /// Bytes of the longest of the ranges that it names.
     pub fn longest_range(&self) -> usize {
         let longest = match self {
-            Call::Host(call) => call.reads.iter().chain(&call.writes).map(|r| r.len).max(),
+            Call::Host(call) => call.ranges().map(|r| r.len).max(),
             Call::Launch(launch) => launch.ranges().map(|r| r.len).max(),
         };
         longest.unwrap_or(0)
@@ -192,7 +200,7 @@ impl Call {
             }
         };
         match self {
-            Call::Host(call) => call.reads.iter().chain(&call.writes).for_each(&mut name),
+            Call::Host(call) => call.ranges().for_each(&mut name),
             Call::Launch(launch) => launch.ranges().for_each(&mut name),
         }
         ranges.iter().map(|range| range.len).sum()
@@ -347,6 +355,21 @@ impl Program {
         body: impl Fn([&[u8]; R], [&mut [u8]; W]) + Send + 'static,
     ) {
         assert!(self.on_host(), "{name}: a function in a program of kernels");
+        self.by_host(name, reads, writes, body);
+    }
+
+    /// The same in a program of any machine: one that has a memory of its own waits for the calls before, and takes the ranges
+    /// to the host and those to be written back. For what is done seldom.
+    ///
+    /// # Panics
+    /// If a range to be written overlaps another one.
+    pub fn by_host<const R: usize, const W: usize>(
+        &mut self,
+        name: &'static str,
+        reads: [ByteRange; R],
+        writes: [ByteRange; W],
+        body: impl Fn([&[u8]; R], [&mut [u8]; W]) + Send + 'static,
+    ) {
         let reads = reads.map(|range| self.in_arena(range));
         let writes = writes.map(|range| self.in_arena(range));
         for (i, w) in writes.iter().enumerate() {
@@ -356,19 +379,21 @@ impl Program {
                 "{name}: ranges overlap: {w:?} in {reads:?} {writes:?}"
             );
         }
-        let call = move |addresses: &[u64]| {
+        let call = move |starts: &[u64]| {
+            assert_eq!(starts.len(), R + W);
             // An empty range has no place.
-            let start = |range: ByteRange| match range.len {
+            let start = |i: usize, range: ByteRange| match range.len {
                 0 => std::ptr::NonNull::<u128>::dangling().as_ptr().cast::<u8>(),
-                _ => range.address(addresses) as *mut u8,
+                _ => starts[i] as *mut u8,
             };
-            // SAFETY: the machine has checked that the ranges lie inside of its buffers, which it lends to this call
-            // alone; no range to be written overlaps any other, so no two slices alias mutably.
+            // SAFETY: the machine has checked that so many bytes are there, which it lends to this call alone; no range to
+            // be written overlaps any other, so no two slices alias mutably.
             unsafe {
-                body(
-                    reads.map(|r| std::slice::from_raw_parts(start(r), r.len)),
-                    writes.map(|w| std::slice::from_raw_parts_mut(start(w), w.len)),
-                );
+                let read = |i: usize| std::slice::from_raw_parts(start(i, reads[i]), reads[i].len);
+                let written = |i: usize| {
+                    std::slice::from_raw_parts_mut(start(R + i, writes[i]), writes[i].len)
+                };
+                body(std::array::from_fn(read), std::array::from_fn(written));
             }
         };
         self.calls.push(Call::Host(HostCall {
@@ -452,6 +477,35 @@ mod tests {
     fn functions_get_the_ranges_that_they_name() {
         let ours = run(slot(0, 2), slot(1, 1), slot(2, 2));
         assert_eq!(ours, [1.0, 2.0, 3.0, 7.0]);
+    }
+
+    /// Between two kernels: y = relu(x), z = relu(what the host made of y).
+    #[test]
+    fn the_host_works_between_kernels() {
+        if crate::device::emulator_usable().is_err() {
+            return;
+        }
+        let mut machine = Machine::open(Device::Emulator).unwrap();
+        let values: Vec<f32> = (0..48).map(|i| i as f32 - 2.0).collect();
+        let arena = machine.alloc_with("arena", &values).unwrap();
+        let mut program = Program::new(Target {
+            device: Device::Emulator,
+            precision: None,
+        });
+        let [x, y, z] = [0, 16, 32].map(|start| slot(start, 4));
+        kernels::relu_fwd(&mut program, 1, x, y, 4);
+        program.by_host("change", [x.into()], [y.into()], |[x], [y]| {
+            let (x, y) = (floats(x), floats_mut(y));
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += 10.0 * x);
+        });
+        kernels::relu_fwd(&mut program, 1, y, z, 4);
+        let program = machine.prepare(program).unwrap();
+        assert_eq!(machine.calls(program), 3);
+        machine.run(program).unwrap();
+        let mut expected = values;
+        expected[16..20].copy_from_slice(&[-20.0, -10.0, 0.0, 11.0]);
+        expected[32..36].copy_from_slice(&[0.0, 0.0, 0.0, 11.0]);
+        assert_eq!(machine.download(arena).unwrap(), expected);
     }
 
     #[test]

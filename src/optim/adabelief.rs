@@ -58,7 +58,6 @@ pub(super) const ADABELIEF: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(AdaBelief {
             betas: values.pair("betas"),

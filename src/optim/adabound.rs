@@ -52,7 +52,6 @@ pub(super) const ADABOUND: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(AdaBound {
             betas: values.pair("betas"),

@@ -70,7 +70,6 @@ pub(super) const ADAFACTOR: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         let eps = values.get("eps");
         Box::new(Adafactor {

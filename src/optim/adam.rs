@@ -48,7 +48,6 @@ pub(super) const ADAM: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| Box::new(Adam::new(values, false)),
 };
 
@@ -67,7 +66,6 @@ pub(super) const ADAMW: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(Adam {
             cautious: values.flag("cautious"),

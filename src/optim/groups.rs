@@ -119,8 +119,6 @@ pub(super) struct Group {
     pub name: &'static str,
     /// See [`Row::rest`].
     rest: Option<&'static str>,
-    /// See [`Row::cpu_only`].
-    pub cpu_only: bool,
     pub method: Box<dyn AnyMethod>,
     pub reports: Reports,
     /// The method's own keys, written such that equal ones are the same.
@@ -179,7 +177,6 @@ impl Group {
             takes: Takes::All,
             name: "",
             rest: None,
-            cpu_only: false,
             method,
             reports,
             own_keys: String::new(),
@@ -221,7 +218,6 @@ impl Group {
             takes,
             name: row.entry.name,
             rest: row.rest,
-            cpu_only: row.cpu_only,
             method: (row.build)(&values),
             reports: row.reports,
             own_keys: canonical(&Value::Object(own_keys.collect())),

@@ -47,7 +47,6 @@ pub(super) const LION: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(Lion {
             betas: values.pair("betas"),

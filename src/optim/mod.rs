@@ -156,8 +156,6 @@ pub struct Row {
     /// The method of all that is no matrix, where this one is for matrices alone: `groups.rs` says how. The keys that it may be
     /// given in `opt` are among the entry's, with `aux_` before their names.
     pub rest: Option<&'static str>,
-    /// Has it no kernels?
-    pub cpu_only: bool,
     /// Wants values that were checked against the entry's keys and [`COMMON_KEYS`].
     pub build: &'static (dyn Fn(&Values) -> Box<dyn AnyMethod> + Sync),
 }
@@ -371,14 +369,13 @@ pub trait Method: Send + 'static {
         Ok(())
     }
 
-    /// After how many steps, again and again, it wants the gradient of the step's last batch for labels that are drawn from
-    /// the model's own probabilities, at the weights after the step. [`Method::drawn`] takes it.
-    fn draws_every(&self) -> Option<u64> {
+    /// After which steps it has more to do, if after some only.
+    fn after(&self) -> Option<After> {
         None
     }
 
-    /// Adds what such a gradient, which is in `update.g`, is for.
-    fn drawn(&self, _update: &Update<Self>, _program: &mut Program) {}
+    /// Adds what it has to do after these steps.
+    fn further(&self, _update: &Update<Self>, _program: &mut Program) {}
 
     /// Does a step leave another gradient than the loss's at the weights before it?
     fn changes_gradient(&self) -> bool {
@@ -445,6 +442,32 @@ impl StateVector {
     pub fn of_parameters(name: &'static str) -> StateVector {
         let initial = Initial::Parameters;
         StateVector { name, initial }
+    }
+}
+
+/// Some of a run's steps: from one on, every so manieth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct After {
+    /// Counted from 1.
+    pub first: u64,
+    pub every: u64,
+    /// Does what comes after them want, in `update.g`, the gradient of the step's last batch for labels that are drawn from
+    /// the model's own probabilities, at the weights after the step?
+    pub drawn: bool,
+}
+
+impl After {
+    /// Is the last of so many steps among them?
+    pub fn is_due(self, done: u64) -> bool {
+        done >= self.first && (done - self.first).is_multiple_of(self.every)
+    }
+
+    /// The number of the next of them behind so many steps.
+    pub fn next(self, done: u64) -> u64 {
+        match done.checked_sub(self.first) {
+            None => self.first,
+            Some(since) => self.first + (since / self.every + 1) * self.every,
+        }
     }
 }
 

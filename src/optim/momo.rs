@@ -66,7 +66,6 @@ pub(super) const MOMO: Row = Row {
     },
     reports: Reports::STEP_SIZE,
     rest: None,
-    cpu_only: false,
     build: &|values| Momo::build(values, false),
 };
 
@@ -85,7 +84,6 @@ pub(super) const MOMO_STAR: Row = Row {
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
     rest: None,
-    cpu_only: false,
     build: &|values| Momo::build(values, true),
 };
 

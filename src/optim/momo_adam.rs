@@ -57,7 +57,6 @@ pub(super) const MOMO_ADAM: Row = Row {
     },
     reports: Reports::STEP_SIZE,
     rest: None,
-    cpu_only: false,
     build: &|values| MomoAdam::build(values, false),
 };
 
@@ -76,7 +75,6 @@ pub(super) const MOMO_ADAM_STAR: Row = Row {
     },
     reports: Reports::STEP_SIZE_AND_BOUND,
     rest: None,
-    cpu_only: false,
     build: &|values| MomoAdam::build(values, true),
 };
 

@@ -36,6 +36,7 @@ use crate::device::gpu::{
     Grid,
     kernels::{self, MuonStep},
 };
+use crate::device::product::{RING_OF_MANY as RING, TILE_OF_MANY as TILE};
 use crate::graph::Tensor;
 
 pub(super) const MUON: Row = Row {
@@ -104,7 +105,6 @@ pub(super) const MUON: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: Some("adamw"),
-    cpu_only: false,
     build: &|values| {
         Box::new(Muon {
             momentum: values.real("momentum"),
@@ -124,10 +124,7 @@ const PANEL_SIDE: usize = 768;
 /// Blocks for each matrix of kernels that go over its entries.
 const BLOCKS: usize = 32;
 
-/// Of a block's tile of a product, rows and columns; bytes of its ring, and of 16 columns of rows beside it: see
-/// `kernels/muon.cu`.
-const TILE: (usize, usize) = (32, 64);
-const RING: usize = 29_184;
+/// Bytes of 16 columns of a tile's rows, which lie beside its ring: see `kernels/products.cuh`.
 const PANEL: usize = 2_560;
 
 #[derive(Clone, Copy)]

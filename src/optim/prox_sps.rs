@@ -39,7 +39,6 @@ pub(super) const PROX_SPS: Row = Row {
     },
     reports: Reports::STEP_SIZE,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(ProxSps {
             lower_bound: values.real("lb"),

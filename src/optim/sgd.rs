@@ -71,7 +71,6 @@ pub(super) const SGD: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(Sgd {
             weight_decay: values.real("weight_decay"),
@@ -94,7 +93,6 @@ pub(super) const HEAVY_BALL: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| Box::new(Momentum::<false>::new(values)),
 };
 
@@ -113,7 +111,6 @@ pub(super) const NESTEROV: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| Box::new(Momentum::<true>::new(values)),
 };
 

@@ -21,17 +21,24 @@
 //! columns of Q_i, and v's dimension i alike, by diag(Q_i^T L_i Q_i),
 //! largest first;  Q_i = Q of L_i Q_i = Q R                                     every precondition_frequency steps
 //! ```
+//!
+//! On a GPU a product is one launch for all tensors: a dimension of each is turned, or all L change. The bases are the host's
+//! in any case; a GPU waits for it.
 
-use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
 
 use super::{
-    At, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update, Vectors,
-    average, average_square,
+    After, At, EPS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Tables, Update,
+    Vectors, average, average_square,
 };
 use crate::config::{Entry, Key, Kind};
 use crate::cpu::gemm::{Matrix, gemm};
 use crate::cpu::{linalg, sum_of};
 use crate::device::Program;
+use crate::device::gpu::kernels::{self, SoapBasis, SoapStep, SoapTensor, Step};
+use crate::device::gpu::{Grid, PROCESSORS, elementwise};
+use crate::device::product::{RING_OF_MANY as RING, TILE_OF_MANY as TILE};
+use crate::device::program::{floats_mut, one};
 use crate::graph::Tensor;
 
 pub(super) const SOAP: Row = Row {
@@ -93,12 +100,11 @@ pub(super) const SOAP: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: true,
     build: &|values| {
         let betas: [f64; 2] = values.pair("betas").into();
         Box::new(Soap {
             betas,
-            eps: values.real("eps") as f32,
+            eps: values.real("eps"),
             shampoo_beta: values.get("shampoo_beta").as_f64().unwrap_or(betas[1]),
             frequency: values.count("precondition_frequency") as u64,
             longest: values.count("max_precond_dim"),
@@ -113,7 +119,7 @@ pub(super) const SOAP: Row = Row {
 #[derive(Clone, Copy)]
 struct Soap {
     betas: [f64; 2],
-    eps: f32,
+    eps: f64,
     shampoo_beta: f64,
     frequency: u64,
     longest: usize,
@@ -124,19 +130,11 @@ struct Soap {
     weight_decay: f64,
 }
 
-#[derive(Clone, Copy, Zeroable, Pod)]
-#[repr(C)]
-struct SoapStep {
-    lr: f64,
-    shrink: f64,
-    /// [`FIRST`], [`BETWEEN`] or [`CHANGE`].
-    bases: u64,
-}
+/// Blocks for each tensor of kernels that go over its entries.
+const BLOCKS: usize = 32;
 
-/// What a step does to the bases: make them; nothing; change them behind it.
-const FIRST: u64 = 0;
-const BETWEEN: u64 = 1;
-const CHANGE: u64 = 2;
+/// Terms of a sum in products that are worth a part of their own.
+const PART: usize = 512;
 
 /// Of a tensor. Where it has a basis, L and Q are there in the method's numbers, Q column by column.
 #[derive(Clone, Copy)]
@@ -179,6 +177,61 @@ impl Soap {
         let dimensions = self.dimensions(tensor).into_iter();
         dimensions.map(Dimension::numbers).sum()
     }
+
+    /// What kernels know of tensors and of bases, those of one tensor after the other.
+    fn layout(&self, of: &[Tensor]) -> (Vec<SoapTensor>, Vec<SoapBasis>) {
+        let (mut bases, mut numbers, mut partial, mut counters) = (Vec::new(), 0, 0, 0);
+        let tensors = of.iter().map(|tensor| {
+            let (range, first) = (tensor.range, bases.len());
+            let mut behind = range.len;
+            for dimension in self.dimensions(tensor) {
+                let size = dimension.size;
+                behind /= size;
+                if !dimension.has_basis {
+                    continue;
+                }
+                let tiles = size.div_ceil(TILE.0) * size.div_ceil(TILE.1);
+                // So many blocks have something to do, as far as there are terms.
+                let parts = (2 * PROCESSORS).div_ceil(tiles);
+                let parts = parts.min((range.len / size).div_ceil(PART));
+                bases.push(SoapBasis {
+                    start: range.start as i64,
+                    size: size as i64,
+                    columns: (range.len / size) as i64,
+                    behind: behind as i64,
+                    numbers: numbers as i64,
+                    parts: parts as i64,
+                    partial: partial as i64,
+                    counters: counters as i64,
+                });
+                numbers += dimension.numbers();
+                if parts > 1 {
+                    partial += parts * dimension.entries();
+                    counters += tiles;
+                }
+            }
+            SoapTensor {
+                start: range.start as i64,
+                n: range.len as i64,
+                first: first as i64,
+                count: (bases.len() - first) as i64,
+            }
+        });
+        (tensors.collect(), bases)
+    }
+}
+
+/// Floats for parts of sums in products.
+fn partial(bases: &[SoapBasis]) -> usize {
+    let split = bases.iter().filter(|basis| basis.parts > 1);
+    split
+        .map(|basis| (basis.parts * basis.size * basis.size) as usize)
+        .sum()
+}
+
+/// Tiles of so many columns along a basis.
+fn tiles(basis: &SoapBasis, columns: i64) -> usize {
+    (basis.size as usize).div_ceil(TILE.0) * (columns as usize).div_ceil(TILE.1)
 }
 
 impl Method for Soap {
@@ -190,8 +243,21 @@ impl Method for Soap {
         Memory {
             vectors: StateVector::zeros(["exp_avg", "exp_avg_sq"]),
             numbers: of.iter().map(|tensor| self.numbers(tensor)).sum(),
-            workspace: 2 * n,
+            // The CPU turns one vector after the other, in two of these.
+            workspace: 4 * n + partial(&self.layout(of).1),
             ..Memory::default()
+        }
+    }
+
+    /// Of tensors and of bases; sums of squares.
+    fn tables(&self, of: &[Tensor]) -> Tables {
+        let (tensors, bases) = self.layout(of);
+        Tables {
+            constants: vec![
+                bytemuck::cast_slice(&tensors).to_vec(),
+                bytemuck::cast_slice(&bases).to_vec(),
+            ],
+            doubles: BLOCKS * of.len(),
         }
     }
 
@@ -204,12 +270,73 @@ impl Method for Soap {
                 false => at.lr,
             },
             shrink: 1.0 - at.lr * self.weight_decay,
-            bases: match j {
-                0 => FIRST,
-                _ if j.is_multiple_of(self.frequency) => CHANGE,
-                _ => BETWEEN,
-            },
+            beta1: self.betas[0],
+            beta2: self.betas[1],
+            shampoo_beta: self.shampoo_beta,
+            eps: self.eps,
+            first: i64::from(j == 0),
         }
+    }
+
+    fn kernels(&self, u: &Update<Self>, program: &mut Program) {
+        let (n, count) = (u.w.len, u.tensors.len());
+        let (now, steps, [m, v]) = (u.now, u.coefficients, u.vectors());
+        let [tensors, bases] = [0, 1].map(|i| u.constants[i]);
+        let (tensors, bases) = (tensors.cast(), bases.cast());
+        let work = u.work.part(0, 4 * n);
+        let (own, all) = self.layout(u.tensors);
+        let turn = |back: bool, program: &mut Program| {
+            for i in 0..own.iter().map(|tensor| tensor.count).max().unwrap_or(0) {
+                let of_all = own.iter().filter(|tensor| i < tensor.count);
+                let of_all = of_all.map(|tensor| &all[(tensor.first + i) as usize]);
+                let blocks = of_all.map(|basis| tiles(basis, basis.columns)).max();
+                let mut grid = Grid::from((blocks.expect("one at least"), count));
+                grid.blocks[2] = if back { 1 } else { 2 };
+                grid.shared = RING as u32;
+                let arguments = kernels::SoapTurn {
+                    tensors,
+                    bases,
+                    numbers: u.numbers,
+                    g: u.g.into(),
+                    m,
+                    work,
+                    n: n as i64,
+                    i: i as i32,
+                    back: back.into(),
+                };
+                kernels::soap_turn(program, grid, arguments);
+            }
+        };
+        kernels::soap_average(program, elementwise(n), now, steps, u.g, m, n as i64);
+        turn(false, program);
+        let grid = Grid::from((BLOCKS, count));
+        kernels::soap_direction(
+            program, grid, now, steps, tensors, u.g, m, v, work, n as i64,
+        );
+        turn(true, program);
+        let (direction, normalize) = (work.part(3 * n, n), i32::from(self.normalize));
+        if self.normalize {
+            kernels::soap_squares(program, grid, tensors, direction, u.doubles);
+        }
+        kernels::soap(
+            program, grid, now, steps, tensors, direction, u.doubles, normalize, u.w,
+        );
+        let blocks = all
+            .iter()
+            .map(|basis| tiles(basis, basis.size) * basis.parts as usize);
+        let Some(blocks) = blocks.max() else {
+            return;
+        };
+        let split = all.iter().filter(|basis| basis.parts > 1);
+        let counters = program.counters(split.map(|basis| tiles(basis, basis.size)).sum());
+        let grid = Grid {
+            shared: RING as u32,
+            ..(blocks, all.len()).into()
+        };
+        let partial = u.work.part(4 * n, u.work.len - 4 * n);
+        kernels::soap_products(
+            program, grid, now, steps, bases, u.g, u.numbers, partial, counters,
+        );
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
@@ -224,6 +351,46 @@ impl Method for Soap {
             let (vectors, numbers) = step.vectors_and_numbers();
             vectors.for_tensors(numbers, &lengths, |i, vectors, numbers| {
                 soap.step(&tensors[i], c, vectors, numbers);
+            });
+        });
+    }
+
+    fn after(&self) -> Option<After> {
+        Some(After {
+            first: 1,
+            every: self.frequency,
+            drawn: false,
+        })
+    }
+
+    /// Makes the bases, or changes them.
+    fn further(&self, u: &Update<Self>, program: &mut Program) {
+        let [_, v] = u.vectors();
+        let tensors = u.tensors.iter();
+        let tensors = tensors.map(|tensor| (tensor.range.len, self.dimensions(tensor)));
+        let tensors: Vec<(usize, Vec<Dimension>)> = tensors.collect();
+        let (reads, writes) = ([u.now.into()], [v.into(), u.numbers.into()]);
+        program.by_host("soap_bases", reads, writes, move |[now], [v, numbers]| {
+            let first = one::<Step>(now).done == 0;
+            let (mut v, mut numbers) = (floats_mut(v), floats_mut(numbers));
+            let own = tensors.iter().map(|(n, dimensions)| {
+                let count = dimensions.iter().map(|dimension| dimension.numbers()).sum();
+                let v = v.split_off_mut(..*n).expect("as many");
+                (
+                    dimensions,
+                    v,
+                    numbers.split_off_mut(..count).expect("as many"),
+                )
+            });
+            let own: Vec<(&Vec<Dimension>, &mut [f32], &mut [f32])> = own.collect();
+            own.into_par_iter().for_each(|(dimensions, v, numbers)| {
+                each_basis(dimensions, numbers, |i, size, l, q| match first {
+                    true => q.copy_from_slice(&linalg::eigenvectors(l, size)),
+                    false => {
+                        let behind = dimensions[i + 1..].iter().map(|other| other.size);
+                        reorder(v, &change(l, q, size), behind.product());
+                    }
+                });
             });
         });
     }
@@ -243,13 +410,10 @@ impl Soap {
             g,
             state: [m, v, x, y],
         } = vectors;
-        if c.bases == FIRST {
-            self.multiply(dimensions, g, numbers, [x, y]);
-            return each_basis(dimensions, numbers, |_, size, l, q| {
-                q.copy_from_slice(&linalg::eigenvectors(l, size));
-            });
+        if c.first != 0 {
+            return self.multiply(dimensions, g, numbers, [x, y]);
         }
-        let ([b1, b2], eps) = (self.betas, self.eps);
+        let ([b1, b2], eps) = (self.betas, self.eps as f32);
         x.copy_from_slice(g);
         let [turned, other] = turn(dimensions, numbers, Way::There, [x, y]);
         piecewise(m, g, move |m, g| *m = average(b1, *m, g));
@@ -266,14 +430,7 @@ impl Soap {
         let (lr, shrink) = (lr as f32, c.shrink as f32);
         piecewise(w, u, move |w, u| *w = shrink * (-lr).mul_add(u, *w));
 
-        self.multiply(dimensions, g, numbers, [&mut *u, &mut *other]);
-        if c.bases == CHANGE {
-            each_basis(dimensions, numbers, |i, size, l, q| {
-                let behind = dimensions[i + 1..].iter().map(|other| other.size);
-                let order = change(l, q, size);
-                reorder(v, &order, behind.product(), u);
-            });
-        }
+        self.multiply(dimensions, g, numbers, [u, other]);
     }
 
     /// The running averages L of the gradient's products with itself.
@@ -356,10 +513,9 @@ fn change(l: &[f32], q: &mut [f32], size: usize) -> Vec<usize> {
 }
 
 /// Puts entry `order[i]` of a dimension in place i, with so many numbers behind each entry.
-fn reorder(x: &mut [f32], order: &[usize], behind: usize, work: &mut [f32]) {
-    work.copy_from_slice(x);
-    let all = order.len() * behind;
-    for (to, from) in x.chunks_exact_mut(all).zip(work.chunks_exact(all)) {
+fn reorder(x: &mut [f32], order: &[usize], behind: usize) {
+    let (all, old) = (order.len() * behind, x.to_vec());
+    for (to, from) in x.chunks_exact_mut(all).zip(old.chunks_exact(all)) {
         for (to, i) in to.chunks_exact_mut(behind).zip(order) {
             to.copy_from_slice(&from[i * behind..][..behind]);
         }
@@ -417,7 +573,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::device::{Device, Machine, Target};
+    use crate::device::{Device, Machine, Target, emulator_usable};
     use crate::graph::Params;
     use crate::optim::{Optimizer, Stepper};
     use crate::random::torch::Generator;
@@ -513,25 +669,49 @@ mod tests {
     fn a_dimension_takes_its_new_order() {
         // (2, 3, 2)
         let mut x: Vec<f32> = (0..12u8).map(f32::from).collect();
-        reorder(&mut x, &[2, 0, 1], 2, &mut [0.0; 12]);
+        reorder(&mut x, &[2, 0, 1], 2);
         assert_eq!(
             x,
             [4, 5, 0, 1, 2, 3, 10, 11, 6, 7, 8, 9].map(|i: u8| f32::from(i))
         );
     }
 
+    /// Of tensors with several tiles and sums in several parts; of rows, columns, and what lies between.
     #[test]
-    fn programs_of_other_devices_are_refused() {
-        let target = Target {
-            device: Device::Emulator,
-            precision: None,
+    fn kernels_follow_the_cpu() {
+        if emulator_usable().is_err() {
+            return;
+        }
+        let shapes = [&[70, 550][..], &[9, 20, 3, 5], &[7]];
+        let path = |device, more: &Value| {
+            let mut params = Params::new(Generator::new(3));
+            for (i, shape) in shapes.iter().enumerate() {
+                params.uniform(i.to_string(), shape, 1.0);
+            }
+            let mut gradient = vec![0.0; params.values.len()];
+            let target = Target {
+                device,
+                precision: None,
+            };
+            let (machine, more) = (Machine::open(device).unwrap(), optimizer(more.clone()));
+            let mut stepper = Stepper::on(machine, more, &params.tensors, target).unwrap();
+            let mut w = params.values;
+            for _ in 0..3 {
+                params.generator.uniform(&mut gradient, -1.0, 1.0);
+                stepper.step(0.1, 1.0, &mut w, &gradient).unwrap();
+            }
+            (w, stepper.calls())
         };
-        let machine = Machine::open(Device::Cpu).unwrap();
-        let refused = Stepper::on(machine, optimizer(json!({})), &params().tensors, target);
-        let message = refused.err().unwrap().message;
-        assert_eq!(
-            message,
-            "soap has no CUDA kernels yet; train with --device cpu"
-        );
+        // Bases of the longest, and the signs of the smallest, hang on rounding errors.
+        let more = json!({
+            "max_precond_dim": 70, "precondition_frequency": 1, "eps": 0.1, "normalize_grads": true,
+        });
+        let (expected, _) = path(Device::Cpu, &more);
+        let ours = path(Device::Emulator, &more);
+        let off = ours.0.iter().zip(&expected).map(|(x, y)| (x - y).abs());
+        let off = off.fold(0.0, f32::max);
+        assert!(off < 1e-4, "{off}");
+        assert_eq!(ours.1, 13);
+        assert!(path(Device::Emulator, &more) == ours);
     }
 }

@@ -15,8 +15,8 @@
 //! ```
 
 use super::{
-    At, BETAS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update, Vectors,
-    average, average_square, sign,
+    After, At, BETAS, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Update,
+    Vectors, average, average_square, sign,
 };
 use crate::config::{Entry, Key, Kind};
 use crate::device::Program;
@@ -67,7 +67,6 @@ pub(super) const SOPHIA_G: Row = Row {
     },
     reports: Reports::NOTHING,
     rest: None,
-    cpu_only: false,
     build: &|values| {
         Box::new(Sophia {
             betas: values.pair("betas"),
@@ -152,11 +151,15 @@ impl Method for Sophia {
         true
     }
 
-    fn draws_every(&self) -> Option<u64> {
-        Some(self.interval)
+    fn after(&self) -> Option<After> {
+        Some(After {
+            first: self.interval,
+            every: self.interval,
+            drawn: true,
+        })
     }
 
-    fn drawn(&self, u: &Update<Self>, program: &mut Program) {
+    fn further(&self, u: &Update<Self>, program: &mut Program) {
         if !program.on_host() {
             for group in u.groups() {
                 let ([_, h], grid) = (group.vectors::<2>(), elementwise(group.w().len));

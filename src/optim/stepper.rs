@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::schedule::Rate;
-use super::{Operands, Optimizer, Reports, SecondGradient};
+use super::{After, Operands, Optimizer, Reports, SecondGradient};
 use crate::device::gpu::kernels::Step;
 use crate::device::{Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
@@ -15,8 +15,8 @@ pub struct Stepper {
     operands: Operands,
     machine: Machine,
     step: Prepared,
-    /// After how many steps, again and again, it takes a gradient at drawn labels, and how.
-    drawn: Option<(u64, Prepared)>,
+    /// What comes after some steps only.
+    further: Vec<(After, Prepared)>,
     /// Put the weights in place that are evaluated, and the trained ones back.
     evaluation: [Prepared; 2],
     now: View<Step>,
@@ -61,17 +61,15 @@ impl Stepper {
         let mut program = Program::new(target);
         let gradient = |program: &mut Program| gradient(&operands, now, program);
         optimizer.step(&operands, &gradient, &mut program)?;
-        let drawn = match optimizer.draws_every() {
-            None => None,
-            Some(every) => {
-                let mut program = Program::new(target);
-                optimizer.drawn(&operands, &mut program);
-                Some((every, machine.prepare(program)?))
-            }
-        };
+        let further = optimizer.after().into_iter().map(|after| {
+            let mut program = Program::new(target);
+            optimizer.further(after, &operands, &mut program);
+            Ok((after, machine.prepare(program)?))
+        });
+        let further = further.collect::<Result<_>>()?;
         let [enter, leave] = optimizer.evaluation(&operands, target)?;
         Ok(Stepper {
-            drawn,
+            further,
             step: machine.prepare(program)?,
             evaluation: [machine.prepare(enter)?, machine.prepare(leave)?],
             now,
@@ -91,13 +89,26 @@ impl Stepper {
     pub fn step(&mut self, lr: f64, loss: f32, w: &mut [f32], g: &[f32]) -> Result<()> {
         self.load(lr, loss, w, g)?;
         self.machine.run(self.step)?;
+        self.run_further(false)?;
         self.machine.download_into(self.operands.w, w)
     }
 
-    /// Does the method want the gradient for drawn labels after the last step ([`super::Method::draws_every`])?
+    /// What comes after the last step, with the gradient for drawn labels or without one.
+    fn due(&self, drawn: bool) -> impl Iterator<Item = Prepared> {
+        let due = move |after: After| after.drawn == drawn && after.is_due(self.done);
+        let further = self.further.iter();
+        further.filter_map(move |(after, program)| due(*after).then_some(*program))
+    }
+
+    fn run_further(&mut self, drawn: bool) -> Result<()> {
+        let due: Vec<Prepared> = self.due(drawn).collect();
+        due.into_iter()
+            .try_for_each(|program| self.machine.run(program))
+    }
+
+    /// Does the method want the gradient for drawn labels after the last step ([`After::drawn`])?
     pub fn wants_drawn(&self) -> bool {
-        let is_due = |(every, _)| self.done > 0 && self.done.is_multiple_of(every);
-        self.drawn.is_some_and(is_due)
+        self.due(true).next().is_some()
     }
 
     /// Gives it that gradient.
@@ -106,9 +117,8 @@ impl Stepper {
     /// If it does not want one.
     pub fn take_drawn(&mut self, g: &[f32]) -> Result<()> {
         assert!(self.wants_drawn(), "no step that asks for it");
-        let (_, program) = self.drawn.expect("a method that does");
         self.machine.upload(self.operands.g, g)?;
-        self.machine.run(program)
+        self.run_further(true)
     }
 
     /// The weights that are evaluated after the steps so far, if they are not the trained ones.

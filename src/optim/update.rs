@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 
 use super::groups::{self, Group};
 use super::schedule::Rate;
-use super::{At, Course, Initial, Memory, Method, Reports, average, clip, keys, lookahead, sam};
+use super::{
+    After, At, Course, Initial, Memory, Method, Reports, average, clip, keys, lookahead, sam,
+};
 use crate::config::Values;
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::{Step, TensorRange};
@@ -248,30 +250,13 @@ impl Optimizer {
         Ok(())
     }
 
-    /// # Errors
-    /// If a method has no kernels.
-    pub fn check_kernels(&self) -> Result<()> {
-        match self.groups.iter().find(|group| group.cpu_only) {
-            None => Ok(()),
-            Some(Group { name, .. }) => Err(Error::usage(format!(
-                "{name} has no CUDA kernels yet; train with --device cpu"
-            ))),
-        }
-    }
-
     /// See [`Method::step`]. `gradient` adds the gradient of the same batch at whatever the parameters then are.
-    ///
-    /// # Errors
-    /// If a method has no kernels, and the program is not the CPU's.
     pub fn step(
         &self,
         operands: &Operands,
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()> {
-        if !program.on_host() {
-            self.check_kernels()?;
-        }
         let wrappers = self.wrappers.iter().zip(&operands.wrappers);
         for (wrapper, at) in wrappers {
             wrapper.before(at, gradient, program)?;
@@ -280,15 +265,28 @@ impl Optimizer {
         all.try_for_each(|(method, at)| method.step(at, gradient, program))
     }
 
-    /// See [`Method::draws_every`]: groups of such a method have one update, so that there is one answer.
-    pub fn draws_every(&self) -> Option<u64> {
-        self.all().find_map(|method| method.draws_every())
+    /// What [`Method::after`] says, of all methods.
+    pub fn after(&self) -> Vec<After> {
+        let mut all = Vec::new();
+        for after in self.all().filter_map(|method| method.after()) {
+            if !all.contains(&after) {
+                all.push(after);
+            }
+        }
+        all
     }
 
-    /// See [`Method::drawn`].
-    pub fn drawn(&self, operands: &Operands, program: &mut Program) {
+    /// Does a method ask for gradients at drawn labels?
+    pub fn draws_labels(&self) -> bool {
+        self.after().iter().any(|after| after.drawn)
+    }
+
+    /// Adds what all methods do after these steps.
+    pub fn further(&self, after: After, operands: &Operands, program: &mut Program) {
         for (method, at) in self.all().zip(operands.all()) {
-            method.drawn(at, program);
+            if method.after() == Some(after) {
+                method.further(at, program);
+            }
         }
     }
 
@@ -879,10 +877,10 @@ pub trait AnyMethod: Send {
         gradient: &dyn Fn(&mut Program) -> Result<()>,
         program: &mut Program,
     ) -> Result<()>;
-    fn draws_every(&self) -> Option<u64> {
+    fn after(&self) -> Option<After> {
         None
     }
-    fn drawn(&self, _operands: &Place, _program: &mut Program) {}
+    fn further(&self, _operands: &Place, _program: &mut Program) {}
     fn changes_gradient(&self) -> bool;
     fn evaluates_others(&self, done: u64) -> bool;
     fn evaluation(&self, operands: &Place, enter: &mut Program, leave: &mut Program) -> Result<()>;
@@ -924,14 +922,14 @@ impl<M: Method> AnyMethod for M {
         Method::before(self, &Update::new(operands, gradient), program)
     }
 
-    fn draws_every(&self) -> Option<u64> {
-        Method::draws_every(self)
+    fn after(&self) -> Option<After> {
+        Method::after(self)
     }
 
-    fn drawn(&self, operands: &Place, program: &mut Program) {
+    fn further(&self, operands: &Place, program: &mut Program) {
         let none = |_: &mut Program| Err(Error::usage("there is no further gradient here"));
         if operands.w.len > 0 {
-            Method::drawn(self, &Update::new(operands, &none), program);
+            Method::further(self, &Update::new(operands, &none), program);
         }
     }
 

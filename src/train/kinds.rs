@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::graph::{Layout, Mode, Params, Plan, Targets, Tensor};
 use crate::nn::BatchNorm;
 use crate::optim::schedule::Rate;
-use crate::optim::{At, Memory, Method, Optimizer, Reports, StateVector, Update};
+use crate::optim::{After, At, Memory, Method, Optimizer, Reports, StateVector, Update};
 use crate::random::torch::Generator;
 
 const LR: f32 = 1e-3;
@@ -218,11 +218,15 @@ impl Method for Noted {
 
     fn coefficients(&mut self, _: At) {}
 
-    fn draws_every(&self) -> Option<u64> {
-        Some(4)
+    fn after(&self) -> Option<After> {
+        Some(After {
+            first: 4,
+            every: 4,
+            drawn: true,
+        })
     }
 
-    fn drawn(&self, u: &Update<Self>, program: &mut Program) {
+    fn further(&self, u: &Update<Self>, program: &mut Program) {
         let noted = self.0.clone();
         program.host("note", [u.now.into()], [], move |[now], []| {
             noted.lock().unwrap().push(one::<Step>(now).done + 1);

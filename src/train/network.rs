@@ -75,13 +75,13 @@ impl Plans {
             _ => None,
         };
         let train = recorder.record(&params, mode, device, batch_size)?;
-        let drawn = match optimizer.draws_every() {
-            Some(_) => Some(
+        let drawn = match optimizer.draws_labels() {
+            true => Some(
                 recorder
                     .at_drawn_labels()?
                     .record(&params, mode, device, batch_size)?,
             ),
-            None => None,
+            false => None,
         };
         Ok(Plans {
             params,

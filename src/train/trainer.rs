@@ -5,6 +5,7 @@
 //! takes the next entry. So all steps are the same program, of which a GPU takes many at a time, and what they report
 //! (step sizes, norms, losses and scores) is read after the epoch.
 
+use std::cell::Cell;
 use std::io;
 
 use super::Watch;
@@ -24,7 +25,7 @@ use crate::device::{Call, Machine, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Params, Tensor};
 use crate::optim::schedule::Rate;
-use crate::optim::{EpochReport, Operands, Optimizer, sum_blocks};
+use crate::optim::{After, EpochReport, Operands, Optimizer, sum_blocks};
 use crate::random::SEED;
 
 /// What an epoch of training leaves to tell.
@@ -62,10 +63,10 @@ pub(super) struct Trainer {
     steps: Vec<Step>,
     /// Programs of so many training steps, the longer one first.
     train: Vec<(Prepared, usize)>,
-    /// What comes after every so manieth step.
-    drawn: Option<(Prepared, u64)>,
-    /// This epoch's programs.
-    sequence: Sequence,
+    /// What is done after some steps only.
+    further: Vec<(Prepared, After)>,
+    /// This epoch's programs of training steps: places in `train`, and how often to run each.
+    sequence: Vec<(usize, usize)>,
     norms: Prepared,
     log: Option<StepLog>,
     layers: Option<LayerLog>,
@@ -179,7 +180,8 @@ impl Trainer {
             n => Some(Accumulation::new(&mut machine, n, parameters)?),
         };
         let clock = Clock::default();
-        let one_step = |program: &mut Program| -> Result<()> {
+        // How often its update goes over the parameters.
+        let one_step = |program: &mut Program| -> Result<f64> {
             let plan = &plans.train;
             clock.emit(Mark::Step, program);
             for i in 0..accumulated {
@@ -195,52 +197,63 @@ impl Trainer {
             if let Some(layers) = &layers {
                 layers.emit_before(program, now, operands.w, operands.g);
             }
+            let passes_since =
+                |start: usize, program: &Program| passes(&program.calls()[start..], parameters);
+            let of_gradients = Cell::new(0.0);
             let gradient = |program: &mut Program| match accumulated {
-                1 => plan.emit_again(now, program),
+                1 => {
+                    let start = program.calls().len();
+                    plan.emit_again(now, program)?;
+                    of_gradients.update(|all| all + passes_since(start, program));
+                    Ok(())
+                }
                 _ => Err(Error::usage(
                     "accumulate_steps: a method with a second gradient (sam_rho) takes one batch a step; use a larger \
                      batch_size instead",
                 )),
             };
             clock.emit(Mark::Update, program);
+            let start = program.calls().len();
             optimizer.step(&operands, &gradient, program)?;
+            let of_update = passes_since(start, program) - of_gradients.get();
             clock.emit(Mark::End, program);
             if let Some(layers) = &layers {
                 layers.emit_after(program, now, operands.w);
             }
-            Ok(())
+            Ok(of_update)
         };
-        let mut update = Program::new(target);
-        optimizer.step(&operands, &|_| Ok(()), &mut update)?;
-        let mut update_passes = passes(update.calls(), parameters);
-        let mut drawn = None;
-        if let (Some(plan), Some(every)) = (&plans.drawn, optimizer.draws_every()) {
+        let mut program = Program::new(target);
+        let mut update_passes = one_step(&mut program)?;
+        let all_after = optimizer.after();
+        let between = all_after.iter().map(|after| after.every as usize);
+        let between = between.min().map_or(steps, |every| every.min(steps));
+        let at_once = machine.steps_at_once(between, program.calls().len());
+        (1..at_once).try_for_each(|_| one_step(&mut program).map(drop))?;
+        let mut train = vec![(machine.prepare(program)?, at_once)];
+        if at_once > 1 && !(all_after.is_empty() && steps.is_multiple_of(at_once)) {
+            let mut program = Program::new(target);
+            one_step(&mut program)?;
+            train.push((machine.prepare(program)?, 1));
+        }
+        let mut further = Vec::new();
+        for after in all_after {
             let mut program = Program::new(target);
             clock.emit(Mark::Step, &mut program);
-            let batch = Batch {
-                again: true,
-                df: 1.0,
-                ..batch
-            };
-            halves[0].gather(plan, batch_size, batch, &mut program);
-            plan.emit_again(now, &mut program)?;
-            let gradient = program.calls().len();
-            optimizer.drawn(&operands, &mut program);
-            update_passes += passes(&program.calls()[gradient..], parameters) / every as f64;
+            if after.drawn {
+                let plan = plans.drawn.as_ref().expect("a plan at drawn labels");
+                let batch = Batch {
+                    again: true,
+                    df: 1.0,
+                    ..batch
+                };
+                halves[0].gather(plan, batch_size, batch, &mut program);
+                plan.emit_again(now, &mut program)?;
+            }
+            let start = program.calls().len();
+            optimizer.further(after, &operands, &mut program);
+            update_passes += passes(&program.calls()[start..], parameters) / after.every as f64;
             clock.emit(Mark::Further, &mut program);
-            drawn = Some((machine.prepare(program)?, every));
-        }
-        // Between two looks at drawn labels.
-        let between = drawn.map_or(steps, |(_, every)| steps.min(every as usize));
-        let mut program = Program::new(target);
-        one_step(&mut program)?;
-        let at_once = machine.steps_at_once(between, program.calls().len());
-        let single = at_once > 1 && (drawn.is_some() || !steps.is_multiple_of(at_once));
-        let mut train = Vec::new();
-        for n in [at_once].into_iter().chain(single.then_some(1)) {
-            let mut program = Program::new(target);
-            (0..n).try_for_each(|_| one_step(&mut program))?;
-            train.push((machine.prepare(program)?, n));
+            further.push((machine.prepare(program)?, after));
         }
 
         let mut program = Program::new(target);
@@ -327,8 +340,8 @@ impl Trainer {
             tables,
             steps: Vec::new(),
             train,
-            drawn,
-            sequence: Sequence::new(),
+            further,
+            sequence: Vec::new(),
             norms,
             log,
             layers,
@@ -390,43 +403,43 @@ impl Trainer {
         self.write_tables(rates, order)
     }
 
-    /// The programs of the epoch that comes now.
-    fn lay_out(&self) -> Sequence {
+    /// The programs of the epoch that comes now: what is done after some steps only comes behind a program.
+    fn lay_out(&self) -> Vec<(usize, usize)> {
         let (steps, mut step) = (self.steps_per_epoch(), 0);
-        let mut sequence = Sequence::new();
+        let mut sequence = Vec::new();
         while step < steps {
-            let to_next = |every| (every - (self.done + step as u64) % every) as usize;
-            let next = self
-                .drawn
-                .map(|(program, every)| (program, step + to_next(every)));
-            let end = next.map_or(steps, |(_, at)| at.min(steps));
-            for (program, n) in &self.train {
-                sequence.push((*program, (end - step) / n));
+            let done = self.done + step as u64;
+            let next = self.further.iter().map(|(_, after)| after.next(done));
+            let next = next.min().map_or(steps, |next| (next - self.done) as usize);
+            let end = next.min(steps);
+            for (i, (_, n)) in self.train.iter().enumerate() {
+                sequence.push((i, (end - step) / n));
                 step = end - (end - step) % n;
-            }
-            if let Some((program, at)) = next
-                && at == end
-            {
-                sequence.push((program, 1));
             }
         }
         sequence
     }
 
-    /// Runs the next of the epoch's programs, of one step or of several. Is there another one?
+    /// Runs the next of the epoch's programs, of one step or of several, and what comes behind it. Is there another one?
     pub fn advance(&mut self) -> Result<bool> {
-        let mut left = self.trained;
-        let programs = || self.sequence.iter().copied();
-        let next = programs().find_map(|(program, times)| match left.checked_sub(times) {
-            None => Some(program),
-            Some(rest) => {
-                left = rest;
-                None
-            }
+        let (mut left, mut step) = (self.trained, 0);
+        let next = self.sequence.iter().find_map(|&(i, times)| {
+            let (program, n) = self.train[i];
+            let before = times.min(left);
+            left -= before;
+            step += n * before;
+            (before < times).then_some((program, n))
         });
-        self.machine.run(next.expect("a program of this epoch"))?;
+        let (program, n) = next.expect("a program of this epoch");
+        self.machine.run(program)?;
+        step += n;
+        for (program, after) in &self.further {
+            if after.is_due(self.done + step as u64) {
+                self.machine.run(*program)?;
+            }
+        }
         self.trained += 1;
-        Ok(self.trained < programs().map(|(_, times)| times).sum())
+        Ok(step < self.steps_per_epoch())
     }
 
     pub fn end_epoch(&mut self) -> Result<EpochResult> {

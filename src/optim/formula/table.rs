@@ -204,7 +204,6 @@ fn made(definition: Definition, name: &str) -> (&'static Row, &'static MethodFil
             epoch: &[],
         },
         rest,
-        cpu_only: false,
         build: Box::leak(Box::new(|values: &Values| -> Box<dyn AnyMethod> {
             Box::new(FileMethod::new(definition, values))
         })),

@@ -129,12 +129,12 @@ fn without_device(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Methods with kernels of their own, dropout, and a last batch that is smaller.
+/// Methods with kernels of their own, one that waits for the host, dropout, and a last batch that is smaller.
 fn mlp() -> Value {
     json!({
         "dataset": "synthetic_linear", "dataset_kwargs": {"p": 20, "n_samples": 50}, "model": "mlp",
         "model_kwargs": {"output_size": 1, "hidden_sizes": [30], "dropout": true}, "loss_func": "squared",
-        "score_func": "squared", "opt": [{"name": "adam", "lr": 0.01}, {"name": "momo-adam", "lr": 0.01}],
+        "score_func": "squared", "opt": [{"name": "adam", "lr": 0.01}, {"name": "soap", "lr": 0.01, "precondition_frequency": 4}],
         "batch_size": 8, "max_epoch": 3, "n_runs": 1,
     })
 }
