@@ -5,7 +5,7 @@ use std::fs;
 use stepback_native::cli::vocabulary;
 use stepback_native::config::{self, Changes, MAX_RUNS};
 use stepback_native::data::{Library, fetch};
-use stepback_native::device::Target;
+use stepback_native::device::{Machine, Target};
 use stepback_native::results::Epoch;
 use stepback_native::train::{self, Watch};
 use stepback_native::{Error, Result};
@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     for run in &experiment.runs {
         println!("{}", run.label());
         let data = library.load(run)?;
-        let result = train::run(run, &data, Target::CPU, None, None, &Print)?;
+        let result = train::run(run, &data, Machine::open(Target::CPU)?, None, None, &Print)?;
         let result = result.expect("nobody stops it");
         let cost = &result.summary["state_bytes_per_parameter"];
         println!(

@@ -214,7 +214,7 @@ const PARTS: [&str; 2] = ["forward", "backward"];
 fn op(target: Target, shapes: Shapes, name: &str, case: &Case) -> Result<Vec<Measured>> {
     let mut example = case.example(SEED, target.device);
     let flops = example.plan.flops_of_halves();
-    let mut machine = Machine::open(target.device)?;
+    let mut machine = Machine::open(target)?;
     let loaded = example.load(&mut machine, target)?;
     let ours = example.run(&mut machine, &loaded)?;
     let programs = loaded.0.each_ref().map(|half| half.program);

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::experiments::Experiment;
 use super::model::{Gpu, traffic};
 use crate::data::random_bytes;
+use crate::device::PlannedCalls;
 use crate::device::gpu::{Launch, Precision};
-use crate::device::{Call, longest_path};
 use crate::error::Result;
 use crate::train::EpochPlan;
 
@@ -99,14 +99,14 @@ pub(super) fn plan(
     } = experiment;
     let data = random_bytes(&config, sample, *classes, *samples)?;
     let epoch = EpochPlan::new(&config, &data, precision)?;
-    let launches = |calls| <[Call]>::iter(calls).filter_map(Call::as_launch);
     let evaluation = epoch.evaluation();
     let modelled = gpus.iter().map(|gpu| {
-        let time = |calls| launches(calls).map(|launch| gpu.time(launch)).sum::<f64>();
+        let time =
+            |calls: PlannedCalls<'_>| calls.launches().map(|launch| gpu.time(launch)).sum::<f64>();
         let step = time(epoch.step());
         let of_evaluation = evaluation
             .iter()
-            .map(|(calls, times)| time(calls) * *times as f64);
+            .map(|(calls, times)| time(*calls) * *times as f64);
         Modelled {
             gpu: gpu.name.clone(),
             step,
@@ -124,13 +124,13 @@ pub(super) fn plan(
     Ok(Planned {
         name: experiment.name,
         batch: config.batch_size,
-        launches: launches(epoch.step()).map(planned).collect(),
+        launches: epoch.step().launches().map(planned).collect(),
         eval_launches: evaluation
             .iter()
-            .map(|(calls, times)| calls.len() * times)
+            .map(|(program, times)| program.calls.len() * times)
             .sum(),
         flops: epoch.flops,
-        path: longest_path(epoch.step()),
+        path: PlannedCalls::longest_path(&[epoch.step()]),
         modelled: modelled.collect(),
     })
 }
@@ -152,7 +152,7 @@ mod tests {
             let (sample, classes) = (experiment.sample, experiment.classes);
             let data = random_bytes(&config, sample, classes, [512, 512]).unwrap();
             let epoch = EpochPlan::new(&config, &data, None).unwrap();
-            let launches = epoch.step().iter().filter_map(Call::as_launch);
+            let launches = epoch.step().launches();
             let of_update = launches
                 .filter(|launch| [Some("muon"), Some("adam")].contains(&launch.kernel.file()));
             // Two to begin with, two for each step of Newton-Schulz, one for AdamW.

@@ -1,7 +1,7 @@
 //! NVIDIA GPUs through the driver, which is loaded at run time: the one file that names cudarc.
 //!
-//! A program becomes one CUDA graph, captured from its launches in a stream of our own. What the build compiled is loaded
-//! when the device is opened; kernels that are text are compiled by the driver when the first program with them is prepared.
+//! A program becomes one CUDA graph, whose launches wait for those alone that share memory with them. What the build compiled is
+//! loaded when the device is opened; kernels that are text are compiled by the driver when the first program with them is prepared.
 //!
 //! `STEPBACK_NO_GRAPH=1` is for faults: launches then go one by one, each waited for, so that the message names the kernel.
 
@@ -15,6 +15,7 @@ use cudarc::driver::DriverError;
 use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::sys;
 
+use super::edges::edges;
 use super::gpu::{Argument, Body, Kernel, Launch, kernels};
 use super::machine::Backend;
 use super::program::Call;
@@ -153,7 +154,7 @@ fn pick(mut names: Vec<String>, index: usize) -> Result<String> {
 
 impl Function {
     /// Looks a kernel up and lets it have all shared memory that there is: what a graph's launches need differs. It is on
-    /// the GPU then: the driver's default is to bring it there at its first launch, which may be part of a capture.
+    /// the GPU then: the driver's default is to bring it there at its first launch.
     ///
     /// # Safety
     /// The module is loaded in the current context, on this device.
@@ -365,8 +366,21 @@ impl Cuda {
 
     /// Launches a kernel and waits for it.
     fn run_alone(&self, launch: &Launch, addresses: &[u64]) -> Result<()> {
-        self.launch(launch, addresses)?;
-        // SAFETY: as above.
+        let mut arguments = Arguments::new(launch, addresses);
+        let [x, y, z] = launch.grid.blocks;
+        // SAFETY: arguments in memory that lives through the call.
+        let launched = unsafe {
+            result::launch_kernel(
+                self.function_for(launch)?,
+                (x, y, z),
+                (launch.kernel.threads, 1, 1),
+                launch.grid.shared,
+                self.stream,
+                &mut arguments.pointers,
+            )
+        };
+        launched.map_err(|e| failed(&launch.kernel.name, e))?;
+        // SAFETY: our own stream.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| {
             let name = &launch.kernel.name;
             let text = format!(
@@ -377,40 +391,60 @@ impl Cuda {
     }
 
     /// Programs as one graph, all of them so many times.
-    fn capture(&self, programs: &[&Ready], times: usize) -> Result<sys::CUgraphExec> {
-        let capturing = |e| failed("capture of a graph", e);
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: our own stream, graph and executable graph.
-        unsafe {
-            result::stream::begin_capture(self.stream, mode).map_err(capturing)?;
-            let queued = self.each_launch(programs, times, |l, at| self.launch(l, at));
-            // Also after an error: the stream must leave capture.
-            let graph = result::stream::end_capture(self.stream).map_err(capturing);
-            let graph = match (queued, graph) {
-                (Ok(()), Ok(graph)) => graph,
-                (Err(e), Ok(graph)) => {
-                    let _ = result::graph::destroy(graph);
-                    return Err(e);
-                }
-                (Err(e), _) | (_, Err(e)) => return Err(e),
-            };
+    fn graph(&self, programs: &[&Ready], times: usize) -> Result<sys::CUgraphExec> {
+        let building = |e| failed("making of a graph", e);
+        let mut graph = MaybeUninit::uninit();
+        // SAFETY: it writes the graph if it succeeds.
+        let graph = unsafe {
+            let made = sys::cuGraphCreate(graph.as_mut_ptr(), 0).result();
+            made.map(|()| graph.assume_init()).map_err(building)?
+        };
+        let program = self.add_launches(graph, programs, times).and_then(|()| {
             let flags = sys::CUgraphInstantiate_flags(0);
-            let program = result::graph::instantiate(graph, flags).map_err(capturing);
-            result::graph::destroy(graph).map_err(capturing)?;
-            program
-        }
+            // SAFETY: our own graph.
+            unsafe { result::graph::instantiate(graph, flags) }.map_err(building)
+        });
+        // SAFETY: our own, of which the program has all that it needs.
+        unsafe { result::graph::destroy(graph) }.map_err(building)?;
+        program
     }
 
-    /// Does something with every launch of programs, all of them so many times.
-    fn each_launch(
-        &self,
-        programs: &[&Ready],
-        times: usize,
-        what: impl Fn(&Launch, &[u64]) -> Result<()>,
-    ) -> Result<()> {
+    /// Each waits for those alone whose memory it shares.
+    fn add_launches(&self, graph: sys::CUgraph, programs: &[&Ready], times: usize) -> Result<()> {
         let programs = (0..times).flat_map(|_| programs);
-        let mut launches = programs.flat_map(|p| p.launches.iter().map(|l| (l, &*p.addresses)));
-        launches.try_for_each(|(launch, addresses)| what(launch, addresses))
+        let launches = programs.flat_map(|p| p.launches.iter().map(|l| (l, &*p.addresses)));
+        let touched = launches.clone().map(|(l, addresses)| l.touches(addresses));
+        let mut nodes: Vec<sys::CUgraphNode> = Vec::new();
+        for ((launch, addresses), before) in launches.zip(edges(touched)) {
+            let before: Vec<sys::CUgraphNode> = before.into_iter().map(|i| nodes[i]).collect();
+            let mut arguments = Arguments::new(launch, addresses);
+            let [x, y, z] = launch.grid.blocks;
+            let node = sys::CUDA_KERNEL_NODE_PARAMS {
+                func: self.function_for(launch)?,
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: launch.kernel.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: launch.grid.shared,
+                kernelParams: arguments.pointers.as_mut_ptr(),
+                extra: std::ptr::null_mut(),
+                kern: std::ptr::null_mut(),
+                ctx: std::ptr::null_mut(),
+            };
+            let mut made = MaybeUninit::uninit();
+            // SAFETY: our own graph and nodes of it; an argument for each parameter, which the call copies. It writes the
+            // node if it succeeds.
+            unsafe {
+                let (of, n) = (before.as_ptr(), before.len());
+                sys::cuGraphAddKernelNode_v2(made.as_mut_ptr(), graph, of, n, &node)
+                    .result()
+                    .map_err(|e| failed(&launch.kernel.name, e))?;
+                nodes.push(made.assume_init());
+            }
+        }
+        Ok(())
     }
 
     /// Starts a graph, or runs the launches of programs one by one.
@@ -424,7 +458,13 @@ impl Cuda {
             // SAFETY: graph and stream are ours, and the memory that it names lives as long.
             Some(graph) => unsafe { result::graph::launch(graph, self.stream) }
                 .map_err(|e| failed("start of a graph", e)),
-            None => self.each_launch(programs, times, |l, at| self.run_alone(l, at)),
+            None => {
+                let mut programs = (0..times).flat_map(|_| programs);
+                programs.try_for_each(|program| {
+                    let mut launches = program.launches.iter();
+                    launches.try_for_each(|launch| self.run_alone(launch, &program.addresses))
+                })
+            }
         }
     }
 
@@ -479,12 +519,9 @@ impl Cuda {
         }
     }
 
-    fn launch(&self, launch: &Launch, addresses: &[u64]) -> Result<()> {
-        let Launch {
-            kernel,
-            grid,
-            arguments,
-        } = launch;
+    /// The kernel of a launch, which this GPU can take.
+    fn function_for(&self, launch: &Launch) -> Result<sys::CUfunction> {
+        let Launch { kernel, grid, .. } = launch;
         let function = self.function(kernel);
         if grid.shared > function.most_shared {
             return Err(Error::usage(format!(
@@ -495,32 +532,32 @@ impl Cuda {
                 function.most_shared >> 10
             )));
         }
+        Ok(function.handle)
+    }
+}
+
+/// The arguments of a launch as the driver wants them.
+struct Arguments {
+    /// To the values: one for each parameter, of its type, since the launcher was written from the kernel's own declaration.
+    pointers: Vec<*mut c_void>,
+    _values: Vec<Box<[u64]>>,
+}
+
+impl Arguments {
+    fn new(launch: &Launch, addresses: &[u64]) -> Arguments {
+        let Launch {
+            kernel, arguments, ..
+        } = launch;
         assert_eq!(arguments.len(), kernel.parameters.len(), "{}", kernel.name);
-        let mut values: Vec<Box<[u64]>> = arguments
-            .iter()
-            .map(|argument| match argument {
-                Argument::Read(place) | Argument::Write(place) => [place.address(addresses)].into(),
-                Argument::Value(words) => words.clone(),
-            })
-            .collect();
-        let mut pointers: Vec<*mut c_void> = values
-            .iter_mut()
-            .map(|words| words.as_mut_ptr().cast())
-            .collect();
-        let [x, y, z] = grid.blocks;
-        // SAFETY: an argument for each parameter, of its type (the launcher was written from the kernel's own
-        // declaration), in memory that lives through the call.
-        unsafe {
-            let block = (kernel.threads, 1, 1);
-            result::launch_kernel(
-                function.handle,
-                (x, y, z),
-                block,
-                grid.shared,
-                self.stream,
-                &mut pointers,
-            )
-            .map_err(|e| failed(&kernel.name, e))
+        let value = |argument: &Argument| match argument {
+            Argument::Read(place) | Argument::Write(place) => [place.address(addresses)].into(),
+            Argument::Value(words) => words.clone(),
+        };
+        let mut values: Vec<Box<[u64]>> = arguments.iter().map(value).collect();
+        let pointers = values.iter_mut().map(|words| words.as_mut_ptr().cast());
+        Arguments {
+            pointers: pointers.collect(),
+            _values: values,
         }
     }
 }
@@ -577,7 +614,6 @@ impl Backend for Cuda {
     fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
         self.gpu.enter()?;
         let launches: Vec<Launch> = calls.into_iter().map(Call::into_launch).collect();
-        // The driver compiles nothing while a stream is captured.
         for launch in &launches {
             self.load_text(&launch.kernel)?;
         }
@@ -587,7 +623,7 @@ impl Backend for Cuda {
             graph: None,
         };
         if self.graphs {
-            ready.graph = Some(self.capture(&[&ready], 1)?);
+            ready.graph = Some(self.graph(&[&ready], 1)?);
         }
         self.programs.push(ready);
         Ok(self.programs.len() - 1)
@@ -603,7 +639,7 @@ impl Backend for Cuda {
         self.gpu.enter()?;
         let programs: Vec<&Ready> = programs.iter().map(|p| &self.programs[*p]).collect();
         let graph = match self.graphs {
-            true => Some(self.capture(&programs, times)?),
+            true => Some(self.graph(&programs, times)?),
             false => None,
         };
         let start = |event| {

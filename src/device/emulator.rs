@@ -11,10 +11,11 @@ use super::machine::Backend;
 use super::program::Call;
 use crate::error::{Error, Result};
 
-/// In which order the threads of a block run until they wait.
+/// In which order launches, and the threads of a block, run that need not wait for one another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Order {
+    /// Launches as they come in the program.
     #[default]
     Forward = 0,
     /// Blocks too.
@@ -144,11 +145,13 @@ mod machine {
     use std::sync::atomic::{AtomicU32, AtomicU64};
     use std::sync::{Arc, Mutex};
 
+    use super::super::edges::{self, Touched};
     use super::super::gpu::{Argument, Body, Kernel, Launch};
     use super::super::program::ByteRange;
     use super::ptx::{self, Module, Named};
-    use super::{Backend, Call, Record, Schedule};
+    use super::{Backend, Call, Order, Record, Schedule};
     use crate::error::{Error, Kind, Result};
+    use crate::random::philox::philox4x32_10;
 
     #[repr(C)]
     struct Fault {
@@ -221,6 +224,7 @@ mod machine {
         launch: Launch,
         /// Where the operands are, for arguments that are ranges.
         addresses: Vec<u64>,
+        touched: Touched,
         /// What the kernel's text says, if it is text.
         text: Option<Arc<Module>>,
     }
@@ -230,6 +234,8 @@ mod machine {
         buffers: Vec<Guarded>,
         programs: Vec<Vec<Ready>>,
         texts: HashMap<Arc<str>, Arc<Module>>,
+        /// How often the order of launches was drawn.
+        drawn: u128,
     }
 
     impl Emulator {
@@ -239,6 +245,7 @@ mod machine {
                 buffers: Vec::new(),
                 programs: Vec::new(),
                 texts: HashMap::new(),
+                drawn: 0,
             })
         }
 
@@ -320,6 +327,7 @@ mod machine {
                             Argument::Value(_) => 0,
                         })
                         .collect(),
+                    touched: launch.touches(addresses),
                     text: self.text(&launch.kernel)?,
                     launch,
                 })
@@ -331,13 +339,32 @@ mod machine {
         }
 
         fn run(&mut self, program: usize) -> Result<()> {
-            for ready in &self.programs[program] {
+            let launches = &self.programs[program];
+            for launch in self.schedule.launches(launches, &mut self.drawn) {
+                let ready = &launches[launch];
                 match &ready.text {
                     None => isolated(ready, &self.schedule)?,
                     Some(module) => interpreted(ready, module, &self.schedule)?,
                 }
             }
             Ok(())
+        }
+    }
+
+    impl Schedule {
+        /// The order of launches: each comes after those that it must wait for.
+        fn launches(&self, launches: &[Ready], drawn: &mut u128) -> Vec<usize> {
+            if self.order == Order::Forward {
+                return (0..launches.len()).collect();
+            }
+            let touched = launches.iter().map(|ready| ready.touched.clone());
+            edges::order(&edges::edges(touched), |ready| match self.order {
+                Order::Shuffled => {
+                    *drawn += 1;
+                    philox4x32_10(self.seed.into(), *drawn)[0] as usize % ready
+                }
+                _ => ready - 1,
+            })
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
+use super::edges::Touched;
 use super::program::ByteRange;
 use super::{Program, Slot, View, emulator};
 
@@ -236,6 +237,23 @@ impl Launch {
             }
             _ => None,
         })
+    }
+
+    /// The addresses that it reads and those that it writes, given where the buffers are.
+    pub(super) fn touches(&self, addresses: &[u64]) -> Touched {
+        let place = |range: &ByteRange| {
+            let start = range.address(addresses);
+            start..start + range.len as u64
+        };
+        let mut touched = Touched::default();
+        for argument in &self.arguments {
+            match argument {
+                Argument::Read(range) => touched[0].push(place(range)),
+                Argument::Write(range) => touched[1].push(place(range)),
+                Argument::Value(_) => {}
+            }
+        }
+        touched
     }
 
     /// The ranges that it names.

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
+use super::gpu::Precision;
+use super::planner::PlannedCalls;
 use super::program::{Buffer, ByteRange, Call, HostCall, Program, View};
-use super::{Device, cuda, emulator, host, planner};
+use super::{Device, Target, cuda, emulator, host, planner};
 use crate::error::{Error, Kind, Result};
 
 /// What a machine must be able to do. Addresses are its own, and what is read or written there is inside of a buffer.
@@ -33,7 +35,7 @@ pub(super) trait Backend: Send {
         Ok(start.elapsed().as_secs_f64())
     }
     /// The calls of a program, where they are kept.
-    fn planned(&self, _program: usize) -> Option<&[Call]> {
+    fn planned(&self, _program: usize) -> Option<PlannedCalls<'_>> {
         None
     }
 }
@@ -41,8 +43,7 @@ pub(super) trait Backend: Send {
 /// A machine and the buffers on it. All of them are gone with it.
 pub struct Machine {
     backend: Box<dyn Backend>,
-    /// Is it the CPU?
-    host: bool,
+    target: Target,
     addresses: Vec<u64>,
     /// Bytes of each buffer.
     sizes: Vec<usize>,
@@ -81,30 +82,33 @@ pub struct Prepared(usize);
 
 impl Machine {
     /// Opens a device.
-    pub fn open(device: Device) -> Result<Machine> {
-        let backend: Box<dyn Backend> = match device {
+    pub fn open(target: impl Into<Target>) -> Result<Machine> {
+        let target = target.into();
+        let backend: Box<dyn Backend> = match target.device {
             Device::Cpu => Box::new(host::Host::default()),
             Device::Emulator => Box::new(emulator::Emulator::open(emulator::Schedule::default())?),
             Device::Cuda(index) => Box::new(cuda::Cuda::open(index)?),
             Device::Plan => Box::new(planner::Planner::new()),
         };
-        Ok(Machine::on(backend, device == Device::Cpu))
+        Ok(Machine::on(backend, target))
     }
 
-    /// The emulator with a schedule of its threads, for tests.
-    pub fn emulator(schedule: emulator::Schedule) -> Result<Machine> {
-        Ok(Machine::on(
-            Box::new(emulator::Emulator::open(schedule)?),
-            false,
-        ))
+    /// The emulator with a schedule of its own, for tests.
+    pub fn emulator(schedule: emulator::Schedule, precision: Option<Precision>) -> Result<Machine> {
+        let target = Target {
+            device: Device::Emulator,
+            precision,
+        };
+        let backend = Box::new(emulator::Emulator::open(schedule)?);
+        Ok(Machine::on(backend, target))
     }
 
-    fn on(backend: Box<dyn Backend>, host: bool) -> Machine {
+    fn on(backend: Box<dyn Backend>, target: Target) -> Machine {
         #[cfg(test)]
         let backend = failing::wrap(backend);
         Machine {
             backend,
-            host,
+            target,
             addresses: Vec::new(),
             sizes: Vec::new(),
             held: 0,
@@ -208,7 +212,7 @@ impl Machine {
         let (all, mut parts, mut own) = (calls.len(), Vec::new(), Vec::new());
         for call in calls {
             match call {
-                Call::Host(call) if !self.host => {
+                Call::Host(call) if !self.is_host() => {
                     if !own.is_empty() {
                         let own = std::mem::take(&mut own);
                         parts.push(Part::Own(self.backend.prepare(own, &self.addresses)?));
@@ -239,7 +243,7 @@ impl Machine {
     }
 
     /// The calls of a program on the machine that only plans; `None` on others, or if the host has a part in it.
-    pub fn planned(&self, program: Prepared) -> Option<&[Call]> {
+    pub fn planned(&self, program: Prepared) -> Option<PlannedCalls<'_>> {
         self.backend.planned(self.whole(program)?)
     }
 
@@ -271,7 +275,12 @@ impl Machine {
 
     /// Is it the CPU, which runs functions on memory of this process?
     pub fn is_host(&self) -> bool {
-        self.host
+        self.target.device == Device::Cpu
+    }
+
+    /// What was opened, and how it computes.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// How many of so many training steps, of so many calls each, to put into one program. A GPU must not wait for the
@@ -280,7 +289,7 @@ impl Machine {
     pub fn steps_at_once(&self, steps: usize, calls: usize) -> usize {
         const STEPS: usize = 40;
         const CALLS: usize = 4096;
-        let most = match self.host {
+        let most = match self.is_host() {
             true => 1,
             false => (CALLS / calls).clamp(1, STEPS).min(steps),
         };
@@ -323,7 +332,7 @@ fn run_by_host(call: &HostCall, there: &[u64], backend: &mut dyn Backend) -> Res
 pub(crate) mod failing {
     use std::cell::Cell;
 
-    use super::{Backend, Call, Error, Kind, Result};
+    use super::{Backend, Call, Error, Kind, PlannedCalls, Result};
 
     thread_local! {
         static RUNS_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
@@ -397,7 +406,7 @@ pub(crate) mod failing {
             self.backend.time(programs, times)
         }
 
-        fn planned(&self, program: usize) -> Option<&[Call]> {
+        fn planned(&self, program: usize) -> Option<PlannedCalls<'_>> {
             self.backend.planned(program)
         }
     }

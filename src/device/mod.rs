@@ -2,6 +2,7 @@
 
 pub mod arena;
 mod cuda;
+mod edges;
 mod emulator;
 pub mod gpu;
 mod host;
@@ -18,7 +19,7 @@ pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
 pub(crate) use emulator::tests::planted as test_kernels;
 pub use emulator::{Order, Schedule, usable as emulator_usable};
 pub use machine::{Machine, Prepared};
-pub use planner::longest_path;
+pub use planner::PlannedCalls;
 pub use program::{Call, Program, View};
 
 /// Where a plan runs.
@@ -50,6 +51,16 @@ pub struct Target {
     pub device: Device,
     /// Of matrix products, where the user has chosen one.
     pub precision: Option<gpu::Precision>,
+}
+
+/// Where the user has chosen no precision.
+impl From<Device> for Target {
+    fn from(device: Device) -> Target {
+        Target {
+            device,
+            precision: None,
+        }
+    }
 }
 
 impl Target {

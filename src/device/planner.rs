@@ -1,8 +1,9 @@
 //! A machine that only plans: programs are kept to be looked at, nothing is allocated and nothing runs.
 
-use super::gpu::Argument;
+use super::edges;
+use super::gpu::Launch;
 use super::machine::Backend;
-use super::program::{ByteRange, Call};
+use super::program::Call;
 use crate::error::Result;
 
 /// Where its first buffer would be.
@@ -10,7 +11,7 @@ const FIRST: u64 = 1 << 20;
 
 pub(super) struct Planner {
     end: u64,
-    programs: Vec<Vec<Call>>,
+    programs: Vec<(Vec<Call>, Vec<u64>)>,
 }
 
 impl Planner {
@@ -46,8 +47,8 @@ impl Backend for Planner {
         Ok(())
     }
 
-    fn prepare(&mut self, calls: Vec<Call>, _: &[u64]) -> Result<usize> {
-        self.programs.push(calls);
+    fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
+        self.programs.push((calls, addresses.to_vec()));
         Ok(self.programs.len() - 1)
     }
 
@@ -55,54 +56,55 @@ impl Backend for Planner {
         Ok(())
     }
 
-    fn planned(&self, program: usize) -> Option<&[Call]> {
-        Some(&self.programs[program])
+    fn planned(&self, program: usize) -> Option<PlannedCalls<'_>> {
+        let (calls, addresses) = &self.programs[program];
+        Some(PlannedCalls { calls, addresses })
     }
 }
 
-/// Launches of the longest chain in which each needs what one before it has written, or writes what one before it still
-/// reads or has written.
-pub fn longest_path(calls: &[Call]) -> usize {
-    let all: Vec<[Vec<ByteRange>; 2]> = calls.iter().map(ranges).collect();
-    let clash = |one: &[ByteRange], other: &[ByteRange]| {
-        one.iter().any(|a| other.iter().any(|b| a.overlaps(*b)))
-    };
-    let mut depths: Vec<usize> = Vec::with_capacity(all.len());
-    for (i, [reads, writes]) in all.iter().enumerate() {
-        let waits_for = all[..i]
-            .iter()
-            .zip(&depths)
-            .filter(|([r, w], _)| clash(w, reads) || clash(w, writes) || clash(r, writes));
-        depths.push(1 + waits_for.map(|(_, depth)| *depth).max().unwrap_or(0));
-    }
-    depths.into_iter().max().unwrap_or(0)
+/// The calls of a program that was planned.
+#[derive(Clone, Copy)]
+pub struct PlannedCalls<'a> {
+    pub calls: &'a [Call],
+    /// Of the buffers.
+    addresses: &'a [u64],
 }
 
-/// What a call reads, and what it writes.
-fn ranges(call: &Call) -> [Vec<ByteRange>; 2] {
-    let Call::Launch(launch) = call else {
-        panic!("{}: only kernels are planned", call.name());
-    };
-    let mut ranges = [Vec::new(), Vec::new()];
-    for argument in &launch.arguments {
-        match argument {
-            Argument::Read(range) => ranges[0].push(*range),
-            Argument::Write(range) => ranges[1].push(*range),
-            Argument::Value(_) => {}
+impl<'a> PlannedCalls<'a> {
+    /// Its first calls alone.
+    pub fn first(self, calls: usize) -> PlannedCalls<'a> {
+        PlannedCalls {
+            calls: &self.calls[..calls],
+            ..self
         }
     }
-    ranges
+
+    pub fn launches(self) -> impl Iterator<Item = &'a Launch> {
+        self.calls.iter().filter_map(Call::as_launch)
+    }
+
+    /// Launches of the longest chain in which each must wait for the one before it, where programs are one graph.
+    pub fn longest_path(programs: &[PlannedCalls<'_>]) -> usize {
+        let of_program = |program: &PlannedCalls<'_>| {
+            let touched = program.launches().map(|l| l.touches(program.addresses));
+            touched.collect::<Vec<_>>()
+        };
+        let touched = programs.iter().flat_map(of_program);
+        edges::longest_path(&edges::edges(touched))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::gpu::kernels;
-    use crate::device::{Device, Program, Slot, Target};
+    use crate::device::{Device, Machine, Program, Slot, Target};
 
     #[test]
     fn the_longest_path_follows_what_is_read_and_written() {
         let slot = |start| Slot { start, len: 16 };
+        let mut machine = Machine::open(Device::Plan).unwrap();
+        machine.alloc::<f32>("arena", 96).unwrap();
         let mut program = Program::new(Target {
             device: Device::Plan,
             precision: None,
@@ -115,7 +117,9 @@ mod tests {
         relu(64, 0);
         // Writes over what the last but one needs.
         relu(80, 16);
-        assert_eq!(longest_path(program.calls()), 3);
-        assert_eq!(longest_path(&program.calls()[..2]), 1);
+        let program = machine.prepare(program).unwrap();
+        let planned = machine.planned(program).unwrap();
+        assert_eq!(PlannedCalls::longest_path(&[planned]), 3);
+        assert_eq!(PlannedCalls::longest_path(&[planned.first(2)]), 1);
     }
 }

@@ -412,7 +412,7 @@ mod tests {
 
     /// A B and A^T B with the sums of A: of an A (m, k) and (k, m) and a B (k, n), on a machine.
     fn products(product: Product, target: Target, [a, b]: &[Vec<f32>; 2]) -> [Vec<f32>; 3] {
-        let mut machine = Machine::open(target.device).unwrap();
+        let mut machine = Machine::open(target).unwrap();
         let [a, b] = [a, b].map(|x| machine.alloc_with("operand", x).unwrap());
         let mut room = |len| machine.alloc::<f32>("result", len).unwrap();
         let entries = product.m * product.n;

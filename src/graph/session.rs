@@ -22,7 +22,7 @@ impl Session {
     /// # Errors
     /// If the device cannot be opened, or an op has no kernels.
     pub fn new(params: &Params, plans: Vec<Plan>, target: Target) -> Result<Session> {
-        Session::on(Machine::open(target.device)?, params, plans, target)
+        Session::on(Machine::open(target)?, params, plans, target)
     }
 
     /// The same on a machine that holds nothing yet.

@@ -534,7 +534,7 @@ mod tests {
                 assert!(!relu || y.contains(&0.0) || y.len() == 1);
                 let emulated = example(Device::Emulator);
                 for (precision, tolerance) in [(Precision::Fp32, 2e-6), (Precision::Tf32, 2e-3)] {
-                    let mut gpu = Machine::emulator(schedule).unwrap();
+                    let mut gpu = Machine::emulator(schedule, None).unwrap();
                     let target = Target {
                         device: Device::Emulator,
                         precision: Some(precision),

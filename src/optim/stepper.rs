@@ -27,7 +27,7 @@ pub struct Stepper {
 impl Stepper {
     /// Before the first step on `n` parameters. `opt` is a run's optimizer object, checked against the table.
     pub fn new(opt: &Map<String, Value>, n: usize, target: Target) -> Result<Stepper> {
-        let (machine, optimizer) = (Machine::open(target.device)?, Optimizer::new(opt, &[])?);
+        let (machine, optimizer) = (Machine::open(target)?, Optimizer::new(opt, &[])?);
         Stepper::on(machine, optimizer, &[Params::matrix(n)], target)
     }
 

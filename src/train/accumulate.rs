@@ -58,7 +58,7 @@ mod tests {
 
     use crate::config::RunConfig;
     use crate::data::{Library, fetch};
-    use crate::device::{Device, Target};
+    use crate::device::{Device, Machine};
     use crate::error::Result;
     use crate::results::RunResult;
     use crate::results::json::Json;
@@ -72,13 +72,9 @@ mod tests {
         });
         let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
-        let target = Target {
-            device,
-            precision: None,
-        };
         let data = library.load(&config)?;
         let log = NonZeroUsize::new(2).map(LogSteps::from);
-        let run = run(&config, &data, target, None, log, &())?;
+        let run = run(&config, &data, Machine::open(device)?, None, log, &())?;
         Ok(run.expect("nobody stops it"))
     }
 

@@ -13,7 +13,7 @@ use super::step_log::LogSteps;
 use super::trainer::Trainer;
 use crate::data::{Pair, Part, Split};
 use crate::device::gpu::Precision;
-use crate::device::{Device, Target};
+use crate::device::{Device, Machine, Target};
 use crate::graph::{Mode, Params, Plan, Sample, Tape, Targets, Tensor};
 use crate::nn::{BatchNorm, Conv2d, Linear};
 use crate::optim::Optimizer;
@@ -159,7 +159,8 @@ fn follow(case: &Case, device: Device) {
         precision: Some(Precision::Fp32),
     };
     let log = NonZeroUsize::new(1).map(LogSteps::from);
-    let mut trainer = Trainer::new(plans, optimizer, &data, target, log).unwrap();
+    let mut trainer =
+        Trainer::new(plans, optimizer, &data, Machine::open(target).unwrap(), log).unwrap();
     let order: Vec<u32> = (0..IMAGES as u32).collect();
     let mut losses = Vec::new();
     for _ in 0..4 {

@@ -5,7 +5,7 @@ use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::Pair;
 use crate::device::gpu::Precision;
-use crate::device::{Call, Device, Target};
+use crate::device::{Device, Machine, PlannedCalls, Target};
 use crate::error::Result;
 use crate::graph::Mode;
 use crate::optim::Optimizer;
@@ -31,17 +31,17 @@ impl EpochPlan {
         Ok(EpochPlan {
             steps: steps_per_epoch(config, data.train.len()),
             flops,
-            trainer: Trainer::new(plans, optimizer, data, target, None)?,
+            trainer: Trainer::new(plans, optimizer, data, Machine::open(target)?, None)?,
         })
     }
 
     /// The calls of a training step.
-    pub fn step(&self) -> &[Call] {
+    pub fn step(&self) -> PlannedCalls<'_> {
         self.trainer.planned().0
     }
 
     /// The programs of both evaluations, and how often each runs.
-    pub fn evaluation(&self) -> Vec<(&[Call], usize)> {
+    pub fn evaluation(&self) -> Vec<(PlannedCalls<'_>, usize)> {
         self.trainer.planned().1
     }
 }

@@ -177,12 +177,15 @@ fn trained_on(config: Value, data: &Path, optimizer: Optimizer, device: Device) 
     let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
     let library = Library::new(data, true, fetch::Options::new(Vec::new(), true));
     let data = library.load(&config).unwrap();
-    let target = Target {
-        device,
-        precision: None,
-    };
     let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
-    let mut trainer = Trainer::new(plans, optimizer, &data, target, None).unwrap();
+    let mut trainer = Trainer::new(
+        plans,
+        optimizer,
+        &data,
+        Machine::open(device).unwrap(),
+        None,
+    )
+    .unwrap();
     let mut loader = Loader::new(0, data.train.len(), config.batch_size);
     let mut told = Vec::new();
     for _ in 0..3 {

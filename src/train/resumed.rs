@@ -1,5 +1,6 @@
 //! Runs that are ended after any step, and go on from their checkpoint to the same bits, on the CPU and by kernels.
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Mutex;
@@ -15,7 +16,7 @@ use super::step_log::LogSteps;
 use super::weights::Snapshot;
 use crate::config::RunConfig;
 use crate::data::{Library, Pair, fetch};
-use crate::device::{Device, Target};
+use crate::device::{Device, Machine, Schedule};
 use crate::error::Result;
 use crate::graph::{Mode, Params, Plan, Targets};
 use crate::nn::{BatchNorm, Conv2d, Linear};
@@ -142,7 +143,7 @@ fn small_network(data: &Pair, device: Device) -> Plans {
 fn run(
     folder: &Path,
     config: &RunConfig,
-    device: Device,
+    machine: Machine,
     every: Option<Duration>,
     watch: &Patience,
 ) -> Option<(RunResult, Vec<u32>)> {
@@ -151,10 +152,7 @@ fn run(
     }
     let library = Library::new(folder, true, fetch::Options::new(Vec::new(), true));
     let data = library.load(config).unwrap();
-    let target = Target {
-        device,
-        precision: None,
-    };
+    let device = machine.target().device;
     let plans = match config.model.as_str() {
         "mlp" => Plans::new(config, &data, device, Mode::Train).unwrap(),
         _ => small_network(&data, device),
@@ -167,7 +165,7 @@ fn run(
     let folder = folder.join("checkpoints");
     let checkpoints = Checkpoints::open(folder, every, log, vec![identity]).unwrap();
     let place = checkpoints.place(0);
-    let mut result = run_plans(plans, config, &data, target, log, Some(place), watch).unwrap()?;
+    let mut result = run_plans(plans, config, &data, machine, log, Some(place), watch).unwrap()?;
     for epoch in &mut result.history {
         assert!(epoch.train_epoch_time > 0.0 && epoch.eval_epoch_time > 0.0);
         (epoch.train_epoch_time, epoch.eval_epoch_time) = (0.0, 0.0);
@@ -182,14 +180,22 @@ fn run(
     Some((result, watch.weights.lock().unwrap().clone()))
 }
 
-/// The run is ended at every question once, and another one again and again.
+/// The run is ended at every question once, and another one again and again. On the emulator launches come in another
+/// order each time.
 fn same_bits_wherever_it_is_ended(members: Value, batches: usize) {
     const LONG: Option<Duration> = Some(Duration::MAX);
     let config = config(members, batches);
     let accumulated = config.opt.get("accumulate_steps").and_then(Value::as_u64);
     let steps = batches / accumulated.unwrap_or(1) as usize;
     for device in [Device::Cpu, Device::Emulator] {
-        let run = |folder: &Path, watch: &Patience| run(folder, &config, device, LONG, watch);
+        let schedules = RefCell::new(Schedule::all().into_iter().cycle());
+        let run = |folder: &Path, watch: &Patience| {
+            let machine = match device {
+                Device::Cpu => Machine::open(device),
+                _ => Machine::emulator(schedules.borrow_mut().next().unwrap(), None),
+            };
+            run(folder, &config, machine.unwrap(), LONG, watch)
+        };
         let patience = |questions: usize| Patience {
             left: questions.into(),
             ..Patience::default()

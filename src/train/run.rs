@@ -14,7 +14,7 @@ use super::weights::{Snapshot, Weights};
 use crate::config::RunConfig;
 use crate::cpu;
 use crate::data::{Loader, Pair, Part, Vocabulary};
-use crate::device::Target;
+use crate::device::Machine;
 use crate::error::{Error, Result};
 use crate::optim::schedule::{Rate, Schedule};
 use crate::optim::{Course, Optimizer};
@@ -53,18 +53,18 @@ pub trait Watch: Sync {
 /// Nobody follows.
 impl Watch for () {}
 
-/// Trains one config to its end, from the weights of a file or those that are drawn; steps are logged if there is to be a
+/// Trains one config to its end, on a machine that holds nothing yet, from the weights of a file or those that are drawn; steps are logged if there is to be a
 /// log. `None` if the watch ended it.
 pub fn run(
     config: &RunConfig,
     data: &Pair,
-    target: Target,
+    machine: Machine,
     init: Option<&Weights>,
     log: Option<LogSteps>,
     watch: &dyn Watch,
 ) -> Result<Option<RunResult>> {
-    let plans = Plans::from_weights(init, config, data, target.device)?;
-    run_plans(plans, config, data, target, log, None, watch)
+    let plans = Plans::from_weights(init, config, data, machine.target().device)?;
+    run_plans(plans, config, data, machine, log, None, watch)
 }
 
 /// As [`run`], by plans that are there. The run goes on from the checkpoint in its place, and writes checkpoints there.
@@ -72,7 +72,7 @@ pub(super) fn run_plans(
     plans: Plans,
     config: &RunConfig,
     data: &Pair,
-    target: Target,
+    machine: Machine,
     log: Option<LogSteps>,
     place: Option<Place<'_>>,
     watch: &dyn Watch,
@@ -90,7 +90,7 @@ pub(super) fn run_plans(
     let mut run = Run {
         config,
         log,
-        trainer: Trainer::new(plans, optimizer, data, target, log)?,
+        trainer: Trainer::new(plans, optimizer, data, machine, log)?,
         loader: Loader::new(config.run_id, train.len(), config.batch_size),
         schedule: Schedule::new(&config.opt, config.max_epoch, steps)?,
         steps,
@@ -116,7 +116,7 @@ pub(super) fn run_plans(
     train.check_all()?;
     val.check_all()?;
     run.trainer.finish(watch)?;
-    let mut summary = summary(data, target, &run);
+    let mut summary = summary(data, &run);
     summary.insert("init_model_norm".to_owned(), initial_norm.into());
     if log.is_some_and(|log| log.layers) {
         let names = run.trainer.tensors().iter().map(|tensor| &*tensor.name);
@@ -390,7 +390,7 @@ fn six_digits(x: f64) -> f64 {
     format!("{x:.5e}").parse().expect("a number")
 }
 
-fn summary(data: &Pair, target: Target, run: &Run) -> Map<String, Value> {
+fn summary(data: &Pair, run: &Run) -> Map<String, Value> {
     let Run {
         history,
         start_time,
@@ -401,6 +401,7 @@ fn summary(data: &Pair, target: Target, run: &Run) -> Map<String, Value> {
         !(numbers.iter().all(|x| x.is_finite()) && e.model_norm.is_finite())
     });
     let costs = run.trainer.costs();
+    let target = run.trainer.target();
     let entries = json!({
         "start_time": start_time,
         "end_time": timestamp(SystemTime::now()),
@@ -434,6 +435,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Library, fetch};
+    use crate::device::Device;
 
     /// Says stop from the n-th question on.
     struct Patience {
@@ -469,7 +471,15 @@ mod tests {
                 left: AtomicUsize::new(questions),
                 epochs: AtomicUsize::new(0),
             };
-            let outcome = run(&config, &data, Target::CPU, None, None, &watch).unwrap();
+            let outcome = run(
+                &config,
+                &data,
+                Machine::open(Device::Cpu).unwrap(),
+                None,
+                None,
+                &watch,
+            )
+            .unwrap();
             assert!(outcome.is_none());
             assert_eq!(
                 watch.epochs.into_inner(),

@@ -6,7 +6,7 @@ use super::network::{Plans, steps_per_epoch};
 use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::{Loader, Pair};
-use crate::device::Target;
+use crate::device::{Machine, Target};
 use crate::error::Result;
 use crate::graph::Mode;
 use crate::optim::Optimizer;
@@ -32,7 +32,7 @@ pub fn step_time(
     const LR: f64 = 1e-3;
     let plans = Plans::new(config, data, target.device, Mode::Train)?;
     let optimizer = Optimizer::new(&config.opt, &config.groups)?;
-    let mut trainer = Trainer::new(plans, optimizer, data, target, None)?;
+    let mut trainer = Trainer::new(plans, optimizer, data, Machine::open(target)?, None)?;
     let mut loader = Loader::new(config.run_id, data.train.len(), config.batch_size);
     let steps = steps_per_epoch(config, data.train.len());
     let rates = vec![Rate::computed(LR, 1.0); steps];

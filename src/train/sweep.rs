@@ -17,7 +17,7 @@ use super::trainer::Trainer;
 use super::weights::{Place, Snapshot, Weights};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
-use crate::device::{Device, Target};
+use crate::device::{Device, Machine, Target};
 use crate::error::{Error, Kind, Result};
 use crate::models;
 use crate::optim::schedule::Schedule;
@@ -154,7 +154,7 @@ pub fn check<'r>(
                 let init = choices.init.as_ref();
                 let plans = Plans::from_weights(init, config, &data, target.device)?;
                 let optimizer = Optimizer::new(&config.opt, &config.groups)?;
-                Trainer::new(plans, optimizer, &data, target, choices.log)?;
+                Trainer::new(plans, optimizer, &data, Machine::open(target)?, choices.log)?;
             }
             let steps = steps_per_epoch(config, data.train.len());
             Schedule::new(&config.opt, config.max_epoch, steps)?.check()
@@ -260,7 +260,7 @@ pub fn sweep(
                         Some(plans) => plans,
                         None => Plans::from_weights(init, config, &data, target.device)?,
                     };
-                    one(plans, &data, target, &optima, &watch)
+                    one(plans, &data, Machine::open(target)?, &optima, &watch)
                 })
                 .map(|result| {
                     let mut result = result?;
@@ -386,7 +386,7 @@ impl Queue<'_> {
 fn one(
     plans: Plans,
     data: &Pair,
-    target: Target,
+    machine: Machine,
     optima: &Optima,
     watch: &RunWatch,
 ) -> Result<Option<RunResult>> {
@@ -398,7 +398,7 @@ fn one(
     } = watch;
     let log = choices.log;
     let place = choices.checkpoints.as_ref().map(|all| all.place(turn));
-    let Some(mut result) = run_plans(plans, config, data, target, log, place, watch)? else {
+    let Some(mut result) = run_plans(plans, config, data, machine, log, place, watch)? else {
         return Ok(None);
     };
     if models::row(&config.model).is_some_and(|row| row.linear)

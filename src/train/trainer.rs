@@ -21,7 +21,7 @@ use crate::data::augment::Placement;
 use crate::data::{Pair, Part};
 use crate::device::gpu::kernels::{self, Step};
 use crate::device::program::{floats, one_mut};
-use crate::device::{Call, Machine, Prepared, Program, Slot, Target, View};
+use crate::device::{Machine, PlannedCalls, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Params, Tensor};
 use crate::optim::schedule::Rate;
@@ -103,18 +103,18 @@ struct Tables {
 }
 
 impl Trainer {
-    /// Steps of each epoch are logged, if any.
+    /// On a machine that holds nothing yet. Steps of each epoch are logged, if any.
     ///
     /// # Errors
-    /// If the device cannot be opened or has no memory for it, or an op of the model has no kernels.
+    /// If the device has no memory for it, or an op of the model has no kernels.
     pub fn new(
         plans: Plans,
         optimizer: Optimizer,
         data: &Pair,
-        target: Target,
+        mut machine: Machine,
         log_steps: Option<LogSteps>,
     ) -> Result<Trainer> {
-        let mut machine = Machine::open(target.device)?;
+        let target = machine.target();
         let all = plans
             .eval
             .iter()
@@ -364,12 +364,16 @@ impl Trainer {
 
     /// On the machine that only plans: the calls of one training step, and the programs of both evaluations with how often
     /// each runs.
-    pub fn planned(&self) -> (&[Call], Vec<(&[Call], usize)>) {
+    pub fn planned(&self) -> (PlannedCalls<'_>, Vec<(PlannedCalls<'_>, usize)>) {
         let calls = |program| self.machine.planned(program).expect("a machine that plans");
         let (first, _) = self.train[0];
         let evaluation = self.halves.iter().flat_map(|(_, programs)| programs);
         let evaluation = evaluation.map(|(program, times)| (calls(*program), *times));
-        (&calls(first)[..self.calls()], evaluation.collect())
+        (calls(first).first(self.calls()), evaluation.collect())
+    }
+
+    pub fn target(&self) -> Target {
+        self.machine.target()
     }
 
     pub fn costs(&self) -> Costs {
@@ -771,14 +775,10 @@ mod tests {
         let data = library.load(&config).unwrap();
         let order: Vec<u32> = (0..40).collect();
         let [cpu, emulator] = [(Device::Cpu, 1), (Device::Emulator, 2)].map(|(device, calls)| {
-            let target = Target {
-                device,
-                precision: None,
-            };
             let [plain, mut logged] = [None, Some(third(false))].map(|log| {
                 let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
                 let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
-                Trainer::new(plans, optimizer, &data, target, log).unwrap()
+                Trainer::new(plans, optimizer, &data, Machine::open(device).unwrap(), log).unwrap()
             });
             assert_eq!(logged.calls(), plain.calls() + calls);
             let rates = [Rate::computed(0.1, 1.0); 10];
@@ -813,14 +813,17 @@ mod tests {
         let data = library.load(&config).unwrap();
         let order: Vec<u32> = (0..40).collect();
         let [cpu, emulator] = [Device::Cpu, Device::Emulator].map(|device| {
-            let target = Target {
-                device,
-                precision: None,
-            };
             let [mut plain, mut logged] = [false, true].map(|layers| {
                 let plans = Plans::new(&config, &data, device, Mode::Train).unwrap();
                 let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
-                Trainer::new(plans, optimizer, &data, target, Some(third(layers))).unwrap()
+                Trainer::new(
+                    plans,
+                    optimizer,
+                    &data,
+                    Machine::open(device).unwrap(),
+                    Some(third(layers)),
+                )
+                .unwrap()
             });
             assert_eq!(logged.calls(), plain.calls() + 2);
             let names: Vec<&str> = logged.tensors().iter().map(|t| t.name.as_str()).collect();
@@ -867,13 +870,16 @@ mod tests {
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
         let data = library.load(&config).unwrap();
         for device in [Device::Cpu, Device::Emulator] {
-            let target = Target {
-                device,
-                precision: None,
-            };
             let plans = Plans::new(&config, &data, device, Mode::Train);
             let optimizer = Optimizer::new(&config.opt, &config.groups).unwrap();
-            let mut run = Trainer::new(plans.unwrap(), optimizer, &data, target, None).unwrap();
+            let mut run = Trainer::new(
+                plans.unwrap(),
+                optimizer,
+                &data,
+                Machine::open(device).unwrap(),
+                None,
+            )
+            .unwrap();
             let order: Vec<u32> = (0..40).rev().collect();
             let mut epoch = || {
                 let before = run.machine.traffic();

@@ -175,7 +175,7 @@ impl Case {
             });
             Ok(())
         };
-        let machine = Machine::open(target.device)?;
+        let machine = Machine::open(target)?;
         let tensors = &params.tensors;
         let mut stepper = Stepper::with_gradient(machine, optimizer, tensors, target, &second)?;
         let lr = Values::new(optim::keys(&self.opt), &self.opt).real("lr");

@@ -8,7 +8,7 @@ use super::ensemble::{Judge, Number, Numbers};
 use super::{Check, Context, Goldens};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
-use crate::device::Target;
+use crate::device::{Machine, Target};
 use crate::error::{Error, Kind, Result};
 use crate::results::json::{self, Json};
 use crate::results::{Epoch, RunResult, TIMES};
@@ -180,7 +180,7 @@ impl GoldenRun {
             )
         })?;
         let data = library.load(&config)?;
-        let result = train::run(&config, &data, target, None, self.log, &())?
+        let result = train::run(&config, &data, Machine::open(target)?, None, self.log, &())?
             .expect("nobody stops this run");
         let history: Vec<Json> = result.history.iter().map(Epoch::to_json).collect();
         let mut numbers = numbers(&history);

@@ -15,13 +15,29 @@ use stepback_native::train::run;
 /// What runs kernels.
 pub struct Candidate {
     pub device: Device,
-    open: Box<dyn Fn() -> Machine>,
+    /// Of the emulator.
+    schedule: Schedule,
 }
 
 impl Candidate {
     /// With nothing on it.
     pub fn open(&self) -> Machine {
-        (self.open)()
+        self.open_at(None)
+    }
+
+    fn open_at(&self, precision: Option<Precision>) -> Machine {
+        let device = self.device;
+        let machine = match device {
+            Device::Emulator => Machine::emulator(self.schedule, precision),
+            _ => Machine::open(Target { device, precision }),
+        };
+        machine.unwrap()
+    }
+
+    /// The same under another schedule, if it has one: launches, blocks and threads in any order that is allowed.
+    pub fn shuffled(&self) -> Candidate {
+        let [.., schedule] = Schedule::all();
+        Candidate { schedule, ..*self }
     }
 
     pub fn target(&self, precision: Precision) -> Target {
@@ -42,13 +58,13 @@ pub fn machines(schedules: usize) -> Vec<Candidate> {
     let mut machines = Vec::new();
     match device::emulator_usable() {
         Err(why) => EMULATOR.call_once(|| skip("on the emulator", &why.message)),
-        Ok(()) => machines.extend(Schedule::all().into_iter().take(schedules).map(|schedule| {
-            let open = move || Machine::emulator(schedule).unwrap();
-            Candidate {
+        Ok(()) => {
+            let schedules = Schedule::all().into_iter().take(schedules);
+            machines.extend(schedules.map(|schedule| Candidate {
                 device: Device::Emulator,
-                open: Box::new(open),
-            }
-        })),
+                schedule,
+            }));
+        }
     }
     match device::usable_gpus() {
         Err(why) => {
@@ -58,7 +74,7 @@ pub fn machines(schedules: usize) -> Vec<Candidate> {
         }
         Ok(_) => machines.push(Candidate {
             device: Device::Cuda(0),
-            open: Box::new(|| Machine::open(Device::Cuda(0)).unwrap()),
+            schedule: Schedule::default(),
         }),
     }
     machines
@@ -100,19 +116,15 @@ pub struct Tolerances {
     pub others: f64,
 }
 
-/// A run by kernels, twice the same, tells what the CPU tells.
+/// A run by kernels, twice the same in whatever order they run, tells what the CPU tells.
 pub fn runs_agree(config: &RunConfig, data: &Pair, tolerances: Tolerances) {
-    let trained = |device| {
-        let target = Target {
-            device,
-            precision: Some(Precision::Fp32),
-        };
-        run(config, data, target, None, None, &()).unwrap().unwrap()
-    };
-    let cpu = trained(Device::Cpu);
-    for Candidate { device, .. } in machines(1) {
-        let (ours, again) = (trained(device), trained(device));
-        assert_eq!(ours.summary["device"], device.name());
+    let trained = |machine| run(config, data, machine, None, None, &());
+    let trained = |machine| trained(machine).unwrap().unwrap();
+    let cpu = trained(Machine::open(Target::CPU).unwrap());
+    for candidate in machines(1) {
+        let [ours, again] = [&candidate, &candidate.shuffled()]
+            .map(|machine| trained(machine.open_at(Some(Precision::Fp32))));
+        assert_eq!(ours.summary["device"], candidate.device.name());
         same_runs(config, &cpu, &ours, &again, tolerances);
     }
 }

@@ -17,7 +17,7 @@ struct Bench {
 
 impl Bench {
     fn new(schedule: Schedule) -> Bench {
-        let gpu = Machine::emulator(schedule).unwrap();
+        let gpu = Machine::emulator(schedule, None).unwrap();
         Bench { gpu }
     }
 

@@ -2,8 +2,9 @@
 // mistakes that NVIDIA's leaves undefined, and runs kernels on the emulator, on which they are compiled from the same
 // sources. What it knows of a kernel's parameters, threads, registers and shared memory it reads from the machine code.
 //
-// Streams do their work as late as they may, at the next wait (STUB_CUDA_EAGER=1: at once). An error that a right program
-// would not meet is explained on stderr. What tests want to go wrong:
+// Streams do their work as late as they may, at the next wait (STUB_CUDA_EAGER=1: at once). Nodes of a graph run in any order
+// that its edges allow, another one each time. An error that a right program would not meet is explained on stderr. What tests
+// want to go wrong:
 //
 //   STUB_CUDA_VERSION=12040         what the driver says that it knows
 //   STUB_CUDA_DEVICES=0             how many GPUs there are; 1 otherwise
@@ -27,6 +28,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,9 +62,6 @@ enum Code : int {
   NOT_READY = 600,
   ILLEGAL_ADDRESS = 700,
   LAUNCH_OUT_OF_RESOURCES = 701,
-  CAPTURE_UNSUPPORTED = 900,
-  CAPTURE_INVALIDATED = 901,
-  CAPTURE_WRONG_THREAD = 908,
 };
 
 long setting(const char* name, long otherwise) {
@@ -101,7 +101,6 @@ struct Function {
   std::vector<Parameter> parameters;
   uint32_t most_threads = 1024, registers = 0, parameter_bytes = 0;
   long static_shared = 0, most_dynamic = 0;
-  bool loaded = false;
 };
 
 struct Module {
@@ -116,9 +115,15 @@ struct Launch {
   std::vector<std::vector<unsigned char>> arguments;
 };
 
+struct Node {
+  Launch launch;
+  std::vector<size_t> before;  // of the same graph
+};
+
 struct Graph {
   uint64_t context;
-  std::vector<Launch> launches;
+  std::vector<Node> nodes;
+  std::map<uint64_t, size_t> handles;
 };
 
 using Work = std::function<Code()>;
@@ -126,9 +131,6 @@ using Work = std::function<Code()>;
 struct Stream {
   uint64_t context;
   std::deque<Work> queue;
-  bool capturing = false, invalidated = false;
-  uint64_t captured = 0;
-  const void* thread = nullptr;
 };
 
 struct Event {
@@ -168,9 +170,8 @@ Table<Memory> memory{"allocations", {}};
 std::map<std::string, long> calls;
 long allocations = 0, launches = 0;
 std::string broken;
+std::mt19937 random_order;
 thread_local uint64_t current = 0;
-// Its address is this thread's name.
-thread_local char here;
 
 template <class T>
 uint64_t add(Table<T>& table, T thing) {
@@ -181,26 +182,18 @@ uint64_t add(Table<T>& table, T thing) {
 
 // ---- beginning of every call ----
 
-// May the call be made: initialised, in a live context that no kernel has broken, and not `unsafe` to a capture of this thread?
-Code enter(const char* name, bool unsafe) {
+// May the call be made: initialised, in a live context that no kernel has broken?
+Code enter(const char* name) {
   calls[name]++;
   if (!initialised) return wrong(NOT_INITIALIZED, "%s before cuInit", name);
   Context* context = contexts.find(current);
   if (!context || context->retained == 0) return wrong(INVALID_CONTEXT, "%s without a current context", name);
-  if (context->broken) return context->broken;
-  if (!unsafe) return SUCCESS;
-  for (auto& [_, stream] : streams.all)
-    if (stream.capturing && stream.thread == &here) {
-      stream.invalidated = true;
-      return wrong(CAPTURE_UNSUPPORTED, "%s while this thread captures a stream", name);
-    }
-  return SUCCESS;
+  return context->broken;
 }
 
-enum : bool { SAFE = false, UNSAFE = true };
-#define ENTER(unsafe)                                \
+#define ENTER()                                      \
   std::lock_guard<std::recursive_mutex> guard(lock); \
-  if (Code code = enter(__func__, unsafe)) return code
+  if (Code code = enter(__func__)) return code
 #define FIND(kind, thing, handle)                                                              \
   auto* thing = (kind).find(handle);                                                           \
   if (!thing) return wrong(INVALID_HANDLE, "%s: none of the %s has this handle", __func__, (kind).what); \
@@ -303,6 +296,39 @@ Code check_launch(const Function& f, const uint32_t* grid, const uint32_t* block
     return wrong(LAUNCH_OUT_OF_RESOURCES, "%s: %ld warps of %u registers a thread", name, warps, f.registers);
   if (shared > f.most_dynamic)
     return wrong(INVALID_VALUE, "%s: %u bytes of dynamic shared memory, and it may have %ld", name, shared, f.most_dynamic);
+  return SUCCESS;
+}
+
+// A launch with copies of its arguments, if the function can be launched like this.
+Code make_launch(uint64_t handle, const uint32_t* grid, const uint32_t* block, uint32_t shared, void** parameters,
+                 void** extra, Launch& launch) {
+  const Function& f = *functions.find(handle);
+  if (extra) return wrong(INVALID_VALUE, "%s: arguments in `extra`", f.name.c_str());
+  if (Code code = check_launch(f, grid, block, shared)) return code;
+  launch = {handle, {grid[0], grid[1], grid[2]}, shared, {}};
+  for (size_t i = 0; i < f.parameters.size(); i++) {
+    const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
+    launch.arguments.emplace_back(bytes, bytes + f.parameters[i].size);
+  }
+  return SUCCESS;
+}
+
+Code execute_in_any_order(std::vector<Node>& nodes) {
+  std::vector<size_t> waits, ready;
+  std::vector<std::vector<size_t>> behind(nodes.size());
+  for (size_t i = 0; i < nodes.size(); i++) {
+    waits.push_back(nodes[i].before.size());
+    if (!waits[i]) ready.push_back(i);
+    for (size_t other : nodes[i].before) behind[other].push_back(i);
+  }
+  while (!ready.empty()) {
+    std::swap(ready[random_order() % ready.size()], ready.back());
+    const size_t next = ready.back();
+    ready.pop_back();
+    if (Code code = execute(nodes[next].launch)) return code;
+    for (size_t other : behind[next])
+      if (!--waits[other]) ready.push_back(other);
+  }
   return SUCCESS;
 }
 
@@ -475,7 +501,6 @@ int cuGetErrorString(int code, const char** text) {
       {OUT_OF_MEMORY, "out of memory"},
       {NO_DEVICE, "no CUDA-capable device is detected"},
       {ILLEGAL_ADDRESS, "an illegal memory access was encountered"},
-      {CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing"},
   };
   auto found = texts.find(code);
   *text = found == texts.end() ? "an error of the stub" : found->second;
@@ -563,55 +588,66 @@ int cuCtxSetCurrent(uint64_t context) {
 }
 
 int cuStreamCreate(uint64_t* stream, unsigned flags) {
-  ENTER(UNSAFE);
+  ENTER();
   // Others would wait for the default stream, which this stub does not have.
   if (flags != 1) return wrong(INVALID_VALUE, "a stream that is not CU_STREAM_NON_BLOCKING");
-  *stream = add(streams, Stream{current, {}, false, false, 0, nullptr});
+  *stream = add(streams, Stream{current, {}});
   return SUCCESS;
 }
 
 int cuStreamSynchronize(uint64_t handle) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(streams, stream, handle);
   return finish(*stream);
 }
 
 int cuStreamDestroy_v2(uint64_t handle) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(streams, stream, handle);
   const Code code = finish(*stream);
   streams.all.erase(handle);
   return code;
 }
 
-int cuStreamBeginCapture_v2(uint64_t handle, int) {
-  ENTER(SAFE);
-  FIND(streams, stream, handle);
-  if (stream->capturing) return wrong(ILLEGAL_STATE, "a stream is captured twice");
-  stream->capturing = true;
-  stream->invalidated = false;
-  stream->thread = &here;
-  stream->captured = add(graphs, Graph{current, {}});
+int cuGraphCreate(uint64_t* graph, unsigned flags) {
+  ENTER();
+  if (flags) return wrong(INVALID_VALUE, "cuGraphCreate: flags %x", flags);
+  *graph = add(graphs, Graph{current, {}, {}});
   return SUCCESS;
 }
 
-int cuStreamEndCapture(uint64_t handle, uint64_t* graph) {
-  ENTER(SAFE);
-  FIND(streams, stream, handle);
-  *graph = 0;
-  if (!stream->capturing) return wrong(ILLEGAL_STATE, "a capture ends that has not begun");
-  if (stream->thread != &here) return wrong(CAPTURE_WRONG_THREAD, "another thread ends a capture");
-  stream->capturing = false;
-  if (stream->invalidated) {
-    graphs.all.erase(stream->captured);
-    return CAPTURE_INVALIDATED;
+// As cuda.h declares CUDA_KERNEL_NODE_PARAMS_v2.
+struct NodeParameters {
+  uint64_t function;
+  uint32_t grid[3], block[3], shared;
+  void **parameters, **extra;
+  uint64_t kernel, context;
+};
+
+int cuGraphAddKernelNode_v2(uint64_t* node, uint64_t handle, const uint64_t* before, size_t count, const NodeParameters* p) {
+  ENTER();
+  FIND(graphs, graph, handle);
+  FIND(functions, function, p->function);
+  if (p->kernel || (p->context && p->context != current))
+    return wrong(INVALID_VALUE, "%s: a node of a CUkernel, or of another context", function->name.c_str());
+  Node made;
+  if (Code code = make_launch(p->function, p->grid, p->block, p->shared, p->parameters, p->extra, made.launch)) return code;
+  for (size_t i = 0; i < count; i++) {
+    auto found = graph->handles.find(before[i]);
+    if (found == graph->handles.end())
+      return wrong(INVALID_VALUE, "%s waits for what is no node of its graph", function->name.c_str());
+    made.before.push_back(found->second);
   }
-  *graph = stream->captured;
+  if (std::set<size_t>(made.before.begin(), made.before.end()).size() != count)
+    return wrong(INVALID_VALUE, "%s waits for a node twice", function->name.c_str());
+  last_handle += 16;
+  graph->handles[*node = last_handle] = graph->nodes.size();
+  graph->nodes.push_back(std::move(made));
   return SUCCESS;
 }
 
 int cuGraphInstantiateWithFlags(uint64_t* executable, uint64_t handle, unsigned long long flags) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(graphs, graph, handle);
   if (flags) return wrong(INVALID_VALUE, "cuGraphInstantiateWithFlags: flags %llx", flags);
   *executable = add(executables, *graph);
@@ -619,36 +655,33 @@ int cuGraphInstantiateWithFlags(uint64_t* executable, uint64_t handle, unsigned 
 }
 
 int cuGraphDestroy(uint64_t handle) {
-  ENTER(SAFE);
+  ENTER();
   FIND(graphs, graph, handle);
   graphs.all.erase(handle);
   return SUCCESS;
 }
 
 int cuGraphExecDestroy(uint64_t handle) {
-  ENTER(SAFE);
+  ENTER();
   FIND(executables, executable, handle);
   executables.all.erase(handle);
   return SUCCESS;
 }
 
 int cuGraphLaunch(uint64_t handle, uint64_t on) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(executables, executable, handle);
   FIND(streams, stream, on);
-  for (const Launch& launch : executable->launches)
-    if (!functions.find(launch.function)) return wrong(INVALID_HANDLE, "a graph is launched of which a module was unloaded");
+  for (const Node& node : executable->nodes)
+    if (!functions.find(node.launch.function))
+      return wrong(INVALID_HANDLE, "a graph is launched of which a module was unloaded");
   // What is destroyed before it ran still runs.
-  auto all = std::make_shared<std::vector<Launch>>(executable->launches);
-  return enqueue(*stream, [all] {
-    for (Launch& launch : *all)
-      if (Code code = execute(launch)) return code;
-    return SUCCESS;
-  });
+  auto all = std::make_shared<std::vector<Node>>(executable->nodes);
+  return enqueue(*stream, [all] { return execute_in_any_order(*all); });
 }
 
 int cuModuleLoadData(uint64_t* handle, const void* image) {
-  ENTER(UNSAFE);
+  ENTER();
   Module module;
   module.context = current;
   if (Code code = read_image(image, module)) return code;
@@ -657,7 +690,7 @@ int cuModuleLoadData(uint64_t* handle, const void* image) {
 }
 
 int cuModuleLoadDataEx(uint64_t*, const void*, unsigned count, int* options, void** values) {
-  ENTER(UNSAFE);
+  ENTER();
   for (unsigned i = 0; i + 1 < count; i++)
     if (options[i] == 5 && options[i + 1] == 6)
       snprintf(static_cast<char*>(values[i]), size_t(values[i + 1]), "the stub compiles no PTX");
@@ -665,7 +698,7 @@ int cuModuleLoadDataEx(uint64_t*, const void*, unsigned count, int* options, voi
 }
 
 int cuModuleUnload(uint64_t handle) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(modules, module, handle);
   for (auto& [_, stream] : streams.all)
     if (stream.context == current && !stream.queue.empty())
@@ -676,7 +709,7 @@ int cuModuleUnload(uint64_t handle) {
 }
 
 int cuModuleGetFunction(uint64_t* function, uint64_t handle, const char* name) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(modules, module, handle);
   auto found = module->kernels.find(name);
   if (found == module->kernels.end()) return wrong(NOT_FOUND, "the machine code has no kernel %s", name);
@@ -691,7 +724,7 @@ int cuModuleGetFunction(uint64_t* function, uint64_t handle, const char* name) {
 }
 
 int cuFuncGetAttribute(int* value, int attribute, uint64_t handle) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(functions, function, handle);
   const std::map<int, long> known = {{0, function->most_threads},
                                      {1, function->static_shared},
@@ -704,7 +737,7 @@ int cuFuncGetAttribute(int* value, int attribute, uint64_t handle) {
 }
 
 int cuFuncSetAttribute(uint64_t handle, int attribute, int value) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(functions, function, handle);
   if (attribute != 8) return wrong(INVALID_VALUE, "attribute %d of a function is set", attribute);
   if (value < 0 || value > SHARED_OPTIN - function->static_shared)
@@ -715,36 +748,25 @@ int cuFuncSetAttribute(uint64_t handle, int attribute, int value) {
 }
 
 int cuFuncLoad(uint64_t handle) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(functions, function, handle);
-  function->loaded = true;
+  (void)function;
   return SUCCESS;
 }
 
 int cuLaunchKernel(uint64_t handle, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, uint64_t on, void** parameters, void** extra) {
-  ENTER(SAFE);
+  ENTER();
   FIND(functions, function, handle);
   FIND(streams, stream, on);
   const uint32_t grid[] = {x, y, z}, block[] = {bx, by, bz};
-  if (extra) return wrong(INVALID_VALUE, "%s: arguments in `extra`", function->name.c_str());
-  if (Code code = check_launch(*function, grid, block, shared)) return code;
-  Launch launch = {handle, {x, y, z}, shared, {}};
-  for (size_t i = 0; i < function->parameters.size(); i++) {
-    const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
-    launch.arguments.emplace_back(bytes, bytes + function->parameters[i].size);
-  }
-  if (!stream->capturing) return enqueue(*stream, [launch]() mutable { return execute(launch); });
-  if (!function->loaded) {
-    stream->invalidated = true;
-    return wrong(CAPTURE_UNSUPPORTED, "%s is loaded while a stream is captured", function->name.c_str());
-  }
-  graphs.find(stream->captured)->launches.push_back(std::move(launch));
-  return SUCCESS;
+  Launch launch;
+  if (Code code = make_launch(handle, grid, block, shared, parameters, extra, launch)) return code;
+  return enqueue(*stream, [launch]() mutable { return execute(launch); });
 }
 
 int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
-  ENTER(UNSAFE);
+  ENTER();
   if (!bytes) return INVALID_VALUE;
   size_t held = 0;
   for (auto& [_, block] : memory.all) held += block.bytes;
@@ -760,7 +782,7 @@ int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 }
 
 int cuMemFree_v2(uint64_t address) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(memory, block, address);
   if (Code code = finish_all()) return code;
   if (int side = emulated_check(reinterpret_cast<void*>(address)))
@@ -771,14 +793,14 @@ int cuMemFree_v2(uint64_t address) {
 }
 
 int cuMemGetInfo_v2(size_t* free, size_t* all) {
-  ENTER(SAFE);
+  ENTER();
   *all = *free = size_t(setting("STUB_CUDA_MEMORY", 1 << 30));
   for (auto& [_, block] : memory.all) *free -= std::min(*free, block.bytes);
   return SUCCESS;
 }
 
 int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, uint64_t on) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(streams, stream, on);
   if (!live(address, bytes)) return wrong(INVALID_VALUE, "cuMemsetD8Async outside of device memory");
   return enqueue(*stream, [=] {
@@ -790,7 +812,7 @@ int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, uint64_
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, uint64_t on) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(streams, stream, on);
   if (!live(to, bytes)) return wrong(INVALID_VALUE, "cuMemcpyHtoDAsync outside of device memory");
   return enqueue(*stream, [=] {
@@ -800,7 +822,7 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, uint64_t o
 }
 
 int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, uint64_t on) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(streams, stream, on);
   if (!live(from, bytes)) return wrong(INVALID_VALUE, "cuMemcpyDtoHAsync outside of device memory");
   return enqueue(*stream, [=] {
@@ -810,13 +832,13 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, uint64_t on) {
 }
 
 int cuEventCreate(uint64_t* event, unsigned) {
-  ENTER(UNSAFE);
+  ENTER();
   *event = add(events, Event{current, false, false, {}});
   return SUCCESS;
 }
 
 int cuEventRecord(uint64_t handle, uint64_t on) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(events, event, handle);
   FIND(streams, stream, on);
   event->recorded = true;
@@ -832,7 +854,7 @@ int cuEventRecord(uint64_t handle, uint64_t on) {
 
 // Both versions: which one is called goes by the CUDA that cudarc was made for.
 static int elapsed(float* ms, uint64_t start, uint64_t end) {
-  ENTER(UNSAFE);
+  ENTER();
   FIND(events, first, start);
   FIND(events, last, end);
   if (!first->recorded || !last->recorded) return wrong(INVALID_HANDLE, "an event that was not recorded");
@@ -844,7 +866,7 @@ int cuEventElapsedTime(float* ms, uint64_t start, uint64_t end) { return elapsed
 int cuEventElapsedTime_v2(float* ms, uint64_t start, uint64_t end) { return elapsed(ms, start, end); }
 
 int cuEventDestroy_v2(uint64_t handle) {
-  ENTER(SAFE);
+  ENTER();
   FIND(events, event, handle);
   events.all.erase(handle);
   return SUCCESS;

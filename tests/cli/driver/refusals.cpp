@@ -11,8 +11,8 @@ int cuDevicePrimaryCtxRetain(uint64_t*, int);
 int cuCtxSetCurrent(uint64_t);
 int cuStreamCreate(uint64_t*, unsigned);
 int cuStreamSynchronize(uint64_t);
-int cuStreamBeginCapture_v2(uint64_t, int);
-int cuStreamEndCapture(uint64_t, uint64_t*);
+int cuGraphCreate(uint64_t*, unsigned);
+int cuGraphAddKernelNode_v2(uint64_t*, uint64_t, const uint64_t*, size_t, const struct NodeParameters*);
 int cuGraphInstantiateWithFlags(uint64_t*, uint64_t, unsigned long long);
 int cuGraphDestroy(uint64_t);
 int cuGraphExecDestroy(uint64_t);
@@ -32,6 +32,13 @@ int cuEventRecord(uint64_t, uint64_t);
 int cuEventElapsedTime(float*, uint64_t, uint64_t);
 }
 
+struct NodeParameters {
+  uint64_t function;
+  uint32_t grid[3], block[3], shared;
+  void **parameters, **extra;
+  uint64_t kernel, context;
+};
+
 static int failures = 0;
 
 static void expect(int wanted, int got, const char* what) {
@@ -47,7 +54,7 @@ int main(int, char** arguments) {
   fclose(file);
 
   int device;
-  uint64_t context, stream, other, module, relu, graph, program, x, fresh, event[2];
+  uint64_t context, stream, other, module, relu, graph, second, nodes[3], program, x, fresh, event[2];
   expect(3, cuDeviceGet(&device, 0), "a device before cuInit");
   expect(0, cuInit(0), "cuInit");
   expect(201, cuMemAlloc_v2(&x, 64), "memory without a context");
@@ -77,20 +84,24 @@ int main(int, char** arguments) {
   expect(0, cuFuncSetAttribute(relu, 8, 227 << 10), "all shared memory");
   expect(0, launch(1, 1, 256, 227 << 10), "a launch with all shared memory");
 
-  // While a stream is captured.
-  auto captured = [&](auto call, int code, const char* what) {
-    expect(0, cuStreamBeginCapture_v2(stream, 1), "a capture");
-    expect(code, call(), what);
-    expect(code ? 901 : 0, cuStreamEndCapture(stream, &graph), what);
-  };
-  captured([&] { return cuStreamSynchronize(stream); }, 900, "a wait while capturing");
-  captured([&] { return cuMemAlloc_v2(&other, 64); }, 900, "an allocation while capturing");
-  captured([&] { return cuMemFree_v2(x); }, 900, "memory is freed while capturing");
-  captured([&] { return cuModuleLoadData(&other, image); }, 900, "a module is loaded while capturing");
-  captured([&] { return launch(1, 1, 256, 0); }, 900, "a kernel is loaded while capturing");
   expect(0, cuFuncLoad(relu), "a kernel is loaded");
-  captured([&] { return launch(1, 1, 256, 0); }, 0, "a launch is captured");
-  expect(401, cuStreamEndCapture(stream, &other), "a capture ends twice");
+  expect(0, cuGraphCreate(&graph, 0), "a graph");
+  expect(0, cuGraphCreate(&second, 0), "a second graph");
+  NodeParameters node = {relu, {1, 1, 1}, {256, 1, 1}, 0, parameters, nullptr, 0, 0};
+  auto added = [&](uint64_t* made, uint64_t to, size_t waits) {
+    return cuGraphAddKernelNode_v2(made, to, nodes, waits, &node);
+  };
+  expect(0, added(&nodes[0], graph, 0), "a node");
+  expect(0, added(&nodes[1], graph, 1), "a node that waits for another");
+  expect(1, added(&nodes[2], second, 1), "a node that waits for one of another graph");
+  nodes[2] = nodes[0];
+  expect(1, added(&other, graph, 3), "a node that waits for another twice");
+  node.block[0] = 128;
+  expect(1, added(&other, graph, 0), "a node of other threads than the kernel is for");
+  node.block[0] = 256;
+  node.function = graph;
+  expect(400, added(&other, graph, 0), "a node of no kernel");
+  expect(0, cuGraphDestroy(second), "a graph is destroyed");
   expect(0, cuGraphInstantiateWithFlags(&program, graph, 0), "a graph is made ready");
   expect(0, cuGraphDestroy(graph), "a graph is destroyed");
   expect(400, cuGraphDestroy(graph), "a graph is destroyed twice");

@@ -10,7 +10,11 @@ use stepback_native::data::{Library, fetch};
 use stepback_native::device::gpu::Precision;
 use stepback_native::device::gpu::kernels::{self, Step};
 use stepback_native::device::{self, Device, Machine, Program, Target};
-use stepback_native::graph::{Bwd, Fwd, Mode, Op, Param, Params, Plan, Session, Targets, Var};
+use stepback_native::graph::{
+    Bwd, Fwd, Mode, Op, Param, Params, Plan, Sample, Session, Targets, Var,
+};
+use stepback_native::models;
+use stepback_native::nn::loss::loss;
 use stepback_native::ops::{Example, distance};
 use stepback_native::random::torch::Generator;
 use stepback_native::train::run;
@@ -212,23 +216,51 @@ fn an_op_without_kernels_is_refused_before_anything_runs() {
     assert_eq!(error.kind.exit_code(), 2);
 }
 
-/// Three training steps of transformers on a batch, kernel by kernel and on the CPU.
+/// Three training steps of transformers on a batch, kernel by kernel and on the CPU; the last one once more with all launches,
+/// blocks and threads in another order.
 #[test]
 fn transformers_learn_as_on_the_cpu() {
     const BATCH: usize = 2;
+    const LENGTH: usize = 12;
     let vit = json!({"patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "mlp_dim": 32, "dim_head": 8, "dropout": 0.1,
         "emb_dropout": 0.1});
     let swint = json!({"hidden_dim": 8, "layers": [2, 2, 2, 2], "heads": [1, 1, 2, 2], "head_dim": 8,
         "window_size": 4, "relative_pos_embedding": true});
+    let llama = json!({"vocab_size": 11, "dim": 16, "expand": 1, "n_layers": 2, "n_heads": 2, "seq_len": LENGTH});
     let images = Draws::new(1).normal(BATCH * 32 * 32 * 3);
-    let inputs = [&images[..], &[3.0, 8.0]];
-    for (name, kwargs) in [("vit", vit), ("swint", swint)] {
-        let (params, model) = build(name, &kwargs, &cifar(10)).unwrap();
-        let open = |device| {
+    let codes: Vec<f32> = (0..=BATCH * LENGTH).map(|i| (i * i % 11) as f32).collect();
+    let texts = models::Data {
+        sample: Sample::Tokens { length: LENGTH },
+        target: vec![LENGTH],
+        classes: Some(11),
+    };
+    let of_images = (
+        cifar(10),
+        vec![BATCH, 32, 32, 3],
+        [&images[..], &[3.0, 8.0]],
+    );
+    let of_texts = (
+        texts,
+        vec![BATCH, LENGTH],
+        [&codes[1..], &codes[..BATCH * LENGTH]],
+    );
+    for (name, kwargs, (data, shape, inputs)) in [
+        ("vit", vit, &of_images),
+        ("swint", swint, &of_images),
+        ("llama", llama, &of_texts),
+    ] {
+        let (params, model) = build(name, &kwargs, data).unwrap();
+        let loss = loss(if name == "llama" {
+            "sequence_cross_entropy"
+        } else {
+            "cross_entropy"
+        });
+        let open = |machine: Machine| {
+            let device = machine.target().device;
             let plan = Plan::record(&params, Mode::Train, device, |tape| {
-                let x = tape.input(&[BATCH, 32, 32, 3]);
-                let target = tape.input(&[BATCH, 1]);
-                let loss = model.forward(x).cross_entropy(target);
+                let x = tape.input(shape);
+                let target = tape.input(&[&[BATCH], &*data.target].concat());
+                let loss = (loss.unwrap().apply)(model.forward(x), target, BATCH);
                 Targets {
                     outputs: vec![loss],
                     backward: Some(loss),
@@ -238,10 +270,12 @@ fn transformers_learn_as_on_the_cpu() {
                 device,
                 precision: Some(Precision::Fp32),
             };
-            Session::new(&params, vec![plan], target).unwrap()
+            Session::on(machine, &params, vec![plan], target).unwrap()
         };
         for machine in machines(1) {
-            let mut sides = [machine.device, Device::Cpu].map(open);
+            let cpu = Machine::open(Device::Cpu).unwrap();
+            let mut sides = [machine.open(), cpu].map(open);
+            let mut shuffled = open(machine.shuffled().open());
             let mut values = [(); 2].map(|()| params.values.clone());
             for step in 0..3 {
                 let now = Step {
@@ -252,8 +286,14 @@ fn transformers_learn_as_on_the_cpu() {
                 let mut losses = [0.0; 2];
                 let mut grads = [vec![], vec![]];
                 for (i, side) in sides.iter_mut().enumerate() {
-                    losses[i] = side.run(0, &inputs, now).unwrap()[0][0];
+                    losses[i] = side.run(0, inputs, now).unwrap()[0][0];
                     grads[i] = side.grads().unwrap();
+                    if (i, step) == (0, 2) {
+                        shuffled.set_values(&values[0]).unwrap();
+                        let again = shuffled.run(0, inputs, now).unwrap();
+                        assert_eq!(again[0][0], losses[0], "{name}");
+                        assert!(shuffled.grads().unwrap() == grads[0], "{name}");
+                    }
                     let (w, g) = (&mut values[i], &grads[i]);
                     w.iter_mut().zip(g).for_each(|(w, g)| *w -= 0.05 * g);
                     side.set_values(w).unwrap();
@@ -335,7 +375,8 @@ fn masks_do_not_depend_on_the_run() {
                 precision: Some(Precision::Fp32),
             };
             let data = library.load(&config).unwrap();
-            let done = run(&config, &data, target, None, None, &())
+            let machine = Machine::open(target).unwrap();
+            let done = run(&config, &data, machine, None, None, &())
                 .unwrap()
                 .unwrap();
             done.history[0].model_norm.to_bits()

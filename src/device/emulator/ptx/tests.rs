@@ -42,7 +42,7 @@ fn kernel(text: &str) -> Arc<Kernel> {
 
 /// 64 numbers from 64, by so many blocks.
 fn run(text: &str, blocks: usize, schedule: Schedule) -> Result<Vec<f32>> {
-    let mut machine = Machine::emulator(schedule)?;
+    let mut machine = Machine::emulator(schedule, None)?;
     let x: Vec<f32> = (0..64).map(|i| i as f32).collect();
     let x = machine.alloc_with("x", &x)?;
     let y: View<f32> = machine.alloc_with("y", &[0.0; 64])?;

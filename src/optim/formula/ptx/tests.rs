@@ -629,7 +629,7 @@ impl Memory {
     /// aligned address.
     /// Gives the bytes that the launches of a step name of vectors.
     fn run(&mut self, plan: &Plan, schedule: Schedule, starts: &[usize]) -> usize {
-        let mut machine = Machine::emulator(schedule).unwrap();
+        let mut machine = Machine::emulator(schedule, None).unwrap();
         let cuts = Cuts::new(&self.groups, &self.tensors);
         let n: usize = self.groups.iter().map(|g| g.len).sum();
         let room = n.next_multiple_of(32) + 32;
