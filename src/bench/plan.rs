@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::experiments::Experiment;
 use super::model::{Gpu, traffic};
 use crate::data::random_bytes;
-use crate::device::PlannedCalls;
+use crate::device::PlannedLaunches;
 use crate::device::gpu::{Launch, Precision};
 use crate::error::Result;
 use crate::train::EpochPlan;
@@ -99,14 +99,19 @@ pub(super) fn plan(
     } = experiment;
     let data = random_bytes(&config, sample, *classes, *samples)?;
     let epoch = EpochPlan::new(&config, &data, precision)?;
-    let evaluation = epoch.evaluation();
+    let (step, evaluation) = (epoch.step(), epoch.evaluation());
     let modelled = gpus.iter().map(|gpu| {
-        let time =
-            |calls: PlannedCalls<'_>| calls.launches().map(|launch| gpu.time(launch)).sum::<f64>();
-        let step = time(epoch.step());
+        let time = |calls: &PlannedLaunches| {
+            calls
+                .launches()
+                .iter()
+                .map(|launch| gpu.time(launch))
+                .sum::<f64>()
+        };
+        let step = time(&step);
         let of_evaluation = evaluation
             .iter()
-            .map(|(calls, times)| time(*calls) * *times as f64);
+            .map(|(calls, times)| time(calls) * *times as f64);
         Modelled {
             gpu: gpu.name.clone(),
             step,
@@ -124,13 +129,13 @@ pub(super) fn plan(
     Ok(Planned {
         name: experiment.name,
         batch: config.batch_size,
-        launches: epoch.step().launches().map(planned).collect(),
+        launches: step.launches().iter().map(planned).collect(),
         eval_launches: evaluation
             .iter()
-            .map(|(program, times)| program.calls.len() * times)
+            .map(|(program, times)| program.launches().len() * times)
             .sum(),
         flops: epoch.flops,
-        path: PlannedCalls::longest_path(&[epoch.step()]),
+        path: PlannedLaunches::longest_path([&step]),
         modelled: modelled.collect(),
     })
 }
@@ -139,6 +144,7 @@ pub(super) fn plan(
 mod tests {
     use super::*;
     use crate::bench::experiments::EXPERIMENTS;
+    use crate::device::{Device, Machine, SharedDevice};
 
     /// However many matrices there are.
     #[test]
@@ -152,11 +158,35 @@ mod tests {
             let (sample, classes) = (experiment.sample, experiment.classes);
             let data = random_bytes(&config, sample, classes, [512, 512]).unwrap();
             let epoch = EpochPlan::new(&config, &data, None).unwrap();
-            let launches = epoch.step().launches();
-            let of_update = launches
+            let step = epoch.step();
+            let of_update = step
+                .launches()
+                .iter()
                 .filter(|launch| [Some("muon"), Some("adam")].contains(&launch.kernel.file()));
             // Two to begin with, two for each step of Newton-Schulz, one for AdamW.
             assert_eq!(of_update.count(), 13, "{name}");
         }
+    }
+
+    /// What runs side by side on one device ask of it.
+    #[test]
+    fn two_runs_have_the_launches_of_two_and_the_path_of_one() {
+        let experiment = EXPERIMENTS.iter().find(|e| e.name == "mnist_mlp");
+        let experiment = experiment.expect("one of the experiments");
+        let (config, sample) = (experiment.config(), experiment.sample);
+        let data = random_bytes(&config, sample, experiment.classes, [512, 512]).unwrap();
+        let device = SharedDevice::new(Machine::open(Device::Plan).unwrap());
+        let step = || {
+            let epoch = EpochPlan::on(device.machine(), &config, &data).unwrap();
+            epoch.step()
+        };
+        let both = [step(), step()];
+        let launches = both.each_ref().map(|step| step.launches().len());
+        assert_eq!(launches[0], launches[1]);
+        let path = PlannedLaunches::longest_path(&both[..1]);
+        assert_eq!(PlannedLaunches::longest_path(&both), path);
+        // A step behind a step of the same run needs all of it.
+        let twice = [&both[0], &both[0]];
+        assert_eq!(PlannedLaunches::longest_path(twice), 2 * path);
     }
 }

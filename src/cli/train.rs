@@ -20,7 +20,7 @@ use super::print::{self, count};
 use super::{signals, use_threads, vocabulary};
 use crate::config::{self, Experiment, RunConfig};
 use crate::data::{Library, fetch};
-use crate::device::{Device, Target};
+use crate::device::Target;
 use crate::error::{Error, Kind, Result};
 use crate::results::file::Shared;
 use crate::results::identity::{Identity, Index};
@@ -131,8 +131,8 @@ pub struct Train {
     /// Threads to use [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Runs to train side by side on the CPU, each on its part of the threads [default: as many as there are threads where
-    /// steps are small, else one after the other]
+    /// Runs to train side by side: on the CPU each on its part of the threads, on each GPU in parallel branches of one graph
+    /// [default: on the CPU as many as there are threads where steps are small, else one after the other]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Write null for NaN and Infinity, which strict JSON does not have
@@ -225,11 +225,6 @@ impl Train {
         // Not "auto" before the kernels have been seen on a GPU.
         let targets = self.device.targets("cpu")?;
         let target = targets[0];
-        if self.jobs.is_some() && matches!(target.device, Device::Cuda(_)) {
-            return Err(Error::usage(
-                "--jobs: on a GPU runs are trained one after the other",
-            ));
-        }
         use_threads(self.threads)?;
         let init = self.init_weights.as_deref().map(Weights::read);
         let mut choices = Choices {

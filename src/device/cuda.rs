@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString, c_void};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, take};
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::DriverError;
@@ -44,9 +44,12 @@ pub(super) struct Cuda {
     /// Of kernels that are text.
     made: HashMap<Arc<str>, Made>,
     memory: Vec<sys::CUdeviceptr>,
-    /// Are programs graphs?
-    graphs: bool,
-    programs: Vec<Ready>,
+    /// None where they were given back.
+    programs: Vec<Option<Ready>>,
+    /// Are launches parts of graphs?
+    uses_graphs: bool,
+    /// Of programs, and of several that ran side by side.
+    graphs: HashMap<Vec<usize>, sys::CUgraphExec>,
 }
 
 /// A program made ready.
@@ -54,8 +57,6 @@ struct Ready {
     launches: Vec<Launch>,
     /// Of the buffers.
     addresses: Vec<u64>,
-    /// All launches, unless they are wanted one by one.
-    graph: Option<sys::CUgraphExec>,
 }
 
 /// A text that the driver has compiled, and its kernels.
@@ -354,9 +355,25 @@ impl Cuda {
             stream: stream.map_err(|e| failed(&format!("cannot open GPU {index}"), e))?,
             made: HashMap::new(),
             memory: Vec::new(),
-            graphs: std::env::var_os(NO_GRAPH).is_none_or(|v| v.is_empty() || v == "0"),
             programs: Vec::new(),
+            uses_graphs: std::env::var_os(NO_GRAPH).is_none_or(|v| v.is_empty() || v == "0"),
+            graphs: HashMap::new(),
         })
+    }
+
+    fn ready(&self, programs: &[usize]) -> Vec<&Ready> {
+        let ready = programs.iter().map(|p| self.programs[*p].as_ref());
+        let ready: Option<Vec<&Ready>> = ready.collect();
+        ready.expect("programs that are there")
+    }
+
+    /// Sees to it that there is a graph of these programs, if there are any.
+    fn keep_graph(&mut self, programs: &[usize]) -> Result<()> {
+        if self.uses_graphs && !self.graphs.contains_key(programs) {
+            let graph = self.graph(&self.ready(programs), 1)?;
+            self.graphs.insert(programs.to_vec(), graph);
+        }
+        Ok(())
     }
 
     fn wait(&self) -> Result<()> {
@@ -617,28 +634,48 @@ impl Backend for Cuda {
         for launch in &launches {
             self.load_text(&launch.kernel)?;
         }
-        let mut ready = Ready {
+        let program = self.programs.len();
+        self.programs.push(Some(Ready {
             launches,
             addresses: addresses.to_vec(),
-            graph: None,
-        };
-        if self.graphs {
-            ready.graph = Some(self.graph(&[&ready], 1)?);
-        }
-        self.programs.push(ready);
-        Ok(self.programs.len() - 1)
+        }));
+        self.keep_graph(&[program])?;
+        Ok(program)
     }
 
     fn run(&mut self, program: usize) -> Result<()> {
+        self.run_together(&[program])
+    }
+
+    fn run_together(&mut self, programs: &[usize]) -> Result<()> {
         self.gpu.enter()?;
-        let ready = &self.programs[program];
-        self.start(ready.graph, &[ready], 1)
+        self.keep_graph(programs)?;
+        let graph = self.graphs.get(programs).copied();
+        self.start(graph, &self.ready(programs), 1)
+    }
+
+    fn release(&mut self, memory: &[u64], programs: &[usize]) {
+        // SAFETY: everything is ours and used no more once the stream is empty. After a fault these calls fail too, and
+        // nobody is helped by hearing of it again.
+        unsafe {
+            let _ = result::ctx::set_current(self.gpu.context);
+            let _ = result::stream::synchronize(self.stream);
+            let gone = |all: &[usize]| all.iter().any(|p| programs.contains(p));
+            for (_, graph) in self.graphs.extract_if(|all, _| gone(all)) {
+                let _ = result::graph::exec_destroy(graph);
+            }
+            for address in memory {
+                let _ = result::free_sync(*address);
+            }
+        }
+        programs.iter().for_each(|p| self.programs[*p] = None);
+        self.memory.retain(|address| !memory.contains(address));
     }
 
     fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
         self.gpu.enter()?;
-        let programs: Vec<&Ready> = programs.iter().map(|p| &self.programs[*p]).collect();
-        let graph = match self.graphs {
+        let programs = self.ready(programs);
+        let graph = match self.uses_graphs {
             true => Some(self.graph(&programs, times)?),
             false => None,
         };
@@ -665,19 +702,11 @@ impl Backend for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // SAFETY: everything is ours and used no more. After a fault these calls fail too, and nobody is helped by
-        // hearing of it again.
+        let (memory, programs) = (take(&mut self.memory), 0..self.programs.len());
+        let programs: Vec<usize> = programs.collect();
+        self.release(&memory, &programs);
+        // SAFETY: as in `release`.
         unsafe {
-            let _ = result::ctx::set_current(self.gpu.context);
-            let _ = result::stream::synchronize(self.stream);
-            for program in self.programs.drain(..) {
-                if let Some(graph) = program.graph {
-                    let _ = result::graph::exec_destroy(graph);
-                }
-            }
-            for address in self.memory.drain(..) {
-                let _ = result::free_sync(address);
-            }
             for made in self.made.drain().map(|(_, made)| made) {
                 let _ = result::module::unload(made.module);
             }

@@ -237,7 +237,10 @@ mod tests {
     fn edges_of_long_programs_stay_few() {
         // A step reads the weights, leaves a gradient for each of ten layers, and writes the weights.
         let (weights, gradients) = (0..100, 100..200u64);
-        let layer = |i: u64| [vec![weights.clone()], vec![100 + 10 * i..110 + 10 * i]];
+        let layer = |i: u64| {
+            let gradient = 100 + 10 * i..110 + 10 * i;
+            [vec![weights.clone()], vec![gradient]]
+        };
         let update = [vec![gradients.clone()], vec![weights.clone()]];
         let step = || (0..10).map(layer).chain([update.clone()]);
         let edges = edges((0..1000).flat_map(|_| step()));

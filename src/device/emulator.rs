@@ -339,9 +339,19 @@ mod machine {
         }
 
         fn run(&mut self, program: usize) -> Result<()> {
-            let launches = &self.programs[program];
-            for launch in self.schedule.launches(launches, &mut self.drawn) {
-                let ready = &launches[launch];
+            self.run_together(&[program])
+        }
+
+        fn release(&mut self, memory: &[u64], programs: &[usize]) {
+            (self.buffers).retain(|buffer| !memory.contains(&buffer.address()));
+            programs.iter().for_each(|p| self.programs[*p] = Vec::new());
+        }
+
+        fn run_together(&mut self, programs: &[usize]) -> Result<()> {
+            let launches = programs.iter().flat_map(|p| &self.programs[*p]);
+            let launches: Vec<&Ready> = launches.collect();
+            for launch in self.schedule.launches(&launches, &mut self.drawn) {
+                let ready = launches[launch];
                 match &ready.text {
                     None => isolated(ready, &self.schedule)?,
                     Some(module) => interpreted(ready, module, &self.schedule)?,
@@ -353,7 +363,7 @@ mod machine {
 
     impl Schedule {
         /// The order of launches: each comes after those that it must wait for.
-        fn launches(&self, launches: &[Ready], drawn: &mut u128) -> Vec<usize> {
+        fn launches(&self, launches: &[&Ready], drawn: &mut u128) -> Vec<usize> {
             if self.order == Order::Forward {
                 return (0..launches.len()).collect();
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytemuck::Pod;
 
 use super::gpu::Precision;
-use super::planner::PlannedCalls;
+use super::planner::PlannedLaunches;
 use super::program::{Buffer, ByteRange, Call, HostCall, Program, View};
 use super::{Device, Target, cuda, emulator, host, planner};
 use crate::error::{Error, Kind, Result};
@@ -25,6 +25,12 @@ pub(super) trait Backend: Send {
     /// A program's number. `addresses` are those of the buffers.
     fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize>;
     fn run(&mut self, program: usize) -> Result<()>;
+    /// Runs programs that share no memory, side by side where that is possible.
+    fn run_together(&mut self, programs: &[usize]) -> Result<()> {
+        programs.iter().try_for_each(|program| self.run(*program))
+    }
+    /// Gives memory and programs back, after everything that was run before. Whoever does not, does when it is dropped.
+    fn release(&mut self, _memory: &[u64], _programs: &[usize]) {}
     /// Runs programs one after the other, all of them so many times, and waits: the seconds that it took, by the machine's
     /// own clock.
     fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
@@ -35,7 +41,7 @@ pub(super) trait Backend: Send {
         Ok(start.elapsed().as_secs_f64())
     }
     /// The calls of a program, where they are kept.
-    fn planned(&self, _program: usize) -> Option<PlannedCalls<'_>> {
+    fn planned(&self, _program: usize) -> Option<PlannedLaunches> {
         None
     }
 }
@@ -103,7 +109,7 @@ impl Machine {
         Ok(Machine::on(backend, target))
     }
 
-    fn on(backend: Box<dyn Backend>, target: Target) -> Machine {
+    pub(super) fn on(backend: Box<dyn Backend>, target: Target) -> Machine {
         #[cfg(test)]
         let backend = failing::wrap(backend);
         Machine {
@@ -115,6 +121,12 @@ impl Machine {
             programs: Vec::new(),
             traffic: Traffic::default(),
         }
+    }
+
+    /// What is behind a machine that holds nothing.
+    pub(super) fn into_backend(self) -> (Box<dyn Backend>, Target) {
+        assert!(self.sizes.is_empty(), "a machine that is in use");
+        (self.backend, self.target)
     }
 
     /// A new buffer of `len` elements. The first one is the arena.
@@ -147,7 +159,7 @@ impl Machine {
         Error::new(
             Kind::Device,
             format!(
-                "{}: no memory for {name}: {} MiB are needed beside the {} MiB that this run has already{free}; a smaller batch_size needs less",
+                "{}: no memory for {name}: {} MiB are needed beside the {} MiB that this run has already{free}; a smaller batch_size and fewer --jobs need less",
                 self.backend.name(),
                 mib(bytes),
                 mib(self.held),
@@ -242,8 +254,8 @@ impl Machine {
         }
     }
 
-    /// The calls of a program on the machine that only plans; `None` on others, or if the host has a part in it.
-    pub fn planned(&self, program: Prepared) -> Option<PlannedCalls<'_>> {
+    /// The launches of a program on the machine that only plans; `None` on others, or if the host has a part in it.
+    pub fn planned(&self, program: Prepared) -> Option<PlannedLaunches> {
         self.backend.planned(self.whole(program)?)
     }
 
@@ -332,7 +344,7 @@ fn run_by_host(call: &HostCall, there: &[u64], backend: &mut dyn Backend) -> Res
 pub(crate) mod failing {
     use std::cell::Cell;
 
-    use super::{Backend, Call, Error, Kind, PlannedCalls, Result};
+    use super::{Backend, Call, Error, Kind, PlannedLaunches, Result};
 
     thread_local! {
         static RUNS_LEFT: Cell<Option<usize>> = const { Cell::new(None) };
@@ -402,11 +414,19 @@ pub(crate) mod failing {
             self.backend.run(program)
         }
 
+        fn run_together(&mut self, programs: &[usize]) -> Result<()> {
+            self.backend.run_together(programs)
+        }
+
+        fn release(&mut self, memory: &[u64], programs: &[usize]) {
+            self.backend.release(memory, programs);
+        }
+
         fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
             self.backend.time(programs, times)
         }
 
-        fn planned(&self, program: usize) -> Option<PlannedCalls<'_>> {
+        fn planned(&self, program: usize) -> Option<PlannedLaunches> {
             self.backend.planned(program)
         }
     }

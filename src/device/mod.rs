@@ -12,6 +12,7 @@ mod planner;
 mod processor;
 pub mod product;
 pub mod program;
+mod shared;
 
 pub use arena::Slot;
 pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
@@ -19,8 +20,9 @@ pub use cuda::{usable as usable_gpus, usable_at as usable_gpu};
 pub(crate) use emulator::tests::planted as test_kernels;
 pub use emulator::{Order, Schedule, usable as emulator_usable};
 pub use machine::{Machine, Prepared};
-pub use planner::PlannedCalls;
+pub use planner::PlannedLaunches;
 pub use program::{Call, Program, View};
+pub use shared::SharedDevice;
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

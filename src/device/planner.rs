@@ -1,5 +1,7 @@
 //! A machine that only plans: programs are kept to be looked at, nothing is allocated and nothing runs.
 
+use std::sync::Arc;
+
 use super::edges;
 use super::gpu::Launch;
 use super::machine::Backend;
@@ -11,7 +13,7 @@ const FIRST: u64 = 1 << 20;
 
 pub(super) struct Planner {
     end: u64,
-    programs: Vec<(Vec<Call>, Vec<u64>)>,
+    programs: Vec<PlannedLaunches>,
 }
 
 impl Planner {
@@ -48,7 +50,12 @@ impl Backend for Planner {
     }
 
     fn prepare(&mut self, calls: Vec<Call>, addresses: &[u64]) -> Result<usize> {
-        self.programs.push((calls, addresses.to_vec()));
+        let launches: Vec<Launch> = calls.into_iter().map(Call::into_launch).collect();
+        self.programs.push(PlannedLaunches {
+            count: launches.len(),
+            launches: launches.into(),
+            addresses: addresses.into(),
+        });
         Ok(self.programs.len() - 1)
     }
 
@@ -56,40 +63,37 @@ impl Backend for Planner {
         Ok(())
     }
 
-    fn planned(&self, program: usize) -> Option<PlannedCalls<'_>> {
-        let (calls, addresses) = &self.programs[program];
-        Some(PlannedCalls { calls, addresses })
+    fn planned(&self, program: usize) -> Option<PlannedLaunches> {
+        Some(self.programs[program].clone())
     }
 }
 
-/// The calls of a program that was planned.
-#[derive(Clone, Copy)]
-pub struct PlannedCalls<'a> {
-    pub calls: &'a [Call],
+/// The launches of a program that was planned.
+#[derive(Clone)]
+pub struct PlannedLaunches {
+    launches: Arc<[Launch]>,
     /// Of the buffers.
-    addresses: &'a [u64],
+    addresses: Arc<[u64]>,
+    count: usize,
 }
 
-impl<'a> PlannedCalls<'a> {
-    /// Its first calls alone.
-    pub fn first(self, calls: usize) -> PlannedCalls<'a> {
-        PlannedCalls {
-            calls: &self.calls[..calls],
-            ..self
-        }
+impl PlannedLaunches {
+    /// Its first ones alone.
+    pub fn first(self, count: usize) -> PlannedLaunches {
+        assert!(count <= self.count, "{count} of {} launches", self.count);
+        PlannedLaunches { count, ..self }
     }
 
-    pub fn launches(self) -> impl Iterator<Item = &'a Launch> {
-        self.calls.iter().filter_map(Call::as_launch)
+    pub fn launches(&self) -> &[Launch] {
+        &self.launches[..self.count]
     }
 
     /// Launches of the longest chain in which each must wait for the one before it, where programs are one graph.
-    pub fn longest_path(programs: &[PlannedCalls<'_>]) -> usize {
-        let of_program = |program: &PlannedCalls<'_>| {
-            let touched = program.launches().map(|l| l.touches(program.addresses));
-            touched.collect::<Vec<_>>()
-        };
-        let touched = programs.iter().flat_map(of_program);
+    pub fn longest_path<'a>(programs: impl IntoIterator<Item = &'a PlannedLaunches>) -> usize {
+        let touched = programs.into_iter().flat_map(|program| {
+            let launches = program.launches().iter();
+            launches.map(|launch| launch.touches(&program.addresses))
+        });
         edges::longest_path(&edges::edges(touched))
     }
 }
@@ -119,7 +123,7 @@ mod tests {
         relu(80, 16);
         let program = machine.prepare(program).unwrap();
         let planned = machine.planned(program).unwrap();
-        assert_eq!(PlannedCalls::longest_path(&[planned]), 3);
-        assert_eq!(PlannedCalls::longest_path(&[planned.first(2)]), 1);
+        assert_eq!(PlannedLaunches::longest_path([&planned]), 3);
+        assert_eq!(PlannedLaunches::longest_path([&planned.first(2)]), 1);
     }
 }

@@ -5,7 +5,7 @@ use super::trainer::Trainer;
 use crate::config::RunConfig;
 use crate::data::Pair;
 use crate::device::gpu::Precision;
-use crate::device::{Device, Machine, PlannedCalls, Target};
+use crate::device::{Device, Machine, PlannedLaunches, Target};
 use crate::error::Result;
 use crate::graph::Mode;
 use crate::optim::Optimizer;
@@ -24,24 +24,32 @@ impl EpochPlan {
     /// As a run on a GPU.
     pub fn new(config: &RunConfig, data: &Pair, precision: Option<Precision>) -> Result<EpochPlan> {
         let device = Device::Plan;
-        let plans = Plans::new(config, data, device, Mode::Train)?;
+        let machine = Machine::open(Target { device, precision })?;
+        EpochPlan::on(machine, config, data)
+    }
+
+    /// The same on one that holds nothing yet.
+    ///
+    /// # Errors
+    /// As [`EpochPlan::new`].
+    pub fn on(machine: Machine, config: &RunConfig, data: &Pair) -> Result<EpochPlan> {
+        let plans = Plans::new(config, data, machine.target().device, Mode::Train)?;
         let flops = plans.train.flops() * plans.accumulated;
         let optimizer = Optimizer::new(&config.opt, &config.groups)?;
-        let target = Target { device, precision };
         Ok(EpochPlan {
             steps: steps_per_epoch(config, data.train.len()),
             flops,
-            trainer: Trainer::new(plans, optimizer, data, Machine::open(target)?, None)?,
+            trainer: Trainer::new(plans, optimizer, data, machine, None)?,
         })
     }
 
     /// The calls of a training step.
-    pub fn step(&self) -> PlannedCalls<'_> {
+    pub fn step(&self) -> PlannedLaunches {
         self.trainer.planned().0
     }
 
     /// The programs of both evaluations, and how often each runs.
-    pub fn evaluation(&self) -> Vec<(PlannedCalls<'_>, usize)> {
+    pub fn evaluation(&self) -> Vec<(PlannedLaunches, usize)> {
         self.trainer.planned().1
     }
 }

@@ -53,8 +53,8 @@ pub trait Watch: Sync {
 /// Nobody follows.
 impl Watch for () {}
 
-/// Trains one config to its end, on a machine that holds nothing yet, from the weights of a file or those that are drawn; steps are logged if there is to be a
-/// log. `None` if the watch ended it.
+/// Trains one config to its end on a machine that holds nothing yet, from the weights of a file or those that are drawn; steps
+/// are logged if there is to be a log. `None` if the watch ended it.
 pub fn run(
     config: &RunConfig,
     data: &Pair,

@@ -17,7 +17,7 @@ use super::trainer::Trainer;
 use super::weights::{Place, Snapshot, Weights};
 use crate::config::RunConfig;
 use crate::data::{Library, Pair};
-use crate::device::{Device, Machine, Target};
+use crate::device::{Device, Machine, SharedDevice, Target};
 use crate::error::{Error, Kind, Result};
 use crate::models;
 use crate::optim::schedule::Schedule;
@@ -90,7 +90,8 @@ pub struct Choices {
     pub log: Option<LogSteps>,
     /// Those of the runs, which go on from them.
     pub checkpoints: Option<Checkpoints>,
-    /// Runs that are trained side by side on a processor, sharing its threads; otherwise it goes by the size of their steps.
+    /// Runs that are trained side by side: on a processor sharing its threads, where it otherwise goes by the size of their
+    /// steps, on each GPU in parallel branches of one graph.
     pub jobs: Option<NonZeroUsize>,
 }
 
@@ -174,6 +175,23 @@ pub fn check<'r>(
     problems
 }
 
+/// Who trains runs, one after the other.
+enum Worker {
+    Alone(Target),
+    /// With others on the same device, who wait for one another at every program.
+    Beside(SharedDevice),
+}
+
+impl Worker {
+    /// For the next run.
+    fn machine(&self) -> Result<Machine> {
+        match self {
+            Worker::Alone(target) => Machine::open(*target),
+            Worker::Beside(device) => Ok(device.machine()),
+        }
+    }
+}
+
 /// Trains those of `pending` that no other process trains, and stores each run as it finishes, on as many threads as
 /// rayon's current pool has, or on several devices of a kind, each of which takes the next run. A run's weights are saved
 /// before the run is stored. Returns early, with the runs finished so far stored, once `stop` is set. A run that fails
@@ -205,10 +223,18 @@ pub fn sweep(
     let side_by_side = choices
         .jobs
         .map_or(if small { threads } else { 1 }, NonZeroUsize::get);
-    let workers: Vec<Target> = match (targets, target.device) {
-        ([target], Device::Cpu | Device::Emulator) => vec![*target; side_by_side],
-        // A GPU has one queue: it trains one run after the other.
-        _ => targets.to_vec(),
+    let workers: Vec<Worker> = match (choices.jobs, targets, target.device) {
+        (_, [target], Device::Cpu) | (None, [target], Device::Emulator) => {
+            (0..side_by_side).map(|_| Worker::Alone(*target)).collect()
+        }
+        (Some(jobs), ..) if jobs.get() > 1 => {
+            let shared = |target: &Target| Ok(SharedDevice::new(Machine::open(*target)?));
+            let devices: Vec<SharedDevice> = targets.iter().map(shared).collect::<Result<_>>()?;
+            let rounds = (0..jobs.get()).flat_map(|_| devices.iter().cloned());
+            rounds.map(Worker::Beside).collect()
+        }
+        // A GPU has one queue.
+        _ => targets.iter().copied().map(Worker::Alone).collect(),
     };
     let threads_each = match target.device {
         Device::Cpu | Device::Emulator => (threads / workers.len()).max(1),
@@ -227,7 +253,7 @@ pub fn sweep(
         held: Mutex::default(),
     };
     let (failure, end) = (Mutex::new(None), Mutex::new(None));
-    let work = |target: Target| {
+    let work = |worker: &Worker| {
         while !stop.load(Ordering::Relaxed) && lock(&end).is_none() {
             let (turn, claim) = match queue.next() {
                 Ok(Some(next)) => next,
@@ -256,11 +282,12 @@ pub fn sweep(
             let outcome = library
                 .load(config)
                 .and_then(|data| {
+                    let machine = worker.machine()?;
                     let plans = match lock(&first_plans).take_if(|_| turn == 0) {
                         Some(plans) => plans,
                         None => Plans::from_weights(init, config, &data, target.device)?,
                     };
-                    one(plans, &data, Machine::open(target)?, &optima, &watch)
+                    one(plans, &data, machine, &optima, &watch)
                 })
                 .map(|result| {
                     let mut result = result?;
@@ -301,25 +328,25 @@ pub fn sweep(
             }
         }
     };
-    if let [target] = workers {
+    if let [worker] = workers {
         // From inside the pool, so that ops do not have to wake it.
-        rayon::scope(|_| work(*target));
+        rayon::scope(|_| work(worker));
     } else {
         // Each is a pool of its own, so that ops stay on it.
-        let alone = |target: Target| {
+        let alone = |worker: &Worker| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads_each);
             let _pool = pool.use_current_thread().build();
-            work(target);
+            work(worker);
         };
         std::thread::scope(|scope| {
-            let thread = |target: &Target| {
-                let (target, builder) = (*target, std::thread::Builder::new());
-                builder.spawn_scoped(scope, move || alone(target)).ok()
+            let thread = |worker| {
+                let builder = std::thread::Builder::new();
+                builder.spawn_scoped(scope, move || alone(worker)).ok()
             };
             let started = workers.iter().map_while(thread).count();
             // The system may give fewer threads, or none.
             if started == 0 {
-                rayon::scope(|_| work(*target));
+                rayon::scope(|_| work(&workers[0]));
             }
         });
     }
@@ -505,8 +532,10 @@ impl Watch for RunWatch<'_> {
 mod tests {
     use serde_json::json;
 
+    use super::super::run::run;
     use super::*;
     use crate::data::fetch;
+    use crate::device::Schedule;
     use crate::device::machine::failing;
     use crate::results::store::Options;
 
@@ -604,8 +633,18 @@ mod tests {
         }
     }
 
+    /// One run alone, and two on a device that they share.
     #[test]
     fn a_run_that_fails_leaves_the_others_alone() {
+        for (device, jobs) in [
+            (Device::Cpu, None),
+            (Device::Emulator, NonZeroUsize::new(2)),
+        ] {
+            one_of_four_fails(device.into(), jobs);
+        }
+    }
+
+    fn one_of_four_fails(target: Target, jobs: Option<NonZeroUsize>) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), "one-bad", Options::default()).unwrap();
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
@@ -613,16 +652,19 @@ mod tests {
         let mut pending = configs();
         pending[1].config.batch_size = 41;
         let runs = pending.iter().map(|run| &run.config);
-        let found = check(runs, &library, Target::CPU, &Choices::default(), &stop);
+        let choices = Choices {
+            jobs,
+            ..Choices::default()
+        };
+        let found = check(runs, &library, target, &choices, &stop);
         assert_eq!(found.len(), 1);
         assert!(found[0].message.contains("batch_size: 41"), "{}", found[0]);
-        let none = Choices::default();
         let outcome = sweep(
             &pending,
             &library,
             &store,
-            &[Target::CPU],
-            &none,
+            &[target],
+            &choices,
             &stop,
             &counts,
         );
@@ -634,6 +676,54 @@ mod tests {
             "{failed:?}"
         );
         assert_eq!(failed.len(), 1);
+    }
+
+    /// MLPs of several step sizes: one diverges, one ends before the others.
+    #[test]
+    fn runs_that_share_a_device_are_what_they_are_alone() {
+        let config = |lr: f64, epochs: usize| {
+            let config = json!({
+                "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 43}, "model": "mlp",
+                "model_kwargs": {"output_size": 1, "hidden_sizes": [8], "dropout": true}, "loss_func": "squared",
+                "score_func": "squared", "opt": {"name": "momo-adam", "lr": lr}, "batch_size": 4,
+                "max_epoch": epochs, "run_id": 0,
+            });
+            RunConfig::from_json(config.as_object().unwrap()).unwrap()
+        };
+        let mut runs = [config(0.1, 3), config(0.01, 2), config(0.02, 3)];
+        runs[2].opt = json!({"name": "sgd", "lr": 1e20})
+            .as_object()
+            .unwrap()
+            .clone();
+        let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+        let [.., shuffled] = Schedule::all();
+        let trained = |config: &RunConfig, machine: Machine| {
+            let data = library.load(config).unwrap();
+            let result = run(config, &data, machine, None, None, &());
+            let mut history = result.unwrap().unwrap().history;
+            for epoch in &mut history {
+                (epoch.train_epoch_time, epoch.eval_epoch_time) = (0.0, 0.0);
+            }
+            format!("{history:?}")
+        };
+        let device = || SharedDevice::new(Machine::emulator(shuffled, None).unwrap());
+        let alone = runs.each_ref().map(|config| {
+            let device = device();
+            (trained(config, device.machine()), device.rounds())
+        });
+        assert!(alone[2].0.contains("NaN") && !alone[0].0.contains("NaN"));
+        let device = device();
+        let machines = runs.each_ref().map(|_| device.machine());
+        std::thread::scope(|scope| {
+            let threads = runs.iter().zip(machines);
+            let threads = threads.map(|(run, machine)| scope.spawn(move || trained(run, machine)));
+            let threads: Vec<_> = threads.collect();
+            for (thread, (alone, _)) in threads.into_iter().zip(&alone) {
+                assert!(&thread.join().unwrap() == alone);
+            }
+        });
+        // What one run is asked to run, the others run beside it.
+        assert_eq!(device.rounds(), alone[0].1);
     }
 
     /// Begins runs in pairs only.

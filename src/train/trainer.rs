@@ -21,7 +21,7 @@ use crate::data::augment::Placement;
 use crate::data::{Pair, Part};
 use crate::device::gpu::kernels::{self, Step};
 use crate::device::program::{floats, one_mut};
-use crate::device::{Machine, PlannedCalls, Prepared, Program, Slot, Target, View};
+use crate::device::{Machine, PlannedLaunches, Prepared, Program, Slot, Target, View};
 use crate::error::{Error, Result};
 use crate::graph::{Layout, Params, Tensor};
 use crate::optim::schedule::Rate;
@@ -364,7 +364,7 @@ impl Trainer {
 
     /// On the machine that only plans: the calls of one training step, and the programs of both evaluations with how often
     /// each runs.
-    pub fn planned(&self) -> (PlannedCalls<'_>, Vec<(PlannedCalls<'_>, usize)>) {
+    pub fn planned(&self) -> (PlannedLaunches, Vec<(PlannedLaunches, usize)>) {
         let calls = |program| self.machine.planned(program).expect("a machine that plans");
         let (first, _) = self.train[0];
         let evaluation = self.halves.iter().flat_map(|(_, programs)| programs);

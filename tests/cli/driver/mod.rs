@@ -189,6 +189,12 @@ fn training_is_the_emulators_bit_for_bit() {
             assert_eq!(ours, expected);
             assert!(!alone.counts.contains_key("cuGraphLaunch"));
             assert_eq!(alone.counts["launches"], seen.counts["launches"]);
+            for settings in [&[][..], &[("STEPBACK_NO_GRAPH", "1")]] {
+                let (ours, seen) = gpu.trained(&format!("{on_gpu} --jobs 2"), settings);
+                assert_eq!(ours, expected);
+                assert!(seen.left.is_empty(), "left: {:?}", seen.left);
+                assert_eq!(alone.counts["launches"], seen.counts["launches"]);
+            }
             let two = format!("{on_gpu}:0,cuda:1");
             let (ours, seen) = gpu.trained(&two, &[("STUB_CUDA_DEVICES", "2")]);
             assert_eq!(ours, expected);
