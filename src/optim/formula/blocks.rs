@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::evaluate::Context;
 use super::plan::{Adding, Cell, Element, Instruction, Number, Pass};
 use super::syntax::Operator;
+use crate::cpu::prefetch;
 
 /// Elements that an operator treats at once.
 pub const BLOCK: usize = 1024;
@@ -94,6 +95,8 @@ pub struct Ready {
     /// What they add up; of two, their products.
     addends: Vec<(Source, Option<Source>)>,
     registers: usize,
+    /// The vectors that it reads or writes.
+    vectors: Vec<Source>,
 }
 
 /// A value of a pass before it has a place.
@@ -421,7 +424,23 @@ impl Places {
     fn ready(self, pass: &Pass, addends: &[(usize, Option<usize>)]) -> Ready {
         let place = |value: usize| self.places[value].expect("computed");
         let addends = addends.iter().map(|(x, y)| (place(*x), y.map(place)));
+        let mut vectors = Vec::new();
+        let stored = self.copies.iter().map(|(_, to)| Source::Write(*to));
+        let written = self.operations.iter().map(|operation| operation.to);
+        for source in self
+            .places
+            .iter()
+            .flatten()
+            .copied()
+            .chain(stored)
+            .chain(written)
+        {
+            if matches!(source, Source::Read(_) | Source::Write(_)) && !vectors.contains(&source) {
+                vectors.push(source);
+            }
+        }
         Ready {
+            vectors,
             uniforms: pass.uniforms.clone(),
             sums: pass.sums.iter().map(|sum| sum.how).collect(),
             addends: addends.collect(),
@@ -469,7 +488,19 @@ impl Registers {
         sums: &mut [f64],
     ) {
         let len = block.len();
-        for operation in &pass.operations {
+        let share = len.div_ceil(pass.operations.len().max(1));
+        for (i, operation) in pass.operations.iter().enumerate() {
+            // A part of the next block comes to the cache while this one is computed.
+            let next = block.end + i * share..block.end + (i + 1) * share;
+            for source in &pass.vectors {
+                let vector: &[f32] = match *source {
+                    Source::Read(i) => read[i],
+                    Source::Write(i) => write.at[i],
+                    _ => continue,
+                };
+                let [start, end] = [next.start, next.end].map(|at| at.min(vector.len()));
+                prefetch(&vector[start..end]);
+            }
             let (mut register, mut vector) = (Vec::new(), Default::default());
             let to: &mut [f32] = match operation.to {
                 Source::Register(r) => {
