@@ -135,10 +135,11 @@ class Run:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True,
                                           capturable=on_gpu and mode in ("graphs", "both"))
         self.loss = self.loss_of
-        if mode == "compile":
-            self.loss = torch.compile(self.loss_of, mode="max-autotune", dynamic=False)
-        if mode == "both":
-            self.loss = torch.compile(self.loss_of, mode="max-autotune-no-cudagraphs", dynamic=False)
+        tuned = {"compile": "max-autotune", "both": "max-autotune-no-cudagraphs"}.get(mode)
+        if tuned:
+            # On a CPU, where the script is only tried, no code is generated: that would take minutes.
+            how = {"mode": tuned} if on_gpu else {"backend": "aot_eager"}
+            self.loss = torch.compile(self.loss_of, dynamic=False, **how)
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.step, self.score = self.eager_step, self.eager_score
         # On a CPU there is nothing to capture: the same steps run one by one.

@@ -4,7 +4,7 @@
 #   scripts/gpu/pack.sh [FOLDER] [DATA]     FOLDER is gpu-pack unless named, DATA the data folder whose MNIST is taken along
 #
 #   FOLDER/stepback-native   release build with kernels for compute capability 9.0 (STEPBACK_CUDA_ARCHS names others)
-#   FOLDER/core-tests, FOLDER/rows-tests   the executables of tests/core/ and tests/rows/
+#   FOLDER/core-tests.gz, FOLDER/rows-tests.gz   the executables of tests/core/ and tests/rows/
 #   FOLDER/data/MNIST/raw    the four files, gzipped, if DATA has them; CIFAR is too large and made up there
 #
 # Without the emulator, of which nothing is needed there. Scripts, peers and configs are the repository's own. On the other
@@ -30,6 +30,7 @@ for name in core rows; do
     cp "$tests" "$folder/$name-tests"
 done
 strip "$folder/stepback-native" "$folder"/*-tests
+gzip -f "$folder"/*-tests
 raw=$data/MNIST/raw
 for name in train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1; do
     mkdir -p "$folder/data/MNIST/raw"

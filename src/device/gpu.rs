@@ -39,6 +39,7 @@ pub(super) enum Body {
     Built {
         /// Its file in `kernels`, without `.cu`.
         file: &'static str,
+        #[cfg_attr(not(emulator), allow(dead_code))]
         record: Option<&'static Record>,
     },
     /// PTX with an entry of the kernel's name, which machines compile or interpret when they prepare a program.
