@@ -67,6 +67,34 @@ struct Taps {
   static constexpr int DIRECTION = BACK ? -1 : 1;
 };
 
+// Where a block is, and how many there are: in its grid,
+struct WholeGrid {
+  METHOD unsigned x() const { return blockIdx.x; }
+  METHOD unsigned y() const { return blockIdx.y; }
+  METHOD unsigned z() const { return blockIdx.z; }
+  METHOD int x_again() const { return block_again(); }
+  METHOD unsigned across() const { return gridDim.x; }
+  METHOD unsigned down() const { return gridDim.y; }
+  METHOD unsigned deep() const { return gridDim.z; }
+};
+
+// or in the part of a grid that does the same as it does.
+class PartOfGrid {
+  unsigned x_, y_, z_, across_, down_, deep_;
+
+ public:
+  METHOD PartOfGrid(unsigned block, unsigned across, unsigned down, unsigned deep)
+      : x_(block % across), y_(block / across % down), z_(block / across / down), across_(across), down_(down),
+        deep_(deep) {}
+  METHOD unsigned x() const { return x_; }
+  METHOD unsigned y() const { return y_; }
+  METHOD unsigned z() const { return z_; }
+  METHOD int x_again() const { return x_; }
+  METHOD unsigned across() const { return across_; }
+  METHOD unsigned down() const { return down_; }
+  METHOD unsigned deep() const { return deep_; }
+};
+
 // Where a tile lies: its first image, and the first row and column of a class of outputs.
 struct TileOrigin {
   int image, row, column;
@@ -401,16 +429,16 @@ struct Others {
 };
 
 // y, or dx if BACK.
-template <int TM, int TN, bool TF32, bool BACK, int K>
-DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
+template <int TM, int TN, bool TF32, bool BACK, int K, class Grid>
+DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c, const Grid& block) {
   using F = Fragments<TM, TN, TF32>;
   constexpr int CHUNK = F::CHUNK, PITCH = F::PITCH;
   const float* w = o.w;
   SHARED_DYN(float, shared);
   const int kernel = K ? K : c.kernel, taps = kernel * kernel, side = BACK ? c.stride : 1;
-  const Taps<BACK> down(c, kernel, blockIdx.z / side), across(c, kernel, blockIdx.z % side);
-  const int n0 = blockIdx.y * TN;
-  const TileOrigin origin(c, blockIdx.x);
+  const Taps<BACK> down(c, kernel, block.z() / side), across(c, kernel, block.z() % side);
+  const int n0 = block.y() * TN;
+  const TileOrigin origin(c, block.x());
   const Patch seen = {x, c.images, c.in_h, c.in_w, c.in_c, c.aligned_in, c.log_images, c.patch_h, c.patch_w, origin.image,
                       origin.row * down.scale + down.start, origin.column * across.scale + across.start};
   const int pitch = BACK ? TN * taps + 8 : CHUNK * taps + 4, patch_len = seen.pixels() * PITCH;
@@ -479,13 +507,13 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
   }
   // Where the rows' pixels lie in the result, -1 outside; of the columns two neighbours at once where that is possible.
   int at[F::ROWS];
-  const TileOrigin to(c, block_again());
+  const TileOrigin to(c, block.x_again());
 #pragma unroll
   for (int i = 0; i < F::ROWS; i++) {
     const Pixel pixel(c, F::row(i));
     const int image = to.image + pixel.image;
     int row = to.row + pixel.row, column = to.column + pixel.column;
-    if (BACK) row = row * side + (int)blockIdx.z / side, column = column * side + (int)blockIdx.z % side;
+    if (BACK) row = row * side + (int)block.z() / side, column = column * side + (int)block.z() % side;
     const bool inside = image < c.images && row < c.out_h && column < c.out_w;
     at[i] = inside ? ((image * c.out_h + row) * c.out_w + column) * c.out_c : -1;
   }
@@ -552,14 +580,14 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
                            });
   if (!c.counted) return;
   __syncthreads();
-  const int row = blockIdx.z * gridDim.x + blockIdx.x, rows = gridDim.x * gridDim.z;
-  double* partial = o.partial + (long long)blockIdx.y * rows * 2 * TN;
+  const int row = block.z() * block.across() + block.x(), rows = block.across() * block.deep();
+  double* partial = o.partial + (long long)block.y() * rows * 2 * TN;
   for (int e = threadIdx.x; e < 2 * TN; e += THREADS) {
     double sum = 0.0;
     for (int s = 0; s < F::SHARES; s++) sum += parts[s * 2 * TN + e];
     partial[(long long)row * 2 * TN + e] = sum;
   }
-  unsigned* counters = o.counters + blockIdx.y * counters_of(rows);
+  unsigned* counters = o.counters + block.y() * counters_of(rows);
   if (!sum_over_blocks(partial, 2 * TN, row, rows, counters, [=](int e, double sum) { parts[e] = sum; })) return;
   __syncthreads();
   const double outputs = (double)c.images * c.out_h * c.out_w;
@@ -571,23 +599,23 @@ DEVICE void convolve(const float* x, float* y, const Others& o, const Conv& c) {
 }
 
 // A part of dw (OT channels of dy by IT of x, TAPS taps, or if TAPS is 1 the one that the block's place names) from every
-// gridDim.x-th tile of pixels. In shared memory pixels lie 8 banks apart, modulo 32. `parts` (blockIdx.z, blockIdx.y,
-// blockIdx.x, part), each part as its weights lie, and behind them OT numbers of db.
-template <int OT, int IT, bool TF32, int TAPS>
+// `across`-th tile of pixels. In shared memory pixels lie 8 banks apart, modulo 32. `parts` (z, y, x, part), each part as its
+// weights lie, and behind them OT numbers of db.
+template <int OT, int IT, bool TF32, int TAPS, bool BIAS, class Grid>
 DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finish_x, const Finish& finish_dy, float* dw,
-                            float* db, float* parts, unsigned* counters, const Conv& c, int tiles) {
+                            float* db, float* parts, unsigned* counters, const Conv& c, int tiles, const Grid& block) {
   constexpr int X_PITCH = IT + 8, DY_PITCH = OT + 8, SIDE = TAPS == 9 ? 3 : 1;
   constexpr int WARPS_N = IT / 8, WARPS_K = 4 / WARPS_N, MF = OT / 16;  // warps share the channels of x, then the pixels
   constexpr int ACROSS = 8, DOWN = THREADS / ACROSS, IN = IT / ACROSS, OUT = OT / DOWN;  // without tensor cores
   SHARED_DYN(float, shared);
-  const int taps = c.kernel * c.kernel, tap0 = TAPS == 1 ? blockIdx.z % taps : 0;
-  const int o0 = blockIdx.y * OT, i0 = (TAPS == 1 ? blockIdx.z / taps : blockIdx.z) * IT;
+  const int taps = c.kernel * c.kernel, tap0 = TAPS == 1 ? block.z() % taps : 0;
+  const int o0 = block.y() * OT, i0 = (TAPS == 1 ? block.z() / taps : block.z()) * IT;
   const int pixels = 1 << (c.log_tile_h + c.log_tile_w + c.log_images);
   const int patch_pixels = (c.patch_h * c.patch_w) << c.log_images, patch_len = patch_pixels * X_PITCH;
   const int stage_len = patch_len + pixels * DY_PITCH;
   constexpr int LOG_I = IT == 16 ? 4 : 5, LOG_O = OT == 16 ? 4 : OT == 32 ? 5 : 6;
   const int pack = c.aligned_w ? 4 : 1, pieces = OT / pack;  // of a pixel of dy
-  const bool biased = c.biased && blockIdx.z == 0;
+  const bool biased = BIAS && c.biased && block.z() == 0;
   double bias[4] = {};
 
   // What a tile sees of x and dy. Only where pixels lie differs between tiles.
@@ -599,25 +627,25 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
     return Patch{dy, c.images, c.out_h, c.out_w, c.out_c, c.aligned_w, c.log_images, 1 << c.log_tile_h,
                  1 << c.log_tile_w, origin.image, origin.row, origin.column};
   };
-  int* places = reinterpret_cast<int*>(shared);  // of both stages
+  int* places = reinterpret_cast<int*>(shared);  // of two tiles, in turns
   float* stages = shared + 2 * round_up(patch_pixels + pixels);
-  auto place_stage = [&](int tile, int stage) {
+  auto place_tile = [&](int tile, int turn) {
     const TileOrigin origin(c, tile);
-    int* to = places + stage * round_up(patch_pixels + pixels);
+    int* to = places + turn * round_up(patch_pixels + pixels);
     place_pixels(to, patch_of_x(origin));
     place_pixels(to + patch_pixels, patch_of_dy(origin));
   };
-  auto with_x = [&](int stage, auto what) {
-    with_pieces<LOG_I>(stages + stage * stage_len, X_PITCH, places + stage * round_up(patch_pixels + pixels),
+  auto with_x = [&](int turn, auto what) {
+    with_pieces<LOG_I>(stages + turn % c.stages * stage_len, X_PITCH, places + turn * round_up(patch_pixels + pixels),
                        patch_of_x(TileOrigin(c, 0)), c.in_c - i0, what);
   };
-  auto with_dy = [&](int stage, auto what) {
-    with_pieces<LOG_O>(stages + stage * stage_len + patch_len, DY_PITCH,
-                       places + stage * round_up(patch_pixels + pixels) + patch_pixels, patch_of_dy(TileOrigin(c, 0)), OT, what);
+  auto with_dy = [&](int turn, auto what) {
+    with_pieces<LOG_O>(stages + turn % c.stages * stage_len + patch_len, DY_PITCH,
+                       places + turn * round_up(patch_pixels + pixels) + patch_pixels, patch_of_dy(TileOrigin(c, 0)), OT, what);
   };
-  auto load_stage = [&](int stage) {
-    with_x(stage, [&](auto pieces) { pieces.copy(x, i0, c.in_c); });
-    with_dy(stage, [&](auto pieces) { pieces.copy(dy, o0, c.out_c); });
+  auto load_tile = [&](int turn) {
+    with_x(turn, [&](auto pieces) { pieces.copy(x, i0, c.in_c); });
+    with_dy(turn, [&](auto pieces) { pieces.copy(dy, o0, c.out_c); });
     copy_commit();
   };
 
@@ -625,34 +653,37 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
   const int warp_n = warp % WARPS_N, warp_k = warp / WARPS_N;
   constexpr int COUNT = TF32 ? TAPS * MF * 4 : TAPS * IN * OUT;
   float sums[COUNT] = {};
-  int stage = 0;
-  const int step = gridDim.x;
-  if ((int)blockIdx.x < tiles) place_stage(blockIdx.x, 0);
-  if ((int)blockIdx.x + step < tiles) place_stage(blockIdx.x + step, 1);
+  const int step = block.across();
+  if ((int)block.x() < tiles) place_tile(block.x(), 0);
+  if ((int)block.x() + step < tiles) place_tile(block.x() + step, 1);
   __syncthreads();
-  if ((int)blockIdx.x < tiles) load_stage(0);
+  if ((int)block.x() < tiles) load_tile(0);
+  int turn = 0;
 #pragma unroll 1
-  for (int tile = blockIdx.x; tile < tiles; tile += step, stage ^= 1) {
-    if (tile + step < tiles) {
-      load_stage(stage ^ 1);
+  for (int tile = block.x(); tile < tiles; tile += step, turn ^= 1) {
+    const bool more = tile + step < tiles;
+    if (more && c.stages == 2) {
+      load_tile(turn ^ 1);
       copy_wait<1>();
     } else {
       copy_wait<0>();
     }
-    float *xs = stages + stage * stage_len, *ds = xs + patch_len;
-    with_x(stage, [&](auto pieces) {
+    float *xs = stages + turn % c.stages * stage_len, *ds = xs + patch_len;
+    with_x(turn, [&](auto pieces) {
       if (TF32 || finish_x.lines) pieces.template finish<TF32, false>(finish_x, i0, c.in_c, [](const auto&, bool) {});
     });
-    with_dy(stage, [&](auto pieces) {
+    with_dy(turn, [&](auto pieces) {
       auto see = [&](const auto& v, bool inside) {
-        if (!biased || !inside) return;
+        constexpr int V = sizeof v / sizeof v.at[0];
+        const bool adds = biased && inside;
 #pragma unroll
-        for (int i = 0; i < (int)(sizeof v / sizeof v.at[0]); i++) bias[i] += v.at[i];
+        for (int i = 0; i < V; i++)
+          if (adds) bias[i] += v.at[i];
       };
       if (TF32 || finish_dy.lines || biased) pieces.template finish<TF32, true>(finish_dy, o0, c.out_c, see);
     });
     __syncthreads();
-    if (tile + 2 * step < tiles) place_stage(tile + 2 * step, stage);
+    if (tile + 2 * step < tiles) place_tile(tile + 2 * step, turn);
     if (TF32) {
       // Eight columns at a time, perhaps of several images, down the rows: what the taps of two rows see of x stays where
       // the next row needs it.
@@ -737,14 +768,15 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
       }
     }
     __syncthreads();
+    if (more && c.stages == 1) load_tile(turn ^ 1);
   }
 
   // Through shared memory, as weights lie: [o][i][tap]. Behind them db.
   constexpr int WEIGHTS_LEN = OT * IT * TAPS, LEN = WEIGHTS_LEN + OT;
   float* result = shared;
 #pragma unroll 1
-  for (int turn = 0; turn < (TF32 ? WARPS_K : 1); turn++) {
-    if (!TF32 || warp_k == turn) {
+  for (int sharer = 0; sharer < (TF32 ? WARPS_K : 1); sharer++) {
+    if (!TF32 || warp_k == sharer) {
 #pragma unroll
       for (int e = 0; e < COUNT; e++) {
         int o, i, tap;
@@ -755,7 +787,7 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
           o = threadIdx.x / ACROSS + e % OUT * DOWN, i = threadIdx.x % ACROSS * IN + e / OUT % IN, tap = e / OUT / IN;
         }
         float& to = result[(o * IT + i) * TAPS + tap];
-        to = turn == 0 ? sums[e] : to + sums[e];
+        to = sharer == 0 ? sums[e] : to + sums[e];
       }
     }
     __syncthreads();
@@ -780,15 +812,15 @@ DEVICE void weight_gradient(const float* x, const float* dy, const Finish& finis
     else if (i < c.in_c)
       dw[((long long)o * c.in_c + i) * taps + tap0 + e % TAPS] = value;
   };
-  if (gridDim.x == 1) {
+  if (block.across() == 1) {
     for (int e = threadIdx.x; e < len; e += THREADS) store(e, result[e]);
     return;
   }
-  const int tile = blockIdx.z * gridDim.y + blockIdx.y, blocks = gridDim.x;
+  const int tile = block.z() * block.down() + block.y(), blocks = block.across();
   float* rows = parts + (long long)tile * blocks * LEN;
-  for (int e = threadIdx.x; e < len; e += THREADS) rows[(long long)blockIdx.x * len + e] = result[e];
+  for (int e = threadIdx.x; e < len; e += THREADS) rows[(long long)block.x() * len + e] = result[e];
   counters += tile * counters_of(blocks);
-  sum_over_blocks(rows, len, blockIdx.x, blocks, counters, [&](int e, double sum) { store(e, (float)sum); });
+  sum_over_blocks(rows, len, block.x(), blocks, counters, [&](int e, double sum) { store(e, (float)sum); });
 }
 
 #define FORWARD                                                                                                       \
@@ -805,7 +837,7 @@ DEVICE void forward(FORWARD) {
   o.w = w, o.bias = b, o.gamma = gamma, o.beta = beta, o.averages = averages, o.residual = r;
   o.finish_in = {c.finish_in ? x_lines : nullptr, nullptr, c.finish_in_relu != 0};
   o.now = now, o.partial = partial, o.counters = counters, o.saved = saved, o.running = running;
-  convolve<TM, TN, TF32, false, K>(x, y, o, c);
+  convolve<TM, TN, TF32, false, K>(x, y, o, c, WholeGrid());
 }
 
 #define BACKWARD_X                                                                                                 \
@@ -817,13 +849,13 @@ DEVICE void forward(FORWARD) {
 #define GIVEN_BACKWARD_X \
   dy, dy_lines, dy_other, w, dx, norm_x, norm_y, norm_saved, partial, counters, dgamma, dbeta, terms, c
 
-template <int TM, int TN, bool TF32, int K>
-DEVICE void backward_x(BACKWARD_X) {
+template <int TM, int TN, bool TF32, int K, class Grid>
+DEVICE void backward_x(BACKWARD_X, const Grid& block) {
   Others o = {};
   o.w = w, o.finish_in = {c.finish_in ? dy_lines : nullptr, dy_other, false};
   o.norm_x = norm_x, o.norm_y = norm_y, o.norm_saved = norm_saved, o.partial = partial, o.counters = counters;
   o.dgamma = dgamma, o.dbeta = dbeta, o.terms = terms;
-  convolve<TM, TN, TF32, true, K>(dy, dx, o, c);
+  convolve<TM, TN, TF32, true, K>(dy, dx, o, c, block);
 }
 
 #define BACKWARD_W                                                                                               \
@@ -832,11 +864,39 @@ DEVICE void backward_x(BACKWARD_X) {
       float *__restrict__ db, float *__restrict__ parts, unsigned *__restrict__ counters, Conv c, int tiles
 #define GIVEN_BACKWARD_W x, x_lines, dy, dy_lines, dy_other, dw, db, parts, counters, c, tiles
 
-template <int OT, int IT, bool TF32, int TAPS>
-DEVICE void backward_w(BACKWARD_W) {
+template <int OT, int IT, bool TF32, int TAPS, bool BIAS = true, class Grid>
+DEVICE void backward_w(BACKWARD_W, const Grid& block) {
   const Finish finish_x = {c.finish_in ? x_lines : nullptr, nullptr, c.finish_in_relu != 0};
   const Finish finish_dy = {c.finish_dy ? dy_lines : nullptr, dy_other, false};
-  weight_gradient<OT, IT, TF32, TAPS>(x, dy, finish_x, finish_dy, dw, db, parts, counters, c, tiles);
+  weight_gradient<OT, IT, TF32, TAPS, BIAS>(x, dy, finish_x, finish_dy, dw, db, parts, counters, c, tiles, block);
+}
+
+// Both at once, since neither waits for the other: the first blocks make dw, which takes them longer.
+struct Both {
+  int w_across, w_down, w_deep, x_across, x_down, x_deep;  // grids of dw and of dx
+};
+
+#define BACKWARD                                                                                                    \
+  const float *__restrict__ x, const float *__restrict__ x_lines, const float *__restrict__ dy,                     \
+      const float *__restrict__ dy_lines, const float *__restrict__ dy_other, const float *__restrict__ w,          \
+      float *__restrict__ dx, const float *__restrict__ norm_x, const float *__restrict__ norm_y,                   \
+      const float *__restrict__ norm_saved, double *__restrict__ partial, unsigned *__restrict__ counters,          \
+      float *__restrict__ dgamma, float *__restrict__ dbeta, float *__restrict__ terms, Conv c,                     \
+      float *__restrict__ dw, float *__restrict__ db, float *__restrict__ parts, unsigned *__restrict__ w_counters, \
+      Conv w_c, int tiles, Both grids
+#define GIVEN_BACKWARD                                                                                             \
+  x, x_lines, dy, dy_lines, dy_other, w, dx, norm_x, norm_y, norm_saved, partial, counters, dgamma, dbeta, terms, \
+      c, dw, db, parts, w_counters, w_c, tiles, grids
+
+template <int TM, int TN, int OT, int IT, bool BIAS>
+DEVICE void backward(BACKWARD) {
+  const int of_w = grids.w_across * grids.w_down * grids.w_deep, block = blockIdx.x;
+  if (block < of_w)
+    backward_w<OT, IT, true, 9, BIAS>(x, x_lines, dy, dy_lines, dy_other, dw, db, parts, w_counters, w_c, tiles,
+                                PartOfGrid(block, grids.w_across, grids.w_down, grids.w_deep));
+  else
+    backward_x<TM, TN, true, 3>(GIVEN_BACKWARD_X,
+                                PartOfGrid(block - of_w, grids.x_across, grids.x_down, grids.x_deep));
 }
 
 KERNEL(conv2d_fwd_tf32_128x16, 128, FORWARD) { forward<128, 16, true, 3>(GIVEN_FORWARD); }
@@ -849,20 +909,24 @@ KERNEL(conv2d_fwd_fp32_128x32, 128, FORWARD) { forward<128, 32, false, 3>(GIVEN_
 KERNEL(conv2d_fwd_fp32_128x64, 128, FORWARD) { forward<128, 64, false, 3>(GIVEN_FORWARD); }
 KERNEL(conv2d_fwd_fp32_64x32, 128, FORWARD) { forward<64, 32, false, 3>(GIVEN_FORWARD); }
 KERNEL(conv2d_fwd_fp32_any, 128, FORWARD) { forward<64, 32, false, 0>(GIVEN_FORWARD); }
-KERNEL(conv2d_bwd_x_tf32_128x16, 128, BACKWARD_X) { backward_x<128, 16, true, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_tf32_128x32, 128, BACKWARD_X) { backward_x<128, 32, true, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_tf32_128x64, 128, BACKWARD_X) { backward_x<128, 64, true, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_tf32_64x32, 128, BACKWARD_X) { backward_x<64, 32, true, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_tf32_any, 128, BACKWARD_X) { backward_x<64, 32, true, 0>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_fp32_128x16, 128, BACKWARD_X) { backward_x<128, 16, false, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_fp32_128x32, 128, BACKWARD_X) { backward_x<128, 32, false, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_fp32_128x64, 128, BACKWARD_X) { backward_x<128, 64, false, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_fp32_64x32, 128, BACKWARD_X) { backward_x<64, 32, false, 3>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_x_fp32_any, 128, BACKWARD_X) { backward_x<64, 32, false, 0>(GIVEN_BACKWARD_X); }
-KERNEL(conv2d_bwd_w_tf32_16x16, 128, BACKWARD_W) { backward_w<16, 16, true, 9>(GIVEN_BACKWARD_W); }
-KERNEL(conv2d_bwd_w_tf32_32x32, 128, BACKWARD_W) { backward_w<32, 32, true, 9>(GIVEN_BACKWARD_W); }
-KERNEL(conv2d_bwd_w_tf32_64x32, 128, BACKWARD_W) { backward_w<64, 32, true, 9>(GIVEN_BACKWARD_W); }
-KERNEL(conv2d_bwd_w_tf32_any, 128, BACKWARD_W) { backward_w<32, 32, true, 1>(GIVEN_BACKWARD_W); }
-KERNEL(conv2d_bwd_w_fp32_16x16, 128, BACKWARD_W) { backward_w<16, 16, false, 9>(GIVEN_BACKWARD_W); }
-KERNEL(conv2d_bwd_w_fp32_32x32, 128, BACKWARD_W) { backward_w<32, 32, false, 9>(GIVEN_BACKWARD_W); }
-KERNEL(conv2d_bwd_w_fp32_any, 128, BACKWARD_W) { backward_w<32, 32, false, 1>(GIVEN_BACKWARD_W); }
+KERNEL(conv2d_bwd_x_tf32_128x16, 128, BACKWARD_X) { backward_x<128, 16, true, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_tf32_128x32, 128, BACKWARD_X) { backward_x<128, 32, true, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_tf32_128x64, 128, BACKWARD_X) { backward_x<128, 64, true, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_tf32_64x32, 128, BACKWARD_X) { backward_x<64, 32, true, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_tf32_any, 128, BACKWARD_X) { backward_x<64, 32, true, 0>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_fp32_128x16, 128, BACKWARD_X) { backward_x<128, 16, false, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_fp32_128x32, 128, BACKWARD_X) { backward_x<128, 32, false, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_fp32_128x64, 128, BACKWARD_X) { backward_x<128, 64, false, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_fp32_64x32, 128, BACKWARD_X) { backward_x<64, 32, false, 3>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_x_fp32_any, 128, BACKWARD_X) { backward_x<64, 32, false, 0>(GIVEN_BACKWARD_X, WholeGrid()); }
+KERNEL(conv2d_bwd_w_tf32_16x16, 128, BACKWARD_W) { backward_w<16, 16, true, 9>(GIVEN_BACKWARD_W, WholeGrid()); }
+KERNEL(conv2d_bwd_w_tf32_32x32, 128, BACKWARD_W) { backward_w<32, 32, true, 9>(GIVEN_BACKWARD_W, WholeGrid()); }
+KERNEL(conv2d_bwd_w_tf32_any, 128, BACKWARD_W) { backward_w<32, 32, true, 1>(GIVEN_BACKWARD_W, WholeGrid()); }
+KERNEL(conv2d_bwd_w_fp32_16x16, 128, BACKWARD_W) { backward_w<16, 16, false, 9>(GIVEN_BACKWARD_W, WholeGrid()); }
+KERNEL(conv2d_bwd_w_fp32_32x32, 128, BACKWARD_W) { backward_w<32, 32, false, 9>(GIVEN_BACKWARD_W, WholeGrid()); }
+KERNEL(conv2d_bwd_w_fp32_any, 128, BACKWARD_W) { backward_w<32, 32, false, 1>(GIVEN_BACKWARD_W, WholeGrid()); }
+KERNEL(conv2d_bwd_tf32_128x16_16x16, 128, BACKWARD) { backward<128, 16, 16, 16, false>(GIVEN_BACKWARD); }
+KERNEL(conv2d_bwd_tf32_128x32_16x16, 128, BACKWARD) { backward<128, 32, 16, 16, false>(GIVEN_BACKWARD); }
+KERNEL(conv2d_bwd_tf32_64x32_16x16, 128, BACKWARD) { backward<64, 32, 16, 16, false>(GIVEN_BACKWARD); }
+KERNEL(conv2d_bwd_tf32_128x64_64x32, 128, BACKWARD) { backward<128, 64, 64, 32, true>(GIVEN_BACKWARD); }
+KERNEL(conv2d_bwd_tf32_64x32_64x32, 128, BACKWARD) { backward<64, 32, 64, 32, true>(GIVEN_BACKWARD); }

@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::machine::{COPY, FLUSH, L2, LAUNCH, peak_name};
-use crate::device::gpu::kernels::{AttentionSizes, CausalSizes, Conv};
+use crate::device::gpu::kernels::{AttentionSizes, Both, CausalSizes, Conv};
 use crate::device::gpu::{Launch, PROCESSORS, Precision};
 
 /// What the model knows of a GPU. Rates are those of long streams, in MB per microsecond.
@@ -161,109 +161,134 @@ impl Gpu {
     }
 
     fn conv(&self, launch: &Launch, [read, written]: [f64; 2]) -> f64 {
+        let name = &*launch.kernel.name;
         let c: Conv = launch.value("c").expect("a convolution's shape");
-        let (tile, back) = (
-            Tile::of(&launch.kernel.name),
-            launch.kernel.name.contains("bwd_x"),
-        );
-        let patch = f64::from((c.patch_h * c.patch_w) << c.log_images);
-        let [parts, _, classes] = launch.grid.blocks.map(f64::from);
-        let blocks = blocks(launch);
-        let ceil = |a: f64, b: f64| (a / b).ceil();
-        let (in_c, out_c) = (f64::from(c.in_c), f64::from(c.out_c));
-        // Pieces of four channels, or of one, that a thread has of so many numbers.
-        let share = |numbers: f64, aligned: i32| {
-            (numbers / if aligned == 1 { 4.0 } else { 1.0 } / 128.0).ceil()
+        let tiles = launch.value::<i32>("tiles").map_or(1.0, f64::from);
+        let works = match (launch.value::<Both>("grids"), name.rsplit_once('_')) {
+            (Some(grids), Some((of_x, of_w))) => {
+                let w_c: Conv = launch.value("w_c").expect("the shape for dw");
+                let w_grid = [grids.w_across, grids.w_down, grids.w_deep].map(f64::from);
+                let x_grid = [grids.x_across, grids.x_down, grids.x_deep].map(f64::from);
+                let of_x = of_x.replace("bwd", "bwd_x");
+                vec![
+                    self.weight_gradient(Tile::of(&format!("bwd_w_{of_w}")), &w_c, w_grid, tiles),
+                    self.convolution(Tile::of(&of_x), &c, x_grid, written),
+                ]
+            }
+            _ => {
+                let grid = launch.grid.blocks.map(f64::from);
+                let tile = Tile::of(name);
+                match name.contains("bwd_w") {
+                    true => vec![self.weight_gradient(tile, &c, grid, tiles)],
+                    false => vec![self.convolution(tile, &c, grid, written)],
+                }
+            }
         };
-        // Instructions that bring them, four at a time, and those that round them or finish them as well.
-        let brought = |n: f64| 25.0 + (n / 4.0).floor() * 28.0 + n % 4.0 * 14.0;
-        let finished = |n: f64, finish: i32, others: bool| match (finish, others) {
-            (0, _) => 25.0 + 13.0 * n,
-            (_, false) => 30.0 + 27.0 * n,
-            (_, true) => 40.0 + 33.0 * n,
-        };
-        // Instructions and HMMAs of a block's warp, MB from L2, and MB from DRAM; the time to add up what blocks leave.
-        let (instructions, hmmas, loaded, streamed, adding_up);
-        if launch.kernel.name.contains("bwd_w") {
-            let [outputs, inputs] = tile.sides;
-            let pixels = f64::from(1 << (c.log_tile_h + c.log_tile_w + c.log_images));
-            // Warps that share the pixels of a tile, whose sums are added up in shared memory.
-            let sharers = 4.0 / (inputs / 8.0);
-            let rows = pixels / 8.0 / sharers;
-            let columns = rows / f64::from(1 << c.log_tile_h);
-            let few = c.aligned_in == 0 && in_c <= 8.0;
-            let of_x = share(patch * if few { 8.0 } else { inputs }, c.aligned_in);
-            let of_dy = share(pixels * outputs, c.aligned_w);
-            let each = 215.0
-                + brought(of_x)
-                + finished(of_x, c.finish_in, false)
-                + brought(of_dy)
-                + finished(of_dy, c.finish_dy, true)
-                + columns.ceil() * 70.0
-                + rows * (tile.inner + if c.stride == 1 { 0.0 } else { 9.0 });
-            let tiles = launch.value::<i32>("tiles").map_or(1.0, f64::from);
-            let of_block = ceil(tiles, parts);
-            let sums = outputs * inputs * 9.0;
-            let held = outputs / 16.0 * 36.0;
-            instructions = 280.0 + each * of_block + held * 4.0 + sums / 128.0 * 3.0;
-            hmmas = rows * tile.hmmas * of_block;
-            let stored = parts * out_c * in_c * 36.0 / 1e6;
-            let others = f64::from(c.finish_dy);
-            let tile_bytes = (patch * inputs + pixels * outputs * (1.0 + others)) * 4.0;
-            loaded = blocks * of_block * tile_bytes / 1e6 + stored;
-            streamed = read + stored;
-            adding_up = self.adding_up(launch.grid.blocks[0], sums * 4.0);
-        } else {
-            let [rows, columns] = tile.sides;
-            let chunk = if columns == 64.0 { 8.0 } else { 16.0 };
-            let chunks = ceil(in_c, chunk);
-            let few = chunk == 16.0 && in_c <= 8.0;
-            let half = if few { 0.5 } else { 1.0 };
-            let taps = if classes == 1.0 { 9.0 } else { 2.25 };
-            let of_patch = match c.aligned_in {
-                1 => share(patch * chunk, 1),
-                _ => share(patch * chunk * half, 0),
-            };
-            let of_weights = share(chunk * columns * 9.0, c.aligned_w);
-            let each = brought(of_patch)
-                + finished(of_patch, c.finish_in, back)
-                + 20.0
-                + of_weights * 17.0
-                + taps * tile.inner * if few { 0.65 } else { 1.0 }
-                + 45.0;
-            let entries = rows * columns / 128.0;
-            let adds = if c.adds == 1 { 4.0 * entries } else { 0.0 };
-            let sums = match (c.counted, back) {
-                (0, _) => 0.0,
-                (_, false) => 125.0 + 4.0 * entries,
-                (_, true) => 185.0 + 11.0 * entries,
-            };
-            let places = ceil(patch, 128.0) * 25.0;
-            instructions = 300.0 + places + each * chunks + 110.0 + 7.0 * entries + adds + sums;
-            hmmas = taps * tile.hmmas * chunks * half;
-            let others = if back { f64::from(c.finish_in) } else { 0.0 };
-            let of_chunk = patch * chunk * 4.0 * (1.0 + others) + chunk * columns * 36.0;
-            loaded = blocks * chunks * of_chunk / 1e6 + written;
-            streamed = read + written;
-            let rows = if c.counted == 1 {
-                launch.grid.blocks[0]
-            } else {
-                0
-            };
-            adding_up = self.adding_up(rows, columns * 16.0);
-        }
+        let total = |of: fn(&Work) -> f64| works.iter().map(of).sum::<f64>();
+        let most = |of: fn(&Work) -> f64| works.iter().map(of).fold(0.0, f64::max);
         let shared = f64::from(launch.grid.shared) + 1024.0;
-        let registers = (tile.registers / 8.0).ceil() * 8.0 * 128.0;
+        let registers = (most(|work| work.registers) / 8.0).ceil() * 8.0 * 128.0;
         let fit = (232_448.0 / shared)
             .floor()
             .min((65536.0 / registers).floor());
-        let resident = fit.min(16.0).min(ceil(blocks, PROCESSORS as f64));
-        // A block has a warp for each scheduler.
-        let cycles =
-            (resident * instructions / issue_rate(resident)).max(resident * hmmas * self.hmma());
-        let busy = waves(blocks, resident) * cycles / self.clock;
+        let even = (total(|work| work.blocks) / PROCESSORS as f64).ceil();
+        let resident = fit.min(16.0).min(even);
+        // Blocks that the busiest multiprocessor works on, one warp of each for each scheduler: of one kind in waves, while
+        // those of two kinds fill each other's last one.
+        let of_one = |blocks: f64| match works.len() {
+            1 => waves(blocks, resident) * resident,
+            _ => waves(blocks, 1.0),
+        };
+        let of_all = |of: fn(&Work) -> f64| {
+            let shares = works.iter().map(|work| of_one(work.blocks) * of(work));
+            shares.sum::<f64>()
+        };
+        let issued = of_all(|work| work.instructions) / issue_rate(resident);
+        let multiplied = of_all(|work| work.hmmas) * self.hmma();
+        let busy = issued.max(multiplied) / self.clock;
+        let loaded = total(|work| work.loaded);
+        let streamed = read + written;
         let working = busy.max(loaded / self.l2).max(streamed / self.dram * 0.7);
-        working + LATENCY + adding_up
+        working + LATENCY + most(|work| work.adding_up)
+    }
+
+    fn weight_gradient(&self, tile: Tile, c: &Conv, grid: [f64; 3], tiles: f64) -> Work {
+        let [outputs, inputs] = tile.sides;
+        let [parts, ..] = grid;
+        let blocks = grid.iter().product();
+        let patch = f64::from((c.patch_h * c.patch_w) << c.log_images);
+        let pixels = f64::from(1 << (c.log_tile_h + c.log_tile_w + c.log_images));
+        // Warps that share the pixels of a tile, whose sums are added up in shared memory.
+        let sharers = 4.0 / (inputs / 8.0);
+        let rows = pixels / 8.0 / sharers;
+        let columns = rows / f64::from(1 << c.log_tile_h);
+        let few = c.aligned_in == 0 && c.in_c <= 8;
+        let of_x = pieces(patch * if few { 8.0 } else { inputs }, c.aligned_in);
+        let of_dy = pieces(pixels * outputs, c.aligned_w);
+        let each = 215.0
+            + brought(of_x)
+            + finished(of_x, c.finish_in, false)
+            + brought(of_dy)
+            + finished(of_dy, c.finish_dy, true)
+            + columns.ceil() * 70.0
+            + rows * (tile.inner + if c.stride == 1 { 0.0 } else { 9.0 });
+        let of_block = (tiles / parts).ceil();
+        let sums = outputs * inputs * 9.0;
+        let held = outputs / 16.0 * 36.0;
+        let stored = parts * f64::from(c.out_c * c.in_c) * 36.0 / 1e6;
+        let others = f64::from(c.finish_dy);
+        let tile_bytes = (patch * inputs + pixels * outputs * (1.0 + others)) * 4.0;
+        Work {
+            blocks,
+            registers: tile.registers,
+            instructions: 280.0 + each * of_block + held * 4.0 + sums / 128.0 * 3.0,
+            hmmas: rows * tile.hmmas * of_block,
+            loaded: blocks * of_block * tile_bytes / 1e6 + stored,
+            adding_up: self.adding_up(parts as u32, sums * 4.0),
+        }
+    }
+
+    /// Forward, or on the way to dx.
+    fn convolution(&self, tile: Tile, c: &Conv, grid: [f64; 3], written: f64) -> Work {
+        let [rows, columns] = tile.sides;
+        let [tiles, _, classes] = grid;
+        let blocks: f64 = grid.iter().product();
+        let patch = f64::from((c.patch_h * c.patch_w) << c.log_images);
+        let chunk = if columns == 64.0 { 8.0 } else { 16.0 };
+        let chunks = (f64::from(c.in_c) / chunk).ceil();
+        let few = chunk == 16.0 && c.in_c <= 8;
+        let half = if few { 0.5 } else { 1.0 };
+        let taps = if classes == 1.0 { 9.0 } else { 2.25 };
+        let of_patch = match c.aligned_in {
+            1 => pieces(patch * chunk, 1),
+            _ => pieces(patch * chunk * half, 0),
+        };
+        let of_weights = pieces(chunk * columns * 9.0, c.aligned_w);
+        let each = brought(of_patch)
+            + finished(of_patch, c.finish_in, tile.back)
+            + 20.0
+            + of_weights * 17.0
+            + taps * tile.inner * if few { 0.65 } else { 1.0 }
+            + 45.0;
+        let entries = rows * columns / 128.0;
+        let adds = if c.adds == 1 { 4.0 * entries } else { 0.0 };
+        let sums = match (c.counted, tile.back) {
+            (0, _) => 0.0,
+            (_, false) => 125.0 + 4.0 * entries,
+            (_, true) => 185.0 + 11.0 * entries,
+        };
+        let places = (patch / 128.0).ceil() * 25.0;
+        let others = f64::from(tile.back && c.finish_in == 1);
+        let of_chunk = patch * chunk * 4.0 * (1.0 + others) + chunk * columns * 36.0;
+        let rows = if c.counted == 1 { tiles as u32 } else { 0 };
+        Work {
+            blocks,
+            registers: tile.registers,
+            instructions: 300.0 + places + each * chunks + 110.0 + 7.0 * entries + adds + sums,
+            hmmas: taps * tile.hmmas * chunks * half,
+            loaded: blocks * chunks * of_chunk / 1e6 + written,
+            adding_up: self.adding_up(rows, columns * 16.0),
+        }
     }
 
     /// Tiles of 64 by 32 scores up to the diagonal, one for four warps.
@@ -369,8 +394,41 @@ fn issue_rate(warps: f64) -> f64 {
     }
 }
 
+/// Pieces of four channels, or of one, that one of a block's 128 threads has of so many numbers.
+fn pieces(numbers: f64, aligned: i32) -> f64 {
+    (numbers / if aligned == 1 { 4.0 } else { 1.0 } / 128.0).ceil()
+}
+
+/// Instructions that bring so many pieces, four at a time.
+fn brought(pieces: f64) -> f64 {
+    25.0 + (pieces / 4.0).floor() * 28.0 + pieces % 4.0 * 14.0
+}
+
+/// Those that round them, or finish them as well, perhaps by another tensor.
+fn finished(pieces: f64, finish: i32, others: bool) -> f64 {
+    match (finish, others) {
+        (0, _) => 25.0 + 13.0 * pieces,
+        (_, false) => 30.0 + 27.0 * pieces,
+        (_, true) => 40.0 + 33.0 * pieces,
+    }
+}
+
+/// What blocks of a convolution do that all do the same.
+struct Work {
+    blocks: f64,
+    registers: f64,
+    /// Of a block's warp.
+    instructions: f64,
+    hmmas: f64,
+    /// MB from L2, and those written.
+    loaded: f64,
+    /// Microseconds to add up what blocks leave.
+    adding_up: f64,
+}
+
 /// What a block of a convolution computes, and the inner loop that does it.
 struct Tile {
+    back: bool,
     /// Pixels and channels, or output and input channels of a weight gradient.
     sides: [f64; 2],
     registers: f64,
@@ -381,13 +439,14 @@ struct Tile {
 
 impl Tile {
     fn of(kernel: &str) -> Tile {
+        let back = kernel.contains("bwd_x");
         let tile = |a: u32, b: u32, registers, inner, hmmas| Tile {
+            back,
             sides: [a.into(), b.into()],
             registers,
             inner,
             hmmas,
         };
-        let back = kernel.contains("bwd_x");
         match kernel.rsplit('_').next() {
             Some("128x16") if back => tile(128, 16, 72.0, 31.0, 8.0),
             Some("128x16") => tile(128, 16, 64.0, 27.0, 8.0),

@@ -9,7 +9,7 @@ mod tiling;
 use crate::cpu::batch_norm::{Affine, BatchNorm};
 use crate::cpu::conv::{self, Epilogue, Shape};
 use crate::cpu::{pool, sum_rows};
-use crate::device::gpu::{Precision, elementwise, kernels};
+use crate::device::gpu::{Grid, Precision, elementwise, kernels};
 use crate::device::program::doubles;
 use crate::device::{Program, Slot, View};
 use crate::error::Result;
@@ -180,9 +180,9 @@ impl Op for Conv2d {
     /// dz where it differs from dy, parts of dw and db.
     fn cuda_bwd_work(&self) -> usize {
         let shape = *self.conv.shape();
-        let parts = |precision| Weights::new(shape, precision).parts_len;
+        let parts = |tall| Weights::new(shape, tall).parts_len;
         let dz = if self.relu { shape.output_len() } else { 0 };
-        dz + parts(Precision::Fp32).max(parts(Precision::Tf32))
+        dz + parts(false).max(parts(true))
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
@@ -275,7 +275,7 @@ impl Op for Conv2d {
             let d_residual = io.dx[self.residual_place()];
             kernels::add_bwd(program, elementwise(dz.len), dz, d_residual, dz.len as i64);
         }
-        if dx.len > 0 {
+        let of_x = if dx.len > 0 {
             let gather = Gather::back(shape);
             let norm = io.norm.unwrap_or_default();
             let geometry = kernels::Conv {
@@ -308,22 +308,14 @@ impl Op for Conv2d {
                 terms: norm.lines.into(),
                 c: geometry,
             };
-            let launch = match (program.conv_precision(), gather.form) {
-                (Precision::Tf32, Form::N16) => kernels::conv2d_bwd_x_tf32_128x16,
-                (Precision::Tf32, Form::N32) => kernels::conv2d_bwd_x_tf32_128x32,
-                (Precision::Tf32, Form::N64) => kernels::conv2d_bwd_x_tf32_128x64,
-                (Precision::Tf32, Form::Few) => kernels::conv2d_bwd_x_tf32_64x32,
-                (Precision::Tf32, Form::Any) => kernels::conv2d_bwd_x_tf32_any,
-                (Precision::Fp32, Form::N16) => kernels::conv2d_bwd_x_fp32_128x16,
-                (Precision::Fp32, Form::N32) => kernels::conv2d_bwd_x_fp32_128x32,
-                (Precision::Fp32, Form::N64) => kernels::conv2d_bwd_x_fp32_128x64,
-                (Precision::Fp32, Form::Few) => kernels::conv2d_bwd_x_fp32_64x32,
-                (Precision::Fp32, Form::Any) => kernels::conv2d_bwd_x_fp32_any,
-            };
-            launch(program, gather.grid, arguments);
-        }
-        if dw.len > 0 {
-            let weights = Weights::new(shape, program.conv_precision());
+            Some((gather, arguments))
+        } else {
+            None
+        };
+        let of_w = if dw.len > 0 {
+            let with_dx = of_x.as_ref().is_some_and(|(gather, _)| gather.takes_tall());
+            let tall = program.conv_precision() == Precision::Tf32 && with_dx;
+            let weights = Weights::new(shape, tall);
             let geometry = kernels::Conv {
                 aligned_in: aligned(x, shape.channels_in),
                 aligned_w: aligned(dz, shape.channels_out),
@@ -332,17 +324,6 @@ impl Op for Conv2d {
                 finish_in_relu: io.finish_x.is_some_and(|finish| finish.relu).into(),
                 finish_dy,
                 ..weights.geometry
-            };
-            let launch = match (program.conv_precision(), weights.form) {
-                (Precision::Tf32, WeightForm::Small) => kernels::conv2d_bwd_w_tf32_16x16,
-                (Precision::Tf32, WeightForm::Square) => kernels::conv2d_bwd_w_tf32_32x32,
-                (Precision::Tf32, WeightForm::Tall) => kernels::conv2d_bwd_w_tf32_64x32,
-                (Precision::Tf32, WeightForm::Any) => kernels::conv2d_bwd_w_tf32_any,
-                (Precision::Fp32, WeightForm::Small) => kernels::conv2d_bwd_w_fp32_16x16,
-                (Precision::Fp32, WeightForm::Square | WeightForm::Tall) => {
-                    kernels::conv2d_bwd_w_fp32_32x32
-                }
-                (Precision::Fp32, WeightForm::Any) => kernels::conv2d_bwd_w_fp32_any,
             };
             let parts = work.take(weights.parts_len);
             let counters = program.counters(weights.counters);
@@ -359,10 +340,119 @@ impl Op for Conv2d {
                 c: geometry,
                 tiles: weights.tiles as i32,
             };
-            launch(program, weights.grid, arguments);
-        }
+            Some((weights, arguments))
+        } else {
+            None
+        };
+        backward(of_x, of_w, program);
         Ok(())
     }
+}
+
+/// Adds the launches that make dx and dw, or one for both.
+fn backward(
+    of_x: Option<(Gather, kernels::Conv2dBwdX)>,
+    of_w: Option<(Weights, kernels::Conv2dBwdW)>,
+    program: &mut Program,
+) {
+    let precision = program.conv_precision();
+    if let (Some((gather, x)), Some((weights, w))) = (&of_x, &of_w)
+        && let Some(launch) = both(precision, gather.form, weights.form, w.c.biased == 1)
+    {
+        let weights = weights.clone().beside(gather.grid.shared);
+        let [of_w, of_x] = [weights.grid.blocks, gather.grid.blocks];
+        let count = |blocks: [u32; 3]| blocks.iter().product::<u32>();
+        let grid = Grid {
+            blocks: [count(of_w) + count(of_x), 1, 1],
+            shared: weights.grid.shared.max(gather.grid.shared),
+        };
+        let [w_across, w_down, w_deep] = of_w.map(|n| n as i32);
+        let [x_across, x_down, x_deep] = of_x.map(|n| n as i32);
+        let arguments = kernels::Conv2dBwdTf32 {
+            x: w.x,
+            x_lines: w.x_lines,
+            dy: x.dy,
+            dy_lines: x.dy_lines,
+            dy_other: x.dy_other,
+            w: x.w,
+            dx: x.dx,
+            norm_x: x.norm_x,
+            norm_y: x.norm_y,
+            norm_saved: x.norm_saved,
+            partial: x.partial,
+            counters: x.counters,
+            dgamma: x.dgamma,
+            dbeta: x.dbeta,
+            terms: x.terms,
+            c: x.c,
+            dw: w.dw,
+            db: w.db,
+            parts: w.parts,
+            w_counters: w.counters,
+            w_c: kernels::Conv {
+                stages: weights.geometry.stages,
+                ..w.c
+            },
+            tiles: w.tiles,
+            grids: kernels::Both {
+                w_across,
+                w_down,
+                w_deep,
+                x_across,
+                x_down,
+                x_deep,
+            },
+        };
+        launch(program, grid, arguments);
+        return;
+    }
+    if let Some((gather, arguments)) = of_x {
+        let launch = match (program.conv_precision(), gather.form) {
+            (Precision::Tf32, Form::N16) => kernels::conv2d_bwd_x_tf32_128x16,
+            (Precision::Tf32, Form::N32) => kernels::conv2d_bwd_x_tf32_128x32,
+            (Precision::Tf32, Form::N64) => kernels::conv2d_bwd_x_tf32_128x64,
+            (Precision::Tf32, Form::Few) => kernels::conv2d_bwd_x_tf32_64x32,
+            (Precision::Tf32, Form::Any) => kernels::conv2d_bwd_x_tf32_any,
+            (Precision::Fp32, Form::N16) => kernels::conv2d_bwd_x_fp32_128x16,
+            (Precision::Fp32, Form::N32) => kernels::conv2d_bwd_x_fp32_128x32,
+            (Precision::Fp32, Form::N64) => kernels::conv2d_bwd_x_fp32_128x64,
+            (Precision::Fp32, Form::Few) => kernels::conv2d_bwd_x_fp32_64x32,
+            (Precision::Fp32, Form::Any) => kernels::conv2d_bwd_x_fp32_any,
+        };
+        launch(program, gather.grid, arguments);
+    }
+    if let Some((weights, arguments)) = of_w {
+        let launch = match (program.conv_precision(), weights.form) {
+            (Precision::Tf32, WeightForm::Small) => kernels::conv2d_bwd_w_tf32_16x16,
+            (Precision::Tf32, WeightForm::Square) => kernels::conv2d_bwd_w_tf32_32x32,
+            (Precision::Tf32, WeightForm::Any) => kernels::conv2d_bwd_w_tf32_any,
+            (Precision::Fp32, WeightForm::Small) => kernels::conv2d_bwd_w_fp32_16x16,
+            (Precision::Fp32, WeightForm::Square) => kernels::conv2d_bwd_w_fp32_32x32,
+            (Precision::Fp32, WeightForm::Any) => kernels::conv2d_bwd_w_fp32_any,
+            (_, WeightForm::Tall) => unreachable!("in a launch with dx"),
+        };
+        launch(program, weights.grid, arguments);
+    }
+}
+
+/// The kernel that makes both dx and dw, if there is one.
+fn both(
+    precision: Precision,
+    form: Form,
+    weights: WeightForm,
+    biased: bool,
+) -> Option<fn(&mut Program, Grid, kernels::Conv2dBwdTf32)> {
+    if precision != Precision::Tf32 || biased && weights == WeightForm::Small {
+        return None;
+    }
+    Some(match (form, weights) {
+        (Form::N16, WeightForm::Small) => kernels::conv2d_bwd_tf32_128x16_16x16,
+        (Form::N32, WeightForm::Small) => kernels::conv2d_bwd_tf32_128x32_16x16,
+        (Form::Few, WeightForm::Small) => kernels::conv2d_bwd_tf32_64x32_16x16,
+        (Form::N64, WeightForm::Tall) => kernels::conv2d_bwd_tf32_128x64_64x32,
+        (Form::Few, WeightForm::Tall) => kernels::conv2d_bwd_tf32_64x32_64x32,
+        _ => return None,
+    })
 }
 
 pub const ROW: Row = Row {

@@ -3,7 +3,7 @@
 
 use crate::cpu::conv::Shape;
 use crate::device::Slot;
-use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, counters_of, kernels};
+use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, counters_of, kernels};
 
 /// Blocks that run at the same time.
 const BLOCKS: usize = 2 * PROCESSORS;
@@ -202,6 +202,11 @@ impl Gather {
         }
     }
 
+    /// Is there a kernel that makes dw, too, as [`WeightForm::Tall`]?
+    pub fn takes_tall(&self) -> bool {
+        matches!(self.form, Form::N64 | Form::Few)
+    }
+
     /// Floats of the sums per channel of all blocks.
     pub fn sums_len(&self) -> usize {
         let [tiles, channels, classes] = self.grid.blocks.map(|n| n as usize);
@@ -222,7 +227,7 @@ pub enum WeightForm {
     Small,
     /// 32 by 32.
     Square,
-    /// 64 by 32.
+    /// 64 by 32: on tensor cores, in one launch with dx in tiles of at least 32 channels.
     Tall,
     /// 32 by 32, one tap at a time.
     Any,
@@ -247,10 +252,13 @@ impl WeightForm {
 }
 
 /// A launch that computes dw and db.
+#[derive(Clone)]
 pub struct Weights {
     pub form: WeightForm,
     pub geometry: kernels::Conv,
     pub grid: Grid,
+    /// Shared memory with one tile of pixels at a time instead of two.
+    shared_of_one: u32,
     /// Tiles of pixels.
     pub tiles: usize,
     /// Floats of the parts; none where there is one, which is all.
@@ -260,7 +268,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    pub fn new(shape: Shape, precision: Precision) -> Weights {
+    /// `tall`: may it be [`WeightForm::Tall`]?
+    pub fn new(shape: Shape, tall: bool) -> Weights {
         let (channels_out, channels_in) = (shape.channels_out, shape.channels_in);
         // Large tiles of channels are read less often, but where they are few, there are many parts to add up: that takes
         // as long as some tiles of pixels.
@@ -274,11 +283,14 @@ impl Weights {
             channels_out.min(channels_in) > 16
                 && (parts <= PARTS || pixels >= parts * TILES * form.pixels())
         };
-        let form = match precision {
-            _ if shape.kernel != 3 => WeightForm::Any,
-            Precision::Tf32 if channels_out > 32 && pays(WeightForm::Tall) => WeightForm::Tall,
-            _ if pays(WeightForm::Square) => WeightForm::Square,
-            _ => WeightForm::Small,
+        let form = if shape.kernel != 3 {
+            WeightForm::Any
+        } else if tall && channels_out > 32 && pays(WeightForm::Tall) {
+            WeightForm::Tall
+        } else if pays(WeightForm::Square) {
+            WeightForm::Square
+        } else {
+            WeightForm::Small
         };
         let (out, inn) = form.channels();
         let most = form.pixels();
@@ -289,17 +301,18 @@ impl Weights {
         let reach = (shape.stride, span);
         let Gather { geometry, .. } = Gather::forward(shape);
         let grid = [geometry.out_h, geometry.out_w].map(|n| n as usize);
-        // Two stages of pixels, at the end the result. At a stride fewer pixels have the same patch.
-        let sizes = |pixels: usize| {
+        // Stages of pixels, at the end the result. At a stride fewer pixels have the same patch.
+        let sizes = |pixels: usize, stages: usize| {
             let tiles = Tiles::new(shape.images, grid, pixels);
             let patch = tiles.patch_pixels(reach);
-            let places = (patch + pixels).next_multiple_of(4);
-            let stages = 2 * (patch * (inn + 8) + pixels * (out + 8) + places);
-            (tiles, 4 * stages.max(out * inn * taps + out))
+            let places = 2 * (patch + pixels).next_multiple_of(4);
+            let len = stages * (patch * (inn + 8) + pixels * (out + 8)) + places;
+            (tiles, 4 * len.max(out * inn * taps + out))
         };
-        let fits = |pixels: &usize| sizes(*pixels).1 <= GOOD_SHARED;
+        let fits = |pixels: &usize| sizes(*pixels, 2).1 <= GOOD_SHARED;
         let pixels = [most, most / 2, most / 4].into_iter().find(fits);
-        let (tiles, shared) = sizes(pixels.unwrap_or(16));
+        let pixels = pixels.unwrap_or(16);
+        let (tiles, shared) = sizes(pixels, 2);
         assert!(
             shared <= MOST_SHARED,
             "conv2d: {shape:?} has too large a stride"
@@ -312,11 +325,15 @@ impl Weights {
         let parts = (BLOCKS / (blocks[0] * blocks[1])).clamp(1, tiles.count);
         Weights {
             form,
-            geometry: tiles.describe(grid, reach, geometry),
+            geometry: kernels::Conv {
+                stages: 2,
+                ..tiles.describe(grid, reach, geometry)
+            },
             grid: Grid {
                 blocks: [parts, blocks[0], blocks[1]].map(|n| n as u32),
                 shared: shared as u32,
             },
+            shared_of_one: sizes(pixels, 1).1 as u32,
             tiles: tiles.count,
             parts_len: match parts {
                 1 => 0,
@@ -324,6 +341,15 @@ impl Weights {
             },
             counters: blocks[0] * blocks[1] * counters_of(parts),
         }
+    }
+
+    /// In one launch with something that takes so much shared memory: two tiles at a time only if that takes no more.
+    pub fn beside(mut self, shared: u32) -> Weights {
+        if self.grid.shared > shared {
+            self.geometry.stages = 1;
+            self.grid.shared = self.shared_of_one;
+        }
+        self
     }
 }
 

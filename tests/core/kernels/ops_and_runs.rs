@@ -89,26 +89,31 @@ fn scale(ours: &[f32], expected: &[f32]) -> f64 {
 #[test]
 fn convolutions_of_awkward_sizes() {
     let mut used = HashSet::new();
-    // Images, height, width, channels in and out, kernel, stride, padding.
-    for [n, h, w, i, o, k, stride, pad] in [
-        [2, 9, 11, 17, 20, 3, 1, 1],
-        [3, 7, 6, 18, 7, 3, 2, 1],
-        [20, 2, 2, 40, 66, 3, 1, 1],
-        [3, 40, 35, 4, 16, 3, 1, 1],
-        [12, 32, 32, 4, 32, 3, 1, 1],
-        [12, 32, 32, 32, 4, 3, 1, 1],
-        [12, 32, 32, 3, 40, 3, 1, 0],
-        [12, 32, 32, 33, 2, 3, 1, 1],
-        [2, 5, 5, 17, 33, 1, 1, 0],
-        [2, 5, 5, 6, 8, 1, 2, 0],
-        [1, 15, 13, 3, 4, 7, 2, 3],
+    // Images, height, width, channels in and out, kernel, stride, padding; is there a bias?
+    for ([n, h, w, i, o, k, stride, pad], biased) in [
+        ([2, 9, 11, 17, 20, 3, 1, 1], true),
+        ([3, 7, 6, 18, 7, 3, 2, 1], true),
+        ([20, 2, 2, 40, 66, 3, 1, 1], true),
+        ([3, 40, 35, 4, 16, 3, 1, 1], false),
+        ([12, 32, 32, 4, 32, 3, 1, 1], true),
+        ([12, 32, 32, 32, 4, 3, 1, 1], true),
+        ([12, 32, 32, 3, 40, 3, 1, 0], true),
+        ([12, 32, 32, 33, 2, 3, 1, 1], true),
+        ([2, 5, 5, 17, 33, 1, 1, 0], true),
+        ([2, 5, 5, 6, 8, 1, 2, 0], true),
+        ([1, 15, 13, 3, 4, 7, 2, 3], true),
         // Many channels, of which blocks take more at a time.
-        [1, 4, 5, 130, 140, 3, 1, 1],
-        [1, 4, 5, 130, 260, 3, 1, 1],
+        ([1, 4, 5, 130, 140, 3, 1, 1], true),
+        ([1, 4, 5, 130, 260, 3, 1, 1], true),
+        // On tensor cores both halves of backward in one launch.
+        ([3, 7, 6, 20, 8, 3, 2, 1], false),
+        ([12, 32, 32, 20, 2, 3, 1, 1], false),
+        ([3, 16, 32, 520, 33, 3, 2, 1], true),
     ] {
         let record = |device| {
-            example(device, &[&[n, h, w, i], &[o, i, k, k], &[o]], |x| {
-                x[0].conv2d(x[1], Some(x[2]), stride, pad)
+            let shapes: [&[usize]; 3] = [&[n, h, w, i], &[o, i, k, k], &[o]];
+            example(device, &shapes[..2 + usize::from(biased)], |x| {
+                x[0].conv2d(x[1], x.get(2).copied(), stride, pad)
             })
         };
         let (y, grad) = on_cpu(&record(Device::Cpu));
