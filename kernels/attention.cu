@@ -1,7 +1,7 @@
 // Softmax attention of every sequence and head, with s = 1 / sqrt(D):
 //   P = softmax(s Q K^T + bias), O = (P . keep) V
 //   dV = (P . keep)^T dO, dP = (dO V^T) . keep, dS = P . (dP - rowsum(P . dP)), dQ = s dS K, dK = s dS^T Q
-// keep is dropout's 0 or 1 / (1 - p), drawn anew both ways as in dropout.cu, the probabilities (T, T) of a sequence
+// keep is dropout's 0 or 1 / (1 - p), drawn again both ways as in dropout.cu, the probabilities (T, T) of a sequence
 // and head, a pair, beginning a new block of Philox. The bias' gradient is the sum of dS over heads and the sequences
 // that share it, by `column_sums`.
 //   x, dx (sequences, T, 3, heads, D): Q, K, V; y, dy (sequences, T, heads, D); bias (biases, T, T)

@@ -308,7 +308,7 @@ DEVICE uint4 philox(unsigned long long key, unsigned long long low, unsigned lon
   return c;
 }
 
-// threadIdx.x, read anew: what is computed from it does not wait in registers, where a loop needs them all.
+// threadIdx.x, read again: what is computed from it does not wait in registers, where a loop needs them all.
 DEVICE int thread_again() {
 #ifdef __CUDA_ARCH__
   int thread;

@@ -1,4 +1,4 @@
-// Dropout: y = x m / (1 - p), and dx = dy m / (1 - p) by the same kernel. m is drawn anew in both directions: block
+// Dropout: y = x m / (1 - p), and dx = dy m / (1 - p) by the same kernel. m is drawn again in both directions: block
 // i / 4 of Philox, keyed by the run's seed, counted by stream and step, serves elements 4 (i / 4) and on.
 #include "common.cuh"
 

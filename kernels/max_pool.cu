@@ -3,7 +3,7 @@
 // A thread per pack of a window; the way back finds the largest again.
 #include "channels.cuh"
 
-// The place of a window of two rows and columns, where x and y have so many of each.
+// The place of a window of two rows and columns, where x and y have this many of each.
 struct Window {
   int channel, row, column;
   long long image;

@@ -21,7 +21,7 @@ pub enum Kind {
     CannotCreate,
     /// 74: reading, writing or the network failed.
     Io,
-    /// 141: whoever read our output has gone. Nobody is told.
+    /// 141: the reader of our output has gone; no message.
     ClosedPipe,
 }
 

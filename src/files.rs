@@ -13,7 +13,7 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// Refuses everything else at once: a FIFO would let us wait for whoever writes into it, a device may have no end.
+/// Refuses everything else at once: a FIFO would let us wait for a writer, a device may have no end.
 pub fn open(path: &Path) -> Result<File> {
     // Without O_NONBLOCK, opening a FIFO waits for its other end. It means nothing for regular files.
     let mut options = OpenOptions::new();

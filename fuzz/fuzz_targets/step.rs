@@ -9,7 +9,7 @@ use std::sync::Arc;
 use stepback_native::config::RunConfig;
 use stepback_native::data::shard::{Features, HEADER, Shard};
 use stepback_native::data::{Pair, Part, Request};
-use stepback_native::device::Target;
+use stepback_native::device::{Machine, Target};
 use stepback_native::error::Kind;
 use stepback_native::train::run;
 use stepback_native_fuzz::{files, folder, form, reseal};
@@ -68,7 +68,8 @@ fuzz_target!(|bytes: &[u8]| {
         train: split.clone(),
         val: split,
     };
-    match run(&config, &data, Target::CPU, None, None, &()) {
+    let machine = Machine::open(Target::CPU).unwrap();
+    match run(&config, &data, machine, None, None, &()) {
         Ok(result) => assert_eq!(result.unwrap().history.len(), 1),
         // A place outside of the matrix.
         Err(e) => assert_eq!(e.kind, Kind::Usage, "{e}"),

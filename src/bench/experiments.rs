@@ -82,7 +82,7 @@ pub(super) const PARAMETERS: [usize; 6] = [
     89_610, 269_722, 1_733_812, 15_253_578, 9_524_842, 10_692_480,
 ];
 
-/// What tells an experiment's line from others in a report.
+/// What distinguishes an experiment's line from others in a report.
 pub const ABOUT: &str = "training step with Adam";
 pub const PART: &str = "step";
 

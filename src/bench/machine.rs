@@ -10,7 +10,7 @@ use crate::ops::distance;
 const RUNS: usize = 31;
 const WARM_UP: usize = 5;
 
-/// Runs of which the median is taken on a GPU. Each is what is timed, so many times in one graph: fewer where that takes
+/// Runs of which the median is taken on a GPU. Each is what is timed, this many times in one graph: fewer where that takes
 /// longer than `LONG` seconds.
 const GRAPHS: usize = 7;
 const REPEATS: usize = 20;
@@ -51,7 +51,7 @@ pub(super) fn peak_name(precision: Precision) -> &'static str {
     }
 }
 
-/// The median of what a clock says so many times.
+/// The median of what a clock says this many times.
 fn median(runs: usize, clock: impl FnMut() -> Result<f64>) -> Result<f64> {
     let mut times = std::iter::repeat_with(clock)
         .take(runs)
@@ -87,7 +87,7 @@ pub(super) fn seconds<const N: usize>(
     }
 }
 
-/// Median times of programs on a GPU: of each alone, again and again, and of each behind a copy of so many other floats,
+/// Median times of programs on a GPU: of each alone, again and again, and of each behind a copy of this many other floats,
 /// which empties the cache and whose own time is taken off.
 fn times<const N: usize>(
     gpu: &mut Machine,

@@ -149,7 +149,7 @@ impl Gpu {
         waves(blocks(launch), RESIDENT) * life / self.clock
     }
 
-    /// Sums over rows of so many bytes that as many blocks leave, each 32 by one block: `sum_over_blocks`.
+    /// Sums over rows of this many bytes that as many blocks leave, each 32 by one block: `sum_over_blocks`.
     fn adding_up(&self, rows: u32, bytes: f64) -> f64 {
         // Bytes that a multiprocessor loads in a cycle; until a block has arrived and the first loads have.
         const LOADED: f64 = 64.0;
@@ -376,13 +376,13 @@ fn blocks(launch: &Launch) -> f64 {
     launch.grid.blocks.map(f64::from).iter().product()
 }
 
-/// How often all multiprocessors are filled with so many blocks each.
+/// How often all multiprocessors are filled with this many blocks each.
 fn waves(blocks: f64, resident: f64) -> f64 {
     let waves = blocks / (PROCESSORS as f64 * resident);
     if waves < 4.0 { waves.ceil() } else { waves }
 }
 
-/// Instructions per cycle of a scheduler with so many warps.
+/// Instructions per cycle of a scheduler with this many warps.
 fn issue_rate(warps: f64) -> f64 {
     match warps as usize {
         0 | 1 => 0.30,
@@ -394,12 +394,12 @@ fn issue_rate(warps: f64) -> f64 {
     }
 }
 
-/// Pieces of four channels, or of one, that one of a block's 128 threads has of so many numbers.
+/// Pieces of four channels, or of one, that one of a block's 128 threads has of this many numbers.
 fn pieces(numbers: f64, aligned: i32) -> f64 {
     (numbers / if aligned == 1 { 4.0 } else { 1.0 } / 128.0).ceil()
 }
 
-/// Instructions that bring so many pieces, four at a time.
+/// Instructions that bring this many pieces, four at a time.
 fn brought(pieces: f64) -> f64 {
     25.0 + (pieces / 4.0).floor() * 28.0 + pieces % 4.0 * 14.0
 }

@@ -149,7 +149,7 @@ fn measured(path: &Path) -> Result<Gpu> {
     Gpu::measured(&report(path)?).map_err(why)
 }
 
-/// A number with so many digits behind the point, `-` where there is none.
+/// A number with this many digits behind the point, `-` where there is none.
 fn shown(x: Option<f64>, digits: usize) -> String {
     x.map_or("-".to_owned(), |x| format!("{x:.digits$}"))
 }

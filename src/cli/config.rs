@@ -304,7 +304,7 @@ impl Split {
     }
 
     /// Nothing is written if something stands in the way, or if parts of another split would stay between
-    /// these: whoever trains the folder would train runs twice.
+    /// these: training the folder would train runs twice.
     fn refuse_mixture(
         &self,
         id: &str,

@@ -25,7 +25,7 @@ use crate::results::progress::Watch;
 use crate::results::{escape, output, record, report};
 use crate::stop;
 
-/// The folder is looked at this often, whoever looks at the page.
+/// The folder is looked at this often, however many pages look at it.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// As `report` has it by default.

@@ -300,7 +300,7 @@ impl Train {
         &self.output_dir
     }
 
-    /// Takes every output, and tells what is wrong with any of them, before anything is trained.
+    /// Takes every output, and reports what is wrong with any of them, before anything is trained.
     fn prepare(
         &self,
         experiments: Vec<Experiment>,
@@ -542,7 +542,7 @@ impl Train {
 }
 
 impl Job {
-    /// Tells whoever looks what is to be done.
+    /// Lets other commands see what is to be done.
     fn plan(&self) -> Result<()> {
         let planned = |run: &Pending| Planned {
             run: run.identity.hash(),
@@ -554,7 +554,7 @@ impl Job {
             .plan(self.experiment.runs.len() - left.len(), left)
     }
 
-    /// What all runs are told apart by, now that their data can be had. Data are not downloaded for it: where those of runs
+    /// What all runs are distinguished by, now that their data can be had. Data are not downloaded for it: where those of runs
     /// that are done already are not there, nothing is known of them.
     fn identities(
         &self,
@@ -579,7 +579,7 @@ impl Job {
 }
 
 impl Jobs {
-    /// An error that tells all that would keep any of them from training.
+    /// An error with all that would keep any of them from training.
     fn check(&self, library: &Library, target: Target, choices: &Choices) -> Result<()> {
         let mut problems = Vec::new();
         for job in &self.0 {

@@ -58,7 +58,7 @@ impl Form {
     }
 
     /// # Errors
-    /// If no such file has so many bytes.
+    /// If no such file has this many bytes.
     pub fn check_size(&self, bytes: &[u8], source: &str) -> Result<()> {
         let most = match self.most {
             most if most < 1 << 20 => format!("{} KB", most >> 10),

@@ -54,7 +54,7 @@ pub enum Kind {
     Fraction,
     /// A list of exactly two numbers in [0, 1).
     FractionPair,
-    /// A list of exactly so many finite numbers.
+    /// A list of exactly this many finite numbers.
     Numbers(usize),
     /// One of these words.
     Choice(&'static [&'static str]),

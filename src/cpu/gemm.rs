@@ -31,7 +31,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Does it have so many rows and columns, one at least?
+    /// Does it have this many rows and columns, one at least?
     pub(super) fn has(&self, rows: usize, columns: usize) -> bool {
         self.data.len() >= self.len(rows, columns)
     }

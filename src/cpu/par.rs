@@ -42,7 +42,7 @@ pub struct Parts<'a> {
     borrowed: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: whoever takes a part promises that nobody else has it.
+// SAFETY: the caller that takes a part promises that no other has it.
 unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {

@@ -158,7 +158,7 @@ fn one(set: &Set, file: &RawFile, mirrors: &[String], options: &Options) -> Resu
         if verdict.is_ok() {
             return Ok(verdict);
         }
-        // Packed anew by another program, but with the right content?
+        // Packed again by another program, but with the right content?
         let content = packed::open(path, set.files.limit);
         let content = content.and_then(|content| raw::md5_of(content, path));
         match content.map(|md5| files::hex(&md5)) {

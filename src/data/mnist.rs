@@ -116,7 +116,7 @@ const SIDE: usize = 28;
 const CLASSES: u32 = 10;
 /// More than any file of this format holds; keeps a damaged count from filling the memory.
 const MAX_COUNT: usize = 1_000_000;
-/// Bytes of a file with so many images.
+/// Bytes of a file with this many images.
 const LIMIT: u64 = (16 + MAX_COUNT * SIDE * SIDE) as u64;
 
 fn convert(paths: &[PathBuf], _: f64, train: &mut Writer, val: &mut Writer) -> Result<()> {

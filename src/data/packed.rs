@@ -1,4 +1,4 @@
-//! Packed files and archives, told apart by their first bytes, whatever they are called.
+//! Packed files and archives, distinguished by their first bytes, whatever they are called.
 
 use super::raw::damaged;
 use crate::error::{Error, Result};
@@ -65,7 +65,7 @@ fn unpack(mut file: BufReader<Raw>) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// Ends with an error behind so many bytes.
+/// Ends with an error behind this many bytes.
 pub struct Limited<R> {
     pub inner: R,
     pub left: u64,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// A data set of random bytes and classes, in shards that are opened, and augmented, as the real ones are: so many
 /// samples for training and for validation, each of the shape `sample` in the order (row, column, channel). Or a text of
-/// random tokens with so many codes, and as many of them as so many windows need.
+/// random tokens with this many codes, and as many of them as that many windows need.
 ///
 /// # Errors
 /// If the temporary files cannot be written.

@@ -259,7 +259,7 @@ impl<'a> Set<'a> {
         let (a, b) = (&train.header().sample, &val.header().sample);
         if a != b {
             return Err(Error::corrupt(format!(
-                "the shards of {} in {} are no pair: samples of {a:?} and of {b:?}; delete them, and they are made anew \
+                "the shards of {} in {} are no pair: samples of {a:?} and of {b:?}; delete them, and they are made again \
                  from the raw files",
                 self.name,
                 folder.display()
@@ -393,7 +393,7 @@ impl<'a> Set<'a> {
             if source.md5 != found {
                 return Err(Error::corrupt(format!(
                     "{} has changed since the shards were made from it, with its size and time kept (md5 {}, \
-                     then {}); delete it and get it anew, or delete {} if the change was meant",
+                     then {}); delete it and download it again, or delete {} if the change was meant",
                     path.display(),
                     hex(&found),
                     hex(&source.md5),
@@ -417,7 +417,7 @@ impl<'a> Set<'a> {
             if as_sent || known(&source.md5) {
                 continue;
             }
-            // Packed anew by another program, perhaps.
+            // Packed again by another program, perhaps.
             let path = self.dir.join(&source.name);
             let plain = !source.name.ends_with(".gz") && !source.name.ends_with(".bz2");
             if plain || !known(&md5_of(packed::open(&path, self.files.limit)?, &path)?) {
@@ -686,7 +686,7 @@ fn same_bytes(a: &Path, b: &Path) -> Result<bool> {
 pub fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
     let path = path.display();
     Error::corrupt(format!(
-        "{path} is damaged: {what}; delete it and get it anew (`stepback-native data list` shows what is \
+        "{path} is damaged: {what}; delete it and download it again (`stepback-native data list` shows what is \
          missing then)"
     ))
 }

@@ -407,7 +407,7 @@ impl Cuda {
         })
     }
 
-    /// Programs as one graph, all of them so many times.
+    /// Programs as one graph, all of them this many times.
     fn graph(&self, programs: &[&Ready], times: usize) -> Result<sys::CUgraphExec> {
         let building = |e| failed("making of a graph", e);
         let mut graph = MaybeUninit::uninit();

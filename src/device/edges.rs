@@ -38,7 +38,7 @@ pub(super) fn longest_path(edges: &[Vec<usize>]) -> usize {
     depths.into_iter().max().unwrap_or(0)
 }
 
-/// An order of launches in which each comes after those that it waits for. `pick` is asked which of so many comes next.
+/// An order of launches in which each comes after those that it waits for. `pick` is asked which of this many comes next.
 pub(super) fn order(edges: &[Vec<usize>], mut pick: impl FnMut(usize) -> usize) -> Vec<usize> {
     let mut waits: Vec<usize> = edges.iter().map(Vec::len).collect();
     let mut behind = vec![Vec::new(); edges.len()];

@@ -85,7 +85,7 @@ impl Kernel {
         }
     }
 
-    /// The entry `name` of a module of PTX, always launched with so many threads in a block.
+    /// The entry `name` of a module of PTX, always launched with this many threads in a block.
     pub fn of_text(
         text: &Arc<str>,
         name: impl Into<String>,
@@ -148,7 +148,7 @@ impl From<(usize, usize)> for Grid {
     }
 }
 
-/// Counters for each sum over the rows that so many blocks leave: `sum_over_blocks` in `kernels/common.cuh`.
+/// Counters for each sum over the rows that this many blocks leave: `sum_over_blocks` in `kernels/common.cuh`.
 pub fn counters_of(blocks: usize) -> usize {
     const GROUP: usize = 32;
     1 + blocks.div_ceil(GROUP)

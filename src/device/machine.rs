@@ -31,7 +31,7 @@ pub(super) trait Backend: Send {
     }
     /// Gives memory and programs back, after everything that was run before. Whoever does not, does when it is dropped.
     fn release(&mut self, _memory: &[u64], _programs: &[usize]) {}
-    /// Runs programs one after the other, all of them so many times, and waits: the seconds that it took, by the machine's
+    /// Runs programs one after the other, all of them this many times, and waits: the seconds that it took, by the machine's
     /// own clock.
     fn time(&mut self, programs: &[usize], times: usize) -> Result<f64> {
         let start = Instant::now();
@@ -273,7 +273,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Runs programs one after the other, all of them so many times, and gives the seconds that it took. On a GPU they are
+    /// Runs programs one after the other, all of them this many times, and gives the seconds that it took. On a GPU they are
     /// one graph, which runs once before.
     ///
     /// # Panics
@@ -295,7 +295,7 @@ impl Machine {
         self.target
     }
 
-    /// How many of so many training steps, of so many calls each, to put into one program. A GPU must not wait for the
+    /// How many of this many training steps, of this many calls each, to put into one program. A GPU must not wait for the
     /// host to start the next one, and programs of very many calls are slow to make; the CPU is asked between steps
     /// whether to go on.
     pub fn steps_at_once(&self, steps: usize, calls: usize) -> usize {

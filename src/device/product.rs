@@ -352,7 +352,7 @@ impl Product {
     }
 }
 
-/// C = A^T B, and the sums of A, as the sum of parts, of which each has so many terms: there is something to do for all
+/// C = A^T B, and the sums of A, as the sum of parts, of which each has this many terms: there is something to do for all
 /// multiprocessors even if C has few tiles.
 pub struct Parts {
     product: Product,

@@ -263,7 +263,7 @@ impl Program {
         }
     }
 
-    /// For an arena that begins so many floats behind the start of the machine's first buffer: several runs can share it.
+    /// For an arena that begins this many floats behind the start of the machine's first buffer: several runs can share it.
     ///
     /// # Panics
     /// If slots would not begin at cache lines any more.
@@ -289,12 +289,12 @@ impl Program {
         self.target.device == Device::Cpu
     }
 
-    /// The precision of convolutions. Like PyTorch's, they are on tensor cores unless told otherwise.
+    /// The precision of convolutions. Like PyTorch's, they are on tensor cores by default.
     pub fn conv_precision(&self) -> Precision {
         self.target.precision.unwrap_or(Precision::Tf32)
     }
 
-    /// The precision of linear layers and of attention. Like PyTorch's, they are exact unless told otherwise.
+    /// The precision of linear layers and of attention. Like PyTorch's, they are exact by default.
     pub fn linear_precision(&self) -> Precision {
         self.target.precision.unwrap_or(Precision::Fp32)
     }
@@ -319,7 +319,7 @@ impl Program {
         }
     }
 
-    /// The calls, whose counters lie in the buffer that is made for so many.
+    /// The calls, whose counters lie in the buffer that is made for this many.
     pub(super) fn into_calls(
         mut self,
         make: impl FnOnce(usize) -> Result<Buffer>,
@@ -386,7 +386,7 @@ impl Program {
                 0 => std::ptr::NonNull::<u128>::dangling().as_ptr().cast::<u8>(),
                 _ => starts[i] as *mut u8,
             };
-            // SAFETY: the machine has checked that so many bytes are there, which it lends to this call alone; no range to
+            // SAFETY: the machine has checked that this many bytes are there, which it lends to this call alone; no range to
             // be written overlaps any other, so no two slices alias mutably.
             unsafe {
                 let read = |i: usize| std::slice::from_raw_parts(start(i, reads[i]), reads[i].len);

@@ -183,7 +183,7 @@ impl Builder {
         }
         if self.wants_grad[x] {
             let finishes = self.op_of[x].is_some_and(|op| self.ops[op].cuda_finishes()[1]);
-            // Whoever adds to the residual's gradient must find dz read.
+            // Who adds to the residual's gradient must find dz read.
             let read_first = heir.is_none_or(|heir| self.pending(heir, id).all(|c| c < x));
             if self.grads[x].is_none()
                 && finishes

@@ -11,7 +11,7 @@ pub enum Sample {
     },
     /// Two indices, each below a bound.
     IndexPair { bounds: [usize; 2] },
-    /// A window of so many tokens, each its code; the targets are as many.
+    /// A window of this many tokens, each its code; the targets are as many.
     Tokens { length: usize },
 }
 

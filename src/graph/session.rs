@@ -73,7 +73,7 @@ impl Session {
         outputs.map(|slot| self.machine.download(*slot)).collect()
     }
 
-    /// Starts a plan anew on what its inputs hold, and waits for nothing.
+    /// Starts a plan again on what its inputs hold, and waits for nothing.
     pub fn rerun(&mut self, plan: usize) -> Result<()> {
         self.machine.run(self.plans[plan].1)
     }

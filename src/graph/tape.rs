@@ -105,7 +105,7 @@ impl<'t> Tape<'t> {
         self.push(shape, Source::Op { op, inputs, state })
     }
 
-    /// Number of ops recorded so far: tells ops that draw random numbers apart.
+    /// Number of ops recorded so far: distinguishes ops that draw random numbers.
     pub fn op_count(&self) -> usize {
         let nodes = self.nodes.borrow();
         let is_op = |n: &&Node| matches!(n.source, Source::Op { .. });

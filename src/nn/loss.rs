@@ -2,7 +2,7 @@
 
 use crate::graph::Var;
 
-/// A loss or a score by name: of a model's output and its targets, a number for each batch of so many samples.
+/// A loss or a score by name: of a model's output and its targets, a number for each batch of this many samples.
 pub struct Row {
     pub name: &'static str,
     pub about: &'static str,

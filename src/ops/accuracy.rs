@@ -1,4 +1,4 @@
-//! Scores: the share of right answers in each batch of so many rows; the last one has what is left. They have no
+//! Scores: the share of right answers in each batch of this many rows; the last one has what is left. They have no
 //! gradient.
 
 use crate::cpu::math;
@@ -7,7 +7,7 @@ use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
 use crate::graph::{Bwd, Fwd, FwdSlots, Op, Var};
 
-/// Batches of so many rows are done by one block each.
+/// Batches of this many rows are done by one block each.
 const ONE_BLOCK: usize = 1024;
 
 /// argmax of a row equals the target. Like PyTorch's argmax, NaN counts as the largest and the first

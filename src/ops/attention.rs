@@ -2,7 +2,7 @@
 //! O = (softmax(Q K^T / sqrt(D) + bias) m / (1 - p)) V, fused.
 //!
 //! Gradient: see `cpu::attention`; that of the bias is the sum over heads and the sequences that share it.
-//! Forward keeps the probabilities before dropout; the mask is drawn anew on the way back, as in `dropout`.
+//! Forward keeps the probabilities before dropout; the mask is drawn again on the way back, as in `dropout`.
 
 use rayon::prelude::*;
 
@@ -113,7 +113,7 @@ impl Attention {
         })
     }
 
-    /// The grid of a kernel for any sizes, whose warps keep so many rows of scores.
+    /// The grid of a kernel for any sizes, whose warps keep this many rows of scores.
     fn any_grid(&self, rows: usize) -> Result<Grid> {
         let tokens = self.shape.tokens;
         let shared = size_of::<f32>() * ROWS_AT_ONCE * rows * tokens;

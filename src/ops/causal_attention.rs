@@ -53,7 +53,7 @@ impl<'t> Var<'t> {
 const ROWS: usize = 64;
 const COLUMNS: usize = 32;
 
-/// The kernels for heads of at most so many dimensions: what the others have beyond theirs is zeros.
+/// The kernels for heads of at most this many dimensions: what the others have beyond theirs is zeros.
 #[derive(Clone, Copy)]
 enum Head {
     Of64,
@@ -112,7 +112,7 @@ impl CausalAttention {
         }
     }
 
-    /// The grid of a kernel with so many blocks for a tile's rows, which have operands of so many tiles' rows and
+    /// The grid of a kernel with this many blocks for a tile's rows, which have operands of this many tiles' rows and
     /// columns in shared memory.
     fn grid(&self, head: Head, kinds: usize, [by_rows, by_columns]: [usize; 2]) -> Grid {
         let Arithmetic {

@@ -3,7 +3,7 @@
 use crate::device::gpu::{PROCESSORS, kernels};
 use crate::device::{Program, View};
 
-/// Up to so many rows a thread adds them up alone.
+/// Up to this many rows a thread adds them up alone.
 const FEW: usize = 32;
 
 /// Columns to be summed over `rows` rows, `pitch` floats apart, in each of `parts` parts, `part` floats apart.

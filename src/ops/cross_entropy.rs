@@ -4,7 +4,7 @@
 //! `ignore_index` does: they are not counted, and a batch that has no others is NaN.
 //!
 //! Gradient, of one batch: dx = (softmax(x) - p) df / rows, and 0 in rows that are left out. On the CPU forward, which has
-//! the exponentials, keeps it for df = 1; kernels compute it in forward's launch where backward follows, else anew.
+//! the exponentials, keeps it for df = 1; kernels compute it in forward's launch where backward follows, else again.
 //!
 //! Classes may also be drawn from softmax(x), in the rows that are not left out: the one with the largest
 //! x_j - log(-log u_j), with u_j uniform in (0, 1] (Gumbel 1954). As in dropout, u comes from Philox4x32-10, keyed by the
@@ -39,7 +39,7 @@ impl<'t> Var<'t> {
         self.cross_entropy_by_batch(target, self.rows_columns().0)
     }
 
-    /// Of each batch of so many rows; the last one has what is left.
+    /// Of each batch of this many rows; the last one has what is left.
     pub fn cross_entropy_by_batch(self, target: Var<'t>, batch: usize) -> Var<'t> {
         cross_entropy(self, target, batch, 0.0, None)
     }
@@ -49,7 +49,7 @@ impl<'t> Var<'t> {
         cross_entropy(self, target, self.rows_columns().0, smoothing, None)
     }
 
-    /// With classes that are drawn from softmax(x) anew in every step, where the target is not -1.
+    /// With classes that are drawn from softmax(x) again in every step, where the target is not -1.
     pub fn cross_entropy_of_draws(self, target: Var<'t>) -> Var<'t> {
         let stream = self.tape.op_count() as u32;
         cross_entropy(self, target, self.rows_columns().0, 0.0, Some(stream))
@@ -290,7 +290,7 @@ pub const ROW: Row = Row {
 mod tests {
     use super::*;
 
-    /// Each class as often as softmax says, in every step anew, and none where there is none to draw.
+    /// Each class as often as softmax says, drawn again in every step, and none where there is none to draw.
     #[test]
     fn classes_are_drawn_from_softmax() {
         const ROWS: usize = 20_000;

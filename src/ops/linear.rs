@@ -432,7 +432,7 @@ mod tests {
         Around::CrossEntropy,
     ];
 
-    /// A layer on so many multiprocessors, which decides about the kernels. No output of it is close to 0 where ReLU, which
+    /// A layer on this many multiprocessors, which decides about the kernels. No output of it is close to 0 where ReLU, which
     /// has its kink there, is behind it, and their signs vary along both dimensions. Operands lie one float off where `odd`.
     fn example(
         processors: usize,

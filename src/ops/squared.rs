@@ -21,7 +21,7 @@ impl<'t> Var<'t> {
         self.squared_by_batch(target, self.rows_columns().0)
     }
 
-    /// Of each batch of so many rows; the last one has what is left.
+    /// Of each batch of this many rows; the last one has what is left.
     pub fn squared_by_batch(self, target: Var<'t>, batch: usize) -> Var<'t> {
         let (n, (rows, columns)) = (self.size(), self.rows_columns());
         assert_eq!(target.size(), n, "squared: a target for each output");

@@ -52,7 +52,7 @@ pub const AUX: &str = "aux_";
 pub enum Match {
     /// Those in whose name it is found.
     Name(Regex),
-    /// Those with so many dimensions.
+    /// Those with this many dimensions.
     Dimensions(RangeInclusive<usize>),
     Role(Role),
 }

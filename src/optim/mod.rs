@@ -250,7 +250,7 @@ impl Look {
     }
 }
 
-/// What tells a method's line from the others in black and white.
+/// What distinguishes a method's line from the others in black and white.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marker {
     Filled(Shape),
@@ -382,7 +382,7 @@ pub trait Method: Send + 'static {
         false
     }
 
-    /// Are other weights evaluated than those that are trained, after so many steps?
+    /// Are other weights evaluated than those that are trained, after this many steps?
     fn evaluates_others(&self, _done: u64) -> bool {
         false
     }
@@ -457,12 +457,12 @@ pub struct After {
 }
 
 impl After {
-    /// Is the last of so many steps among them?
+    /// Is the last of this many steps among them?
     pub fn is_due(self, done: u64) -> bool {
         done >= self.first && (done - self.first).is_multiple_of(self.every)
     }
 
-    /// The number of the next of them behind so many steps.
+    /// The number of the next of them behind this many steps.
     pub fn next(self, done: u64) -> u64 {
         match done.checked_sub(self.first) {
             None => self.first,

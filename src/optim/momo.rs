@@ -223,7 +223,7 @@ impl Bound {
         }
     }
 
-    /// How kernels go on behind the sums of so many blocks.
+    /// How kernels go on behind the sums of this many blocks.
     pub fn model_step(&self, blocks: usize) -> ModelStep {
         ModelStep {
             blocks: blocks as i32,

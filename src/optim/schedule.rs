@@ -288,7 +288,7 @@ fn half_cosine(x: f64) -> f64 {
 }
 
 impl Schedule {
-    /// Of a run of so many epochs of so many steps each. `opt` is its optimizer object, checked against the tables.
+    /// Of a run of this many epochs of this many steps each. `opt` is its optimizer object, checked against the tables.
     pub fn new(opt: &Map<String, Value>, epochs: usize, steps: usize) -> Result<Schedule> {
         let initial = Values::new(keys(opt), opt).real("lr");
         // What the method has under the same name is the method's.

@@ -229,7 +229,7 @@ fn partial(bases: &[SoapBasis]) -> usize {
         .sum()
 }
 
-/// Tiles of so many columns along a basis.
+/// Tiles of this many columns along a basis.
 fn tiles(basis: &SoapBasis, columns: i64) -> usize {
     (basis.size as usize).div_ceil(TILE.0) * (columns as usize).div_ceil(TILE.1)
 }
@@ -512,7 +512,7 @@ fn change(l: &[f32], q: &mut [f32], size: usize) -> Vec<usize> {
     order
 }
 
-/// Puts entry `order[i]` of a dimension in place i, with so many numbers behind each entry.
+/// Puts entry `order[i]` of a dimension in place i, with this many numbers behind each entry.
 fn reorder(x: &mut [f32], order: &[usize], behind: usize) {
     let (all, old) = (order.len() * behind, x.to_vec());
     for (to, from) in x.chunks_exact_mut(all).zip(old.chunks_exact(all)) {

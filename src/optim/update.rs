@@ -125,7 +125,7 @@ impl Optimizer {
         Ok(groups.flat_map(|group| members[*group].clone()).collect())
     }
 
-    /// Sets the methods up on a machine, for parameters, gradient and loss that are there: memory, and tables for so many
+    /// Sets the methods up on a machine, for parameters, gradient and loss that are there: memory, and tables for this many
     /// steps. [`Optimizer::start`] comes next.
     ///
     /// # Panics
@@ -300,7 +300,7 @@ impl Optimizer {
         self.all().any(|method| method.evaluates_others(done))
     }
 
-    /// After so many steps the programs that put the weights in place that are evaluated, and the trained ones back.
+    /// After this many steps the programs that put the weights in place that are evaluated, and the trained ones back.
     pub fn evaluation(&self, operands: &Operands, target: Target) -> Result<[Program; 2]> {
         let mut enter = Program::new(target);
         let mut leaves = Vec::new();
@@ -662,7 +662,7 @@ impl<M: Method + ?Sized> GroupUpdate<'_, '_, M> {
         sum_blocks(self.range.len)
     }
 
-    /// Room for so many sums of each of these blocks, behind those of the groups before.
+    /// Room for this many sums of each of these blocks, behind those of the groups before.
     pub fn partial(&self, sums: usize) -> View<f64> {
         let all = self.update.partial;
         all.part(sums * self.first_block, sums * self.sum_blocks())
@@ -794,7 +794,7 @@ impl<const K: usize> Vectors<'_, K> {
         std::array::from_fn(|i| x[i] + y[i])
     }
 
-    /// Runs `f` on each of several tensors that lie one behind the other, in parallel. Each has so many parameters, and so
+    /// Runs `f` on each of several tensors that lie one behind the other, in parallel. Each has this many parameters, and so
     /// many of the numbers.
     pub fn for_tensors(
         self,

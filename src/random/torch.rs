@@ -4,7 +4,7 @@ use rand_mt::Mt;
 use std::f32::consts::TAU as TAU_F32;
 use std::f64::consts::TAU;
 
-/// torch fills in groups of this many values where a normal sample has at least so many.
+/// torch fills in groups of this many values where a normal sample has at least this many.
 const GROUP: usize = 16;
 
 /// `torch.Generator()` on the CPU.
@@ -37,7 +37,7 @@ impl Generator {
         self.drawn
     }
 
-    /// Draws until so many are drawn. Right where [`Generator::normal`] was not asked in between.
+    /// Draws until this many are drawn. Right where [`Generator::normal`] was not asked in between.
     pub fn skip_to(&mut self, drawn: u64) {
         while self.drawn < drawn {
             self.u32();
@@ -91,7 +91,7 @@ impl Generator {
             box_muller(group, mean, std);
         }
         if !rest.is_empty() {
-            // torch draws the last 16 values anew rather than transforming an incomplete group.
+            // torch draws the last 16 values again rather than transforming an incomplete group.
             let last = out.last_chunk_mut::<GROUP>().expect("16 values or more");
             self.uniform(last, 0.0, 1.0);
             box_muller(last, mean, std);

@@ -1,6 +1,6 @@
 //! Files of results: written by one process at a time, whole at any moment, durable.
 //!
-//! Whoever writes one holds its [`Lock`] (`writers.rs`). The new content goes to a temporary file beside the real one, is
+//! A writer of one holds its [`Lock`] (`writers.rs`). The new content goes to a temporary file beside the real one, is
 //! synced, and takes its name in one step. A kill, a full disk or a power cut leaves the last whole file.
 
 use std::fs::{self, File, Metadata, Permissions};
@@ -111,7 +111,7 @@ pub(super) fn target(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
-/// What tells a file from another one of that name, on every machine.
+/// What distinguishes a file from another one of that name, on every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     inode: u64,

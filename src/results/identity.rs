@@ -15,7 +15,7 @@ use crate::config::{self, Key, canonical, complete};
 use crate::files::hex;
 use crate::{data, models, optim};
 
-/// What tells a seed from a setting.
+/// What distinguishes a seed from a setting.
 const RUN_ID: &str = "run_id";
 
 /// Keys of a summary that are part of a run's identity, for bits differ with them. Old outputs and the reference's

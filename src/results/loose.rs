@@ -1,7 +1,7 @@
 //! Finished runs that do not stand in the output yet: `DIR/.<id>.runs/<hash of the run's identity>.json`, each the text
 //! of one run as the output will have it.
 //!
-//! A run is safe as soon as its file is there, however long the output is. Whoever reads looks into this folder first and
+//! A run is safe as soon as its file is there, however long the output is. A reader looks into this folder first and
 //! into the output second: a file that goes in between is in the output by then. `store.rs` says when one goes.
 //!
 //! The folder also holds the claims of the runs that are under way (`writers.rs`), `<hash>.failed`, why a run could not be

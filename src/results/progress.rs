@@ -1,4 +1,4 @@
-//! How far a sweep is, for whoever looks at it from outside.
+//! How far a sweep is, as seen from outside.
 //!
 //! Processes that train leave beside the output what they mean to do (`.<id>.runs/plan`); what has come of it they see, and
 //! others too, by the files of runs that are finished, claimed or have failed. So nothing here reads the output itself

@@ -354,7 +354,7 @@ pub fn read_csv(path: &Path) -> Result<Vec<Record>> {
 }
 
 /// The CSV of an experiment as pandas' `to_csv(index=False)` writes it. Without `ids`, which the reference wants, settings are
-/// told apart by the columns of their keys alone.
+/// distinguished by the columns of their keys alone.
 pub fn to_csv(records: &[Record], ids: bool) -> String {
     let (mut metrics, mut keys) = (Vec::new(), Vec::new());
     for record in records {

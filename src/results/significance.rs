@@ -313,7 +313,10 @@ impl Contest {
         let said = [
             (Outcome::Worse, format!("{baseline} is better than")),
             (Outcome::Better, format!("{baseline} is worse than")),
-            (Outcome::Open, format!("{baseline} cannot be told from")),
+            (
+                Outcome::Open,
+                format!("{baseline} cannot be distinguished from"),
+            ),
             (Outcome::Untested, "not tested:".to_owned()),
         ];
         let said = said.into_iter().filter_map(|(outcome, words)| {

@@ -1,11 +1,11 @@
 //! The output file while it grows: `DIR/<id>.json`, whole at any moment, of one process or of many.
 //!
 //! A finished run goes to a file of its own (`loose.rs`), which takes as long for the last run as for the first. The
-//! output is written anew at the end, and from time to time, by whoever holds the lock (`writers.rs`): all runs that were
+//! output is written again at the end, and from time to time, by the holder of the lock (`writers.rs`): all runs that were
 //! there when this process came, and all that lie beside it, in the experiment's order.
 //!
 //! **No run is lost.** A run's file goes only when the output has the run, under the lock, while no other process is at the
-//! output: all who come later, under the lock as well, find it there. So whoever is there need not read the output again to
+//! output: all who come later, under the lock as well, find it there. So a process that is there need not read the output again to
 //! know all runs, unless others have counted him as dead.
 //!
 //! **What somebody else puts in the output's place stays.** Who writes the output says in `.<id>.runs/output` what it was
@@ -39,7 +39,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// another name, `<id>.json.bak`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwrite {
-    /// All: the output starts anew.
+    /// All: the output starts again.
     All,
     /// Those that have a place in the experiment.
     Selected,
@@ -125,7 +125,7 @@ impl State {
 /// Who trains a run.
 #[derive(Debug)]
 pub enum Turn {
-    /// Whoever asks.
+    /// The process that asks.
     Mine(Claim),
     /// It is stored.
     Finished,
@@ -326,7 +326,7 @@ impl Store {
         })
     }
 
-    /// Tells whoever looks what is to be done: `left` in the experiment's order. Other processes may have more.
+    /// Lets other commands see what is to be done: `left` in the experiment's order. Other processes may have more.
     pub fn plan(&self, done: usize, left: Vec<Planned>) -> Result<()> {
         let mut plan = Plan { done, left };
         let _state = self.state();
@@ -436,7 +436,7 @@ impl Store {
         }
     }
 
-    /// Writes the output anew if that is due, and leaves nothing beside it if nobody else is there.
+    /// Writes the output again if that is due, and leaves nothing beside it if nobody else is there.
     pub fn finish(&self) -> Result<()> {
         self.end(false)
     }
@@ -463,7 +463,7 @@ impl Store {
                     let forgotten = self.loose.set_plan(None);
                     forgotten.map_err(|e| cannot_save(&self.path, &e))?;
                 }
-                // Whoever was killed meanwhile has left it.
+                // A process that was killed meanwhile has left it.
                 lock.tidy()?;
                 let checkpoints = file::beside(self.shared.target(), CHECKPOINTS);
                 for folder in [&checkpoints, self.loose.folder()] {
@@ -615,7 +615,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // Whoever wants to know calls `finish`. What could not be written is still in files of its own.
+        // `finish` reports errors. What could not be written is still in files of its own.
         let _ = self.end(true);
     }
 }
@@ -640,7 +640,7 @@ fn write_runs<'a>(out: &mut dyn Write, runs: impl Iterator<Item = &'a Stored>) -
 fn read_stored(path: &Path, target: Option<&Path>, finished: loose::Texts) -> Result<Vec<Stored>> {
     let corrupt = |what: String| {
         Error::corrupt(format!(
-            "{}: {what}; the file is left as it is: repair it, move it away, or start anew with \
+            "{}: {what}; the file is left as it is: repair it, move it away, or start again with \
              --overwrite, which keeps it as .bak",
             path.display()
         ))

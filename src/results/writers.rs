@@ -6,7 +6,7 @@
 //! - a **claim**, the right to something: a folder that holds one empty file named as its owner. `.<id>.lock/` is the right
 //!   to write the output, which a process has for moments only, `.<id>.runs/<hash>.claim/` that to train a run.
 //!
-//! **A claim has one owner.** Whoever wants one makes a folder with his name in it and renames it to the claim's. A rename
+//! **A claim has one owner.** A process that wants one makes a folder with its name in it and renames it to the claim's. A rename
 //! is one step, on NFS as well, and succeeds where there is nothing or an empty folder, but not where there is a name in
 //! it. A name is random and never used again, so to remove it can take a claim from its owner alone, never from somebody
 //! who has come since. That is how an owner gives up his claim and how others take it from one who is dead. There is no
@@ -17,7 +17,7 @@
 //! machine counts as dead once its file has stayed the same for a time that the observer has measured by his own clock:
 //! clocks of two hosts are never compared. It may be wrong, if that process was suspended or cut off from the files. So
 //! - it looks with every beat whether its claims are still there, and gives up the runs that others have taken;
-//! - whoever counts it as gone from the output removes its file while he holds the lock, and nobody but the process itself
+//! - a process that counts it as gone from the output removes its file while it holds the lock, and none but the process itself
 //!   puts it back. As long as the file is there, no run that has been finished since leaves `.<id>.runs/` (`store.rs`). If
 //!   it is not, the process reads the output again before it writes it.
 //!
@@ -226,7 +226,7 @@ impl Claim {
         about.epochs += usize::from(trained);
     }
 
-    /// Ends the claim of something that is done: whoever claims it from now on learns that first. So there is nothing to guard
+    /// Ends the claim of something that is done: who claims it from now on learns that first. So there is nothing to guard
     /// any more, and its folder may become that of the next claim, which saves making and removing one for each.
     pub fn done(mut self) {
         self.done = true;

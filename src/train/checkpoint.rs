@@ -5,7 +5,7 @@
 //! else (`Trainer::pieces`), the history, and where the run stands. What follows from config and history alone (orders of
 //! samples, rates, coefficients) is computed again.
 //!
-//! Whoever has claimed a run writes and removes its files.
+//! The process that has claimed a run writes and removes its files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -194,7 +194,7 @@ impl Checkpoints {
         told
     }
 
-    /// Removes the checkpoints of all runs that are to be trained: they start anew.
+    /// Removes the checkpoints of all runs that are to be trained: they start again.
     pub fn start_anew(&self) {
         (0..self.runs.len()).for_each(|run| self.place(run).remove());
         self.close();
@@ -256,7 +256,7 @@ fn owner(path: &Path) -> io::Result<Owner> {
 pub(super) struct Position {
     /// When it began.
     pub start_time: String,
-    /// Training steps of the epoch under way that are done, for whoever wants to know.
+    /// Training steps of the epoch under way that are done, for those who want to know.
     pub step: usize,
     /// Programs of its training that were run; none if it is trained, and evaluation comes next.
     pub trained: Option<usize>,

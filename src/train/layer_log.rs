@@ -35,7 +35,7 @@ pub(super) struct LayerLog {
 }
 
 impl LayerLog {
-    /// For epochs of so many steps of a network with these parameters.
+    /// For epochs of this many steps of a network with these parameters.
     pub fn new(
         machine: &mut Machine,
         every: NonZeroUsize,

@@ -110,7 +110,7 @@ impl Plans {
         Ok(plans)
     }
 
-    /// The evaluation plan for so many samples.
+    /// The evaluation plan for this many samples.
     pub fn eval(&self, samples: usize) -> &Plan {
         let fits = self.eval.iter().find(|(size, _)| *size == samples);
         &fits.expect("a plan for every number of samples").1
@@ -122,7 +122,7 @@ fn accumulated(config: &RunConfig) -> usize {
     Values::new(COMMON_KEYS, &config.opt).count(ACCUMULATE)
 }
 
-/// Steps of an epoch of a run on so many training samples.
+/// Steps of an epoch of a run on this many training samples.
 pub fn steps_per_epoch(config: &RunConfig, samples: usize) -> usize {
     samples / config.batch_size / accumulated(config)
 }
@@ -173,7 +173,7 @@ fn eval_batches(batch_size: usize, sample: Sample) -> usize {
     (NUMBERS / batch_size.saturating_mul(numbers)).clamp(1, BATCHES)
 }
 
-/// How many batches of so many samples, of which each needs so many floats of slots, to evaluate at once on a device:
+/// How many batches of this many samples, of which each needs this many floats of slots, to evaluate at once on a device:
 /// small ones take less time than their launches, large ones gain nothing.
 fn resident_eval_batches(batch_size: usize, floats: usize) -> usize {
     const FLOATS: usize = 1 << 25;
@@ -239,7 +239,7 @@ impl<'a> Recorder<'a> {
         })
     }
 
-    /// A plan for so many samples, with the loss of all of them in training and the losses and scores of all batches
+    /// A plan for this many samples, with the loss of all of them in training and the losses and scores of all batches
     /// in evaluation.
     fn record(&self, params: &Params, mode: Mode, device: Device, samples: usize) -> Result<Plan> {
         let mut problem = None;

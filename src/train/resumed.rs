@@ -59,7 +59,7 @@ impl Watch for Patience {
     }
 }
 
-/// A run of so many batches in each epoch, with these members.
+/// A run of this many batches in each epoch, with these members.
 fn config(members: Value, batches: usize) -> RunConfig {
     let mut config = json!({
         "dataset": "synthetic_linear", "dataset_kwargs": {"p": 16, "n_samples": BATCH * batches}, "model": "mlp",
@@ -215,7 +215,7 @@ fn same_bits_wherever_it_is_ended(members: Value, batches: usize) {
             let resumed = run(folder.path(), &watch).unwrap();
             assert!(resumed == expected, "{device:?} after {questions}");
             let [(epoch, step)] = watch.resumed.into_inner().unwrap()[..] else {
-                panic!("it starts anew after {questions}");
+                panic!("it starts again after {questions}");
             };
             assert!(
                 epoch < EPOCHS && (1..=steps).contains(&step),

@@ -21,14 +21,14 @@ use crate::optim::{Course, Optimizer};
 use crate::results::json::Json;
 use crate::results::{BySteps, Epoch, Name, RunResult, timestamp::timestamp};
 
-/// Whoever follows a run, and may end it.
+/// Follows a run, and may end it.
 pub trait Watch: Sync {
     /// Asked after every step, of training and of evaluation: true ends the run at once.
     fn stop(&self) -> bool {
         false
     }
 
-    /// The run goes on from a checkpoint: so many epochs are done, and so many steps of the next one.
+    /// The run goes on from a checkpoint: how many epochs are done, and how many steps of the next one.
     fn resumed(&self, _epochs: usize, _steps: usize) {}
 
     /// This part, from 0 to 1, of an epoch's steps is trained.
@@ -156,7 +156,7 @@ impl Run<'_> {
             Ok(Some(checkpoint)) => checkpoint,
             Ok(None) => return Ok(None),
             Err(e) => {
-                self.watch.warned(&format!("{e}; the run starts anew"));
+                self.watch.warned(&format!("{e}; the run starts again"));
                 return Ok(None);
             }
         };

@@ -12,7 +12,7 @@ use crate::optim::sum_blocks;
 /// Which steps of each epoch are logged, and what of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSteps {
-    /// The first one, and every so many after it.
+    /// The first one, and every n-th after it.
     pub every: NonZeroUsize,
     /// What they do to each tensor of the parameters, too?
     pub layers: bool,
@@ -49,7 +49,7 @@ pub(super) struct StepLog {
 }
 
 impl StepLog {
-    /// For epochs of so many steps of a network with so many parameters.
+    /// For epochs of this many steps of a network with this many parameters.
     pub fn new(
         machine: &mut Machine,
         every: NonZeroUsize,

@@ -32,10 +32,10 @@ use crate::results::{Epoch, RunResult, provenance};
 /// runs are trained side by side, each on one thread.
 const SMALL_STEP: usize = 10_000_000;
 
-/// Whoever follows a sweep. Runs are named by their place among the pending ones.
+/// Follows a sweep. Runs are named by their place among the pending ones.
 pub trait Progress: Sync {
     fn started(&self, _run: usize, _config: &RunConfig) {}
-    /// The run goes on from a checkpoint: so many epochs are done, and so many steps of the next one.
+    /// The run goes on from a checkpoint: how many epochs are done, and how many steps of the next one.
     fn resumed(&self, _run: usize, _epochs: usize, _steps: usize) {}
     /// This part, from 0 to 1, of an epoch's steps is trained. Said after every step, so it must be quick.
     fn part(&self, _run: usize, _epoch: usize, _part: f64) {}
@@ -68,7 +68,7 @@ pub struct Pending {
     pub identity: Identity,
 }
 
-/// What tells a run from others, with the checksum of its data if that is known. `chosen` is what [`chosen()`] says.
+/// What distinguishes a run from others, with the checksum of its data if that is known. `chosen` is what [`chosen()`] says.
 pub fn identity(run: &RunConfig, chosen: &Map<String, Value>, data: Option<Value>) -> Identity {
     let mut summary = chosen.clone();
     summary.extend(data.map(|sum| ("data".to_owned(), sum)));
@@ -86,7 +86,7 @@ pub struct Choices {
     pub save: Option<Vec<Place>>,
     /// Save the weights that were trained, even where others were evaluated?
     pub save_trained: bool,
-    /// Loss and gradient of every so many steps of an epoch are logged.
+    /// Loss and gradient of every n-th step of an epoch are logged.
     pub log: Option<LogSteps>,
     /// Those of the runs, which go on from them.
     pub checkpoints: Option<Checkpoints>,
@@ -310,7 +310,7 @@ pub fn sweep(
                     Err(error) => drop(lock(&end).get_or_insert(error)),
                 },
                 Err(mut error) => {
-                    // Whoever reads of it must learn which run met it.
+                    // A reader of the message must learn which run met it.
                     error.message = format!("{}: {}", config.label(), error.message);
                     let its_own = match error.kind {
                         Kind::Io | Kind::CannotCreate => false,
@@ -479,7 +479,7 @@ struct RunWatch<'a> {
 }
 
 impl RunWatch<'_> {
-    /// Tells other processes where the run stands.
+    /// Lets other processes see where the run stands.
     fn report(&self, epochs: usize, trained: Option<&Epoch>) {
         let under_way = UnderWay {
             since: self.since.clone(),

@@ -61,7 +61,7 @@ pub(super) struct Trainer {
     tables: Tables,
     /// The batches of an epoch's steps.
     steps: Vec<Step>,
-    /// Programs of so many training steps, the longer one first.
+    /// Programs of this many training steps, the longer one first.
     train: Vec<(Prepared, usize)>,
     /// What is done after some steps only.
     further: Vec<(Prepared, After)>,
@@ -556,7 +556,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Makes the machine what it was when so many programs of this epoch were run.
+    /// Makes the machine what it was when this many programs of this epoch were run.
     pub fn restore(&mut self, mut bytes: &[u8], trained: usize) -> Result<()> {
         for (_, view) in self.state() {
             let (piece, behind) = bytes.split_at(view.len);

@@ -65,7 +65,7 @@ impl Number {
 const SAME: f64 = 4.0 * f32::EPSILON as f64 / 2.0;
 /// Spreads beyond which a member has parted from all others.
 const ALONE: f64 = 10.0;
-/// Two groups of members have parted if the gap between them is so many times as wide as the wider one.
+/// Two groups of members have parted if the gap between them is this many times as wide as the wider one.
 const PARTED: f64 = 100.0;
 /// Members without whom there is no spread.
 const FEWEST: usize = 3;
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
     use crate::verify::Verdict;
 
-    /// A run of so many losses.
+    /// A run of this many losses.
     fn run(losses: &[f64]) -> Numbers {
         let losses = losses.iter().enumerate();
         losses

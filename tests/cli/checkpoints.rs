@@ -332,7 +332,7 @@ fn a_damaged_checkpoint_is_told_and_its_run_starts_anew() {
         fs::create_dir_all(folder.path(FOLDER)).unwrap();
         fs::write(path, bytes).unwrap();
         let told = finished(&folder, "--checkpoint-every 1000", &expected);
-        for part in ["warning: ", "is damaged: ", "; the run starts anew"] {
+        for part in ["warning: ", "is damaged: ", "; the run starts again"] {
             assert!(told.contains(part), "no {part:?} in {told}");
         }
         fs::remove_file(folder.path("output/exp.json")).unwrap();

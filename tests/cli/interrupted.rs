@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use stepback_native::random::torch::Generator;
 use stepback_native::results::output::read;
 
-/// `runs` runs of so many epochs, each epoch being 20 steps.
+/// `runs` runs of this many epochs, each epoch being 20 steps.
 fn sweep(runs: usize, epochs: usize) -> Value {
     json!({
         "dataset": "synthetic_linear",

@@ -15,7 +15,7 @@ use stepback_native::random::torch::Generator;
 const WRITERS: &str = "output/.sweep.writers";
 const RUNS: &str = "output/.sweep.runs";
 
-/// `runs` runs of so many epochs, each epoch being 20 steps.
+/// `runs` runs of this many epochs, each epoch being 20 steps.
 fn sweep(runs: usize, epochs: usize) -> Value {
     json!({
         "dataset": "synthetic_linear", "dataset_kwargs": {"p": 20, "n_samples": 100}, "model": "linear",
@@ -69,7 +69,7 @@ impl Process {
         }
     }
 
-    /// Waits until it has told of so many epochs, or has ended.
+    /// Waits until it has told of this many epochs, or has ended.
     fn trains(&mut self, epochs: usize) {
         let mut told = 0;
         while told < epochs {

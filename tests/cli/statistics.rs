@@ -54,7 +54,7 @@ fn pairs_find_what_two_groups_hide() {
     };
     assert_eq!(
         conclusion(""),
-        "at alpha = 0.05, momo cannot be told from adam"
+        "at alpha = 0.05, momo cannot be distinguished from adam"
     );
     assert_eq!(
         conclusion("--paired"),
@@ -62,7 +62,7 @@ fn pairs_find_what_two_groups_hide() {
     );
     assert_eq!(
         conclusion("--paired --alpha 0.001"),
-        "at alpha = 0.001, momo cannot be told from adam"
+        "at alpha = 0.001, momo cannot be distinguished from adam"
     );
     // --paired alone compares all methods: two tests, so that p is twice as large as one of them alone.
     let p = |text: &str, place: usize, which: &str| {
@@ -142,8 +142,7 @@ fn what_cannot_be_tested_is_said() {
     assert_eq!(some.matches("no common seeds").count(), 2, "{some}");
     assert!(some.contains("equal"), "{some}");
     let said = some.split_whitespace().collect::<Vec<_>>().join(" ");
-    let conclusion =
-        "Conclusion: at alpha = 0.05, momo cannot be told from twin; not tested: adam, sgd.";
+    let conclusion = "Conclusion: at alpha = 0.05, momo cannot be distinguished from twin; not tested: adam, sgd.";
     assert!(said.contains(conclusion), "{some}");
     let ran = folder.run(command).code(0);
     assert!(

@@ -142,7 +142,7 @@ fn weights_of_other_runs_stay() {
     folder.run(save).code(0);
     let plain = names().remove(0);
     let first = read(&plain);
-    // The file says whose weights it has, as the output tells its runs apart.
+    // The file says whose weights it has, as the output distinguishes its runs.
     let runs: Value = serde_json::from_str(&folder.read("output/small.json")).unwrap();
     let map = |key: &str| runs[0][key].as_object().unwrap();
     let hash = Identity::new(map("config"), map("summary")).hash();

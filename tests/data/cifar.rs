@@ -51,7 +51,7 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// Binary files of so many images each, numbered one after the other.
+    /// Binary files of this many images each, numbered one after the other.
     pub fn cifar10(batches: &[usize; 5], val: usize) -> ImageSet {
         let dir = TempDir::new().unwrap();
         let mut start = 0;
@@ -281,7 +281,7 @@ fn damaged_files_are_named() {
         set.put("cifar-10-batches-bin/data_batch_4.bin", &bytes);
         corrupt(
             set.try_load(),
-            &["data_batch_4.bin is damaged", what, "get it anew"],
+            &["data_batch_4.bin is damaged", what, "download it again"],
         );
         assert!(!set.path().join("shards/cifar10-train.shard").exists());
     }

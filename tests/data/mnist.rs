@@ -128,7 +128,10 @@ fn damaged_idx_files_are_named() {
     for (name, bytes, what) in cases {
         let dir = small_mnist();
         put(dir.path(), name, &bytes);
-        corrupt(mnist(dir.path()), &["raw/train-", what, "get it anew"]);
+        corrupt(
+            mnist(dir.path()),
+            &["raw/train-", what, "download it again"],
+        );
         assert!(!dir.path().join("shards/mnist-train.shard").exists());
     }
     for (bytes, what) in [

@@ -1,7 +1,7 @@
 //! Read-only memory maps that survive a file that is cut short while it is being read.
 //!
 //! Reading a mapped page that lies behind the end of its file raises SIGBUS, which ends the process by
-//! default. Here a handler puts zero pages in place of what is gone and marks the map as damaged; whoever
+//! default. Here a handler puts zero pages in place of what is gone and marks the map as damaged; a caller that
 //! reads the map asks [`MappedFile::damaged`] before trusting what was computed from it.
 
 use crate::error::{Error, Result};

@@ -38,7 +38,7 @@ pub enum Features {
     Floats = 2,
     /// Pairs of a column and its value; every other feature of the sample is zero.
     Sparse = 3,
-    /// A text: a sample is the code of a token, one byte, and its target the next one. Whoever reads it cuts windows.
+    /// A text: a sample is the code of a token, one byte, and its target the next one. Readers cut windows.
     Tokens = 4,
 }
 
@@ -331,7 +331,7 @@ fn check_contents(bytes: &[u8], header: &Header, layout: &Layout) -> Result<()> 
 fn damaged(path: &Path, cause: &Error) -> Error {
     let path = path.display();
     Error::corrupt(format!(
-        "{path} is damaged: {cause}; delete it, and it is made anew from the raw files"
+        "{path} is damaged: {cause}; delete it, and it is made again from the raw files"
     ))
 }
 
@@ -402,7 +402,7 @@ impl Shard {
             return Ok(());
         }
         Err(Error::corrupt(format!(
-            "{} is no shard of {name} (it holds {features:?} of shape {sample:?}); delete it, and it is made anew from \
+            "{} is no shard of {name} (it holds {features:?} of shape {sample:?}); delete it, and it is made again from \
              the raw files",
             self.path.display()
         )))
@@ -431,7 +431,7 @@ impl Shard {
     fn changed(&self, how: &str) -> Error {
         Error::corrupt(format!(
             "{} {how} while it was being read, so what was computed since is worthless; \
-             delete it, and it is made anew from the raw files",
+             delete it, and it is made again from the raw files",
             self.path.display()
         ))
     }

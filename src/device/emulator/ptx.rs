@@ -86,7 +86,7 @@ enum Instruction {
     Two(fn(u64, u64) -> u64, Register, [Register; 2]),
     Three(fn(u64, u64, u64) -> u64, Register, [Register; 3]),
     Parameter(Register, usize),
-    /// Between memory and registers, each of so many bytes.
+    /// Between memory and registers, each of this many bytes.
     Load(Access),
     Store(Access),
     /// Where the predicate has this value, if there is one.

@@ -12,7 +12,7 @@ const BLOCKS: usize = 2 * PROCESSORS;
 /// ones (compute capability 8.6). Kernels of many taps need more, up to what large GPUs have.
 const GOOD_SHARED: usize = 99 << 10;
 
-/// The forms that kernels come in: 3x3 taps in tiles of so many pixels by so many channels, or any taps.
+/// The forms that kernels come in: 3x3 taps in tiles of this many pixels by this many channels, or any taps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// 128 by 16.
@@ -369,7 +369,7 @@ fn conv(shape: Shape) -> kernels::Conv {
     }
 }
 
-/// Can rows of so many floats be read four at a time?
+/// Can rows of this many floats be read four at a time?
 pub fn aligned(slot: Slot, row: usize) -> i32 {
     (slot.start.is_multiple_of(4) && row.is_multiple_of(4)).into()
 }

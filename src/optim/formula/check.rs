@@ -51,7 +51,7 @@ const WEIGHTS: &str = "w";
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Meaning {
     Key,
-    /// A key that is a list of so many numbers.
+    /// A key that is a list of this many numbers.
     List(usize),
     State(Kind),
 }

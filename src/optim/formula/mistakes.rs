@@ -3,7 +3,7 @@
 use crate::config::position;
 use crate::error::{Error, Result};
 
-/// Of so many a message tells.
+/// A message names at most this many.
 const MAX_SHOWN: usize = 50;
 
 pub(super) struct Mistakes<'t> {

@@ -72,7 +72,7 @@ pub struct Cuts {
 impl Cuts {
     /// Pieces of a tensor, at most: one thread adds up their sums.
     const MOST: usize = 128;
-    /// Elements of a piece, at least, where the tensor has so many.
+    /// Elements of a piece, at least, where the tensor has this many.
     const PIECE: usize = 4096;
 
     /// The tensors lie one behind the other, and so do the groups.

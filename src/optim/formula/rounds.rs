@@ -12,7 +12,7 @@ use super::plan::{
 };
 use super::syntax::{Kind, Over};
 
-/// Nodes that a search looks at, or about so many, from each place where it starts: a step of many sums takes no longer
+/// Nodes that a search looks at, or about this many, from each place where it starts: a step of many sums takes no longer
 /// than others, and may move more bytes than it must.
 const LOOKED_AT: usize = 300_000;
 

@@ -19,7 +19,7 @@ use super::{measure, names};
 use crate::error::{Error, Result};
 use crate::optim::{self, Look, Marker, Shape};
 
-/// Lines that a figure has at most: nobody tells more of them apart.
+/// Lines that a figure has at most: nobody distinguishes more of them.
 pub const MOST_LINES: usize = 40;
 
 /// What to draw of a record.

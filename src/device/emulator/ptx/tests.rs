@@ -40,7 +40,7 @@ fn kernel(text: &str) -> Arc<Kernel> {
     Kernel::of_text(&text.into(), "k", 64, parameters)
 }
 
-/// 64 numbers from 64, by so many blocks.
+/// 64 numbers from 64, by this many blocks.
 fn run(text: &str, blocks: usize, schedule: Schedule) -> Result<Vec<f32>> {
     let mut machine = Machine::emulator(schedule, None)?;
     let x: Vec<f32> = (0..64).map(|i| i as f32).collect();

@@ -625,7 +625,7 @@ impl Memory {
         }
     }
 
-    /// Steps on a machine, from what is here, in whose place what is there then comes. Cells begin so many floats behind an
+    /// Steps on a machine, from what is here, in whose place what is there then comes. Cells begin this many floats behind an
     /// aligned address.
     /// Gives the bytes that the launches of a step name of vectors.
     fn run(&mut self, plan: &Plan, schedule: Schedule, starts: &[usize]) -> usize {

@@ -7,7 +7,7 @@ use super::text::{Class, Operand, Text};
 use super::{Given, THREADS, arithmetic};
 use crate::device::gpu::kernels::Step;
 
-/// Sums that a block adds up at once, each in as many places of shared memory as it has threads, and then in so many.
+/// Sums that a block adds up at once, each in as many places of shared memory as it has threads, and then in this many.
 const AT_ONCE: usize = 8;
 const PLACES: usize = 16;
 
@@ -165,7 +165,7 @@ impl<'a> Writer<'a> {
         values
     }
 
-    /// Runs `body` for `i` from a start, every so many, while it is below an end.
+    /// Runs `body` for `i` from a start, in equal strides, while it is below an end.
     pub fn strided(
         &mut self,
         start: Operand,
@@ -260,7 +260,7 @@ impl<'a> Writer<'a> {
         self.text.label(rest);
     }
 
-    /// Where an entry of so many bytes lies in shared memory, a power of two.
+    /// Where an entry of this many bytes lies in shared memory, a power of two.
     pub fn shared_address(&mut self, index: Operand, size: usize) -> Operand {
         let shared = self.text.put(Class::Bits32, "mov.u32", &[SHARED]);
         let log = Operand::Integer(size.ilog2().into());
@@ -268,7 +268,7 @@ impl<'a> Writer<'a> {
         self.text.put(Class::Bits32, "add.s32", &[shared, bytes])
     }
 
-    /// Adds up values in shared memory that are so many bytes apart.
+    /// Adds up values in shared memory that are this many bytes apart.
     fn gather(&mut self, start: Operand, count: usize, apart: usize, how: Adding) -> Operand {
         let sum = self.text.load(Class::Double, "shared.f64", start, 0);
         for i in 1..count {
