@@ -208,7 +208,7 @@ DEVICE void product(const Product& p, int tile) {
     copy_commit();  // an empty group at the end, so that they can be counted
     if (slice < 0) continue;
     const float *as = ring + slice % S::STAGES * S::STAGE, *bs = as + S::OPERAND;
-#pragma unroll(S::TILE == 128 ? 1 : 4)
+#pragma unroll(S::TILE < 128 ? 4 : A_BY_ROW && B_BY_ROW ? 2 : 1)  // no registers are spilled then
     for (int k = 0; k < S::SLICE / S::SPLIT; k += 8)
       multiply<S, A_BY_ROW, B_BY_ROW, TF32>(sums, as, bs, m1, n1, k1 + k);
     if (!A_BY_ROW && sums_a) {

@@ -4,7 +4,7 @@ multiply on tensor cores the instructions and the multiplications (HMMA). Needs 
 nvidia-cuda-nvdisasm), found by PATH.
 
     scripts/gpu/budgets.py FOLDER           the .fatbin files of a build for sm_90a: target/*/build/stepback-native-*/out
-    scripts/gpu/budgets.py FOLDER --write   writes the record anew
+    scripts/gpu/budgets.py FOLDER --write   writes the record again
 
 The record is that of one nvcc (its version stands in .ci/run); others allocate otherwise.
 """
