@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     match read_csv(&path) {
         Err(e) => assert_eq!(e.kind, Kind::Corrupt, "{e}"),
         Ok(records) => {
-            fs::write(&path, to_csv(&records)).unwrap();
+            fs::write(&path, to_csv(&records, true)).unwrap();
             read_csv(&path).unwrap();
         }
     }
