@@ -189,100 +189,40 @@ impl Resident {
         let (x, y, seed) = (x.into(), y.into(), Batch::seed(plan).into());
         let (again, counter) = (again.into(), program.counters(1));
         let grid = (samples, (width as usize).div_ceil(1024));
-        match (*self, augmented) {
-            (Resident::Floats { values, targets }, _) => {
-                let arguments = kernels::GatherFloats {
-                    data: values,
-                    targets,
-                    order,
-                    steps,
-                    taken,
-                    again,
-                    now,
-                    seed,
-                    df,
-                    counter,
-                    x,
-                    y,
-                    width,
-                    count,
-                };
-                kernels::gather_floats(program, grid, arguments);
+        // Beside what all of these kernels take, each has arguments of its own.
+        macro_rules! gather {
+            ($kernel:ident, $Arguments:ident: $($own:tt)*) => {
+                kernels::$kernel(program, grid, kernels::$Arguments {
+                    order, steps, taken, again, now, seed, df, counter, x, y, $($own)*
+                })
+            };
+        }
+        match *self {
+            Resident::Floats {
+                values: data,
+                targets,
+            } => gather!(gather_floats, GatherFloats: data, targets, width, count),
+            Resident::Tokens(tokens) => {
+                gather!(gather_tokens, GatherTokens: tokens, length: width)
             }
-            (Resident::Tokens(tokens), _) => {
-                let arguments = kernels::GatherTokens {
-                    tokens,
-                    order,
-                    steps,
-                    taken,
-                    again,
-                    now,
-                    seed,
-                    df,
-                    counter,
-                    x,
-                    y,
-                    length: width,
-                };
-                kernels::gather_tokens(program, grid, arguments);
+            Resident::Bytes {
+                values: data,
+                table,
+                channels,
+                targets,
+            } if augmented => {
+                let places = placements.cast();
+                let side = (width as usize / channels).isqrt() as i32;
+                gather!(gather_images, GatherImages: data, table, places, targets, side, count)
             }
-            (
-                Resident::Bytes {
-                    values,
-                    table,
-                    channels,
-                    targets,
-                },
-                false,
-            ) => {
-                let arguments = kernels::GatherBytes {
-                    data: values,
-                    table,
-                    channels: channels as i32,
-                    targets,
-                    order,
-                    steps,
-                    taken,
-                    again,
-                    now,
-                    seed,
-                    df,
-                    counter,
-                    x,
-                    y,
-                    width,
-                    count,
-                };
-                kernels::gather_bytes(program, grid, arguments);
-            }
-            (
-                Resident::Bytes {
-                    values,
-                    table,
-                    channels,
-                    targets,
-                },
-                true,
-            ) => {
-                let arguments = kernels::GatherImages {
-                    data: values,
-                    table,
-                    places: placements.cast(),
-                    targets,
-                    order,
-                    steps,
-                    taken,
-                    again,
-                    now,
-                    seed,
-                    df,
-                    counter,
-                    x,
-                    y,
-                    side: (width as usize / channels).isqrt() as i32,
-                    count,
-                };
-                kernels::gather_images(program, grid, arguments);
+            Resident::Bytes {
+                values: data,
+                table,
+                channels,
+                targets,
+            } => {
+                let channels = channels as i32;
+                gather!(gather_bytes, GatherBytes: data, table, channels, targets, width, count)
             }
         }
     }
