@@ -12,11 +12,13 @@ KERNEL(layer_norm_fwd_128, 256, FORWARD) { forward<1, true>(GIVEN_FORWARD); }
 KERNEL(layer_norm_fwd_512, 256, FORWARD) { forward<4, true>(GIVEN_FORWARD); }
 KERNEL(layer_norm_fwd_1024, 256, FORWARD) { forward<8, true>(GIVEN_FORWARD); }
 
-#define BACKWARD                                                                                             \
-  const float* __restrict__ x, const float* __restrict__ w, int aligned, const float* __restrict__ stats,    \
-  const float* __restrict__ dy, float* __restrict__ dx, int wants_dx, int adds, float* __restrict__ partial, \
-  float* __restrict__ dw, float* __restrict__ db, unsigned* __restrict__ counters, int rows, int width
-#define GIVEN_BACKWARD x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, db, counters, rows, width
+#define BACKWARD                                                                                                \
+  const float* __restrict__ x, const float* __restrict__ w, int aligned, const float* __restrict__ stats,       \
+  const float* __restrict__ dy, float* __restrict__ dx, int wants_dx, int adds, DropoutMask mask,               \
+  const Step* __restrict__ now, float* __restrict__ dropped, float* __restrict__ partial, float* __restrict__ dw, \
+  float* __restrict__ db, unsigned* __restrict__ counters, int rows, int width
+#define GIVEN_BACKWARD \
+  x, w, aligned, stats, dy, dx, wants_dx, adds, mask, now, dropped, partial, dw, db, counters, rows, width
 
 KERNEL(layer_norm_bwd_128, 256, BACKWARD) { backward<1, true>(GIVEN_BACKWARD); }
 KERNEL(layer_norm_bwd_512, 256, BACKWARD) { backward<4, true>(GIVEN_BACKWARD); }

@@ -1,7 +1,8 @@
 // Layer norm: y = w h + b with h = (x - mean) rstd, rstd = 1 / sqrt(var + eps), over the width, var being biased; and RMS
 // norm, in which mean and b are 0 (not CENTRED).
 // With g = w dy: dx = (g - mean(g) - h mean(g h)) rstd, without mean(g) in RMS norm; dw = sum of dy h and db = sum of dy
-// over the rows. Where backward `adds`, dx is added to what is there.
+// over the rows. Where backward `adds`, dx is added to what is there; the dropout before, if there is one, has it made `dropped`,
+// the gradient of its input, from dx.
 //   x, dx, y, dy (rows, width); w, b, dw, db (width); stats (rows, 2): mean and rstd, or (rows): rstd;
 //   partial (gridDim.y or gridDim.x, 2 or 1, width): shares of dw and db
 // A warp per row. Statistics are computed in two passes: the mean, then the squares around it.
@@ -10,7 +11,7 @@
 //                         `aligned`: w and b can be read as vectors
 //   the others            rows of any width are read again for each pass; `column_sums` adds up the shares
 #pragma once
-#include "common.cuh"
+#include "dropout.cuh"
 
 constexpr int WARPS = 8;
 
@@ -41,40 +42,49 @@ DEVICE float4 load4(const float* x, int at, bool aligned) {
   return make_float4(x[at], x[at + 1], x[at + 2], x[at + 3]);
 }
 
+// A row of at most 4 N LANES numbers, of which each of LANES neighbours holds N vectors, got by load(first number). All lanes
+// of a warp take part in sums, those without a row as well, which store nothing.
+template <int LANES, int N, bool CENTRED, class Load>
+DEVICE void norm_row(Load load, const float* w, const float* b, bool aligned, float* y, float* stats, long long row,
+                     bool inside, int width, float eps) {
+  const int lane = threadIdx.x % LANES;
+  float4 v[N];
+  float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+  for (int k = 0; k < N; k++) {
+    const int at = (k * LANES + lane) * 4;
+    v[k] = inside && at < width ? load(at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    sum += (v[k].x + v[k].y) + (v[k].z + v[k].w);
+  }
+  const float mean = CENTRED ? sum_over<LANES>(sum) / (float)width : 0.0f;
+#pragma unroll
+  for (int k = 0; k < N; k++) {
+    v[k] = make_float4(v[k].x - mean, v[k].y - mean, v[k].z - mean, v[k].w - mean);
+    if ((k * LANES + lane) * 4 < width)
+      squares += fmaf(v[k].x, v[k].x, v[k].y * v[k].y) + fmaf(v[k].z, v[k].z, v[k].w * v[k].w);
+  }
+  const float rstd = reciprocal_deviation(sum_over<LANES>(squares), width, eps);
+  if (!inside) return;
+  if (lane == 0) store_stats<CENTRED>(stats, row, mean, rstd);
+#pragma unroll
+  for (int k = 0; k < N; k++) {
+    const int at = (k * LANES + lane) * 4;
+    if (at >= width) break;
+    const float4 scale = load4(w, at, aligned);
+    const float4 shift = CENTRED ? load4(b, at, aligned) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    *reinterpret_cast<float4*>(y + row * width + at) =
+        make_float4(fmaf(v[k].x * rstd, scale.x, shift.x), fmaf(v[k].y * rstd, scale.y, shift.y),
+                    fmaf(v[k].z * rstd, scale.z, shift.z), fmaf(v[k].w * rstd, scale.w, shift.w));
+  }
+}
+
 // N vectors per lane.
 template <int N, bool CENTRED>
 DEVICE void forward(const float* x, const float* w, const float* b, bool aligned, float* y, float* stats, int rows,
                     int width, float eps) {
-  const int lane = threadIdx.x % 32;
-  for (long long row = blockIdx.x * WARPS + threadIdx.x / 32; row < rows; row += gridDim.x * WARPS) {
-    float4 v[N];
-    float sum = 0.0f, squares = 0.0f;
-#pragma unroll
-    for (int k = 0; k < N; k++) {
-      const int at = (k * 32 + lane) * 4;
-      v[k] = at < width ? load4(x + row * width, at, true) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      sum += (v[k].x + v[k].y) + (v[k].z + v[k].w);
-    }
-    const float mean = CENTRED ? warp_sum(sum) / (float)width : 0.0f;
-#pragma unroll
-    for (int k = 0; k < N; k++) {
-      v[k] = make_float4(v[k].x - mean, v[k].y - mean, v[k].z - mean, v[k].w - mean);
-      if ((k * 32 + lane) * 4 < width)
-        squares += fmaf(v[k].x, v[k].x, v[k].y * v[k].y) + fmaf(v[k].z, v[k].z, v[k].w * v[k].w);
-    }
-    const float rstd = reciprocal_deviation(warp_sum(squares), width, eps);
-    if (lane == 0) store_stats<CENTRED>(stats, row, mean, rstd);
-#pragma unroll
-    for (int k = 0; k < N; k++) {
-      const int at = (k * 32 + lane) * 4;
-      if (at >= width) break;
-      const float4 scale = load4(w, at, aligned);
-      const float4 shift = CENTRED ? load4(b, at, aligned) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      *reinterpret_cast<float4*>(y + row * width + at) =
-          make_float4(fmaf(v[k].x * rstd, scale.x, shift.x), fmaf(v[k].y * rstd, scale.y, shift.y),
-                      fmaf(v[k].z * rstd, scale.z, shift.z), fmaf(v[k].w * rstd, scale.w, shift.w));
-    }
-  }
+  for (long long row = blockIdx.x * WARPS + threadIdx.x / 32; row < rows; row += gridDim.x * WARPS)
+    norm_row<32, N, CENTRED>([&](int at) { return load4(x + row * width, at, true); }, w, b, aligned, y, stats, row, true,
+                             width, eps);
 }
 
 // The sum of the warps' vectors to `to` (width).
@@ -94,8 +104,8 @@ DEVICE void add_warps(float4 (&x)[N], float* to, int width) {
 
 template <int N, bool CENTRED>
 DEVICE void backward(const float* x, const float* w, bool aligned, const float* stats, const float* dy, float* dx,
-                     bool wants_dx, bool adds, float* partial, float* dw_sums, float* db_sums, unsigned* counters,
-                     int rows, int width) {
+                     bool wants_dx, bool adds, const DropoutMask& mask, const Step* now, float* dropped, float* partial,
+                     float* dw_sums, float* db_sums, unsigned* counters, int rows, int width) {
   const int lane = threadIdx.x % 32;
   float4 dw[N], db[N];
 #pragma unroll
@@ -128,7 +138,7 @@ DEVICE void backward(const float* x, const float* w, bool aligned, const float* 
         product = fmaf(gs[i], hs[i], product);
       }
     }
-    if (!wants_dx) continue;
+    if (!wants_dx && !mask.drops) continue;
     const float mean_g = CENTRED ? warp_sum(sum) / (float)width : 0.0f, mean_gh = warp_sum(product) / (float)width;
 #pragma unroll
     for (int k = 0; k < N; k++) {
@@ -136,10 +146,15 @@ DEVICE void backward(const float* x, const float* w, bool aligned, const float* 
       if (at >= width) break;
       float4* to = reinterpret_cast<float4*>(dx + row * width + at);
       const float4 held = adds ? *to : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      *to = make_float4(held.x + fmaf(-mean_gh, h[k].x, g[k].x - mean_g) * rstd,
-                        held.y + fmaf(-mean_gh, h[k].y, g[k].y - mean_g) * rstd,
-                        held.z + fmaf(-mean_gh, h[k].z, g[k].z - mean_g) * rstd,
-                        held.w + fmaf(-mean_gh, h[k].w, g[k].w - mean_g) * rstd);
+      const float4 d = make_float4(held.x + fmaf(-mean_gh, h[k].x, g[k].x - mean_g) * rstd,
+                                   held.y + fmaf(-mean_gh, h[k].y, g[k].y - mean_g) * rstd,
+                                   held.z + fmaf(-mean_gh, h[k].z, g[k].z - mean_g) * rstd,
+                                   held.w + fmaf(-mean_gh, h[k].w, g[k].w - mean_g) * rstd);
+      if (wants_dx) *to = d;
+      if (!mask.drops) continue;
+      const Pack<4> m = mask_block(mask, now, (row * width + at) / 4);
+      *reinterpret_cast<float4*>(dropped + row * width + at) =
+          make_float4(m.at[0] * d.x, m.at[1] * d.y, m.at[2] * d.z, m.at[3] * d.w);
     }
   }
   float* share = partial + (long long)blockIdx.x * NUMBERS<CENTRED> * width;

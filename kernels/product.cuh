@@ -5,7 +5,7 @@
 // sum of two TF32 numbers, of whose four products the smallest is left out, and sums leave the tensor core, which cuts them
 // off, after eight terms (Ootomo and Yokota 2022). Infinite operands become NaN there.
 #include "activation.cuh"
-#include "channels.cuh"
+#include "dropout.cuh"
 
 template <int TILE_, int WARP_, int WARPS_, int SLICE_, int STAGES_>
 struct Shape {
@@ -315,26 +315,49 @@ DEVICE void for_packs(int tile, int m, int n, F f) {
   }
 }
 
-// to = f(x) in a tile, x being C; or, with dy being C, to = f'(x) dy.
+// What is done with every number of C, as far as it is asked for: forward an activation, then dropout, then a sum with `added`;
+// backward, with dy being C, dropout, then the gradient of the activation of z.
+struct Steps {
+  int activation;  // by its number, or 0
+  DropoutMask mask;
+  const Step* now;
+  const float *added, *z;  // (m, n)
+
+  METHOD bool any() const { return activation || mask.drops || added; }
+};
+
+// y from C in a tile; they may be the same.
 template <class S, int V>
-DEVICE void activate_packs(int activation, const float* x, const float* dy, float* to, int tile, int m, int n) {
+DEVICE void step_packs(const Steps& steps, const float* c, float* y, int tile, int m, int n) {
   for_packs<S, V>(tile, m, n, [&](long long at) {
-    const Pack<V> of_x = load<V>(x + at), of_dy = dy ? load<V>(dy + at) : of_x;
-    Pack<V> y;
+    Pack<V> x = load<V>(c + at);
+    const Pack<V> z = steps.z ? load<V>(steps.z + at) : x, added = steps.added ? load<V>(steps.added + at) : x;
+    if (steps.activation && !steps.z)
 #pragma unroll
-    for (int k = 0; k < V; k++)
-      y.at[k] = dy ? activation_gradient(activation, of_x.at[k], of_dy.at[k]) : activate(activation, of_x.at[k]);
-    store(to + at, y);
+      for (int k = 0; k < V; k++) x.at[k] = activate(steps.activation, x.at[k]);
+    if (steps.mask.drops) {
+      const Pack<V> factors = mask_at(steps.mask, steps.now, at, Width<V>());
+#pragma unroll
+      for (int k = 0; k < V; k++) x.at[k] *= factors.at[k];
+    }
+    if (steps.activation && steps.z)
+#pragma unroll
+      for (int k = 0; k < V; k++) x.at[k] = activation_gradient(steps.activation, z.at[k], x.at[k]);
+    if (steps.added)
+#pragma unroll
+      for (int k = 0; k < V; k++) x.at[k] += added.at[k];
+    store(y + at, x);
   });
 }
 
 template <class S>
-DEVICE void activate_tile(int activation, const float* x, const float* dy, float* to, int tile, int m, int n) {
+DEVICE void step_tile(const Steps& steps, const float* c, float* y, int tile, int m, int n) {
   __syncthreads();  // C is stored
-  if (aligned(x, n, 4) && aligned(to, n, 4) && (!dy || aligned(dy, n, 4)))
-    activate_packs<S, 4>(activation, x, dy, to, tile, m, n);
+  const bool others = (!steps.z || aligned(steps.z, n, 4)) && (!steps.added || aligned(steps.added, n, 4));
+  if (aligned(c, n, 4) && aligned(y, n, 4) && others)
+    step_packs<S, 4>(steps, c, y, tile, m, n);
   else
-    activate_packs<S, 1>(activation, x, dy, to, tile, m, n);
+    step_packs<S, 1>(steps, c, y, tile, m, n);
 }
 
 // What other blocks wrote.

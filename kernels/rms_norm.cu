@@ -14,7 +14,8 @@ KERNEL(rms_norm_fwd_1024, 256, FORWARD) { forward<8, false>(GIVEN_FORWARD); }
   const float* __restrict__ x, const float* __restrict__ w, int aligned, const float* __restrict__ stats,    \
   const float* __restrict__ dy, float* __restrict__ dx, int wants_dx, int adds, float* __restrict__ partial, \
   float* __restrict__ dw, unsigned* __restrict__ counters, int rows, int width
-#define GIVEN_BACKWARD x, w, aligned, stats, dy, dx, wants_dx, adds, partial, dw, nullptr, counters, rows, width
+#define GIVEN_BACKWARD \
+  x, w, aligned, stats, dy, dx, wants_dx, adds, {}, nullptr, nullptr, partial, dw, nullptr, counters, rows, width
 
 KERNEL(rms_norm_bwd_128, 256, BACKWARD) { backward<1, false>(GIVEN_BACKWARD); }
 KERNEL(rms_norm_bwd_512, 256, BACKWARD) { backward<4, false>(GIVEN_BACKWARD); }

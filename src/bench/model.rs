@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::machine::{COPY, FLUSH, L2, LAUNCH, peak_name};
-use crate::device::gpu::kernels::{AttentionSizes, Both, CausalSizes, Conv};
+use crate::device::gpu::kernels::{AttentionSizes, Both, CausalSizes, Conv, DropoutMask};
 use crate::device::gpu::{Launch, PROCESSORS, Precision};
 
 /// What the model knows of a GPU. Rates are those of long streams, in MB per microsecond.
@@ -120,14 +120,15 @@ impl Gpu {
             }
             _ if name.starts_with("product") && name != "product_sum" => {
                 let flops = 2.0 * int("m") * int("k") * int("n");
-                // What is done of whole rows begins when all their tiles are there.
-                let rows_follow = if int("then") < 0.0 { LATENCY } else { 0.0 };
-                self.product(launch, flops, int("k")).max(streamed) + rows_follow
+                let steps = self.steps(launch, blocks(launch));
+                let rows = self.rows(launch, [int("m"), int("n")], int("then"));
+                (self.product(launch, flops, int("k")) + steps).max(streamed) + rows
             }
             _ if name.starts_with("linear_bwd") => {
                 let (rows, inputs, outputs) = (int("rows"), int("inputs"), int("outputs"));
                 let flops = 4.0 * rows * inputs * outputs;
-                self.product(launch, flops, outputs.max(rows)).max(streamed)
+                let steps = self.steps(launch, int("dx_tiles"));
+                (self.product(launch, flops, outputs.max(rows)) + steps).max(streamed)
             }
             _ if name.starts_with("gather") => 2.5 + written / 2.0,
             "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
@@ -344,6 +345,55 @@ impl Gpu {
         1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
     }
 
+    /// What blocks do with every number of so many tiles, once they are stored.
+    fn steps(&self, launch: &Launch, tiles: f64) -> f64 {
+        const DROPOUT: f64 = 90.0;
+        let int = |key: &str| launch.value::<i32>(key).unwrap_or(0);
+        let back = launch.kernel.name.starts_with("linear_bwd");
+        // Instructions for four numbers, by the activation's number in `kernels/activation.cuh`.
+        let of_activation = match (int("activation"), back) {
+            (0, _) => 0.0,
+            (1, false) => 92.0,
+            (1, true) => 122.0,
+            (2, false) => 10.0,
+            (2, true) => 17.0,
+            (_, false) => 109.0,
+            (_, true) => 160.0,
+        };
+        let drops = launch.value::<DropoutMask>("mask");
+        let of_dropout = drops.map_or(0.0, |mask| DROPOUT * f64::from(mask.drops));
+        let of_sum = if int("added") == 2 { 5.0 } else { 0.0 };
+        let all = of_activation + of_dropout + of_sum;
+        if all == 0.0 {
+            return 0.0;
+        }
+        let Blocks {
+            tile,
+            warps,
+            resident,
+        } = Blocks::of(launch);
+        let instructions = (15.0 + all) * tile * tile / 4.0 / (32.0 * warps);
+        let on_scheduler = (tiles / PROCESSORS as f64).ceil().min(resident) * warps / 4.0;
+        let turns = waves(tiles, resident) * on_scheduler;
+        turns * instructions / issue_rate(on_scheduler) / self.clock
+    }
+
+    /// What the last block of every row of tiles of C (m, n) does with its rows: a norm, or cross entropy.
+    fn rows(&self, launch: &Launch, [m, n]: [f64; 2], then: f64) -> f64 {
+        // Instructions for four numbers of a row that threads hold.
+        const NORM: f64 = 40.0;
+        let blocks = Blocks::of(launch);
+        let numbers = blocks.tile.min(m) * n;
+        let instructions = NORM * numbers / 4.0 / (32.0 * blocks.warps) * blocks.warps / 4.0;
+        let turns = (m / blocks.tile / (PROCESSORS as f64 * blocks.resident)).max(1.0);
+        match then as i32 {
+            0 => 0.0,
+            1 | 2 => LATENCY + turns * instructions / issue_rate(blocks.warps / 4.0) / self.clock,
+            // Of few rows.
+            _ => LATENCY,
+        }
+    }
+
     /// At rates of the products inside: two forward, five backward.
     fn attention(&self, launch: &Launch) -> f64 {
         let Some(s) = launch.value::<AttentionSizes>("s") else {
@@ -410,6 +460,27 @@ fn finished(pieces: f64, finish: i32, others: bool) -> f64 {
         (0, _) => 25.0 + 13.0 * pieces,
         (_, false) => 30.0 + 27.0 * pieces,
         (_, true) => 40.0 + 33.0 * pieces,
+    }
+}
+
+/// Blocks of a product.
+struct Blocks {
+    tile: f64,
+    warps: f64,
+    /// On a multiprocessor at a time.
+    resident: f64,
+}
+
+impl Blocks {
+    fn of(launch: &Launch) -> Blocks {
+        let tile = launch.kernel.name.rsplit('_').next();
+        let tile: f64 = tile.and_then(|tile| tile.parse().ok()).unwrap_or(64.0);
+        let fit = 232_448.0 / (f64::from(launch.grid.shared) + 1024.0);
+        Blocks {
+            tile,
+            warps: f64::from(launch.kernel.threads) / 32.0,
+            resident: fit.floor(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Matrix products as calls of a program, for ops and optimizers alike. Which kernel computes one, and in what tiles,
 //! follows from its shape alone.
 
+use super::gpu::kernels::{DropoutMask, Step};
 use super::gpu::{Grid, PROCESSORS, Precision, counters_of, elementwise, kernels};
 use super::program::{floats, floats_mut};
 use super::{Program, View};
@@ -24,8 +25,8 @@ pub struct Product {
     pub processors: usize,
 }
 
-/// What [`Product::nt`] does before it stores C: adds to it, and takes max(C, 0); and, by kernels only, what it makes of C
-/// after that.
+/// What [`Product::nt`] does before it stores C: adds to it, and takes max(C, 0); and, by kernels only, what it makes of every
+/// number of C after that, and of whole rows of the result.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<T = View<f32>> {
     /// (n), or of no length.
@@ -33,10 +34,35 @@ pub struct Epilogue<T = View<f32>> {
     /// (m, n), or of no length.
     pub residual: T,
     pub relu: bool,
+    pub steps: Steps,
     pub then: Option<Then>,
 }
 
-/// y, computed from C.
+/// What kernels make of every number of a product C, as far as it is asked for: forward `f(C) mask + added`, backward
+/// `f'(z) (C mask)`.
+#[derive(Clone, Copy, Default)]
+pub struct Steps {
+    /// f, by its number in `kernels/activation.cuh`.
+    pub activation: i32,
+    pub mask: DropoutMask,
+    pub now: View<Step>,
+    pub z: View<f32>,
+    pub added: View<f32>,
+    /// The result; of no length if nothing is asked for.
+    pub y: View<f32>,
+}
+
+impl Steps {
+    /// Where C is stored, where the result, and whether that is another place: if nobody else wants C, it is not.
+    pub fn places(&self, c: View<f32>) -> (View<f32>, View<f32>, i32) {
+        match c.len {
+            0 => (self.y, View::default(), 0),
+            _ => (c, self.y, 1),
+        }
+    }
+}
+
+/// y, computed from rows of C, or of what steps made of it.
 #[derive(Clone, Copy)]
 pub struct Then {
     pub what: What,
@@ -45,8 +71,6 @@ pub struct Then {
 
 #[derive(Clone, Copy)]
 pub enum What {
-    /// By its number in `kernels/activation.cuh`.
-    Activation(i32),
     /// Layer norm with these weights, or RMS norm where there is no shift. It leaves what `kernels/norm.cuh` keeps of rows.
     Norm {
         w: View<f32>,
@@ -165,7 +189,8 @@ impl Product {
         program: &mut Program,
     ) {
         if program.on_host() {
-            assert!(then.then.is_none(), "only kernels go on with a product");
+            let alone = then.then.is_none() && then.steps.y.len == 0;
+            assert!(alone, "only kernels go on with a product");
             let (product, relu) = (*self, then.relu);
             let reads = [a, b, then.bias, then.residual].map(Into::into);
             return program.host("product_nt", reads, [c.into()], move |reads, [c]| {
@@ -174,6 +199,7 @@ impl Product {
                     bias,
                     residual,
                     relu,
+                    steps: Steps::default(),
                     then: None,
                 };
                 product.cpu_nt(a, b, then, floats_mut(c));
@@ -191,21 +217,34 @@ impl Product {
             bias,
             residual,
             relu,
+            steps,
             then,
         } = then;
+        let (c, to, apart) = steps.places(c);
+        // As `TO_C` and `AT_LAST` in `kernels/product.cu`; the numbers of `then` stand there, too.
+        let (residual, added) = match (residual.len, steps.added.len) {
+            (0, 0) => (residual, 0),
+            (0, _) => (steps.added, 2),
+            _ => (residual, 1),
+        };
         let mut arguments = kernels::ProductNt {
             a,
             b,
             bias,
             biased: i32::from(bias.len > 0),
             residual,
-            added: i32::from(residual.len > 0),
+            added,
             c,
             m,
             k,
             n,
             relu: i32::from(relu),
             tf32: is_tf32(program),
+            activation: steps.activation,
+            mask: steps.mask,
+            now: steps.now,
+            to,
+            apart,
             then: 0,
             w: View::default(),
             shift: View::default(),
@@ -223,7 +262,6 @@ impl Product {
         let rows_of_tiles = self.m.div_ceil(size);
         match then.map(|then| then.what) {
             None => {}
-            Some(What::Activation(number)) => arguments.then = number,
             Some(What::Norm {
                 w,
                 shift,
@@ -231,7 +269,7 @@ impl Product {
                 stats,
             }) => {
                 arguments = kernels::ProductNt {
-                    then: if shift.is_some() { -2 } else { -1 },
+                    then: if shift.is_some() { 2 } else { 1 },
                     w,
                     shift: shift.unwrap_or_default(),
                     eps,
@@ -248,7 +286,7 @@ impl Product {
                 partial,
             }) => {
                 arguments = kernels::ProductNt {
-                    then: -3,
+                    then: 3,
                     target,
                     smoothing,
                     backward: i32::from(df.is_some()),

@@ -78,6 +78,14 @@ impl Task<Operand> {
         }
     }
 
+    /// What it gives to the next one.
+    fn result(&self) -> Operand {
+        match self.action {
+            Action::Forward => self.y,
+            Action::Backward | Action::Accumulate => self.dx[0],
+        }
+    }
+
     fn operands(&self) -> impl Iterator<Item = Operand> {
         let single = [self.y, self.saved, self.dy, self.dz, self.work, self.state];
         let statistics = self.statistics.into_iter().flat_map(Statistics::all);
@@ -445,13 +453,26 @@ impl Builder {
         self.push(task);
     }
 
-    /// Lets kernels do several tasks in one launch, where they can. What these use then lives through all of them.
+    /// Lets kernels do several tasks in one launch, where they can. What these use then lives through all of them, but for what
+    /// is only handed on from step to step, which has no place.
     fn join(&mut self) {
+        let mut uses = vec![0; self.buffers.len()];
+        for operand in self.tasks.iter().flat_map(Task::operands) {
+            if let Operand::Buffer(id) = operand {
+                uses[id] += 1;
+            }
+        }
         let mut first = 0;
         while self.device != Device::Cpu && first < self.tasks.len() {
             let mut further = Vec::new();
-            while self.joins(first, &mut further) {}
+            while self.joins(first, &mut further, &uses) {}
             let last = first + further.len();
+            let steps = further.iter().take_while(|join| join.is_step()).count();
+            for task in first..first + steps {
+                if let Some(buffer) = self.handed_on(task, &uses) {
+                    self.buffers[buffer].len = 0;
+                }
+            }
             for task in first..=last {
                 self.tasks[task].joins_next = task < last;
                 self.live_at(task, first);
@@ -461,16 +482,34 @@ impl Builder {
         }
     }
 
+    /// The buffer that a task writes for the next one and nobody else, given how many operands each buffer is.
+    fn handed_on(&self, task: usize, uses: &[usize]) -> Option<usize> {
+        match self.tasks[task].result() {
+            Operand::Buffer(id) if uses[id] == 2 && self.buffers[id].dies < usize::MAX => Some(id),
+            _ => None,
+        }
+    }
+
     /// Can the kernels of a task go on with one more behind these? It is added to them.
-    fn joins(&self, first: usize, further: &mut Vec<Join>) -> bool {
+    fn joins(&self, first: usize, further: &mut Vec<Join>, uses: &[usize]) -> bool {
         let last = first + further.len();
         let Some(next) = self.tasks.get(last + 1) else {
             return false;
         };
-        let (first, last) = (&self.tasks[first], &self.tasks[last]);
-        let Some(join) = join(first, next, &self.ops) else {
+        let Some(join) = join(&self.tasks[first], next, &self.ops) else {
             return false;
         };
+        // Kernels take the other operands for what was there before.
+        let written = |x: &Operand| {
+            let mut tasks = self.tasks[first..=last].iter();
+            !x.is_none() && tasks.any(|task| task.result() == *x)
+        };
+        let between_steps = join.is_step() && further.last().is_some_and(|last| last.is_step());
+        let stored = between_steps && self.handed_on(last, uses).is_none();
+        if stored || next.x[1..].iter().any(written) {
+            return false;
+        }
+        let (first, last) = (&self.tasks[first], &self.tasks[last]);
         further.push(join);
         let op = &self.ops[first.op];
         let joins = match (first.action, last.action, next.action) {
@@ -481,8 +520,7 @@ impl Builder {
                 next.op == last.op && op.cuda_fwd_joins(further)
             }
             (Action::Backward, Action::Backward, Action::Backward) => {
-                let fits = next.dy == last.dx[0] && !last.add && !next.add;
-                fits && op.cuda_bwd_joins(further)
+                next.dy == last.dx[0] && !next.add && op.cuda_bwd_joins(further)
             }
             _ => false,
         };

@@ -1,6 +1,6 @@
 //! What an op is.
 
-use crate::device::gpu::kernels::Step;
+use crate::device::gpu::kernels::{DropoutMask, Step};
 use crate::device::{Program, Slot, View};
 use crate::error::{Error, Result};
 
@@ -18,11 +18,14 @@ pub enum Tail {
 }
 
 /// What the kernels of an op can do for the op after it, in one launch, once a tile or some rows of theirs are done; in
-/// backward, for the op before it, whose gradient comes next. All operands stay what they are: only the second launch is gone.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// backward, for the op before it, whose gradient comes next.
+#[derive(Clone, Copy, Debug)]
 pub enum Join {
+    /// A step, which takes every number alone; as the next two.
     Activation(Activation),
-    /// Forward only, as what follows.
+    Dropout(DropoutMask),
+    /// Of a further operand. Forward only, as what follows.
+    Add,
     RmsNorm {
         eps: f32,
     },
@@ -37,6 +40,14 @@ pub enum Join {
     Backward,
 }
 
+impl Join {
+    /// Between two steps nothing is stored, so the second is only joined where nobody else needs what lies between. What is
+    /// before the first one has no place of its own in that case.
+    pub fn is_step(self) -> bool {
+        matches!(self, Join::Activation(_) | Join::Dropout(_) | Join::Add)
+    }
+}
+
 /// By their numbers in `kernels/activation.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -45,7 +56,8 @@ pub enum Activation {
     Gelu = 3,
 }
 
-/// A further op that a launch is to do, and its operands. Its first one is what the op before it writes.
+/// A further op that a launch is to do, and its operands. Its first one is what the op before it writes, or has the length 0 if
+/// that is not stored.
 #[derive(Clone, Copy)]
 pub struct Joined {
     pub join: Join,

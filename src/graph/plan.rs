@@ -106,8 +106,12 @@ impl Plan {
             let flops = self.ops[task.op].flops();
             match task.action {
                 Action::Forward => halves[0] += flops,
-                // A product for each operand; the first may be data, which need no gradient.
-                Action::Backward => halves[1] += (1 + usize::from(task.dx[0].len > 0)) * flops,
+                // A product for each operand; the first may be data, which need no gradient. What a launch goes on with need
+                // not be stored.
+                Action::Backward => {
+                    let first = task.dx[0].len > 0 || task.joins_next;
+                    halves[1] += (1 + usize::from(first)) * flops;
+                }
                 Action::Accumulate => {}
             }
         }

@@ -6,7 +6,7 @@ use crate::cpu::pool;
 use crate::device::Program;
 use crate::device::gpu::{elementwise, kernels};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Op, Tail, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Op, Tail, Var};
 use crate::ops::{Case, Row};
 
 struct Add;
@@ -34,6 +34,10 @@ impl Op for Add {
 
     fn tail(&self) -> Option<Tail> {
         Some(Tail::Add)
+    }
+
+    fn join(&self) -> Option<Join> {
+        Some(Join::Add)
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {

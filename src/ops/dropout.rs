@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use crate::cpu::CHUNK;
 use crate::device::Slot;
-use crate::device::gpu::kernels::Step;
+use crate::device::gpu::kernels::{DropoutMask, Step};
 use crate::device::gpu::{elementwise, kernels};
 use crate::device::{Program, View};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Mode, Op, Tape, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Mode, Op, Tape, Var};
 use crate::ops::{Case, Row};
 use crate::random::philox;
 
@@ -65,18 +65,17 @@ impl Mask {
     /// Adds the launches of to = from m / (1 - p).
     fn emit(&self, from: Slot, to: Slot, now: View<Step>, program: &mut Program) {
         let (n, grid) = (from.len as i64, elementwise(from.len.div_ceil(Mask::BLOCK)));
+        kernels::dropout(program, grid, from, to, now, self.of_kernels(), n);
+    }
+
+    fn of_kernels(&self) -> DropoutMask {
         let (threshold, scale) = self.threshold_and_scale();
-        kernels::dropout(
-            program,
-            grid,
-            from,
-            to,
-            now,
+        DropoutMask {
+            drops: 1,
             threshold,
             scale,
-            self.stream,
-            n,
-        );
+            stream: self.stream,
+        }
     }
 }
 
@@ -100,6 +99,10 @@ impl Op for Dropout {
 
     fn bwd_reads_inputs(&self) -> bool {
         false
+    }
+
+    fn join(&self) -> Option<Join> {
+        Some(Join::Dropout(self.0.of_kernels()))
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {

@@ -8,7 +8,7 @@ use crate::cpu::norm::Norm;
 use crate::device::Program;
 use crate::device::gpu::{aligned, counters_of, kernels};
 use crate::error::Result;
-use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Op, Var};
+use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Joined, Op, Var};
 use crate::ops::norm::Kernels;
 use crate::ops::{Case, Row};
 
@@ -62,6 +62,12 @@ impl Op for LayerNorm {
             .backward(x, w, io.saved, io.dy, io.add, dx, (dw, db), io.work);
     }
 
+    /// All that dropout has to do with has whole vectors.
+    fn cuda_bwd_joins(&self, further: &[Join]) -> bool {
+        let held = self.0.kernels_of_vectors() != Kernels::Any;
+        held && matches!(further, [Join::Dropout(_)])
+    }
+
     fn cuda_bwd_work(&self) -> usize {
         self.0.partial()
     }
@@ -87,11 +93,22 @@ impl Op for LayerNorm {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
         let (stats, dy, partial) = (io.saved, io.dy, io.work);
         let [rows, width] = self.0.sizes();
+        let (mask, dropped) = match *io.joined {
+            [
+                Joined {
+                    join: Join::Dropout(mask),
+                    to,
+                    ..
+                },
+            ] => (mask, to),
+            _ => <_>::default(),
+        };
         let launch = match self.0.kernels(&[x, dy, dx]) {
             Kernels::UpTo128 => kernels::layer_norm_bwd_128,
             Kernels::UpTo512 => kernels::layer_norm_bwd_512,
             Kernels::UpTo1024 => kernels::layer_norm_bwd_1024,
             Kernels::Any => {
+                assert!(io.joined.is_empty(), "dropout behind rows of whole vectors");
                 if dx.len > 0 {
                     let grid = self.0.blocks();
                     let adds = i32::from(io.add);
@@ -114,6 +131,9 @@ impl Op for LayerNorm {
             dx: dx.into(),
             wants_dx: i32::from(dx.len > 0),
             adds: i32::from(io.add),
+            mask,
+            now: io.now,
+            dropped: dropped.into(),
             partial: partial.into(),
             dw: dw.into(),
             db: db.into(),
@@ -162,6 +182,14 @@ pub const ROW: Row = Row {
             &[&[3, 2], &[132, 2], &[132], &[132]],
             |x| x[0].linear(x[1], None).layer_norm(x[2], x[3]),
         ),
+        // Whose gradient goes through dropout in the same launch, with others' contributions and alone.
+        Case::new("behind dropout", &[&[18, 8], &[8], &[8]], |x| {
+            let stream = x[0].gelu().dropout(0.3);
+            stream.layer_norm(x[1], x[2]).plus(stream)
+        }),
+        Case::new("dropout alone", &[&[18, 8], &[8], &[8]], |x| {
+            x[0].gelu().dropout(0.3).layer_norm(x[1], x[2])
+        }),
         Case::new("a row of 516", &[&[1, 516], &[516], &[516]], |x| {
             x[0].layer_norm(x[1], x[2])
         }),

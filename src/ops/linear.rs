@@ -3,8 +3,9 @@
 //! Gradient, with dz = dy, behind a ReLU only where y > 0: dx = dz w, dw = dz^T x, db = sum of dz over the rows, dr = dz.
 
 use crate::cpu::pool;
+use crate::device::gpu::kernels::Step;
 use crate::device::gpu::{PROCESSORS, Precision, elementwise, kernels};
-use crate::device::product::{Epilogue, Product, Then, What, grid, tiles};
+use crate::device::product::{Epilogue, Product, Steps, Then, What, grid, tiles};
 use crate::device::program::doubles;
 use crate::device::{Program, View};
 use crate::error::Result;
@@ -76,6 +77,7 @@ impl Linear {
             bias: operand(self.bias, 2),
             residual: operand(self.tail == Some(Tail::Add), self.residual_place()),
             relu: self.relu(),
+            steps: Steps::default(),
             then: None,
         }
     }
@@ -103,6 +105,8 @@ impl Linear {
     /// The launch that does all of backward.
     fn small_bwd(&self, io: BwdSlots, program: &mut Program) {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let steps = steps(&io.joined, io.now);
+        let (dx, before, apart) = steps.places(dx.into());
         let of_dx = |size| match dx.len {
             0 => 0,
             _ => tiles(size, self.rows, self.inputs),
@@ -123,14 +127,13 @@ impl Linear {
         };
         let (of_dx, of_dw) = (of_dx(size), of_dw(size));
         let [rows, inputs, outputs] = [self.rows, self.inputs, self.outputs].map(|n| n as i32);
-        let (activation, z, before) = before(&io.joined);
         let arguments = kernels::LinearBwd {
             dy: io.dy.into(),
             y: io.y.into(),
             masked: self.relu().into(),
             x: x.into(),
             w: w.into(),
-            dx: dx.into(),
+            dx,
             dw: dw.into(),
             db: db.into(),
             rows,
@@ -139,9 +142,12 @@ impl Linear {
             dx_tiles: of_dx as i32,
             dw_tiles: of_dw as i32,
             tf32: i32::from(program.linear_precision() == Precision::Tf32),
-            activation,
-            z,
+            activation: steps.activation,
+            mask: steps.mask,
+            now: steps.now,
+            z: steps.z,
             before,
+            apart,
         };
         let grid = grid(size, of_dx + of_dw + of_db, 1);
         launch(program, grid, arguments);
@@ -150,6 +156,8 @@ impl Linear {
     /// The launch that gives dx, dw and db.
     fn large_bwd(&self, io: BwdSlots, program: &mut Program) {
         let ([x, w, ..], [dx, dw, db, ..]) = (io.x, io.dx);
+        let steps = steps(&io.joined, io.now);
+        let (dx, before, apart) = steps.places(dx.into());
         let [_, _, to_w] = self.products();
         let (mut work, mut dz) = (io.work, io.dy);
         if self.relu() {
@@ -160,7 +168,6 @@ impl Linear {
         let parts = to_w.parts_of(self.tile());
         let [dw, db] = [dw, db].map(View::from);
         let [dws, dbs] = parts.places([dw, db], work.into());
-        let (activation, z, before) = before(&io.joined);
         let counters = if parts.count > 1 { parts.tiles() } else { 0 };
         let launch = match parts.size {
             128 => kernels::linear_bwd_parts_128,
@@ -175,7 +182,7 @@ impl Linear {
             dz: dz.into(),
             x: x.into(),
             w: w.into(),
-            dx: dx.into(),
+            dx,
             dws,
             dbs,
             dw,
@@ -188,9 +195,12 @@ impl Linear {
             part: parts.terms as i32,
             dx_tiles: of_dx as i32,
             tf32: i32::from(program.linear_precision() == Precision::Tf32),
-            activation,
-            z,
+            activation: steps.activation,
+            mask: steps.mask,
+            now: steps.now,
+            z: steps.z,
             before,
+            apart,
             counters: program.counters(counters),
         };
         let down = parts.count + of_dx.div_ceil(parts.tiles());
@@ -198,29 +208,30 @@ impl Linear {
     }
 }
 
-/// What the kernels of backward do at the end: the number of an activation, its input, and the gradient with respect to that.
-fn before(joined: &[Joined]) -> (i32, View<f32>, View<f32>) {
-    match *joined {
-        [
-            Joined {
-                join: Join::Activation(activation),
-                x: [z, ..],
-                to,
-                ..
-            },
-        ] => (activation as i32, z.into(), to.into()),
-        _ => <_>::default(),
+/// What kernels do with every number of a product.
+fn steps(joined: &[Joined], now: View<Step>) -> Steps {
+    let mut steps = Steps::default();
+    for step in joined.iter().filter(|joined| joined.join.is_step()) {
+        match step.join {
+            Join::Activation(activation) => {
+                (steps.activation, steps.z) = (activation as i32, step.x[0].into());
+            }
+            Join::Dropout(mask) => (steps.mask, steps.now) = (mask, now),
+            _ => steps.added = step.x[1].into(),
+        }
+        steps.y = step.to.into();
     }
+    steps
 }
 
-/// What the kernels of forward do at the end.
-fn behind(joined: &[Joined]) -> Option<Then> {
-    let (first, backward) = (joined.first()?, joined.get(1));
+/// What kernels of forward do with rows, at the end.
+fn rows(joined: &[Joined]) -> Option<Then> {
+    let mut rows = joined.iter().skip_while(|joined| joined.join.is_step());
+    let (first, backward) = (rows.next()?, rows.next());
     let y = backward.unwrap_or(first).to.into();
     let [_, w, shift, ..] = first.x.map(View::from);
     let stats = first.saved.into();
     let what = match first.join {
-        Join::Activation(activation) => What::Activation(activation as i32),
         Join::RmsNorm { eps } => What::Norm {
             w,
             shift: None,
@@ -240,7 +251,7 @@ fn behind(joined: &[Joined]) -> Option<Then> {
             df: backward.map(|backward| backward.dy.into()),
             partial: doubles(first.work),
         },
-        Join::Backward => return None,
+        Join::Activation(_) | Join::Dropout(_) | Join::Add | Join::Backward => return None,
     };
     Some(Then { what, y })
 }
@@ -308,16 +319,32 @@ impl Op for Linear {
 
     fn cuda_fwd_joins(&self, further: &[Join]) -> bool {
         let [y, ..] = self.products();
-        match further {
-            [Join::CrossEntropy { .. }] => y.nt_tile() <= MOST_ROWS,
+        let steps = further.iter().take_while(|join| join.is_step()).count();
+        let (steps, rows) = further.split_at(steps);
+        let place = |join: &Join| match join {
+            Join::Activation(_) => 0,
+            Join::Dropout(_) => 1,
+            _ => 2,
+        };
+        // A kernel adds one further operand.
+        let sums = steps.iter().any(|join| matches!(join, Join::Add));
+        let steps_fit = steps.is_sorted_by(|a, b| place(a) < place(b))
+            && !(sums && self.tail == Some(Tail::Add));
+        let rows_fit = match rows {
+            [] | [Join::RmsNorm { .. } | Join::LayerNorm { .. }] => true,
+            [Join::CrossEntropy { .. }] => steps.is_empty() && y.nt_tile() <= MOST_ROWS,
             [Join::CrossEntropy { .. }, Join::Backward] => true,
-            [Join::Backward] => false,
-            _ => further.len() == 1,
-        }
+            _ => false,
+        };
+        steps_fit && rows_fit
     }
 
     fn cuda_bwd_joins(&self, further: &[Join]) -> bool {
-        matches!(further, [Join::Activation(_)])
+        use Join::{Activation, Dropout};
+        matches!(
+            further,
+            [Dropout(_) | Activation(_)] | [Dropout(_), Activation(_)]
+        )
     }
 
     fn cuda_bwd_work(&self) -> usize {
@@ -331,7 +358,8 @@ impl Op for Linear {
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let (x, [y, ..]) = (io.x.map(View::from), self.products());
         let mut epilogue = self.then(x);
-        epilogue.then = behind(&io.joined);
+        epilogue.steps = steps(&io.joined, io.now);
+        epilogue.then = rows(&io.joined);
         y.nt(x[0], x[1], epilogue, io.y.into(), program);
         Ok(())
     }
@@ -394,6 +422,23 @@ pub const ROW: Row = Row {
             let stream = x[0].linear(x[1], None).plus(x[0]);
             stream.plus(stream.rms_norm(x[2], 1e-6))
         }),
+        Case::new(
+            "dropout behind it, and a sum with what is before",
+            &[&[5, 4], &[8, 4]],
+            |x| {
+                let y = x[0].linear(x[1], None);
+                y.dropout(0.5).plus(y)
+            },
+        ),
+        Case::new(
+            "an activation and dropout between two, then a residual's norm",
+            &[&[5, 4], &[8, 4], &[4, 8], &[4], &[4]],
+            |x| {
+                let hidden = x[0].linear(x[1], None).gelu().dropout(0.2);
+                let y = hidden.linear(x[2], None).dropout(0.1);
+                y.plus(x[0]).layer_norm(x[3], x[4])
+            },
+        ),
         Case::new("of data, ReLU", &[&[3, 4], &[3]], |x| {
             x[2].linear(x[0], Some(x[1])).relu()
         })
@@ -421,15 +466,19 @@ mod tests {
         LayerNorm,
         GeluSilu,
         CrossEntropy,
+        DropoutResidualNorm,
+        GeluDropout,
     }
 
-    const AROUND: [Around; 6] = [
+    const AROUND: [Around; 8] = [
         Around::Residual,
         Around::Relu,
         Around::SiluResidualNorm,
         Around::LayerNorm,
         Around::GeluSilu,
         Around::CrossEntropy,
+        Around::DropoutResidualNorm,
+        Around::GeluDropout,
     ];
 
     /// A layer on this many multiprocessors, which decides about the kernels. No output of it is close to 0 where ReLU, which
@@ -446,11 +495,12 @@ mod tests {
         let x = params.normal("x", &[rows, inputs], 1.0);
         let w = params.normal("w", &[outputs, inputs], 1.0);
         let b = params.normal("b", &[outputs], 1.0);
-        let residual = matches!(around, Around::Residual | Around::SiluResidualNorm);
+        let dropped = around == Around::DropoutResidualNorm;
+        let residual = dropped || matches!(around, Around::Residual | Around::SiluResidualNorm);
         let r = params.normal("r", &[if residual { rows } else { 0 }, outputs], 1.0);
-        let normed = matches!(around, Around::SiluResidualNorm | Around::LayerNorm);
+        let normed = dropped || matches!(around, Around::SiluResidualNorm | Around::LayerNorm);
         let norm = params.normal("norm", &[if normed { outputs } else { 0 }], 1.0);
-        let centred = around == Around::LayerNorm;
+        let centred = dropped || around == Around::LayerNorm;
         let shift = params.normal("shift", &[if centred { outputs } else { 0 }], 1.0);
         let targets = if around == Around::CrossEntropy {
             rows
@@ -482,6 +532,13 @@ mod tests {
                 Around::LayerNorm => layer(x).layer_norm(norm, shift),
                 Around::GeluSilu => layer(x.gelu()).silu(),
                 Around::CrossEntropy => layer(x).cross_entropy(tape.input(&[targets, 1])),
+                Around::DropoutResidualNorm => {
+                    // A parameter's gradient would be a copy.
+                    let r = r.silu();
+                    let y = layer(x.silu().dropout(0.3)).dropout(0.4);
+                    y.plus(r).layer_norm(norm, shift)
+                }
+                Around::GeluDropout => layer(x.dropout(0.3)).gelu().dropout(0.4),
             };
             Targets {
                 outputs: vec![y],
@@ -561,8 +618,14 @@ mod tests {
                         Around::GeluSilu => 4,
                         // The first of two is the loss, too, where a tile has few rows.
                         Around::CrossEntropy => 3,
+                        // In backward the norm with the dropout behind the layer, and the layer with what is before it.
+                        Around::DropoutResidualNorm if sizes[2] % 4 == 0 => 7,
+                        Around::DropoutResidualNorm => 11,
+                        // The dropout and the activation behind the layer, in backward.
+                        Around::GeluDropout => 5,
                     };
-                    assert!(program.calls().len() <= launches, "{around:?}");
+                    let ours = program.calls().len();
+                    assert!(ours <= launches, "{around:?}, {sizes:?}: {ours}");
                     seen.extend(program.calls().iter().map(|call| call.name().to_owned()));
                 }
             }

@@ -20,8 +20,16 @@ pub(super) enum Kernels {
 impl Norm {
     /// `rows` are the operands that have rows.
     pub(super) fn kernels(&self, rows: &[Slot]) -> Kernels {
+        match aligned(rows) {
+            true => self.kernels_of_vectors(),
+            false => Kernels::Any,
+        }
+    }
+
+    /// Where rows begin at whole vectors.
+    pub(super) fn kernels_of_vectors(&self) -> Kernels {
         match self.width {
-            width if width % 4 > 0 || !aligned(rows) => Kernels::Any,
+            width if width % 4 > 0 => Kernels::Any,
             0..=128 => Kernels::UpTo128,
             129..=512 => Kernels::UpTo512,
             513..=1024 => Kernels::UpTo1024,
