@@ -28,6 +28,19 @@ struct Field {
 }
 
 impl Source {
+    /// Its text, in which every kernel begins with `begin_kernel` of `kernels/common.cuh`.
+    pub fn begun(&self) -> String {
+        let text = fs::read_to_string(&self.path).expect("a readable kernel file");
+        let mut pieces = text.split("\nKERNEL(");
+        let before = pieces.next().unwrap_or_default();
+        let kernels = pieces.map(|rest| {
+            let (declaration, body) = rest.split_once(") {").expect("a kernel that was read");
+            format!("\nKERNEL({declaration}) {{ begin_kernel();{body}")
+        });
+        let kernels: String = kernels.collect();
+        format!("#line 1 \"{}\"\n{before}{kernels}", self.path.display())
+    }
+
     /// What the names of all kernels that take the same as this one begin with.
     fn family(&self, kernel: &Kernel) -> String {
         let alike = self.kernels.iter();

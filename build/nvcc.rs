@@ -1,6 +1,7 @@
 //! The kernels for GPUs, if there is an nvcc.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,9 +36,11 @@ pub fn compile(sources: &[Source], out: &Path) -> Vec<(String, PathBuf)> {
             .args(["-fatbin", "-std=c++17", "-O3", "-fmad=false", "-Ikernels"])
             .args(&targets)
             .args(verbose.then_some("-Xptxas=-v"));
+        let begun = out.join(&source.stem).with_added_extension("cu");
+        fs::write(&begun, source.begun()).expect("OUT_DIR is writable");
         Job {
             command,
-            source: source.path.clone(),
+            source: begun,
             made: out.join(&source.stem).with_added_extension("fatbin"),
         }
     };
@@ -60,7 +63,7 @@ fn find() -> Option<PathBuf> {
     // Where pip puts NVIDIA's packages.
     let pythons = [variable("VIRTUAL_ENV"), variable("CONDA_PREFIX")];
     let packages = pythons.into_iter().flatten().flat_map(|python| {
-        let versions = std::fs::read_dir(python.join("lib")).into_iter().flatten();
+        let versions = fs::read_dir(python.join("lib")).into_iter().flatten();
         versions
             .flatten()
             .map(|v| v.path().join("site-packages/nvidia/cu13/bin"))

@@ -25,6 +25,16 @@
   extern __shared__ __align__(16) unsigned char dynamic_shared_[]; \
   T* name = reinterpret_cast<T*>(dynamic_shared_)
 #define CALLER
+
+// In a graph the kernel before may still be at its end (`STEPBACK_PDL`, src/device/cuda.rs): waits until it is over and all that
+// it wrote can be seen, then lets the next one come, which waits in turn. So whatever comes after has all of those before behind
+// it. The build puts this first into every kernel for GPUs (build/kernels.rs).
+static __device__ __forceinline__ void begin_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 #else
 #include "cuda.h"
 #define KERNEL(name, threads, ...) EMULATED_KERNEL(name, threads, __VA_ARGS__)

@@ -81,10 +81,15 @@ train() {
     stage "$name" "$most" "$@" "$binary" train "$scratch/$network.json" --data-dir "$folder" --offline --quiet \
         --output-dir "$scratch/$name" --device "$device" $options
 }
+# The precision may also be pdl: the default one, by programmatic dependent launch.
 epochs() {
-    local network=$1 precision=$2 name=epochs-$1-$2 options="--epochs $epochs"
-    [ "$precision" = default ] || options+=" --precision $precision"
-    train "$name" 60 "$network" "$scratch/data" "$options" || return
+    local network=$1 precision=$2 name=epochs-$1-$2 options="--epochs $epochs" before=()
+    case $precision in
+    default) ;;
+    pdl) before=(env STEPBACK_PDL=1) ;;
+    *) options+=" --precision $precision" ;;
+    esac
+    train "$name" 60 "$network" "$scratch/data" "$options" "${before[@]}" || return
     "${report[@]}" epochs "$scratch/$name" "$network" "$precision" | tee -a "$work/ours.jsonl"
     cp "$work/ours.jsonl" "$results/"
 }
@@ -93,6 +98,8 @@ epochs() {
 for network in "${networks[@]}"; do
     "${report[@]}" data "$scratch/data" "$network" "${small[@]}" >"$work/data.out"
     epochs "$network" default
+    # Where launches are short. The losses must be the same.
+    [[ "$network-$device" != @(mlp|resnet20)-cuda ]] || epochs "$network" pdl
     [ "$network-$device" != vit-cuda ] || epochs vit tf32
 done
 

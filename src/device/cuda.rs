@@ -4,6 +4,9 @@
 //! loaded when the device is opened; kernels that are text are compiled by the driver when the first program with them is prepared.
 //!
 //! `STEPBACK_NO_GRAPH=1` is for faults: launches then go one by one, each waited for, so that the message names the kernel.
+//!
+//! `STEPBACK_PDL=1` is programmatic dependent launch: along chains of a graph a kernel comes to the GPU while the one before ends,
+//! and waits for it itself (`begin_kernel` in `kernels/common.cuh`).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,6 +26,13 @@ use crate::error::{Error, Kind, Result};
 
 /// The variable of the environment that asks for launches one by one.
 const NO_GRAPH: &str = "STEPBACK_NO_GRAPH";
+
+/// The variable that asks for programmatic dependent launch.
+const OVERLAP: &str = "STEPBACK_PDL";
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|v| !v.is_empty() && v != "0")
+}
 
 /// What fresh memory holds, as on the emulator: NaN as floats, so that reading what nobody wrote is seen.
 const FRESH: u8 = 0xff;
@@ -46,8 +56,9 @@ pub(super) struct Cuda {
     memory: Vec<sys::CUdeviceptr>,
     /// None where they were given back.
     programs: Vec<Option<Ready>>,
-    /// Are launches parts of graphs?
+    /// Are launches parts of graphs? May they come while those before end?
     uses_graphs: bool,
+    overlaps: bool,
     /// Of programs, and of several that ran side by side.
     graphs: HashMap<Vec<usize>, sys::CUgraphExec>,
 }
@@ -69,6 +80,8 @@ struct Made {
 struct Function {
     handle: sys::CUfunction,
     most_shared: u32,
+    /// Does it wait for the kernel before by itself?
+    waits: bool,
 }
 
 // SAFETY: handles of the driver, which may be used from any thread; every method makes the context current first.
@@ -163,6 +176,7 @@ impl Function {
         use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as ALL;
         use sys::CUfunction_attribute_enum::{
             CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC,
+            CU_FUNC_ATTRIBUTE_PTX_VERSION as COMPILED_FOR,
             CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
         };
         let symbol = CString::new(name).expect("a name without zeros");
@@ -173,9 +187,12 @@ impl Function {
             let most = all - result::function::get_function_attribute(handle, STATIC)?;
             result::function::set_function_attribute(handle, DYNAMIC, most)?;
             sys::cuFuncLoad(handle).result()?;
+            let compiled_for = result::function::get_function_attribute(handle, COMPILED_FOR)?;
             Ok(Function {
                 handle,
                 most_shared: most as u32,
+                // Older GPUs have no such instruction, and text is compiled for these.
+                waits: compiled_for >= 90,
             })
         };
         load().map_err(|e| failed(name, e))
@@ -356,7 +373,8 @@ impl Cuda {
             made: HashMap::new(),
             memory: Vec::new(),
             programs: Vec::new(),
-            uses_graphs: std::env::var_os(NO_GRAPH).is_none_or(|v| v.is_empty() || v == "0"),
+            uses_graphs: !is_set(NO_GRAPH),
+            overlaps: is_set(OVERLAP),
             graphs: HashMap::new(),
         })
     }
@@ -426,13 +444,18 @@ impl Cuda {
         program
     }
 
-    /// Each waits for those alone whose memory it shares.
+    /// Each waits for those alone whose memory it shares. Where it is the only one behind the only one before, it may come early.
     fn add_launches(&self, graph: sys::CUgraph, programs: &[&Ready], times: usize) -> Result<()> {
         let programs = (0..times).flat_map(|_| programs);
         let launches = programs.flat_map(|p| p.launches.iter().map(|l| (l, &*p.addresses)));
         let touched = launches.clone().map(|(l, addresses)| l.touches(addresses));
+        let edges = edges(touched);
+        let mut behind = vec![0; edges.len()];
+        edges.iter().flatten().for_each(|i| behind[*i] += 1);
         let mut nodes: Vec<sys::CUgraphNode> = Vec::new();
-        for ((launch, addresses), before) in launches.zip(edges(touched)) {
+        for ((launch, addresses), before) in launches.zip(edges) {
+            let alone = matches!(*before, [only] if behind[only] == 1);
+            let early = self.overlaps && alone && self.function(&launch.kernel).waits;
             let before: Vec<sys::CUgraphNode> = before.into_iter().map(|i| nodes[i]).collect();
             let mut arguments = Arguments::new(launch, addresses);
             let [x, y, z] = launch.grid.blocks;
@@ -453,13 +476,27 @@ impl Cuda {
             let mut made = MaybeUninit::uninit();
             // SAFETY: our own graph and nodes of it; an argument for each parameter, which the call copies. It writes the
             // node if it succeeds.
-            unsafe {
-                let (of, n) = (before.as_ptr(), before.len());
+            let made = unsafe {
+                let (of, n) = (before.as_ptr(), if early { 0 } else { before.len() });
                 sys::cuGraphAddKernelNode_v2(made.as_mut_ptr(), graph, of, n, &node)
                     .result()
                     .map_err(|e| failed(&launch.kernel.name, e))?;
-                nodes.push(made.assume_init());
+                made.assume_init()
+            };
+            if early {
+                let edge = sys::CUgraphEdgeData {
+                    from_port: sys::CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC as u8,
+                    to_port: 0,
+                    type_: sys::CUgraphDependencyType::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC as u8,
+                    reserved: [0; 5],
+                };
+                // SAFETY: our own graph, two nodes of it and what is between them.
+                unsafe {
+                    sys::cuGraphAddDependencies_v2(graph, &before[0], &made, &edge, 1).result()
+                }
+                .map_err(|e| failed(&launch.kernel.name, e))?;
             }
+            nodes.push(made);
         }
         Ok(())
     }

@@ -99,8 +99,9 @@ struct Function {
   std::string name;
   const EmulatedKernel* kernel = nullptr;
   std::vector<Parameter> parameters;
-  uint32_t most_threads = 1024, registers = 0, parameter_bytes = 0;
+  uint32_t most_threads = 1024, registers = 0, parameter_bytes = 0, capability = 0;
   long static_shared = 0, most_dynamic = 0;
+  bool waits = false;  // for the kernel before, by itself, before it looks at memory
 };
 
 struct Module {
@@ -404,7 +405,20 @@ Code compare(const Function& f) {
   return SUCCESS;
 }
 
-Code read_machine_code(const char* elf, Module& module) {
+// Does machine code wait for the kernel before (ACQBULK) before it reads or writes global memory?
+bool waits_first(const char* code, size_t bytes) {
+  const std::set<uint32_t> touches = {0x980, 0x981, 0x985, 0x986, 0x98e, 0x9a3, 0x9a8, 0xfae};  // LD, LDG, ST, STG, RED, ATOM, LDGSTS
+  for (size_t at = 0; at + 16 <= bytes; at += 16) {
+    uint64_t word;
+    memcpy(&word, code + at, sizeof word);
+    const uint32_t opcode = word & 0xfff;
+    if (opcode == 0x82e) return true;
+    if (touches.count(opcode)) return false;
+  }
+  return false;
+}
+
+Code read_machine_code(const char* elf, Module& module, uint32_t arch) {
   const auto* header = reinterpret_cast<const Elf64_Ehdr*>(elf);
   const auto* sections = reinterpret_cast<const Elf64_Shdr*>(elf + header->e_shoff);
   const char* names = elf + sections[header->e_shstrndx].sh_offset;
@@ -439,7 +453,12 @@ Code read_machine_code(const char* elf, Module& module) {
     if (named.count(".nv.shared." + name)) f.static_shared = long(named[".nv.shared." + name]->sh_size);
     f.most_dynamic = SHARED_DEFAULT - f.static_shared;
     f.kernel = emulated(name);
+    f.capability = arch;
+    const Elf64_Shdr& text = *named[".text." + name];
+    f.waits = waits_first(elf + text.sh_offset, text.sh_size);
     if (Code code = compare(f)) return code;
+    if (arch >= 90 && !f.waits)
+      return wrong(INVALID_IMAGE, "%s touches memory before it has waited for the kernel before", name.c_str());
     module.kernels.emplace(name, f);
   }
   return SUCCESS;
@@ -465,7 +484,7 @@ Code read_image(const void* image, Module& module) {
     at += entry.header + entry.bytes;
   }
   // A newer GPU would take PTX, which nothing here compiles.
-  return best ? read_machine_code(best, module) : NO_BINARY_FOR_GPU;
+  return best ? read_machine_code(best, module, arch) : NO_BINARY_FOR_GPU;
 }
 
 // ---- the end ----
@@ -646,6 +665,37 @@ int cuGraphAddKernelNode_v2(uint64_t* node, uint64_t handle, const uint64_t* bef
   return SUCCESS;
 }
 
+// As cuda.h declares CUgraphEdgeData.
+struct EdgeData {
+  uint8_t from_port, to_port, type, reserved[5];
+};
+
+int cuGraphAddDependencies_v2(uint64_t handle, const uint64_t* from, const uint64_t* to, const EdgeData* edges, size_t count) {
+  ENTER();
+  FIND(graphs, graph, handle);
+  constexpr uint8_t PROGRAMMATIC = 1, LAUNCH_ORDER = 2;
+  for (size_t i = 0; i < count; i++) {
+    auto first = graph->handles.find(from[i]), last = graph->handles.find(to[i]);
+    if (first == graph->handles.end() || last == graph->handles.end())
+      return wrong(INVALID_VALUE, "a dependency between what are not nodes of the graph");
+    // Handles are given out in order, and here nodes come after all that they wait for.
+    if (first->second >= last->second) return wrong(INVALID_VALUE, "a node waits for a later one");
+    std::vector<size_t>& before = graph->nodes[last->second].before;
+    if (std::count(before.begin(), before.end(), first->second)) return wrong(INVALID_VALUE, "a node waits for another twice");
+    const EdgeData edge = edges ? edges[i] : EdgeData{};
+    for (uint8_t byte : edge.reserved)
+      if (byte) return wrong(INVALID_VALUE, "reserved bytes of a dependency that are not 0");
+    const bool early = edge.type == PROGRAMMATIC;
+    if (edge.type > PROGRAMMATIC || edge.to_port || edge.from_port > LAUNCH_ORDER || early != (edge.from_port > 0))
+      return wrong(INVALID_VALUE, "a dependency of type %d from port %d to port %d", edge.type, edge.from_port, edge.to_port);
+    const Function& function = *functions.find(graph->nodes[last->second].launch.function);
+    if (early && !function.waits)
+      return wrong(INVALID_VALUE, "%s may come before its time and does not wait", function.name.c_str());
+    before.push_back(first->second);
+  }
+  return SUCCESS;
+}
+
 int cuGraphInstantiateWithFlags(uint64_t* executable, uint64_t handle, unsigned long long flags) {
   ENTER();
   FIND(graphs, graph, handle);
@@ -729,6 +779,7 @@ int cuFuncGetAttribute(int* value, int attribute, uint64_t handle) {
   const std::map<int, long> known = {{0, function->most_threads},
                                      {1, function->static_shared},
                                      {4, function->registers},
+                                     {5, function->capability},
                                      {8, function->most_dynamic}};
   auto found = known.find(attribute);
   if (found == known.end()) return wrong(INVALID_VALUE, "attribute %d of a function", attribute);

@@ -189,6 +189,11 @@ fn training_is_the_emulators_bit_for_bit() {
             assert_eq!(ours, expected);
             assert!(!alone.counts.contains_key("cuGraphLaunch"));
             assert_eq!(alone.counts["launches"], seen.counts["launches"]);
+            // Programmatic dependent launch.
+            let edges = |seen: &Seen| seen.counts.contains_key("cuGraphAddDependencies_v2");
+            let (ours, early) = gpu.trained(&on_gpu, &[("STEPBACK_PDL", "1")]);
+            assert_eq!(ours, expected);
+            assert!(edges(&early) && !edges(&seen));
             for settings in [&[][..], &[("STEPBACK_NO_GRAPH", "1")]] {
                 let (ours, seen) = gpu.trained(&format!("{on_gpu} --jobs 2"), settings);
                 assert_eq!(ours, expected);

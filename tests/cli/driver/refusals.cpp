@@ -13,6 +13,7 @@ int cuStreamCreate(uint64_t*, unsigned);
 int cuStreamSynchronize(uint64_t);
 int cuGraphCreate(uint64_t*, unsigned);
 int cuGraphAddKernelNode_v2(uint64_t*, uint64_t, const uint64_t*, size_t, const struct NodeParameters*);
+int cuGraphAddDependencies_v2(uint64_t, const uint64_t*, const uint64_t*, const struct EdgeData*, size_t);
 int cuGraphInstantiateWithFlags(uint64_t*, uint64_t, unsigned long long);
 int cuGraphDestroy(uint64_t);
 int cuGraphExecDestroy(uint64_t);
@@ -37,6 +38,10 @@ struct NodeParameters {
   uint32_t grid[3], block[3], shared;
   void **parameters, **extra;
   uint64_t kernel, context;
+};
+
+struct EdgeData {
+  uint8_t from_port, to_port, type, reserved[5];
 };
 
 static int failures = 0;
@@ -101,6 +106,20 @@ int main(int, char** arguments) {
   node.block[0] = 256;
   node.function = graph;
   expect(400, added(&other, graph, 0), "a node of no kernel");
+  node.function = relu;
+  expect(0, added(&nodes[2], graph, 0), "a third node");
+  auto edge = [&](uint64_t of, uint64_t from, uint64_t to, EdgeData data) {
+    return cuGraphAddDependencies_v2(of, &from, &to, &data, 1);
+  };
+  const EdgeData early = {1, 0, 1, {}};
+  expect(1, edge(second, nodes[0], nodes[2], early), "a dependency in another graph");
+  expect(1, edge(graph, nodes[2], nodes[0], early), "a node waits for a later one");
+  expect(1, edge(graph, nodes[0], nodes[1], early), "a node waits for another twice");
+  expect(1, edge(graph, nodes[0], nodes[2], {0, 0, 1, {}}), "a programmatic dependency from the port for others");
+  expect(1, edge(graph, nodes[0], nodes[2], {1, 0, 0, {}}), "another dependency from the programmatic port");
+  expect(1, edge(graph, nodes[0], nodes[2], {1, 1, 1, {}}), "a dependency to a port");
+  expect(1, edge(graph, nodes[0], nodes[2], {1, 0, 1, {1}}), "a dependency with a reserved byte");
+  expect(0, edge(graph, nodes[0], nodes[2], early), "a programmatic dependency");
   expect(0, cuGraphDestroy(second), "a graph is destroyed");
   expect(0, cuGraphInstantiateWithFlags(&program, graph, 0), "a graph is made ready");
   expect(0, cuGraphDestroy(graph), "a graph is destroyed");
