@@ -302,6 +302,24 @@ DEVICE bool sum_over_blocks(T* rows, int len, int row, int count, unsigned* coun
   return true;
 }
 
+// ---- blocks that wait for others ----
+// Only for those whose work was taken before their own, as in layers.cu: nothing says that any other block runs.
+
+// Counts a block. What all its threads wrote is there for whoever waits.
+DEVICE void arrive(unsigned* counter) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicAdd(counter, 1u);
+}
+
+// Until so many have arrived.
+DEVICE void wait_for(const unsigned* counter, unsigned blocks) {
+  if (threadIdx.x == 0)
+    while (*static_cast<const volatile unsigned*>(counter) < blocks) __nanosleep(50);
+  __syncthreads();
+  __threadfence();
+}
+
 // ---- Philox4x32-10 (Salmon et al. 2011) ----
 
 DEVICE uint4 philox(unsigned long long key, unsigned long long low, unsigned long long high) {

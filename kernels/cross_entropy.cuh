@@ -47,21 +47,37 @@ DEVICE float row_loss(const CrossEntropy& of, int row, float rows) {
   return loss - every * warp_sum(all);
 }
 
-// The rows from `first` on, before `end`, by this block of WARPS warps, which is the one with number `block` of `blocks`.
-// Losses are added up in f64 and a fixed order. The sum becomes single before it is divided, so that it can overflow as the
-// reference's does; of no rows the mean is NaN.
+// The rows whose losses count, for all threads of a block of WARPS warps.
 template <int WARPS>
-DEVICE void loss_of_rows(const CrossEntropy& of, int first, int end, int block, int blocks) {
+DEVICE int rows_counted(const CrossEntropy& of) {
   int count = 0;
   for (int i = threadIdx.x; i < of.rows; i += 32 * WARPS) count += (int)of.target[i] != IGNORED;
-  count = block_sum<32 * WARPS>(count);
+  return block_sum<32 * WARPS>(count);
+}
+
+// A thread's share of the losses of the rows from `first` on, before `end`, of which `count` count in all.
+template <int WARPS>
+DEVICE double sum_losses(const CrossEntropy& of, int first, int end, int count) {
   double sum = 0.0;
   for (int row = first + threadIdx.x / 32; row < end; row += WARPS) {
     const float loss = row_loss(of, row, (float)max(count, 1));
     if (threadIdx.x % 32 == 0) sum += loss;
   }
+  return sum;
+}
+
+// f from such shares of the block with number `block` of `blocks`. Losses are added up in f64 and a fixed order. The sum becomes
+// single before it is divided, so that it can overflow as the reference's does; of no rows the mean is NaN.
+template <int WARPS>
+DEVICE void mean_loss(const CrossEntropy& of, double sum, int count, int block, int blocks) {
   if (!of.forward) return;
   sum = block_sum<32 * WARPS>(sum);
   if (threadIdx.x == 0) of.partial[block] = sum;
   sum_over_blocks(of.partial, 1, block, blocks, of.counters, [&](int, double all) { of.f[0] = (float)all / (float)count; });
+}
+
+template <int WARPS>
+DEVICE void loss_of_rows(const CrossEntropy& of, int first, int end, int block, int blocks) {
+  const int count = rows_counted<WARPS>(of);
+  mean_loss<WARPS>(of, sum_losses<WARPS>(of, first, end, count), count, block, blocks);
 }

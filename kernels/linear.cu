@@ -10,24 +10,6 @@
 // Forward is a product of product.cu.
 #include "product.cuh"
 
-// db of 32 columns: warps take every eighth row; sums in f64.
-DEVICE void bias_gradient(const float* dy, const float* mask, float* db, int rows, int outputs, int block) {
-  SHARED(double, partial, [8][32]);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = block * 32 + lane;
-  double sum = 0.0;
-  if (column < outputs)
-    for (int row = warp; row < rows; row += 8) {
-      const long long at = (long long)row * outputs + column;
-      if (!mask || !(mask[at] <= 0.0f)) sum += dy[at];
-    }
-  partial[warp][lane] = sum;
-  __syncthreads();
-  if (warp == 0 && column < outputs) {
-    for (int i = 1; i < 8; i++) sum += partial[i][lane];
-    db[column] = (float)sum;
-  }
-}
-
 // The first blocks compute dx, the next ones dw, the others db.
 template <class S>
 DEVICE void backward(const float* dy, const float* mask, const float* x, const float* w, float* dx, float* dw, float* db,

@@ -3,6 +3,7 @@
 #pragma once
 // Standard headers first: they use words that become macros below.
 #include <math.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -186,6 +187,7 @@ static inline int __syncthreads_or(int p, EMULATED_SITE) {
   return emulator::barrier(emulator::ANY, p, site);
 }
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void __nanosleep(unsigned) { sched_yield(); }
 static inline void __syncwarp(unsigned mask = ~0u, EMULATED_SITE) {
   int nothing;
   emulator::warp_together(emulator::meet_all, "__syncwarp", mask, &nothing, site);

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 # Files whose kernels multiply on tensor cores.
-TENSOR_CORES = ["attention", "causal_attention", "conv2d", "linear", "muon", "peak", "product", "soap"]
+TENSOR_CORES = ["attention", "causal_attention", "conv2d", "layers", "linear", "muon", "peak", "product", "soap"]
 RECORD = pathlib.Path(__file__).parents[2] / "records/kernels.json"
 
 

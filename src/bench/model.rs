@@ -9,7 +9,9 @@
 use serde_json::Value;
 
 use super::machine::{COPY, FLUSH, L2, LAUNCH, peak_name};
-use crate::device::gpu::kernels::{AttentionSizes, Both, CausalSizes, Conv, DropoutMask};
+use crate::device::gpu::kernels::{
+    AttentionSizes, Both, CausalSizes, Conv, DropoutMask, LayerSizes,
+};
 use crate::device::gpu::{Launch, PROCESSORS, Precision};
 
 /// What the model knows of a GPU. Rates are those of long streams, in MB per microsecond.
@@ -130,6 +132,7 @@ impl Gpu {
                 let steps = self.steps(launch, int("dx_tiles"));
                 (self.product(launch, flops, outputs.max(rows)) + steps).max(streamed)
             }
+            "layers" => self.layers(launch).max(streamed),
             _ if name.starts_with("gather") => 2.5 + written / 2.0,
             "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
             // Targets are counted, then each row's numbers read, then the blocks' losses.
@@ -321,6 +324,36 @@ impl Gpu {
         tiles * cycles / PROCESSORS as f64 / self.clock + LATENCY
     }
 
+    /// Tiles of the first layer, then some rows of all others, then tiles of the weights' gradients, on as many
+    /// multiprocessors as each has blocks for.
+    fn layers(&self, launch: &Launch) -> f64 {
+        let Some(s) = launch.value::<LayerSizes>("s") else {
+            return 0.0;
+        };
+        let [rows, inputs, group] = [s.rows, s.inputs, s.group].map(f64::from);
+        let outputs = [s.outputs0, s.outputs1, s.outputs2, s.outputs3].map(f64::from);
+        let widths: Vec<f64> = [inputs].into_iter().chain(outputs).collect();
+        let widths = &widths[..=s.count as usize];
+        // Each thread has an entry of a product, and term by term waits for two numbers of shared memory, which answers one
+        // warp in a cycle.
+        let product = |terms: f64, entries: f64| {
+            let warps = (group * entries / 32.0).ceil();
+            (warps / 8.0).ceil() * terms * (2.0 * warps.min(8.0)).max(9.0) / self.clock
+        };
+        let of_rows = widths[1..].windows(2);
+        let of_rows = of_rows.map(|pair| product(pair[0], pair[1]) + product(pair[1], pair[0]));
+        let tiles =
+            |size: f64, rows: f64, columns: f64| (rows / size).ceil() * (columns / size).ceil();
+        let gradients = widths
+            .windows(2)
+            .map(|pair| tiles(32.0, pair[1], pair[0]) + pair[1] / 32.0);
+        // A block sees what others have written, and loads it; so does the loss with what the last product has written.
+        let waits = 3.0 * LATENCY + 2.0 * LATENCY;
+        let first = small_product(inputs, 0.45, tiles(16.0, rows, outputs[0]));
+        let last = small_product(rows, 1.2, gradients.sum());
+        first + of_rows.sum::<f64>() + last + waits
+    }
+
     /// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.
     fn product(&self, launch: &Launch, flops: f64, summed: f64) -> f64 {
         let (name, blocks) = (&launch.kernel.name, blocks(launch));
@@ -342,7 +375,7 @@ impl Gpu {
         } else {
             0.45
         };
-        1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
+        small_product(summed, slice, blocks)
     }
 
     /// What blocks do with every number of so many tiles, once they are stored.
@@ -420,6 +453,11 @@ pub fn traffic(launch: &Launch) -> [usize; 2] {
         true => [written, written],
         false => [read, written],
     }
+}
+
+/// Products of small tiles by so many blocks, two to a multiprocessor; `slice` for 128 terms of a sum.
+fn small_product(summed: f64, slice: f64, blocks: f64) -> f64 {
+    1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
 }
 
 fn blocks(launch: &Launch) -> f64 {

@@ -464,8 +464,7 @@ impl Builder {
         }
         let mut first = 0;
         while self.device != Device::Cpu && first < self.tasks.len() {
-            let mut further = Vec::new();
-            while self.joins(first, &mut further, &uses) {}
+            let further = self.joins(first, &uses);
             let last = first + further.len();
             let steps = further.iter().take_while(|join| join.is_step()).count();
             for task in first..first + steps {
@@ -490,15 +489,29 @@ impl Builder {
         }
     }
 
-    /// Can the kernels of a task go on with one more behind these? It is added to them.
-    fn joins(&self, first: usize, further: &mut Vec<Join>, uses: &[usize]) -> bool {
+    /// What the kernels of a task can do behind it in the same launch: the most of what follows that they take.
+    fn joins(&self, first: usize, uses: &[usize]) -> Vec<Join> {
+        let op = &self.ops[self.tasks[first].op];
+        let (mut further, mut most) = (Vec::new(), 0);
+        while let Some(join) = self.follows(first, &further, uses) {
+            further.push(join);
+            let joins = match self.tasks[first].action {
+                Action::Backward => op.cuda_bwd_joins(&further),
+                _ => op.cuda_fwd_joins(&further),
+            };
+            if joins {
+                most = further.len();
+            }
+        }
+        further.truncate(most);
+        further
+    }
+
+    /// The task behind these, if it takes up what the last of them gives.
+    fn follows(&self, first: usize, further: &[Join], uses: &[usize]) -> Option<Join> {
         let last = first + further.len();
-        let Some(next) = self.tasks.get(last + 1) else {
-            return false;
-        };
-        let Some(join) = join(&self.tasks[first], next, &self.ops) else {
-            return false;
-        };
+        let next = self.tasks.get(last + 1)?;
+        let join = join(&self.tasks[first], next, &self.ops)?;
         // Kernels take the other operands for what was there before.
         let written = |x: &Operand| {
             let mut tasks = self.tasks[first..=last].iter();
@@ -507,27 +520,16 @@ impl Builder {
         let between_steps = join.is_step() && further.last().is_some_and(|last| last.is_step());
         let stored = between_steps && self.handed_on(last, uses).is_none();
         if stored || next.x[1..].iter().any(written) {
-            return false;
+            return None;
         }
         let (first, last) = (&self.tasks[first], &self.tasks[last]);
-        further.push(join);
-        let op = &self.ops[first.op];
-        let joins = match (first.action, last.action, next.action) {
-            (Action::Forward, Action::Forward, Action::Forward) => {
-                next.x[0] == last.y && op.cuda_fwd_joins(further)
-            }
-            (Action::Forward, Action::Forward, Action::Backward) => {
-                next.op == last.op && op.cuda_fwd_joins(further)
-            }
-            (Action::Backward, Action::Backward, Action::Backward) => {
-                next.dy == last.dx[0] && !next.add && op.cuda_bwd_joins(further)
-            }
+        let follows = match (first.action, last.action, next.action) {
+            (Action::Forward, Action::Forward, Action::Forward) => next.x[0] == last.y,
+            (Action::Forward, Action::Forward, Action::Backward) => next.op == last.op,
+            (_, Action::Backward, Action::Backward) => next.dy == last.dx[0] && !next.add,
             _ => false,
         };
-        if !joins {
-            further.pop();
-        }
-        joins
+        follows.then_some(join)
     }
 
     /// Those of some inputs of a node that can take its gradient over, buffer and all. Others may add to it later, so of two

@@ -26,6 +26,11 @@ pub enum Join {
     Dropout(DropoutMask),
     /// Of a further operand. Forward only, as what follows.
     Add,
+    /// A linear layer, and ReLU behind it perhaps.
+    Linear {
+        outputs: usize,
+        relu: bool,
+    },
     RmsNorm {
         eps: f32,
     },
@@ -36,8 +41,11 @@ pub enum Join {
     CrossEntropy {
         smoothing: f32,
     },
-    /// Backward of the op whose forward comes before, and is the last.
-    Backward,
+    /// Backward of the last op whose forward comes before and has none yet.
+    Backward {
+        /// Does it give the gradient of `x[0]`?
+        of_input: bool,
+    },
 }
 
 impl Join {
@@ -66,6 +74,8 @@ pub struct Joined {
     pub to: Slot,
     pub saved: Slot,
     pub dy: Slot,
+    /// In backward, the gradients of all operands.
+    pub dx: [Slot; MAX_INPUTS],
     pub work: Slot,
 }
 

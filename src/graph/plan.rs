@@ -55,9 +55,15 @@ pub struct Targets<'t> {
 }
 
 /// What a further task is to the kernels of the first one in a launch, if it can be anything.
-pub(super) fn join<T>(first: &Task<T>, further: &Task<T>, ops: &[Arc<dyn Op>]) -> Option<Join> {
+pub(super) fn join<T: Copy + Default + PartialEq>(
+    first: &Task<T>,
+    further: &Task<T>,
+    ops: &[Arc<dyn Op>],
+) -> Option<Join> {
     match (first.action, further.action) {
-        (Action::Forward, Action::Backward) => Some(Join::Backward),
+        (Action::Forward, Action::Backward) => Some(Join::Backward {
+            of_input: further.dx[0] != T::default(),
+        }),
         _ => ops[further.op].join(),
     }
 }
@@ -182,6 +188,7 @@ impl Plan {
                 to: if backward { further.dx[0] } else { further.y },
                 saved: further.saved,
                 dy: further.dy,
+                dx: further.dx,
                 work: further.work,
             })
         });

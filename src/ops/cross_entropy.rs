@@ -115,6 +115,11 @@ impl CrossEntropy {
         kernels::cross_entropy(program, (blocks, batches), arguments);
     }
 
+    /// Floats for a double of each block.
+    fn partial(&self) -> usize {
+        2 * self.blocks() * self.rows.div_ceil(self.batch)
+    }
+
     /// Floats for classes that are drawn.
     fn drawn(&self) -> usize {
         self.draws.map_or(0, |_| self.rows)
@@ -160,7 +165,7 @@ impl Op for CrossEntropy {
     }
 
     fn cuda_fwd_joins(&self, further: &[Join]) -> bool {
-        matches!(further, [Join::Backward])
+        matches!(further, [Join::Backward { .. }])
     }
 
     fn fwd_work(&self) -> usize {
@@ -195,9 +200,9 @@ impl Op for CrossEntropy {
         self.drawn()
     }
 
-    /// A double for each block.
+    /// As many as a launch that goes on with this may want.
     fn cuda_fwd_work(&self) -> usize {
-        2 * self.blocks() * self.rows.div_ceil(self.batch)
+        self.partial().max(2 * PROCESSORS)
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
@@ -214,7 +219,11 @@ impl Op for CrossEntropy {
             .joined
             .first()
             .map_or_else(Default::default, |backward| [backward.dy, backward.to]);
-        self.launch([x, target], io.y, gradient, io.work, program);
+        let work = Slot {
+            len: self.partial(),
+            ..io.work
+        };
+        self.launch([x, target], io.y, gradient, work, program);
         Ok(())
     }
 

@@ -12,6 +12,8 @@ use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Joined, MAX_INPUTS, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
 
+mod network;
+
 /// Rows of a tile whose losses its block may compute: with more of them it takes longer than a launch.
 const MOST_ROWS: usize = 32;
 
@@ -251,7 +253,8 @@ fn rows(joined: &[Joined]) -> Option<Then> {
             df: backward.map(|backward| backward.dy.into()),
             partial: doubles(first.work),
         },
-        Join::Activation(_) | Join::Dropout(_) | Join::Add | Join::Backward => return None,
+        Join::Activation(_) | Join::Dropout(_) | Join::Add => return None,
+        Join::Linear { .. } | Join::Backward { .. } => return None,
     };
     Some(Then { what, y })
 }
@@ -287,6 +290,11 @@ impl Op for Linear {
             self.tail = Some(tail);
         }
         takes
+    }
+
+    fn join(&self) -> Option<Join> {
+        let (outputs, relu) = (self.outputs, self.relu());
+        (relu || self.tail.is_none()).then_some(Join::Linear { outputs, relu })
     }
 
     fn cpu_fwd(&self, io: Fwd<'_>) {
@@ -332,11 +340,12 @@ impl Op for Linear {
             && !(sums && self.tail == Some(Tail::Add));
         let rows_fit = match rows {
             [] | [Join::RmsNorm { .. } | Join::LayerNorm { .. }] => true,
-            [Join::CrossEntropy { .. }] => steps.is_empty() && y.nt_tile() <= MOST_ROWS,
-            [Join::CrossEntropy { .. }, Join::Backward] => true,
+            [Join::CrossEntropy { .. }] | [Join::CrossEntropy { .. }, Join::Backward { .. }] => {
+                steps.is_empty() && y.nt_tile() <= MOST_ROWS
+            }
             _ => false,
         };
-        steps_fit && rows_fit
+        (steps_fit && rows_fit) || network::takes(self, further)
     }
 
     fn cuda_bwd_joins(&self, further: &[Join]) -> bool {
@@ -356,6 +365,11 @@ impl Op for Linear {
     }
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
+        let joins: Vec<Join> = io.joined.iter().map(|joined| joined.join).collect();
+        if network::takes(self, &joins) {
+            network::emit(self, &io, program);
+            return Ok(());
+        }
         let (x, [y, ..]) = (io.x.map(View::from), self.products());
         let mut epilogue = self.then(x);
         epilogue.steps = steps(&io.joined, io.now);

@@ -177,7 +177,7 @@ fn eval_batches(batch_size: usize, sample: Sample) -> usize {
 /// small ones take less time than their launches, large ones gain nothing.
 fn resident_eval_batches(batch_size: usize, floats: usize) -> usize {
     const FLOATS: usize = 1 << 25;
-    const SAMPLES: usize = 1 << 12;
+    const SAMPLES: usize = 1 << 14;
     (FLOATS / floats).min(SAMPLES / batch_size).max(1)
 }
 

@@ -1,0 +1,191 @@
+// A whole network in one launch: linear layers, some with ReLU, the mean cross entropy of what the last one gives, and the
+// gradients of all. For few rows and narrow layers, which take less time than launches do.
+//   x (rows, inputs); of layer i: w, dw (outputs, its inputs), b, db (outputs), y, dy (rows, outputs)
+//
+// Blocks take tasks in their order, and a task waits for some that come before it. So whichever blocks run at a time, and in
+// whatever order they begin, the first of the tasks under way waits for nobody:
+//   a tile of the first layer's y
+//   some rows of everything up to the gradient of that y, always in single precision. The weights that it takes are on their
+//   way before it waits, for those tiles that have its rows
+//   a tile of a dw, or 32 columns of a db, when all rows are done
+#include "cross_entropy.cuh"
+#include "product.cuh"
+
+constexpr int MOST_LAYERS = 4;
+
+struct LayerSizes {
+  int rows, inputs, count;  // of x, and of layers
+  int outputs0, outputs1, outputs2, outputs3;
+  int relu, biased;         // a bit for each layer: ReLU behind it? a bias?
+  int trained;              // the same: are dw and db wanted?
+  int group;                // rows of a task of rows, which divide a tile's
+};
+
+struct Layer {
+  const float *x, *w, *b;
+  float *y, *dy, *dw, *db;
+  int inputs, outputs;
+};
+
+struct LayerAt : Layer {
+  bool relu;
+  int pitch, weights, values;  // in shared memory: of a row of w, where w begins, and where a task's rows of y do
+  int dw_tiles, db_tiles;
+
+  // Where y is 0 because of ReLU, its gradient is.
+  METHOD float behind_relu(float dy, float y) const { return relu && y <= 0.0f ? 0.0f : dy; }
+};
+
+using ForRows = Tile16;     // of the first layer's y
+using ForWeights = Tile32;  // of dw
+
+// The counters: tasks that were taken, groups of rows and blocks that are done, and tiles of each row of tiles.
+constexpr int TAKEN = 0, GROUPS_DONE = 1, BLOCKS_DONE = 2, TILES_DONE = 3;
+
+DEVICE int tiles_of(int tile, int rows, int columns) { return (rows + tile - 1) / tile * ((columns + tile - 1) / tile); }
+
+// A task of rows. The first layer's y is there when `tiles` of its tiles are.
+DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, int tiles, const CrossEntropy& loss,
+                      unsigned* counters) {
+  SHARED_DYN(float, memory);
+  const int thread = threadIdx.x, first = group * s.group, rows = min(s.group, s.rows - first);
+  for (int l = 1; l < s.count; l++) {
+    const LayerAt& at = layers[l];
+    for (int o = thread / 32; o < at.outputs; o += 8)
+      for (int i = thread % 32; i < at.inputs; i += 32)
+        copy_async<4>(memory + at.weights + o * at.pitch + i, at.w + (long long)o * at.inputs + i);
+  }
+  copy_commit();
+  const int counted = rows_counted<8>(loss);
+  wait_for(counters + TILES_DONE + first / ForRows::TILE, tiles);
+  {
+    const LayerAt& at = layers[0];
+    const float* from = at.y + (long long)first * at.outputs;
+    for (int e = thread; e < rows * at.outputs; e += 256) memory[at.values + e] = __ldcg(from + e);
+  }
+  copy_wait<0>();
+  __syncthreads();
+  for (int l = 1; l < s.count; l++) {
+    const LayerAt& at = layers[l];
+    float* to = at.y + (long long)first * at.outputs;
+    for (int e = thread; e < rows * at.outputs; e += 256) {
+      const int o = e % at.outputs;
+      const float *x = memory + layers[l - 1].values + e / at.outputs * at.inputs, *w = memory + at.weights + o * at.pitch;
+      float sum = 0.0f;
+#pragma unroll 8
+      for (int i = 0; i < at.inputs; i++) sum = fmaf(x[i], w[i], sum);
+      if (at.b) sum += at.b[o];
+      if (at.relu && sum < 0.0f) sum = 0.0f;  // a NaN stays
+      memory[at.values + e] = to[e] = sum;
+    }
+    __syncthreads();
+  }
+  const double sum = sum_losses<8>(loss, first, first + rows, counted);
+  __syncthreads();
+  {
+    const LayerAt& at = layers[s.count - 1];
+    const float* from = at.dy + (long long)first * at.outputs;
+    for (int e = thread; e < rows * at.outputs; e += 256) {
+      float& value = memory[at.values + e];
+      value = at.behind_relu(from[e], value);
+    }
+  }
+  for (int l = s.count - 1; l > 0; l--) {
+    __syncthreads();
+    const LayerAt &at = layers[l], &before = layers[l - 1];
+    float* to = before.dy + (long long)first * at.inputs;
+    for (int e = thread; e < rows * at.inputs; e += 256) {
+      const int i = e % at.inputs;
+      const float *dz = memory + at.values + e / at.inputs * at.outputs, *w = memory + at.weights + i;
+      float sum = 0.0f;
+#pragma unroll 8
+      for (int o = 0; o < at.outputs; o++) sum = fmaf(dz[o], w[o * at.pitch], sum);
+      to[e] = sum;
+      float& value = memory[before.values + e];
+      value = before.behind_relu(sum, value);
+    }
+  }
+  arrive(counters + GROUPS_DONE);
+  mean_loss<8>(loss, sum, counted, group, (s.rows + s.group - 1) / s.group);
+}
+
+// A task behind those of rows.
+DEVICE void gradient(const LayerAt* layers, const LayerSizes& s, int task, bool tf32) {
+  int l = 0;
+  for (; task >= layers[l].dw_tiles + layers[l].db_tiles; l++) task -= layers[l].dw_tiles + layers[l].db_tiles;
+  const LayerAt& at = layers[l];
+  const float* mask = at.relu ? at.y : nullptr;
+  if (task >= at.dw_tiles) return bias_gradient(at.dy, mask, at.db, s.rows, at.outputs, task - at.dw_tiles);
+  Product p = {at.dy, at.x, at.dw, at.outputs, at.inputs, s.rows};
+  p.mask = mask;
+  product<ForWeights, false, false>(p, task, tf32);
+}
+
+// Pointers are not __restrict__: what one block writes, others read.
+KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const float* w2, const float* w3, const float* b0,
+       const float* b1, const float* b2, const float* b3, float* y0, float* y1, float* y2, float* y3, float* dy0, float* dy1,
+       float* dy2, float* dy3, float* dw0, float* dw1, float* dw2, float* dw3, float* db0, float* db1, float* db2, float* db3,
+       LayerSizes s, int tf32, const float* target, float smoothing, const float* df, float* f, double* partial,
+       unsigned* counters) {
+  SHARED(LayerAt, layers, [MOST_LAYERS]);
+  SHARED(int, taken, [1]);
+  if (threadIdx.x == 0) {
+    auto set = [&](int l, const Layer& layer) { static_cast<Layer&>(layers[l]) = layer; };
+    set(0, {x, w0, b0, y0, dy0, dw0, db0, s.inputs, s.outputs0});
+    set(1, {y0, w1, b1, y1, dy1, dw1, db1, s.outputs0, s.outputs1});
+    set(2, {y1, w2, b2, y2, dy2, dw2, db2, s.outputs1, s.outputs2});
+    set(3, {y2, w3, b3, y3, dy3, dw3, db3, s.outputs2, s.outputs3});
+    int end = 0;
+    for (int l = 0; l < s.count; l++) {
+      LayerAt& at = layers[l];
+      at.relu = s.relu >> l & 1;
+      if (!(s.biased >> l & 1)) at.b = nullptr;
+      at.pitch = at.inputs | 1;  // neither rows nor columns of it meet in a bank
+      at.weights = end;
+      if (l > 0) end += at.outputs * at.pitch;
+      at.values = end;
+      end += s.group * at.outputs;
+      const bool trained = s.trained >> l & 1;
+      at.dw_tiles = trained ? tiles_of(ForWeights::TILE, at.outputs, at.inputs) : 0;
+      at.db_tiles = trained && at.b ? tiles_of(32, 1, at.outputs) : 0;
+    }
+  }
+  SHARED(int, ends, [3]);  // of each kind of tasks
+  const int across = tiles_of(ForRows::TILE, 1, s.outputs0), down = tiles_of(ForRows::TILE, s.rows, 1);
+  const int groups = (s.rows + s.group - 1) / s.group;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int gradients = 0;
+    for (int l = 0; l < s.count; l++) gradients += layers[l].dw_tiles + layers[l].db_tiles;
+    ends[0] = across * down;
+    ends[1] = ends[0] + groups;
+    ends[2] = ends[1] + gradients;
+  }
+  for (;;) {
+    __syncthreads();  // all are done with the task before
+    if (threadIdx.x == 0) taken[0] = atomicAdd(counters + TAKEN, 1u);
+    __syncthreads();
+    const int task = taken[0];
+    if (task >= ends[2]) break;
+    if (task < ends[0]) {
+      const LayerAt& at = layers[0];
+      Product p = {at.x, at.w, at.y, s.rows, at.outputs, at.inputs};
+      p.bias = at.b;
+      p.relu = at.relu;
+      product<ForRows, true, true>(p, task, tf32);
+      arrive(counters + TILES_DONE + taken[0] / across);
+    } else if (task < ends[1]) {
+      const LayerAt& last = layers[s.count - 1];
+      unsigned* of_loss = counters + TILES_DONE + down;
+      const CrossEntropy loss = {last.y, target, true, true, smoothing, df, f, last.dy, partial, of_loss, s.rows, last.outputs};
+      pass_rows(layers, s, task - ends[0], across, loss, counters);
+    } else {
+      wait_for(counters + GROUPS_DONE, groups);
+      gradient(layers, s, task - ends[1], tf32);
+    }
+  }
+  // As they were before.
+  if (threadIdx.x > 0 || !is_last(counters + BLOCKS_DONE, gridDim.x)) return;
+  counters[TAKEN] = counters[GROUPS_DONE] = 0;
+  for (int row = 0; row < down; row++) counters[TILES_DONE + row] = 0;
+}
