@@ -3,6 +3,7 @@
 //! A row either computes its samples from a seed or converts raw files, once, into two shards. Images are
 //! channels-last everywhere in here; [`Sample::shape`](crate::graph::Sample::shape) alone speaks PyTorch's order.
 
+mod ahead;
 pub mod augment;
 mod cifar;
 pub mod fetch;
@@ -23,6 +24,7 @@ mod synthetic_matrix_fac;
 mod text;
 mod vocabulary;
 
+pub use ahead::Ahead;
 pub use loader::Loader;
 pub use random_bytes::{blank, random_bytes};
 pub use split::Split;

@@ -9,11 +9,10 @@ use crate::device::program::{floats_mut, one_mut};
 use crate::device::{Machine, Program, Slot, View};
 use crate::error::Result;
 use crate::graph::Plan;
-use crate::random::torch::Generator;
 
 /// One half of a data set, as a machine has it.
 pub(super) struct Half {
-    split: Arc<Split>,
+    pub split: Arc<Split>,
     resident: Option<Resident>,
 }
 
@@ -88,11 +87,6 @@ impl Half {
 
     pub fn is_augmented(&self) -> bool {
         self.split.augmentation().is_some()
-    }
-
-    /// See [`Split::draw_placements`].
-    pub fn draw_placements(&self, n: usize, generator: &mut Generator) -> Vec<Placement> {
-        self.split.draw_placements(n, generator)
     }
 
     /// Adds the beginning of a step: its entry is taken, and the plan's inputs are gathered, `samples` from the place that

@@ -6,6 +6,7 @@ mod averages;
 pub mod checkpoint;
 mod costs;
 mod data;
+mod draws;
 mod epoch_plan;
 mod generate;
 #[cfg(all(test, emulator))]

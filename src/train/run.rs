@@ -87,11 +87,15 @@ pub(super) fn run_plans(
         batch_size: config.batch_size * plans.accumulated,
         labels: config.batch_size * train.target_shape().iter().product::<usize>(),
     });
+    let loader = Loader::new(config.run_id, train.len(), config.batch_size);
     let mut run = Run {
         config,
         log,
+        loader: match machine.is_host() {
+            true => loader,
+            false => loader.ahead(),
+        },
         trainer: Trainer::new(plans, optimizer, data, machine, log)?,
-        loader: Loader::new(config.run_id, train.len(), config.batch_size),
         schedule: Schedule::new(&config.opt, config.max_epoch, steps)?,
         steps,
         start_time: timestamp(SystemTime::now()),

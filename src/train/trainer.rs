@@ -12,6 +12,7 @@ use super::Watch;
 use super::accumulate::Accumulation;
 use super::costs::{Clock, Costs, Mark, passes};
 use super::data::{Batch, Half};
+use super::draws::Draws;
 use super::layer_log::{LayerLog, LayerStep};
 use super::network::Plans;
 use super::step_log::{LogSteps, Logged, StepLog};
@@ -59,6 +60,7 @@ pub(super) struct Trainer {
     done: u64,
     trained: usize,
     tables: Tables,
+    draws: Draws,
     /// The batches of an epoch's steps.
     steps: Vec<Step>,
     /// Programs of this many training steps, the longer one first.
@@ -329,7 +331,6 @@ impl Trainer {
             update_passes,
             evaluation,
             recalibration,
-            machine,
             layout,
             optimizer,
             operands,
@@ -337,6 +338,8 @@ impl Trainer {
             accumulated,
             done: 0,
             trained: 0,
+            draws: Draws::new(data, tables.steps.len * batch_size, !machine.is_host()),
+            machine,
             tables,
             steps: Vec::new(),
             train,
@@ -583,15 +586,9 @@ impl Trainer {
         self.machine.upload(self.tables.steps, &self.steps)?;
         (self.optimizer).write_coefficients(rates, &self.operands, &mut self.machine)?;
         self.machine.upload(self.tables.order, order)?;
-        let placements = self.draw(Part::Train, n * self.batch_size);
+        let placements = self.draws.next(None, &mut self.params.generator);
         self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])
-    }
-
-    /// Draws what becomes of the next `n` samples of a half. Nothing is drawn for data that are not augmented.
-    fn draw(&mut self, part: Part, n: usize) -> Vec<Placement> {
-        let half = &self.halves[part as usize].0;
-        half.draw_placements(n, &mut self.params.generator)
     }
 
     fn place(&mut self, placements: &[Placement]) -> Result<()> {
@@ -616,9 +613,9 @@ impl Trainer {
         };
         (self.machine).download_into(self.layout.buffers, &mut recalibration.trained)?;
         // The stream goes on as if nobody had drawn.
-        let stream = self.params.generator.clone();
-        let placements = self.draw(Part::Train, self.halves[Part::Train as usize].0.len());
-        self.params.generator = stream;
+        let mut stream = self.params.generator.clone();
+        let train = &self.halves[Part::Train as usize].0.split;
+        let placements = train.draw_placements(train.len(), &mut stream);
         self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])?;
         let batches = self.recalibration.iter().flat_map(|r| &r.batches);
@@ -643,9 +640,7 @@ impl Trainer {
     /// Training data are augmented here, too. `None` if the watch ended it.
     pub fn evaluate(&mut self, part: Part, watch: &dyn Watch) -> Result<Option<(f64, f64)>> {
         let n = self.halves[part as usize].0.len();
-        // The seed that the reference's loader draws for worker processes, of which it has none.
-        self.params.generator.random64();
-        let placements = self.draw(part, n);
+        let placements = self.draws.next(Some(part), &mut self.params.generator);
         self.place(&placements)?;
         self.machine.upload(self.tables.taken, &[0])?;
         self.machine.upload(self.tables.sums, &[0.0; 2])?;

@@ -100,11 +100,13 @@ fn the_loader_visits_samples_in_the_reference_order() {
     for case in cases {
         let number = |key: &str| case[key].as_u64().unwrap();
         let (n, batch_size) = (number("n") as usize, number("batch_size") as usize);
-        let mut loader = Loader::new(number("run_id"), n, batch_size);
+        let loader = || Loader::new(number("run_id"), n, batch_size);
+        let (mut loader, mut ahead) = (loader(), loader().ahead());
         for (i, epoch) in case["epochs"].as_array().unwrap().iter().enumerate() {
             assert_eq!(json!(loader.batches()), epoch["batches"]);
             let visited = loader.batches() * batch_size;
             let order = &loader.next_epoch()[..visited];
+            assert_eq!(ahead.next_epoch()[..visited], *order, "{case}, epoch {i}");
             let (first, last) = (epoch["first"].as_array(), epoch["last"].as_array());
             let (first, last) = (first.unwrap(), last.unwrap());
             assert_eq!(
