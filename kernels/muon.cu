@@ -1,4 +1,5 @@
-// Muon; formulas and coefficients in src/optim/muon.rs. Row y of the grid's blocks is tensor y, a matrix of `rows` rows.
+// Muon, and the Newton-Schulz iteration of many matrices, which methods that are files take as well; formulas in
+// src/optim/muon.rs and src/optim/newton_schulz.rs. Row y of the grid's blocks is tensor y, a matrix of `rows` rows.
 #include "optim.cuh"
 #include "products.cuh"
 
@@ -6,6 +7,11 @@ struct MuonStep {
   double lr;
   double shrink;    // factor of the weights
   double momentum;
+};
+
+// A step of the iteration: x X + (a A + aa A A) X.
+struct Quintic {
+  float x, a, aa;
 };
 
 // A matrix whose shorter side is `side`. If it is tall, it is X^T of the formulas.
@@ -79,7 +85,7 @@ DEVICE void multiply_tile(float (&sums)[1][4][4], const Operand& a, const float*
 }
 
 // A = X X^T. It takes no more room than X, and lies where X does.
-KERNEL(muon_gram, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ x, float* __restrict__ a,
+KERNEL(newton_schulz_gram, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ x, float* __restrict__ a,
        int bf16) {
   SHARED_DYN(float, ring);
   const Matrix m(ranges[blockIdx.y]);
@@ -97,55 +103,49 @@ KERNEL(muon_gram, 128, const TensorRange* __restrict__ ranges, const float* __re
   });
 }
 
-// A tile of B = -4.775 A + 2.0315 A A; calls f(i, j, entry), 0 outside of it. A is symmetric.
+// A tile of B = a A + aa A A; calls f(i, j, entry), 0 outside of it. A is symmetric.
 template <class F>
-DEVICE void square(const Matrix& m, const float* a, int i0, int j0, int bf16, float* ring, F f) {
+DEVICE void square(const Matrix& m, const float* a, Quintic q, int i0, int j0, int bf16, float* ring, F f) {
   float sums[1][4][4];
   const float* own = a + m.start;
   multiply_tile<true, true>(sums, {own, i0, m.side}, nullptr, {own, j0, m.side}, m.side, ring, bf16);
   for_entries(sums, [&](int i, int j, float sum) {
     const bool inside = i0 + i < m.side && j0 + j < m.side;
     const float entry = inside ? own[(long long)(i0 + i) * m.side + j0 + j] : 0.0f;
-    f(i, j, rounded(fmaf(2.0315f, sum, -4.775f * entry), bf16));
+    f(i, j, rounded(fmaf(q.aa, sum, q.a * entry), bf16));
   });
 }
 
-// B, for matrices that are too large for muon_polynomial to make its own.
-KERNEL(muon_square, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ a, float* __restrict__ b,
-       int bf16) {
+// B, for matrices that are too large for a block of the next kernels to make its own.
+KERNEL(newton_schulz_square, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ a,
+       float* __restrict__ b, Quintic q, int bf16) {
   SHARED_DYN(float, ring);
   const Matrix m(ranges[blockIdx.y]);
   const int across = (m.side + COLUMNS - 1) / COLUMNS;
   const int i0 = blockIdx.x / across * ROWS, j0 = blockIdx.x % across * COLUMNS;
   if (i0 >= m.side) return;
-  square(m, a, i0, j0, bf16, ring, [&](int i, int j, float entry) {
+  square(m, a, q, i0, j0, bf16, ring, [&](int i, int j, float entry) {
     if (i0 + i < m.side && j0 + j < m.side) b[m.start + (long long)(i0 + i) * m.side + j0 + j] = entry;
   });
 }
 
-// 3.4445 X + B X, to `to`, or the last time as the step of the weights. A block has 32 rows of B, and `tiles` tiles of X
-// along its longer side. Without B it makes these rows from A, in shared memory.
-KERNEL(muon_polynomial, 128, const Step* __restrict__ now, const MuonStep* __restrict__ steps,
-       const TensorRange* __restrict__ ranges, const float* __restrict__ a, const float* __restrict__ b, int has_b,
-       const float* __restrict__ x, float* __restrict__ to, float* __restrict__ w, int last, int match_rms, int tiles,
-       int bf16) {
-  SHARED_DYN(float, ring);
+// x X + B X; calls f(at, entry). A block has 32 rows of B, and `tiles` tiles of X along its longer side. Without B it makes
+// these rows from A, in shared memory.
+template <class F>
+DEVICE void polynomial(const Matrix& m, const float* a, const float* b, int has_b, const float* x, Quintic q, int tiles,
+                       int bf16, float* ring, F f) {
   float* const panel = ring + Ring::STAGES * STAGE;
-  const Matrix m(ranges[blockIdx.y]);
   const int panels = (m.side + ROWS - 1) / ROWS, i0 = blockIdx.x % panels * ROWS;
   const int begin = blockIdx.x / panels * tiles * COLUMNS, end = min(begin + tiles * COLUMNS, m.length);
   if (begin >= m.length) return;
   if (!has_b) {
     const int padded = (m.side + SLICE - 1) / SLICE * SLICE;
     for (int j0 = 0; j0 < m.side; j0 += COLUMNS)
-      square(m, a, i0, j0, bf16, ring, [&](int i, int j, float entry) {
+      square(m, a, q, i0, j0, bf16, ring, [&](int i, int j, float entry) {
         j += j0;
         if (j < padded) panel[j / SLICE * PANEL + i * PITCH + j % SLICE] = entry;
       });
   }
-  const MuonStep c = steps[now->slot];
-  const float longer = match_rms ? 0.2f * sqrtf((float)m.length) : m.tall ? sqrtf((float)m.length / (float)m.side) : 1.0f;
-  const float lr = (float)(c.lr * longer), shrink = (float)c.shrink;
   const float* own = has_b ? nullptr : panel;
   const Operand left = {b + m.start, i0, m.side};
   for (int j0 = begin; j0 < end; j0 += COLUMNS) {
@@ -158,11 +158,29 @@ KERNEL(muon_polynomial, 128, const Step* __restrict__ now, const MuonStep* __res
     for_entries(sums, [&](int i, int j, float sum) {
       if (i0 + i >= m.side || j0 + j >= m.length) return;
       const long long at = m.at(i0 + i, j0 + j);
-      const float y = rounded(fmaf(3.4445f, x[at], sum), bf16);
-      if (last)
-        w[at] = fmaf(-lr, y, shrink * w[at]);
-      else
-        to[at] = y;
+      f(at, rounded(fmaf(q.x, x[at], sum), bf16));
     });
   }
+}
+
+// The next X.
+KERNEL(newton_schulz_polynomial, 128, const TensorRange* __restrict__ ranges, const float* __restrict__ a,
+       const float* __restrict__ b, int has_b, const float* __restrict__ x, float* __restrict__ to, Quintic q, int tiles,
+       int bf16) {
+  SHARED_DYN(float, ring);
+  polynomial(Matrix(ranges[blockIdx.y]), a, b, has_b, x, q, tiles, bf16, ring,
+             [&](long long at, float y) { to[at] = y; });
+}
+
+// The same, and the step of the weights in place of the last X.
+KERNEL(muon_update, 128, const Step* __restrict__ now, const MuonStep* __restrict__ steps,
+       const TensorRange* __restrict__ ranges, const float* __restrict__ a, const float* __restrict__ b, int has_b,
+       const float* __restrict__ x, float* __restrict__ w, Quintic q, int match_rms, int tiles, int bf16) {
+  SHARED_DYN(float, ring);
+  const Matrix m(ranges[blockIdx.y]);
+  const MuonStep c = steps[now->slot];
+  const float longer = match_rms ? 0.2f * sqrtf((float)m.length) : m.tall ? sqrtf((float)m.length / (float)m.side) : 1.0f;
+  const float lr = (float)(c.lr * longer), shrink = (float)c.shrink;
+  polynomial(m, a, b, has_b, x, q, tiles, bf16, ring,
+             [&](long long at, float y) { w[at] = fmaf(-lr, y, shrink * w[at]); });
 }

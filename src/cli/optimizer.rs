@@ -187,9 +187,12 @@ fn text(definition: &Definition, plan: &Plan) -> String {
         others,
     } = plan.state_bytes();
     let mut cost = format!("{} bytes per parameter and step", plan.bytes());
-    match plan.gradients() {
-        0 => {}
-        n => cost += &format!(", and {}", count(n, "further gradient")),
+    let more = [
+        (plan.gradients(), "further gradient"),
+        (plan.orthogonalizations(), "orthogonalization"),
+    ];
+    for (n, what) in more.into_iter().filter(|(n, _)| *n > 0) {
+        cost += &format!(", and {}", count(n, what));
     }
     row("moves", cost);
     let mut kept = format!("{per_parameter} bytes per parameter");
@@ -225,6 +228,7 @@ fn object(file: &str, definition: &Definition, plan: &Plan) -> Value {
         "reports": definition.reports,
         "passes": passes.collect::<Vec<_>>(),
         "further_gradients": plan.gradients(),
+        "orthogonalizations": plan.orthogonalizations(),
         "bytes_per_parameter_and_step": plan.bytes(),
         "state_bytes_per_parameter": state.per_parameter,
         "state_bytes_per_tensor": state.per_tensor,

@@ -22,6 +22,7 @@ mod lookahead;
 mod momo;
 mod momo_adam;
 mod muon;
+mod newton_schulz;
 mod prox_sps;
 mod sam;
 pub mod schedule;

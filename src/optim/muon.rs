@@ -20,23 +20,18 @@
 //!
 //! With `ns_dtype` "bfloat16" X, A and the polynomial in A are rounded to bfloat16; their sums stay in single precision.
 //! What is no matrix between two layers is AdamW's ([`Row::rest`]).
-//!
-//! On a GPU every product is one launch for all matrices. The polynomial and its product with X are one together: a
-//! block makes the rows of the polynomial that it needs in shared memory, where they fit up to [`PANEL_SIDE`] columns. If
-//! the shorter side of a matrix is longer, the polynomial is a launch of its own.
 
+use super::newton_schulz::{Matrices, Matrix, NewtonSchulz, PANEL_SIDE};
 use super::{
     At, BETAS, EPS, LR, Look, Marker, Memory, Method, Reports, Row, Shape, StateVector, Tables,
     Update, Vectors, WEIGHT_DECAY, lerp,
 };
 use crate::config::{Entry, Key, Kind};
-use crate::cpu::gemm::{self, gemm};
-use crate::device::Program;
 use crate::device::gpu::{
     Grid,
-    kernels::{self, MuonStep},
+    kernels::{self, MuonStep, Quintic},
 };
-use crate::device::product::{RING_OF_MANY as RING, TILE_OF_MANY as TILE};
+use crate::device::{Program, View};
 use crate::graph::Tensor;
 
 pub(super) const MUON: Row = Row {
@@ -110,58 +105,34 @@ pub(super) const MUON: Row = Row {
             momentum: values.real("momentum"),
             weight_decay: values.real("weight_decay"),
             nesterov: values.flag("nesterov"),
-            ns_steps: values.count("ns_steps"),
             match_rms: values.text("adjust_lr") == "match_rms_adamw",
-            bf16: values.text("ns_dtype") == "bfloat16",
-            panel_side: PANEL_SIDE,
+            iteration: NewtonSchulz {
+                steps: values.count("ns_steps"),
+                coefficients: QUINTIC,
+                bf16: values.text("ns_dtype") == "bfloat16",
+                panel_side: PANEL_SIDE,
+            },
         })
     },
 };
 
-/// The longest shorter side of which kernels keep rows in shared memory, of which an A100 has the least.
-const PANEL_SIDE: usize = 768;
+/// A step of the iteration.
+const QUINTIC: Quintic = Quintic {
+    x: 3.4445,
+    a: -4.775,
+    aa: 2.0315,
+};
 
 /// Blocks for each matrix of kernels that go over its entries.
 const BLOCKS: usize = 32;
-
-/// Bytes of 16 columns of a tile's rows, which lie beside its ring: see `kernels/products.cuh`.
-const PANEL: usize = 2_560;
 
 #[derive(Clone, Copy)]
 struct Muon {
     momentum: f64,
     weight_decay: f64,
     nesterov: bool,
-    ns_steps: usize,
     match_rms: bool,
-    bf16: bool,
-    /// [`PANEL_SIDE`], but for tests.
-    panel_side: usize,
-}
-
-/// A tensor's matrix.
-#[derive(Clone, Copy)]
-struct Matrix {
-    rows: usize,
-    columns: usize,
-}
-
-impl Matrix {
-    fn of(tensor: &Tensor) -> Matrix {
-        let rows = tensor.shape.first().copied().unwrap_or(1);
-        Matrix {
-            rows,
-            columns: tensor.range.len / rows.max(1),
-        }
-    }
-
-    fn side(self) -> usize {
-        self.rows.min(self.columns)
-    }
-
-    fn length(self) -> usize {
-        self.rows.max(self.columns)
-    }
+    iteration: NewtonSchulz,
 }
 
 impl Method for Muon {
@@ -195,53 +166,38 @@ impl Method for Muon {
     }
 
     fn kernels(&self, u: &Update<Self>, program: &mut Program) {
-        let (n, count) = (u.w.len, u.tensors.len());
-        let [mut x, mut y, a, b] = std::array::from_fn(|i| u.work.part(i * n, n));
-        let (entries, bf16) = (Grid::from((BLOCKS, count)), i32::from(self.bf16));
-        let ([buffer], ranges) = (u.vectors(), u.ranges);
-        let nesterov = i32::from(self.nesterov);
+        let (n, iteration) = (u.w.len, self.iteration);
+        let vectors: [View<f32>; 4] = std::array::from_fn(|i| u.work.part(i * n, n));
+        let entries = Grid::from((BLOCKS, u.tensors.len()));
+        let ([buffer], [x, ..], ranges) = (u.vectors(), vectors, u.ranges);
+        let (nesterov, bf16) = (i32::from(self.nesterov), i32::from(iteration.bf16));
         let (now, steps) = (u.now, u.coefficients);
         kernels::muon_momentum(
             program, entries, now, steps, ranges, u.g, buffer, x, u.doubles, nesterov,
         );
         kernels::muon_normalize(program, entries, ranges, u.doubles, x, bf16);
-
-        let matrices = || u.tensors.iter().map(Matrix::of);
-        let side = matrices().map(Matrix::side).max().unwrap_or(0);
-        let has_b = side > self.panel_side;
-        let panel = if has_b { 0 } else { side.div_ceil(16) * PANEL };
-        // Where its rows of the polynomial cost a block as much as `tiles` of their product, it takes no less than twice these.
-        let tiles = (side / TILE.1 * 2).max(2);
-        let square = |m: Matrix| m.side().div_ceil(TILE.0) * m.side().div_ceil(TILE.1);
-        let polynomial =
-            |m: Matrix| m.side().div_ceil(TILE.0) * m.length().div_ceil(TILE.1 * tiles);
-        let grid = |blocks: &dyn Fn(Matrix) -> usize, shared: usize| Grid {
-            shared: shared as u32,
-            ..(matrices().map(blocks).max().unwrap_or(0), count).into()
+        let matrices = Matrices {
+            tensors: u.tensors,
+            ranges,
+            vectors,
         };
-        for i in 1..=self.ns_steps {
-            kernels::muon_gram(program, grid(&square, RING), ranges, x, a, bf16);
-            if has_b {
-                kernels::muon_square(program, grid(&square, RING), ranges, a, b, bf16);
-            }
-            let arguments = kernels::MuonPolynomial {
+        iteration.kernels(matrices, program, &|last, program| {
+            let arguments = kernels::MuonUpdate {
                 now,
                 steps,
                 ranges,
-                a,
-                b,
-                has_b: has_b.into(),
-                x,
-                to: y,
+                a: last.a,
+                b: last.b,
+                has_b: last.has_b,
+                x: last.x,
                 w: u.w.into(),
-                last: (i == self.ns_steps).into(),
+                q: last.coefficients,
                 match_rms: self.match_rms.into(),
-                tiles: tiles as i32,
+                tiles: last.tiles,
                 bf16,
             };
-            kernels::muon_polynomial(program, grid(&polynomial, RING + panel), arguments);
-            std::mem::swap(&mut x, &mut y);
-        }
+            kernels::muon_update(program, last.grid, arguments);
+        });
     }
 
     fn host(&self, u: &Update<Self>, program: &mut Program) {
@@ -265,7 +221,7 @@ impl Muon {
         let Vectors {
             w,
             g,
-            state: [b, mut x, mut y, a, p],
+            state: [b, x, y, a, p],
         } = vectors;
         let (weight, mu) = ((1.0 - c.momentum) as f32, c.momentum as f32);
         let nesterov = self.nesterov;
@@ -291,13 +247,10 @@ impl Muon {
         );
         let norm = squares.sqrt() as f32;
         let divisor = if norm < 1e-7 { 1e-7 } else { norm };
-        let rounded = |x: f32| if self.bf16 { to_bf16(x) } else { x };
+        let iteration = self.iteration;
         x.iter_mut()
-            .for_each(|x| *x = rounded(rounded(*x) / divisor));
-        for _ in 0..self.ns_steps {
-            self.iterate(matrix, x, y, a, p);
-            std::mem::swap(&mut x, &mut y);
-        }
+            .for_each(|x| *x = iteration.rounded(iteration.rounded(*x) / divisor));
+        let x = iteration.on_host(matrix, [x, y, a, p]);
         let Matrix { rows, columns } = matrix;
         let longer = match self.match_rms {
             true => 0.2 * (matrix.length() as f32).sqrt(),
@@ -310,44 +263,6 @@ impl Muon {
                 *w = (-lr).mul_add(*x, shrink * *w);
             }
         });
-    }
-
-    /// One step of Newton-Schulz from `x` to `y`, with A and the polynomial in it where these lie.
-    fn iterate(self, matrix: Matrix, x: &[f32], y: &mut [f32], a: &mut [f32], p: &mut [f32]) {
-        let (side, length, columns) = (matrix.side(), matrix.length(), matrix.columns);
-        let (a, p) = (&mut a[..side * side], &mut p[..side * side]);
-        let stored = gemm::Matrix::new(x, columns);
-        let tall = matrix.rows > columns;
-        let wide = if tall { stored.t() } else { stored };
-        gemm((side, length, side), 1.0, wide, wide.t(), 0.0, a, side);
-        self.round(a);
-        p.copy_from_slice(a);
-        let square = gemm::Matrix::new(a, side);
-        gemm((side, side, side), 2.0315, square, square, -4.775, p, side);
-        self.round(p);
-        y.copy_from_slice(x);
-        let polynomial = gemm::Matrix::new(p, side);
-        let (rows, left, right) = match tall {
-            true => (length, stored, polynomial),
-            false => (side, polynomial, stored),
-        };
-        gemm((rows, side, columns), 1.0, left, right, 3.4445, y, columns);
-        self.round(y);
-    }
-
-    fn round(self, values: &mut [f32]) {
-        if self.bf16 {
-            values.iter_mut().for_each(|x| *x = to_bf16(*x));
-        }
-    }
-}
-
-/// The nearest number of bfloat16, ties to even.
-fn to_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    match x.is_nan() {
-        true => x,
-        false => f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000),
     }
 }
 
@@ -391,16 +306,17 @@ mod tests {
                 momentum: 0.95,
                 weight_decay: 0.1,
                 nesterov: true,
-                ns_steps: 2,
                 match_rms: false,
-                bf16,
-                panel_side: PANEL_SIDE,
+                iteration: NewtonSchulz {
+                    steps: 2,
+                    coefficients: QUINTIC,
+                    bf16,
+                    panel_side: PANEL_SIDE,
+                },
             };
             let (together, calls) = path(Device::Emulator, muon);
-            let alone = Muon {
-                panel_side: 0,
-                ..muon
-            };
+            let mut alone = muon;
+            alone.iteration.panel_side = 0;
             assert_eq!(path(Device::Emulator, alone), (together.clone(), calls + 2));
             // Where a sum is rounded to bfloat16 may depend on its last digits.
             let tolerance = if bf16 { 1e-3 } else { 1e-6 };

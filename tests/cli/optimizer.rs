@@ -91,6 +91,39 @@ fn a_carried_file_is_a_start_for_ones_own() {
     unknown.says(&["no file of optimizer \"ademamx\" (did you mean \"ademamix\"?)"]);
 }
 
+#[test]
+fn muon_as_a_file_is_shown_checked_and_tried() {
+    let folder = Folder::new();
+    let shown = folder.run("optimizer show muon").code(0).stdout;
+    folder.write("mine.toml", shown.replace("\"muon\"", "\"mine\""));
+    let ran = folder.run("optimizer check mine.toml").code(0);
+    let expected = [
+        "  state   vector b",
+        "  values  vector u; one per tensor longer",
+        "  pass 1  2 vectors read, 1 written, 1 sum",
+        "  pass 2  2 vectors read, 1 written",
+        "  pass 3  2 vectors read, 1 written",
+        "  moves   36 bytes per parameter and step, and 1 orthogonalization",
+        "  keeps   4 bytes per parameter",
+    ];
+    let lines: Vec<&str> = ran.stdout.lines().skip(2).collect();
+    assert_eq!(lines, expected);
+    // Where the steps are longer than the way to the minimum, rounding decides on the next one.
+    let few = "--lr 0.03 --steps 10 --set ns_steps=4";
+    let ours = losses(&folder, &format!("mine.toml {few}"));
+    let theirs = losses(&folder, &format!("muon {few}"));
+    let pairs = ours[0].iter().zip(&theirs[0]);
+    assert!(
+        pairs.clone().all(|(x, y)| (x / y - 1.0).abs() < 1e-4),
+        "{ours:?} {theirs:?}"
+    );
+    assert!(ours[0][1] < 30.0, "{ours:?}");
+    let ran = folder
+        .run("optimizer try mine.toml --set ns_steps=0.5")
+        .code(2);
+    ran.says(&["mine: the steps of orthogonalize are no whole number from 1 to 100"]);
+}
+
 /// Values that are needed after further gradients have a place each.
 #[test]
 fn a_step_has_room_for_64_vectors() {
@@ -296,9 +329,11 @@ fn the_tutorials_say_what_happens() {
         assert!(text.contains(&shown), "the tutorial does not show\n{shown}");
     };
     let folder = Folder::new();
-    let [padam, average] = &blocks("toml")[..] else {
-        panic!("two files")
+    let [padam, average, muon] = &blocks("toml")[..] else {
+        panic!("three files")
     };
+    folder.write("mine/plain-muon.toml", muon);
+    folder.run("optimizer check mine/plain-muon.toml").code(0);
     folder.write("mine/padam.toml", padam);
     folder.write("mine/sam-average.toml", average);
     for name in ["padam", "sam-average"] {

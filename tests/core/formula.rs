@@ -417,6 +417,34 @@ fn mistakes_of_files_are_told_with_their_places() {
 }
 
 #[test]
+fn what_is_made_orthogonal_is_a_vector_of_matrices() {
+    let file = |w: &str, more: &str| {
+        format!(
+            "name = 'x'\n[defaults]\nn = 5\nc = [3, -5, 2]\nd = [1, 2]\nlr = 'd[0] + c[0]'\n[step]\ncode = 'w = w - lr*{w} + n'\n{more}"
+        )
+    };
+    let apply = "[apply]\nto = 'matrix'\nrest = 'adamw'\n";
+    let read = definition(&file("orthogonalize(g, n + 1, c)", apply));
+    let code = "w = w - lr * orthogonalize(g, n + 1.0, c) + n";
+    assert_eq!(read.step[0].to_string(), code);
+    let three = "expected the name of a key that is a list of three numbers, such as [3.4445, -4.775, 2.0315]";
+    for (w, more, expected) in [
+        ("orthogonalize(g, n, c)", "", vec!["8:20: orthogonalize of parameters that are no matrices (expected [apply] with to = \"matrix\", and a method for the rest)".to_owned()]),
+        ("orthogonalize(norm(g), n, c)", apply, vec!["8:20: orthogonalize of a scalar (expected a vector, of whose matrices each is made orthogonal)".into()]),
+        ("orthogonalize(tensor_sum(g), n, c)", apply, vec!["8:20: orthogonalize of one per tensor (expected a vector, of whose matrices each is made orthogonal)".into()]),
+        ("orthogonalize(g, k, c)", apply, vec!["8:37: unknown name \"k\" (known: c, d, lr, n, weight_decay)".into()]),
+        ("orthogonalize(g, n, d)", apply, vec![format!("8:40: {three}")]),
+        ("orthogonalize(g, n, 3)", apply, vec![format!("8:40: {three}")]),
+        ("orthogonalize(g, n, c[0])", apply, vec![format!("8:40: {three}")]),
+        ("orthogonalize(g, n)", apply, vec!["8:20: 2 arguments of \"orthogonalize\" (expected orthogonalize(x, steps, coefficients))".into()]),
+        ("orthogonalise(g, n, c)", apply, vec!["8:20: unknown function \"orthogonalise\" (did you mean \"orthogonalize\"?)".into(), "8:40: \"c\" is a list (expected one of its numbers, such as c[0])".into()]),
+        ("orthogonalize(g, n, c)", "[evaluate]\ncode = 'w = orthogonalize(w, n, c)'\n[apply]\nto = 'matrix'\nrest = 'adamw'\n", vec!["10:13: orthogonalize in [evaluate] (expected in [step] alone)".into()]),
+    ] {
+        assert_eq!(said(file(w, more).as_bytes()), expected, "{w}");
+    }
+}
+
+#[test]
 fn limits_are_told() {
     let step = |code: &str| format!("name = 'x'\n[step]\ncode = '{code}'\n");
     let long = said(step(&format!("w = w{}", " + g".repeat(401))).as_bytes());

@@ -3,8 +3,13 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use stepback_native::device::{Device, Target, emulator_usable};
-use stepback_native::optim::{self, Stepper, formula};
+use stepback_native::device::gpu::Precision;
+use stepback_native::device::{Device, Machine, Target, emulator_usable};
+use stepback_native::graph::Params;
+use stepback_native::optim::{self, Optimizer, Stepper, formula};
+use stepback_native::random::torch::Generator;
+
+use crate::common::kernels::machines;
 
 /// Thirty steps of a method on a gradient that turns, with losses that fall: the weights after each, and its step sizes.
 fn path(opt: &Map<String, Value>, n: usize, threads: usize) -> (Vec<Vec<f32>>, Vec<f64>) {
@@ -88,9 +93,82 @@ fn has_file(name: &str) -> bool {
 }
 
 #[test]
-fn each_of_the_first_thirteen_has_a_file() {
+fn muon_and_each_of_the_first_thirteen_have_a_file() {
     let with = optim::ROWS.iter().filter(|row| has_file(row.entry.name));
-    assert_eq!(with.count(), 13);
+    assert_eq!(with.count(), 14);
+}
+
+/// Matrices wide, tall and of several tiles, a filter, and a vector, which AdamW has.
+#[test]
+fn muon_in_rust_follows_its_file_on_every_machine() {
+    let shapes = [&[70, 33][..], &[40, 90], &[8, 3, 3, 3], &[3, 5], &[70]];
+    let path = |opt: &Value, machine: Machine, target| {
+        let mut params = Params::new(Generator::new(3));
+        for (i, shape) in shapes.iter().enumerate() {
+            params.uniform(i.to_string(), shape, 1.0);
+        }
+        let optimizer = Optimizer::new(opt.as_object().unwrap(), &[]).unwrap();
+        params.arrange(&optimizer.order(&params.tensors).unwrap());
+        let mut stepper = Stepper::on(machine, optimizer, &params.tensors, target).unwrap();
+        let mut w = params.values;
+        let mut g = vec![0.0; w.len()];
+        let mut weights = Vec::new();
+        for lr in [0.1, 0.1, 0.05] {
+            params.generator.uniform(&mut g, -1.0, 1.0);
+            stepper.step(lr, 1.0, &mut w, &g).unwrap();
+            weights.extend_from_slice(&w);
+        }
+        weights
+    };
+    let cpu = || Machine::open(Target::CPU).unwrap();
+    for (rust, keys) in [
+        (json!({}), json!({})),
+        (
+            json!({"nesterov": false, "weight_decay": 0.1, "ns_steps": 4}),
+            json!({}),
+        ),
+        (
+            json!({"adjust_lr": "match_rms_adamw"}),
+            json!({"match_rms_adamw": true}),
+        ),
+    ] {
+        let mut muon = json!({"name": "muon", "lr": 0.1, "aux_lr": 0.01});
+        let own = muon.as_object_mut().unwrap();
+        own.extend(rust.as_object().unwrap().clone());
+        let mut like = own.clone();
+        like.insert("name".into(), file("muon").into());
+        like.remove("adjust_lr");
+        like.extend(keys.as_object().unwrap().clone());
+        let like = Value::Object(like);
+        let expected = path(&muon, cpu(), Target::CPU);
+        let follows = |ours: Vec<f32>| {
+            for (i, (x, y)) in ours.iter().zip(&expected).enumerate() {
+                let error = (x - y).abs() / y.abs().max(0.1);
+                assert!(error < 1e-5, "{muon}, {i}: {x} for {y}");
+            }
+        };
+        follows(path(&like, cpu(), Target::CPU));
+        for machine in machines(1) {
+            let target = machine.target(Precision::Fp32);
+            follows(path(&like, machine.open(), target));
+        }
+    }
+}
+
+#[test]
+fn steps_of_an_iteration_are_counted() {
+    let steps = |n: f64| {
+        let opt = json!({"name": file("muon"), "lr": 0.1, "ns_steps": n});
+        Stepper::new(opt.as_object().unwrap(), 12, Target::CPU)
+    };
+    assert!(steps(100.0).is_ok());
+    for n in [0.0, 2.5, 101.0, -1.0] {
+        let said = steps(n).err().unwrap().message;
+        assert_eq!(
+            said,
+            "muon: the steps of orthogonalize are no whole number from 1 to 100"
+        );
+    }
 }
 
 /// Several pieces, sums over all of them, on any number of threads.

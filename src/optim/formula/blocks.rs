@@ -16,7 +16,7 @@ pub const MOST: usize = 64;
 /// Vectors that a step writes, or one part of each.
 pub struct Slices<'a> {
     count: usize,
-    at: [&'a mut [f32]; MOST],
+    pub at: [&'a mut [f32]; MOST],
 }
 
 impl Default for Slices<'_> {
@@ -48,6 +48,12 @@ impl<'a> Slices<'a> {
         }
         (left, right)
     }
+}
+
+/// The place among them of a cell that is not the gradient.
+pub fn write_place(cells: &[Cell], cell: usize) -> usize {
+    let before = |cell: &&Cell| **cell != Cell::Gradient;
+    cells[..cell].iter().filter(before).count()
 }
 
 /// Where an operand of a block is.
@@ -148,10 +154,7 @@ impl Ready {
         // The gradient is read alone; all others lie in the order of cells: parameters, state, work.
         let cell = |i: usize| match cells[i] {
             Cell::Gradient => Source::Read(0),
-            _ => {
-                let before = |cell: &&Cell| **cell != Cell::Gradient;
-                Source::Write(cells[..i].iter().filter(before).count())
-            }
+            _ => Source::Write(write_place(cells, i)),
         };
         let instructions = pass.code.instructions.iter();
         let values = instructions.map(|instruction| match instruction {

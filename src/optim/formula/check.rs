@@ -96,6 +96,8 @@ pub(super) struct Checker<'t> {
     unread: BTreeMap<&'t str, usize>,
     /// What [step] has assigned beside state.
     step: BTreeMap<&'t str, Option<Kind>>,
+    /// Where the first matrices are made orthogonal.
+    orthogonalized: Option<usize>,
 }
 
 impl<'t> Checker<'t> {
@@ -118,6 +120,7 @@ impl<'t> Checker<'t> {
             assigned: BTreeMap::new(),
             unread: BTreeMap::new(),
             step: BTreeMap::new(),
+            orthogonalized: None,
         }
     }
 
@@ -318,6 +321,10 @@ impl<'t> Checker<'t> {
     /// What is declared and serves nothing, once all sections are checked. `rest`: another method updates some parameters,
     /// whose keys may have other defaults here.
     pub fn unused(&mut self, rest: bool) {
+        if let Some(at) = self.orthogonalized.filter(|_| !rest) {
+            let what = "orthogonalize of parameters that are no matrices (expected [apply] with to = \"matrix\", and a method for the rest)";
+            self.mistakes.add(at, what);
+        }
         let own = |name: &&&str| !(rest && name.starts_with(AUX));
         for (name, declared) in self.declared.iter().filter(|(name, _)| own(name)) {
             let Some(at) = declared.at.filter(|_| self.complete) else {
@@ -349,6 +356,9 @@ impl<'t> Checker<'t> {
                     self.expr(part);
                 }
                 (Expr::Number(0.0), None)
+            }
+            What::Call(Function::Orthogonalize, arguments) => {
+                self.orthogonalize(node.at, arguments)
             }
             What::Call(function, arguments) => {
                 let arguments = arguments.iter().map(|argument| self.expr(argument));
@@ -397,6 +407,7 @@ impl<'t> Checker<'t> {
                 let of = arguments.into_iter().map(Box::new).next();
                 (of.map(Expr::Gradient), Kind::Vector)
             }
+            Function::Orthogonalize => unreachable!("it is checked by itself"),
         };
         let Some(expr) = expr else {
             unreachable!("the reader counts arguments")
@@ -421,6 +432,59 @@ impl<'t> Checker<'t> {
             self.mistakes.add(at, wrong);
         }
         (expr, Some(kind))
+    }
+
+    fn orthogonalize(&mut self, at: usize, arguments: &[Node<'t>]) -> (Expr, Option<Kind>) {
+        let [x, steps, coefficients] = arguments else {
+            unreachable!("the reader counts arguments")
+        };
+        let (of, kind) = self.expr(x);
+        let wrong = match (self.section, kind) {
+            (Section::Keys | Section::Evaluate, _) => {
+                let name = self.section.name();
+                Some(format!(
+                    "orthogonalize in {name} (expected in [step] alone)"
+                ))
+            }
+            (_, Some(kind)) if kind < Kind::Vector => Some(format!(
+                "orthogonalize of {} (expected a vector, of whose matrices each is made orthogonal)",
+                a(kind)
+            )),
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            self.mistakes.add(at, wrong);
+        }
+        self.orthogonalized.get_or_insert(at);
+        // How many steps there are is known before any step.
+        let section = std::mem::replace(&mut self.section, Section::Keys);
+        let (steps, _) = self.expr(steps);
+        self.section = section;
+        let list = match coefficients.what {
+            What::Name(name) => self.three(name),
+            _ => false,
+        };
+        if !list {
+            let what = "expected the name of a key that is a list of three numbers, such as [3.4445, -4.775, 2.0315]";
+            self.mistakes.add(coefficients.at, what);
+        }
+        let coefficients = match coefficients.what {
+            What::Name(name) => Expr::Name(name.to_owned()),
+            _ => Expr::Number(0.0),
+        };
+        let expr = Expr::Orthogonalize(Box::new([of, steps, coefficients]));
+        (expr, Some(Kind::Vector))
+    }
+
+    /// Is it a key that is a list of three numbers?
+    fn three(&mut self, name: &str) -> bool {
+        match self.declared.get_mut(name) {
+            Some(declared) if declared.meaning == Meaning::List(3) => {
+                declared.read = true;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The kind of what `name` holds.
@@ -589,7 +653,9 @@ fn asks_for_gradient(expr: &Expr) -> bool {
     match expr {
         Expr::Number(_) | Expr::Name(_) | Expr::Entry(..) => false,
         Expr::Apply(_, arguments) => arguments.iter().any(asks_for_gradient),
-        Expr::Clip(arguments) => arguments.iter().any(asks_for_gradient),
+        Expr::Clip(arguments) | Expr::Orthogonalize(arguments) => {
+            arguments.iter().any(asks_for_gradient)
+        }
         Expr::Sum(_, _, of) => asks_for_gradient(of),
         Expr::Gradient(_) => true,
     }

@@ -15,7 +15,7 @@ pub(super) const MAX_OPERATIONS: usize = 400;
 const MAX_DEPTH: usize = 50;
 
 /// What is written `name(a, b)`, with what a reader calls its arguments.
-const FUNCTIONS: [(&str, &str, Function); 20] = [
+const FUNCTIONS: [(&str, &str, Function); 21] = [
     ("sqrt", "x", Function::Apply(Operator::Sqrt)),
     ("abs", "x", Function::Apply(Operator::Abs)),
     ("sign", "x", Function::Apply(Operator::Sign)),
@@ -40,6 +40,11 @@ const FUNCTIONS: [(&str, &str, Function); 20] = [
         Function::Sum(Sum::AbsMax, Over::Tensor),
     ),
     ("gradient", "x", Function::Gradient),
+    (
+        "orthogonalize",
+        "x, steps, coefficients",
+        Function::Orthogonalize,
+    ),
 ];
 
 /// What stands between two values, by how strongly it binds.
@@ -77,6 +82,7 @@ pub(super) enum Function {
     Clip,
     Sum(Sum, Over),
     Gradient,
+    Orthogonalize,
 }
 
 pub(super) fn is_function(name: &str) -> bool {
@@ -666,6 +672,7 @@ fn write(expr: &Expr, level: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Expr::Clip(arguments) => (Function::Clip, &arguments[..]),
         Expr::Sum(sum, over, of) => (Function::Sum(*sum, *over), std::slice::from_ref(&**of)),
         Expr::Gradient(at) => (Function::Gradient, std::slice::from_ref(&**at)),
+        Expr::Orthogonalize(arguments) => (Function::Orthogonalize, &arguments[..]),
     };
     let name = FUNCTIONS
         .iter()

@@ -54,6 +54,11 @@ impl Plan {
         self.rounds.iter().filter(|round| round.gradient).count()
     }
 
+    /// Newton-Schulz iterations of a step.
+    pub fn orthogonalizations(&self) -> usize {
+        self.rounds.iter().map(|round| round.orthogonal.len()).sum()
+    }
+
     pub fn state_bytes(&self) -> StateBytes {
         let kept = |cell: &&Cell| matches!(cell, Cell::State(_) | Cell::Start);
         StateBytes {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::plan::{Adding, Given, Shape};
+use super::plan::{Adding, Given, MOST_STEPS, Shape};
 use super::syntax::{Default, Definition, Expr, Kind, Operator, Over, Statement, Sum};
 
 /// A node's number; its arguments have smaller ones.
@@ -21,6 +21,8 @@ pub enum Node {
     Vector(Leaf),
     /// The gradient at a vector; the first one is 0.
     Gradient(Id, usize),
+    /// Of a vector whose matrices have norms of at most 1; with the number of steps, 0 if it is none, and the coefficients' bits.
+    Orthogonalize(Id, usize, [u64; 3]),
     Sum(Adding, Over, Id),
     Apply(Operator, Vec<Id>),
 }
@@ -199,7 +201,7 @@ impl Graph {
         let kind = match &node {
             Node::Constant(_) | Node::Given(_) | Node::Loss | Node::Scalar(_) => Kind::Scalar,
             Node::Tensor(_) | Node::Shape(_) => Kind::Tensor,
-            Node::Vector(_) | Node::Gradient(..) => Kind::Vector,
+            Node::Vector(_) | Node::Gradient(..) | Node::Orthogonalize(..) => Kind::Vector,
             Node::Sum(_, Over::All, _) => Kind::Scalar,
             Node::Sum(_, Over::Tensor, _) => Kind::Tensor,
             Node::Apply(_, arguments) => {
@@ -255,6 +257,18 @@ impl Graph {
                 self.gradients += 1;
                 self.node(Node::Gradient(at, self.gradients - 1))
             }
+            Expr::Orthogonalize(arguments) => {
+                let [x, steps, Expr::Name(list)] = &**arguments else {
+                    return None;
+                };
+                let x = self.expression(x, names, settings)?;
+                let steps = self.expression(steps, names, settings)?;
+                let Setting::List(list) = settings.get(list)? else {
+                    return None;
+                };
+                let coefficients = <[f64; 3]>::try_from(&list[..]).ok()?;
+                self.orthogonalize(x, self.value(steps)?, coefficients)
+            }
         })
     }
 
@@ -277,6 +291,20 @@ impl Graph {
                 self.apply(Operator::Divide, &[all, n])
             }
         }
+    }
+
+    fn orthogonalize(&mut self, x: Id, steps: f64, coefficients: [f64; 3]) -> Id {
+        let norm = self.sum(Sum::Norm, Over::Tensor, x);
+        let least = self.constant(1e-7);
+        let divisor = self.apply(Operator::Max, &[norm, least]);
+        let x = self.apply(Operator::Divide, &[x, divisor]);
+        let possible = steps.fract() == 0.0 && (1.0..=MOST_STEPS as f64).contains(&steps);
+        let steps = if possible { steps as usize } else { 0 };
+        self.node(Node::Orthogonalize(
+            x,
+            steps,
+            coefficients.map(f64::to_bits),
+        ))
     }
 
     /// What an operator makes of nodes. A factor of 0 that is known makes 0 of everything, so that weight decay of 0, say,
@@ -370,7 +398,9 @@ impl Node {
     pub fn arguments(&self) -> &[Id] {
         match self {
             Node::Apply(_, arguments) => arguments,
-            Node::Sum(.., x) | Node::Gradient(x, _) => std::slice::from_ref(x),
+            Node::Sum(.., x) | Node::Gradient(x, _) | Node::Orthogonalize(x, ..) => {
+                std::slice::from_ref(x)
+            }
             _ => &[],
         }
     }

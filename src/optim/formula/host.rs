@@ -5,16 +5,18 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::blocks::{BLOCK, Ready, Registers, Slices};
+use super::blocks::{BLOCK, Ready, Registers, Slices, write_place};
 use super::evaluate::{Context, Values};
 use super::places::{Cuts, Piece, Places};
-use super::plan::{Cell, Plan};
+use super::plan::{Cell, Orthogonalize, Plan};
 use crate::cpu::CHUNK;
 use crate::device::gpu::kernels::Step;
 use crate::device::program::{floats, floats_mut, one};
 use crate::device::{Program, View};
 use crate::error::Result;
 use crate::graph::Range;
+use crate::optim::Vectors;
+use crate::optim::newton_schulz::{Matrix, NewtonSchulz};
 
 /// Adds a step to a program of the host's. `gradient` adds the gradient at whatever the parameters then are.
 pub fn step(
@@ -42,6 +44,9 @@ pub fn step(
                 if let Some(pass) = &ready[round] {
                     step.pass(pass);
                 }
+                for iteration in &plan.rounds[round].orthogonal {
+                    step.orthogonalize(&plan, iteration);
+                }
             }
         });
         if round.gradient {
@@ -65,6 +70,9 @@ pub fn evaluation(plan: &Arc<Plan>, at: &Places, program: &mut Program) {
 struct HostStep<'a> {
     groups: &'a [Range],
     cuts: &'a Cuts,
+    /// The tensors as matrices, and their lengths, where some are made orthogonal.
+    matrices: &'a [Matrix],
+    lengths: &'a [[usize; 2]],
     slot: usize,
     steps: usize,
     coefficients: &'a [f64],
@@ -145,6 +153,9 @@ fn host_call(
     ];
     let scratch = Arc::clone(scratch);
     let (groups, cuts, steps) = (at.groups.to_vec(), at.cuts.clone(), at.steps);
+    let matrices: Vec<Matrix> = at.parameters.iter().map(Matrix::of).collect();
+    let lengths = at.parameters.iter().map(|tensor| [tensor.range.len, 0]);
+    let lengths: Vec<[usize; 2]> = lengths.collect();
     program.host("formulas", reads, writes, move |reads, writes| {
         let [now, coefficients, loss, g, shapes] = reads;
         let [
@@ -167,6 +178,8 @@ fn host_call(
         body(&mut HostStep {
             groups: &groups,
             cuts: &cuts,
+            matrices: &matrices,
+            lengths: &lengths,
             slot: one::<Step>(now).slot as usize,
             steps,
             coefficients: bytemuck::cast_slice(coefficients),
@@ -246,6 +259,26 @@ impl HostStep<'_> {
             for (i, value) in &round.tensor.state {
                 self.tensor_state[state.start + i] = values[*value];
             }
+        }
+    }
+
+    /// The Newton-Schulz iteration of all matrices.
+    fn orthogonalize(&mut self, plan: &Plan, iteration: &Orthogonalize) {
+        let places = iteration.cells.map(|cell| write_place(&plan.cells, cell));
+        let mut taken = places.map(|place| std::mem::take(&mut self.write.at[place]));
+        let [x, y, a, p] = &mut taken;
+        let vectors = Vectors {
+            w: x,
+            g: self.read[0],
+            state: [y, a, p],
+        };
+        let (iteration, matrices) = (NewtonSchulz::from(iteration), self.matrices);
+        vectors.for_tensors(&mut [], self.lengths, |i, vectors, _| {
+            let [y, a, p] = vectors.state;
+            iteration.on_host(matrices[i], [vectors.w, y, a, p]);
+        });
+        for (place, vector) in places.into_iter().zip(taken) {
+            self.write.at[place] = vector;
         }
     }
 

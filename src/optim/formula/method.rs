@@ -6,7 +6,7 @@ use super::blocks::MOST;
 use super::evaluate::Coefficients;
 use super::graph::{Graph, Setting, settings};
 use super::places::{Cuts, Places};
-use super::plan::{Cell, Plan};
+use super::plan::{Cell, MOST_STEPS, Plan};
 use super::ptx::Kernels;
 use super::syntax::{Definition, Expr, Over};
 use super::{host, rounds};
@@ -67,6 +67,13 @@ impl FileMethod {
     /// # Errors
     /// If a step has more vectors than there is room for.
     pub fn check(&self) -> Result<()> {
+        let mut iterations = self.plan.rounds.iter().flat_map(|round| &round.orthogonal);
+        if iterations.any(|iteration| iteration.steps == 0) {
+            return Err(Error::usage(format!(
+                "{}: the steps of orthogonalize are no whole number from 1 to {MOST_STEPS}",
+                self.name
+            )));
+        }
         let cells = self.plan.cells.iter();
         let vectors = cells.filter(|cell| **cell != Cell::Gradient).count();
         if vectors <= MOST {
@@ -75,7 +82,7 @@ impl FileMethod {
         let name = &self.name;
         Err(Error::usage(format!(
             "{name}: a step has {vectors} vectors at once, and {MOST} are the most: w, those of [state], and values that are \
-             needed after a sum or a gradient (keep fewer of them)"
+             needed after a sum or a gradient, and four of orthogonalize (keep fewer of them)"
         )))
     }
 
@@ -122,6 +129,8 @@ impl FileMethod {
             group_slots: doubles(at.groups.len() * plan.group_slots),
             tensor_slots: doubles(tensors * plan.tensor_slots),
             partial: doubles(cuts.partial(plan)),
+            parameters: &at.tensors,
+            ranges: at.ranges,
             shapes: shapes.cast(),
             pieces: pieces.cast(),
             tensors: places.cast(),
@@ -137,7 +146,7 @@ fn joins_groups(definition: &Definition) -> bool {
         match expr {
             Expr::Number(_) | Expr::Name(_) | Expr::Entry(..) => false,
             Expr::Apply(_, arguments) => arguments.iter().any(joins),
-            Expr::Clip(arguments) => arguments.iter().any(joins),
+            Expr::Clip(arguments) | Expr::Orthogonalize(arguments) => arguments.iter().any(joins),
             Expr::Sum(_, over, x) => *over == Over::All || joins(x),
             Expr::Gradient(_) => true,
         }
@@ -165,6 +174,7 @@ impl AnyMethod for FileMethod {
             vectors: vectors.collect(),
             per_tensor: size_of::<f64>() / size_of::<f32>() * self.plan.tensors,
             workspace: work * n,
+            ranges: self.plan.orthogonalizations() > 0,
             ..Memory::default()
         }
     }

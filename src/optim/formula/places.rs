@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::plan::{Pass, Plan};
-use crate::device::gpu::kernels::Step;
+use crate::device::gpu::kernels::{Step, TensorRange};
 use crate::device::{Slot, View};
 use crate::graph::{Range, Tensor};
 use crate::optim::update::sum_blocks;
@@ -27,6 +27,9 @@ pub struct Places<'a> {
     /// (groups, slots), and (tensors, slots)
     pub group_slots: View<f64>,
     pub tensor_slots: View<f64>,
+    /// The parameters' tensors, and their ranges where matrices are made orthogonal.
+    pub parameters: &'a [Tensor],
+    pub ranges: View<TensorRange>,
     /// (tensors, [`Shape::ALL`](super::plan::Shape::ALL))
     pub shapes: View<f64>,
     /// How vectors are cut, here and on the machine.

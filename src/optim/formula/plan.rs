@@ -114,9 +114,26 @@ pub struct Round {
     pub tensor: Numbers,
     /// `None` if nothing is left to do with vectors.
     pub pass: Option<Pass>,
+    /// Behind the pass.
+    pub orthogonal: Vec<Orthogonalize>,
     /// Is the gradient at the parameters as they now are put into [`Cell::Gradient`] behind the pass?
     pub gradient: bool,
 }
+
+/// The Newton-Schulz iteration of every matrix of a vector whose norms are at most 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Orthogonalize {
+    /// 0 if a config gives what is no whole number from 1 to [`MOST_STEPS`].
+    pub steps: usize,
+    /// Of X, of A X and of A A X, where A is X X^T.
+    pub coefficients: [f64; 3],
+    /// Cells of X, of the next X, and of workspace. The last X is in the first one after an even number of steps, else in
+    /// the second.
+    pub cells: [usize; 4],
+}
+
+/// Steps of an iteration, at most.
+pub const MOST_STEPS: usize = 100;
 
 /// Code over numbers. All groups read before one writes; the last one writes what is kept.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,6 +18,7 @@ use crate::device::gpu::{self, Argument, Grid, Kernel, Parameter, elementwise};
 use crate::device::{Program, View};
 use crate::error::{Error, Result};
 use crate::graph::Range;
+use crate::optim::newton_schulz::{Matrices, NewtonSchulz, Polynomial};
 use numbers::numbers;
 use passes::pass;
 use writer::Writer;
@@ -211,6 +212,15 @@ impl Kernels {
             if let (Some(pass), Some(made)) = (&round.pass, written) {
                 made.launch_pass(plan, pass, at, program);
                 before = Some(pass);
+            }
+            for iteration in &round.orthogonal {
+                let matrices = Matrices {
+                    tensors: at.parameters,
+                    ranges: at.ranges,
+                    vectors: iteration.cells.map(|cell| at.cells[cell]),
+                };
+                let last = &Polynomial::launch;
+                NewtonSchulz::from(iteration).kernels(matrices, program, last);
             }
             if round.gradient {
                 gradient(program)?;

@@ -14,6 +14,8 @@ pub fn random_program(draw: impl FnMut(usize) -> usize) -> String {
         fuel: 120,
         sums: true,
         gradients: 1,
+        quintic: false,
+        matrices: false,
     };
     program.text()
 }
@@ -28,6 +30,9 @@ struct Program<D> {
     fuel: usize,
     sums: bool,
     gradients: usize,
+    /// May matrices be made orthogonal, with the key of that name, and are some?
+    quintic: bool,
+    matrices: bool,
 }
 
 impl<D: FnMut(usize) -> usize> Program<D> {
@@ -39,13 +44,19 @@ impl<D: FnMut(usize) -> usize> Program<D> {
             ("rho", "0.25"),
             ("on", "true"),
             ("list", "[0.5, 3]"),
+            ("quintic", "[3, -3.2, 1.2]"),
             ("derived", "\"1 - sqrt(lr)/2\""),
         ] {
             if self.one_in(2) {
                 _ = writeln!(text, "{key} = {default}");
-                let name = if key == "list" { "list[1]" } else { key };
+                let name = match key {
+                    "list" => "list[1]",
+                    "quintic" => "quintic[2]",
+                    _ => key,
+                };
                 self.know(name, Kind::Scalar);
                 self.unread.insert(name.to_owned());
+                self.quintic |= key == "quintic";
             }
         }
         let keys = self.names.clone();
@@ -117,6 +128,9 @@ impl<D: FnMut(usize) -> usize> Program<D> {
                 text,
                 "[evaluate]\ncode = '''\nu = {value}\nw = w + 0.5*u'''"
             );
+        }
+        if self.matrices {
+            text += "[apply]\nto = \"matrix\"\nrest = \"adamw\"\n";
         }
         text
     }
@@ -218,6 +232,11 @@ impl<D: FnMut(usize) -> usize> Program<D> {
             self.gradients -= 1;
             // Not inside another one, nor twice.
             return format!("gradient(w + {})", self.exactly(Kind::Vector, depth - 1));
+        }
+        if self.sums && kind == Kind::Vector && self.quintic && self.one_in(20) {
+            (self.quintic, self.matrices) = (false, true);
+            let of = self.exactly(Kind::Vector, depth - 1);
+            return format!("orthogonalize({of}, 2, quintic)");
         }
         let first = self.exactly(kind, depth - 1);
         match self.below(6) {

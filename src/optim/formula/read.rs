@@ -485,7 +485,7 @@ fn names(formula: &Expr) -> Vec<&str> {
         Expr::Name(name) | Expr::Entry(name, _) => vec![name],
         Expr::Number(_) => Vec::new(),
         Expr::Apply(_, of) => of.iter().flat_map(names).collect(),
-        Expr::Clip(of) => of.iter().flat_map(names).collect(),
+        Expr::Clip(of) | Expr::Orthogonalize(of) => of.iter().flat_map(names).collect(),
         Expr::Sum(_, _, of) | Expr::Gradient(of) => names(of),
     }
 }

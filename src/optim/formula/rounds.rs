@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::graph::{Graph, Id, Leaf, Live, Node};
 use super::plan::{
-    Cell, Code, Element, Host, HostInput, Instruction, Number, Numbers, Pass, PassSum, Plan, Round,
+    Cell, Code, Element, Host, HostInput, Instruction, Number, Numbers, Orthogonalize, Pass,
+    PassSum, Plan, Round,
 };
 use super::syntax::{Kind, Over};
 
@@ -52,7 +53,7 @@ impl<'a> Facts<'a> {
             let above = node.arguments().iter().map(|id| level[*id]).max();
             let above = above.unwrap_or(0);
             level[id] = match node {
-                Node::Sum(..) => above + 1,
+                Node::Sum(..) | Node::Orthogonalize(..) => above + 1,
                 Node::Gradient(..) => {
                     let before = gradients.last().map_or(0, |(_, round)| *round);
                     gradients.push((id, (above + 1).max(before + 1)));
@@ -100,6 +101,16 @@ impl<'a> Facts<'a> {
             matches!(self.graph.nodes[*id], Node::Sum(..)) && self.level[*id] == pass + 1
         })
         .collect()
+    }
+
+    /// The vectors that come out of a Newton-Schulz iteration behind a pass.
+    fn orthogonal_behind(&self, pass: usize) -> impl Iterator<Item = Id> {
+        let orthogonal = self.live_ids().filter(|id| self.is_orthogonal(*id));
+        orthogonal.filter(move |id| self.level[*id] == pass + 1)
+    }
+
+    fn is_orthogonal(&self, id: Id) -> bool {
+        matches!(self.graph.nodes[id], Node::Orthogonalize(..))
     }
 
     /// The vector at which a gradient is computed behind a pass.
@@ -157,6 +168,18 @@ struct Layout {
 enum Place {
     Leaf(usize),
     Kept(Id),
+    /// Where the iteration that makes a vector has every other X.
+    Other(Id),
+    /// What such iterations work in.
+    Workspace(usize),
+}
+
+/// Where the iteration that makes a vector begins, and where its second X goes: the last one is the vector.
+fn iterates(id: Id, steps: usize) -> [Place; 2] {
+    match steps % 2 {
+        0 => [Place::Kept(id), Place::Other(id)],
+        _ => [Place::Other(id), Place::Kept(id)],
+    }
 }
 
 const PARAMETERS: Place = Place::Leaf(0);
@@ -190,8 +213,11 @@ impl Layout {
         for id in facts.live_ids() {
             let vectors = facts.graph.nodes[id].arguments().iter();
             let vectors = vectors.filter(|x| facts.is_vector(**x) && level(x) < level(&id));
-            // A sum is made where its argument is.
-            if !matches!(facts.graph.nodes[id], Node::Sum(..)) {
+            // A sum is made where its argument is, and an iteration begins there.
+            if !matches!(
+                facts.graph.nodes[id],
+                Node::Sum(..) | Node::Orthogonalize(..)
+            ) {
                 candidates.extend(vectors);
             }
         }
@@ -202,6 +228,8 @@ impl Layout {
                 .map(|((_, id), _)| *id),
         );
         candidates.extend(facts.live_ids().filter(|id| facts.is_leaf(*id)));
+        // These have a place anyway.
+        candidates.retain(|id| !facts.is_orthogonal(*id));
         let starts = [
             Layout {
                 written: earliest.clone(),
@@ -282,6 +310,8 @@ impl Layout {
         }
         let kept = self.kept.iter().filter(|id| facts.level[**id] < pass);
         held.extend(kept.map(|id| (Place::Kept(*id), *id)));
+        let orthogonal = (0..pass).flat_map(|earlier| facts.orthogonal_behind(earlier));
+        held.extend(orthogonal.map(|id| (Place::Kept(id), id)));
         // Of two places the one that is there anyway.
         held.into_iter()
             .rev()
@@ -312,6 +342,12 @@ impl Layout {
         stores.extend(asked.map(|id| (PARAMETERS, id)));
         let kept = self.kept.iter().filter(|id| facts.level[**id] == pass);
         stores.extend(kept.map(|id| (Place::Kept(*id), *id)));
+        stores.extend(facts.orthogonal_behind(pass).map(|id| {
+            let Node::Orthogonalize(of, steps, _) = facts.graph.nodes[id] else {
+                unreachable!("iterations alone")
+            };
+            (iterates(id, steps)[0], of)
+        }));
         stores
     }
 
@@ -411,6 +447,17 @@ impl<'a> Emitter<'a> {
         for id in &layout.kept {
             add(Place::Kept(*id), Cell::Work);
         }
+        let orthogonal: Vec<Id> = (facts.live_ids())
+            .filter(|id| facts.is_orthogonal(*id))
+            .collect();
+        for id in &orthogonal {
+            add(Place::Kept(*id), Cell::Work);
+            add(Place::Other(*id), Cell::Work);
+        }
+        if !orthogonal.is_empty() {
+            add(Place::Workspace(0), Cell::Work);
+            add(Place::Workspace(1), Cell::Work);
+        }
         Emitter {
             facts,
             layout,
@@ -435,6 +482,7 @@ impl<'a> Emitter<'a> {
                 group,
                 tensor,
                 pass,
+                orthogonal: self.orthogonal(round),
                 gradient: facts.asked_behind(round).is_some(),
             });
         }
@@ -552,6 +600,23 @@ impl<'a> Emitter<'a> {
         });
         let stores = stores.collect();
         Some(writer.pass(stores, sums))
+    }
+
+    fn orthogonal(&self, round: usize) -> Vec<Orthogonalize> {
+        let facts = self.facts;
+        let all = facts.orthogonal_behind(round).map(|id| {
+            let Node::Orthogonalize(_, steps, coefficients) = facts.graph.nodes[id] else {
+                unreachable!("iterations alone")
+            };
+            let [x, next] = iterates(id, steps);
+            let [a, b] = [0, 1].map(Place::Workspace);
+            Orthogonalize {
+                steps,
+                coefficients: coefficients.map(f64::from_bits),
+                cells: [x, next, a, b].map(|place| self.places[&place]),
+            }
+        });
+        all.collect()
     }
 
     /// The pass that computes the weights to be evaluated, into a vector of its own.

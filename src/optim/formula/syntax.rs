@@ -90,6 +90,8 @@ pub enum Expr {
     Sum(Sum, Over, Box<Expr>),
     /// The gradient of the same batch at other weights.
     Gradient(Box<Expr>),
+    /// `orthogonalize(x, steps, coefficients)`; the last one is the name of a key that is a list.
+    Orthogonalize(Box<[Expr; 3]>),
 }
 
 /// What makes a number of numbers, elementwise where they are vectors. Conditions are 1 or 0, and everything but 0 is true.

@@ -66,6 +66,7 @@ const TWINS: &[(&str, &str)] = files!["tests/optimizers":
     "adabound",
     "adabelief",
     "lion",
+    "muon",
 ];
 
 /// Names and texts of all files that the program carries.

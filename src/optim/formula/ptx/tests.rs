@@ -56,6 +56,7 @@ fn round(pass: Pass) -> Round {
         group: no_numbers(),
         tensor: no_numbers(),
         pass: Some(pass),
+        orthogonal: Vec::new(),
         gradient: false,
     }
 }
@@ -678,6 +679,8 @@ impl Memory {
                 tensor_state,
                 group_slots,
                 tensor_slots,
+                parameters: &[],
+                ranges: View::default(),
                 shapes,
                 cuts: &cuts,
                 pieces,
