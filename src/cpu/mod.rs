@@ -20,18 +20,6 @@ use rayon::prelude::*;
 /// Elements per chunk. Chunk borders decide the order of summation, so they never move.
 pub const CHUNK: usize = 1 << 14;
 
-/// Has values brought to the cache, which will be read soon.
-pub fn prefetch(values: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(16) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: of values that are there; a hint, which every x86-64 processor knows.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
-}
-
 /// Sum of the `term`s of all chunks, in the order of the chunks.
 fn sum_chunks<T: Sync>(a: &[T], b: &[T], term: impl Fn(&[T], &[T]) -> f64 + Sync) -> f64 {
     if a.len() <= CHUNK {

@@ -5,10 +5,9 @@ use std::ops::Range;
 use super::evaluate::Context;
 use super::plan::{Adding, Cell, Element, Instruction, Number, Pass};
 use super::syntax::Operator;
-use crate::cpu::prefetch;
 
-/// Elements that an operator treats at once.
-pub const BLOCK: usize = 1024;
+/// Elements that an operator treats at once: so few that processors look ahead into the next block.
+pub const BLOCK: usize = 192;
 
 /// Vectors that a step may write.
 pub const MOST: usize = 64;
@@ -63,16 +62,18 @@ enum Source {
     Read(usize),
     Write(usize),
     Register(usize),
-    Uniform(usize),
 }
 
-/// An operator with its places; `None` copies its operand.
+/// A loop over a block: numbers, up to three operands, and where the result goes. If that is where the first operand was, the
+/// first operand is empty.
+type Loop = fn(&[f32; 4], [&[f32]; 3], &mut [f32]);
+
+/// An operator with its places.
 struct Operation {
-    operator: Option<Operator>,
+    run: Loop,
     operands: [Source; 3],
-    /// Uniforms that operands are multiplied by, rounded, before all else.
-    scales: [Option<usize>; 3],
-    with: Option<With>,
+    /// Which uniforms its numbers are; 1 where there is none.
+    numbers: [Option<usize>; 4],
     to: Source,
 }
 
@@ -94,6 +95,8 @@ enum With {
 /// them.
 pub struct Ready {
     uniforms: Vec<Number>,
+    /// The uniforms that the first registers hold, where an operator takes them as operands.
+    spread: Vec<usize>,
     operations: Vec<Operation>,
     /// Copies from registers when all else is done.
     copies: Vec<(usize, usize)>,
@@ -101,8 +104,13 @@ pub struct Ready {
     /// What they add up; of two, their products.
     addends: Vec<(Source, Option<Source>)>,
     registers: usize,
-    /// The vectors that it reads or writes.
-    vectors: Vec<Source>,
+}
+
+/// What a pass does not compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    Vector(Source),
+    Uniform(usize),
 }
 
 /// A value of a pass before it has a place.
@@ -112,13 +120,13 @@ struct Value {
     scales: [Option<usize>; 3],
     with: Option<With>,
     /// Where it is from the start, if it is not computed.
-    source: Option<Source>,
+    source: Option<Given>,
     /// How often it is read, stored, or summed up.
     uses: usize,
 }
 
 impl Value {
-    fn read(source: Source) -> Value {
+    fn read(source: Given) -> Value {
         Value {
             source: Some(source),
             ..Value::apply(None, Vec::new())
@@ -158,8 +166,8 @@ impl Ready {
         };
         let instructions = pass.code.instructions.iter();
         let values = instructions.map(|instruction| match instruction {
-            Instruction::Read(Element::Cell(i)) => Value::read(cell(*i)),
-            Instruction::Read(Element::Uniform(i)) => Value::read(Source::Uniform(*i)),
+            Instruction::Read(Element::Cell(i)) => Value::read(Given::Vector(cell(*i))),
+            Instruction::Read(Element::Uniform(i)) => Value::read(Given::Uniform(*i)),
             Instruction::Apply(operator, operands) => {
                 Value::apply(Some(*operator), operands.clone())
             }
@@ -226,7 +234,7 @@ fn scale(values: &mut [Value]) {
 /// The uniform that a value is.
 fn uniform(values: &[Value], x: usize) -> Option<usize> {
     match values[x].source {
-        Some(Source::Uniform(i)) => Some(i),
+        Some(Given::Uniform(i)) => Some(i),
         _ => None,
     }
 }
@@ -289,9 +297,7 @@ fn inner(values: &mut [Value]) {
         for j in [1, 0] {
             let (x, y) = (values[i].operands[1 - j], values[i].operands[j]);
             let own = &values[y];
-            let fits = matches!(own.operator, Some(Multiply | Divide)) && own.uses == 1;
-            let is_uniform = |x: &usize| uniform(values, *x).is_some();
-            if !fits || is_uniform(&x) || own.operands.iter().any(is_uniform) {
+            if !matches!(own.operator, Some(Multiply | Divide)) || own.uses != 1 {
                 continue;
             }
             let operands = vec![x, own.operands[0], own.operands[1]];
@@ -312,7 +318,7 @@ fn inner(values: &mut [Value]) {
 /// What a sum adds up: of a product that nothing else reads, its factors.
 fn addends(values: &mut [Value], how: Adding, value: usize) -> (usize, Option<usize>) {
     let product = &values[value];
-    let vector = |x: &usize| !matches!(values[*x].source, Some(Source::Uniform(_)));
+    let vector = |x: &usize| uniform(values, *x).is_none();
     let is_product = product.operator == Some(Operator::Multiply) && product.uses == 1;
     if !(how == Adding::Values
         && is_product
@@ -329,6 +335,7 @@ fn addends(values: &mut [Value], how: Adding, value: usize) -> (usize, Option<us
 /// The places of values, given in the order in which they are computed.
 struct Places {
     places: Vec<Option<Source>>,
+    spread: Vec<usize>,
     operations: Vec<Operation>,
     copies: Vec<(usize, usize)>,
     registers: usize,
@@ -341,54 +348,52 @@ impl Places {
         addends: &[(usize, Option<usize>)],
     ) -> Places {
         let end = values.len();
+        let computed = |value: &Value| value.source.is_none() && value.uses > 0;
         // When each value is read for the last time.
         let mut last = vec![0; end];
-        for (i, value) in values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| value.uses > 0)
-        {
+        for (i, value) in values.iter().enumerate().filter(|(_, x)| computed(x)) {
             value.operands.iter().for_each(|x| last[*x] = i);
         }
         for (x, y) in addends {
             last[*x] = end;
             y.iter().for_each(|y| last[*y] = end);
         }
-        // Is what a vector holds before the pass read after an operation?
-        let reads: Vec<(Option<Source>, usize)> = (values.iter().zip(&last))
-            .map(|(value, last)| (value.source, *last))
-            .collect();
-        let read_after = |source: Source, i: usize| {
-            let mut reads = reads.iter();
-            reads.any(|(own, last)| *own == Some(source) && *last > i)
-        };
         let mut all = Places {
-            places: values.iter().map(|value| value.source).collect(),
+            places: vec![None; end],
+            spread: Vec::new(),
             operations: Vec::new(),
             copies: Vec::new(),
             registers: 0,
         };
-        let mut free: Vec<usize> = Vec::new();
-        let computed = |value: &Value| value.source.is_none() && value.uses > 0;
-        for (i, value) in values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| computed(value))
-        {
-            let stored = stores.iter().find(|(_, stored)| *stored == i);
-            let direct = stored.map(|(to, _)| *to).filter(|to| !read_after(*to, i));
-            // An operand's register may take the result; of three, the first one's, which is changed in place.
-            let in_place = match value.operands.len() {
-                3 => &value.operands[..1],
-                _ => &value.operands[..],
-            };
-            for x in in_place {
-                if let (Some(Source::Register(r)), true) = (all.places[*x], last[*x] == i)
-                    && !free.contains(&r)
-                {
-                    free.push(r);
+        for (i, value) in values.iter().enumerate() {
+            all.places[i] = match value.source {
+                Some(Given::Vector(source)) => Some(source),
+                Some(Given::Uniform(uniform)) if last[i] > 0 => {
+                    all.spread.push(uniform);
+                    all.registers += 1;
+                    Some(Source::Register(all.registers - 1))
                 }
+                _ => None,
+            };
+        }
+        // Is what a vector holds before the pass read after an operation?
+        let reads: Vec<(Option<Source>, usize)> =
+            all.places.iter().copied().zip(last.clone()).collect();
+        let read_after = |source: Source, i: usize| {
+            let mut reads = reads.iter();
+            reads.any(|(own, last)| *own == Some(source) && *last > i)
+        };
+        let mut free: Vec<usize> = Vec::new();
+        for (i, value) in values.iter().enumerate().filter(|(_, x)| computed(x)) {
+            let mut operands = [Source::Read(0); 3];
+            for (operand, x) in operands.iter_mut().zip(&value.operands) {
+                *operand = all.places[*x].expect("computed before");
             }
+            let others = 1..value.operands.len();
+            let stored = stores.iter().find(|(_, stored)| *stored == i);
+            // A result goes to its vector at once where that is not read any more, or as the first operand alone.
+            let direct = stored.map(|(to, _)| *to);
+            let direct = direct.filter(|to| !read_after(*to, i) && !operands[others].contains(to));
             let to = direct.unwrap_or_else(|| {
                 let register = free.pop().unwrap_or_else(|| {
                     all.registers += 1;
@@ -400,22 +405,18 @@ impl Places {
                 }
                 Source::Register(register)
             });
-            let mut operands = [Source::Uniform(0); 3];
-            for (operand, x) in operands.iter_mut().zip(&value.operands) {
-                *operand = all.places[*x].expect("computed before");
-            }
             all.places[i] = Some(to);
+            let (loops, numbers) = value.loops();
             all.operations.push(Operation {
-                operator: value.operator,
+                run: loops[usize::from(operands[0] == to)],
                 operands,
-                scales: value.scales,
-                with: value.with,
+                numbers,
                 to,
             });
             for x in &value.operands {
-                if let (Some(Source::Register(r)), true) = (all.places[*x], last[*x] == i)
+                if let (Some(Source::Register(r)), None, true) =
+                    (all.places[*x], values[*x].source, last[*x] == i)
                     && !free.contains(&r)
-                    && to != Source::Register(r)
                 {
                     free.push(r);
                 }
@@ -427,24 +428,9 @@ impl Places {
     fn ready(self, pass: &Pass, addends: &[(usize, Option<usize>)]) -> Ready {
         let place = |value: usize| self.places[value].expect("computed");
         let addends = addends.iter().map(|(x, y)| (place(*x), y.map(place)));
-        let mut vectors = Vec::new();
-        let stored = self.copies.iter().map(|(_, to)| Source::Write(*to));
-        let written = self.operations.iter().map(|operation| operation.to);
-        for source in self
-            .places
-            .iter()
-            .flatten()
-            .copied()
-            .chain(stored)
-            .chain(written)
-        {
-            if matches!(source, Source::Read(_) | Source::Write(_)) && !vectors.contains(&source) {
-                vectors.push(source);
-            }
-        }
         Ready {
-            vectors,
             uniforms: pass.uniforms.clone(),
+            spread: self.spread,
             sums: pass.sums.iter().map(|sum| sum.how).collect(),
             addends: addends.collect(),
             operations: self.operations,
@@ -459,17 +445,8 @@ impl Places {
 pub struct Registers {
     at: Vec<Vec<f32>>,
     uniforms: Vec<f32>,
-    /// Operands of operators of three, spread.
-    spread: [Vec<f32>; 3],
-}
-
-/// An operand of a block.
-#[derive(Clone, Copy)]
-enum Operand<'a> {
-    Block(&'a [f32]),
-    Uniform(f32),
-    /// What the result replaces.
-    Same,
+    /// Of each operation.
+    numbers: Vec<[f32; 4]>,
 }
 
 impl Registers {
@@ -480,6 +457,30 @@ impl Registers {
         let uniforms = pass.uniforms.iter();
         self.uniforms
             .extend(uniforms.map(|number| context.number(*number) as f32));
+        for (register, uniform) in self.at.iter_mut().zip(&pass.spread) {
+            register.fill(self.uniforms[*uniform]);
+        }
+        let number = |i: Option<usize>| i.map_or(1.0, |i| self.uniforms[i]);
+        self.numbers.clear();
+        let operations = pass.operations.iter();
+        self.numbers
+            .extend(operations.map(|operation| operation.numbers.map(number)));
+    }
+
+    /// A block's part of an operand; empty for one that is being written.
+    #[inline(always)]
+    fn operand<'a>(
+        &'a self,
+        source: Source,
+        read: [&'a [f32]; 1],
+        write: &'a Slices,
+        block: &Range<usize>,
+    ) -> &'a [f32] {
+        match source {
+            Source::Read(i) => &read[i][block.clone()],
+            Source::Write(i) => write.at[i].get(block.clone()).unwrap_or_default(),
+            Source::Register(r) => self.at[r].get(..block.len()).unwrap_or_default(),
+        }
     }
 
     pub fn block(
@@ -491,19 +492,8 @@ impl Registers {
         sums: &mut [f64],
     ) {
         let len = block.len();
-        let share = len.div_ceil(pass.operations.len().max(1));
-        for (i, operation) in pass.operations.iter().enumerate() {
-            // A part of the next block comes to the cache while this one is computed.
-            let next = block.end + i * share..block.end + (i + 1) * share;
-            for source in &pass.vectors {
-                let vector: &[f32] = match *source {
-                    Source::Read(i) => read[i],
-                    Source::Write(i) => write.at[i],
-                    _ => continue,
-                };
-                let [start, end] = [next.start, next.end].map(|at| at.min(vector.len()));
-                prefetch(&vector[start..end]);
-            }
+        for (operation, numbers) in pass.operations.iter().zip(&self.numbers) {
+            // What it writes is not among what it reads meanwhile.
             let (mut register, mut vector) = (Vec::new(), Default::default());
             let to: &mut [f32] = match operation.to {
                 Source::Register(r) => {
@@ -514,53 +504,20 @@ impl Registers {
                     vector = std::mem::take(&mut write.at[i]);
                     &mut vector[block.clone()]
                 }
-                other => unreachable!("a result in {other:?}"),
+                Source::Read(_) => unreachable!("a result in what is read alone"),
             };
-            let operands = operation.operands.map(|source| match source {
-                source if source == operation.to => Operand::Same,
-                Source::Read(i) => Operand::Block(&read[i][block.clone()]),
-                Source::Write(i) => Operand::Block(&write.at[i][block.clone()]),
-                Source::Register(r) => Operand::Block(&self.at[r][..len]),
-                Source::Uniform(i) => {
-                    Operand::Uniform(self.uniforms.get(i).copied().unwrap_or_default())
-                }
-            });
-            let scales = operation
-                .scales
-                .map(|scale| scale.map_or(1.0, |i| self.uniforms[i]));
-            let value = |i: Option<usize>| i.map(|i| self.uniforms[i]);
-            match operation.with {
-                None => apply(operation.operator, operands, scales, to, &mut self.spread),
-                Some(With::Root(root)) => roots_of(operands[0], root.map(value), to),
-                Some(With::Inner {
-                    operator,
-                    first,
-                    scale,
-                }) => {
-                    let how = (operation.operator, operator, first);
-                    let scale = value(scale).unwrap_or(1.0);
-                    sums_of(how, operands, scales, scale, to, &mut self.spread);
-                }
-            }
+            let [x, y, z] = operation.operands;
+            let operand = |source| self.operand(source, read, write, &block);
+            (operation.run)(numbers, [operand(x), operand(y), operand(z)], to);
             match operation.to {
                 Source::Register(r) => self.at[r] = register,
                 Source::Write(i) => write.at[i] = vector,
-                _ => {}
+                Source::Read(_) => {}
             }
         }
-        let values = |source: Source| match source {
-            Source::Read(i) => &read[i][block.clone()],
-            Source::Write(i) => &write.at[i][block.clone()],
-            Source::Register(r) => &self.at[r][..len],
-            Source::Uniform(_) => unreachable!("no vector"),
-        };
+        let values = |source: Source| self.operand(source, read, write, &block);
         for ((sum, how), addends) in sums.iter_mut().zip(&pass.sums).zip(&pass.addends) {
             let of_block = match *addends {
-                (Source::Uniform(i), _) => {
-                    self.spread[0].clear();
-                    self.spread[0].resize(len, self.uniforms[i]);
-                    how.of_block(&self.spread[0])
-                }
                 (x, None) => how.of_block(values(x)),
                 (x, Some(y)) => products(values(x), values(y)),
             };
@@ -632,195 +589,149 @@ fn total([a, b, c, d, e, f, g, h]: [f64; 8]) -> f64 {
     ((a + b) + (c + d)) + ((e + f) + (g + h))
 }
 
-#[inline(always)]
-fn unary(x: Operand, to: &mut [f32], f: impl Fn(f32) -> f32) {
-    match x {
-        Operand::Block(x) => to.iter_mut().zip(x).for_each(|(to, x)| *to = f(*x)),
-        Operand::Uniform(x) => to.fill(f(x)),
-        Operand::Same => to.iter_mut().for_each(|to| *to = f(*to)),
-    }
+/// Two loops over a block: the second one has its first operand where the result goes.
+macro_rules! loops {
+    (|$n:pat_param, $x:ident| $value:expr) => {
+        [
+            |$n: &[f32; 4], [x, ..]: [&[f32]; 3], to: &mut [f32]| {
+                let value = |$x: f32| $value;
+                to.iter_mut().zip(x).for_each(|(to, x)| *to = value(*x));
+            },
+            |$n: &[f32; 4], _: [&[f32]; 3], to: &mut [f32]| {
+                let value = |$x: f32| $value;
+                to.iter_mut().for_each(|to| *to = value(*to));
+            },
+        ]
+    };
+    (|$n:pat_param, $x:ident, $y:ident| $value:expr) => {
+        [
+            |$n: &[f32; 4], [x, y, _]: [&[f32]; 3], to: &mut [f32]| {
+                let value = |$x: f32, $y: f32| $value;
+                let all = to.iter_mut().zip(x).zip(y);
+                all.for_each(|((to, x), y)| *to = value(*x, *y));
+            },
+            |$n: &[f32; 4], [_, y, _]: [&[f32]; 3], to: &mut [f32]| {
+                let value = |$x: f32, $y: f32| $value;
+                to.iter_mut()
+                    .zip(y)
+                    .for_each(|(to, y)| *to = value(*to, *y));
+            },
+        ]
+    };
+    (|$n:pat_param, $x:ident, $y:ident, $z:ident| $value:expr) => {
+        [
+            |$n: &[f32; 4], [x, y, z]: [&[f32]; 3], to: &mut [f32]| {
+                let value = |$x: f32, $y: f32, $z: f32| $value;
+                let all = to.iter_mut().zip(x).zip(y).zip(z);
+                all.for_each(|(((to, x), y), z)| *to = value(*x, *y, *z));
+            },
+            |$n: &[f32; 4], [_, y, z]: [&[f32]; 3], to: &mut [f32]| {
+                let value = |$x: f32, $y: f32, $z: f32| $value;
+                let all = to.iter_mut().zip(y).zip(z);
+                all.for_each(|((to, y), z)| *to = value(*to, *y, *z));
+            },
+        ]
+    };
 }
 
-#[inline(always)]
-fn binary([x, y]: [Operand; 2], to: &mut [f32], f: impl Fn(f32, f32) -> f32) {
-    use Operand::*;
-    match (x, y) {
-        (Block(x), Block(y)) => {
-            let operands = x.iter().zip(y);
-            to.iter_mut()
-                .zip(operands)
-                .for_each(|(to, (x, y))| *to = f(*x, *y));
+impl Value {
+    /// Its loops, and which uniforms are their numbers.
+    fn loops(&self) -> ([Loop; 2], [Option<usize>; 4]) {
+        let [sx, sy, sz] = self.scales;
+        match self.with {
+            None => (of_operator(self.operator), [sx, sy, sz, None]),
+            Some(With::Root([a, b, c])) => {
+                let used = [a, b, c].map(|number| number.is_some());
+                (of_root(used), [a, b, c, None])
+            }
+            Some(With::Inner {
+                operator,
+                first,
+                scale,
+            }) => {
+                let outer = self.operator.expect("a sum or a difference");
+                (of_inner(outer, operator, first), [sx, sy, sz, scale])
+            }
         }
-        (Block(x), Uniform(y)) => to.iter_mut().zip(x).for_each(|(to, x)| *to = f(*x, y)),
-        (Uniform(x), Block(y)) => to.iter_mut().zip(y).for_each(|(to, y)| *to = f(x, *y)),
-        (Same, Block(y)) => to.iter_mut().zip(y).for_each(|(to, y)| *to = f(*to, *y)),
-        (Block(x), Same) => to.iter_mut().zip(x).for_each(|(to, x)| *to = f(*x, *to)),
-        (Same, Uniform(y)) => to.iter_mut().for_each(|to| *to = f(*to, y)),
-        (Uniform(x), Same) => to.iter_mut().for_each(|to| *to = f(x, *to)),
-        (Same, Same) => to.iter_mut().for_each(|to| *to = f(*to, *to)),
-        (Uniform(x), Uniform(y)) => to.fill(f(x, y)),
     }
 }
 
-fn apply(
-    operator: Option<Operator>,
-    operands: [Operand; 3],
-    scales: [f32; 3],
-    to: &mut [f32],
-    spread: &mut [Vec<f32>; 3],
-) {
+fn truth(x: bool) -> f32 {
+    if x { 1.0 } else { 0.0 }
+}
+
+fn of_operator(operator: Option<Operator>) -> [Loop; 2] {
     use Operator::*;
-    let [x, y, z] = operands;
-    let [sx, sy, sz] = scales;
-    let two = [x, y];
-    let truth = |x: bool| if x { 1.0 } else { 0.0 };
+    let Some(operator) = operator else {
+        return loops!(|_, x| x);
+    };
     match operator {
-        None => unary(x, to, |x| x),
-        Some(Negate) => unary(x, to, |x| -x),
-        Some(Not) => unary(x, to, |x| truth(x == 0.0)),
-        Some(Sqrt) => unary(x, to, f32::sqrt),
-        Some(Abs) => unary(x, to, f32::abs),
-        Some(Sign) => unary(x, to, |x| match x == 0.0 || x.is_nan() {
+        Negate => loops!(|_, x| -x),
+        Not => loops!(|_, x| truth(x == 0.0)),
+        Sqrt => loops!(|_, x| x.sqrt()),
+        Abs => loops!(|_, x| x.abs()),
+        Sign => loops!(|_, x| match x == 0.0 || x.is_nan() {
             true => x,
             false => 1f32.copysign(x),
         }),
-        Some(Exp) => unary(x, to, f32::exp),
-        Some(Log) => unary(x, to, f32::ln),
-        Some(Floor) => unary(x, to, f32::floor),
-        Some(Add) => binary(two, to, |x, y| sx * x + sy * y),
-        Some(Subtract) => binary(two, to, |x, y| sx * x - sy * y),
-        Some(Multiply) => binary(two, to, |x, y| (sx * x) * (sy * y)),
-        Some(Divide) => binary(two, to, |x, y| (sx * x) / (sy * y)),
-        Some(Power) => binary(two, to, f32::powf),
-        Some(Less) => binary(two, to, |x, y| truth(x < y)),
-        Some(LessEqual) => binary(two, to, |x, y| truth(x <= y)),
-        Some(Greater) => binary(two, to, |x, y| truth(x > y)),
-        Some(GreaterEqual) => binary(two, to, |x, y| truth(x >= y)),
-        Some(Equal) => binary(two, to, |x, y| truth(x == y)),
-        Some(NotEqual) => binary(two, to, |x, y| truth(x != y)),
-        Some(And) => binary(two, to, |x, y| truth(x != 0.0 && y != 0.0)),
-        Some(Or) => binary(two, to, |x, y| truth(x != 0.0 || y != 0.0)),
-        Some(Min) => binary(two, to, |x, y| match x < y || x.is_nan() {
+        Exp => loops!(|_, x| x.exp()),
+        Log => loops!(|_, x| x.ln()),
+        Floor => loops!(|_, x| x.floor()),
+        Add => loops!(|&[sx, sy, ..], x, y| sx * x + sy * y),
+        Subtract => loops!(|&[sx, sy, ..], x, y| sx * x - sy * y),
+        Multiply => loops!(|&[sx, sy, ..], x, y| (sx * x) * (sy * y)),
+        Divide => loops!(|&[sx, sy, ..], x, y| (sx * x) / (sy * y)),
+        Power => loops!(|_, x, y| x.powf(y)),
+        Less => loops!(|_, x, y| truth(x < y)),
+        LessEqual => loops!(|_, x, y| truth(x <= y)),
+        Greater => loops!(|_, x, y| truth(x > y)),
+        GreaterEqual => loops!(|_, x, y| truth(x >= y)),
+        Equal => loops!(|_, x, y| truth(x == y)),
+        NotEqual => loops!(|_, x, y| truth(x != y)),
+        And => loops!(|_, x, y| truth(x != 0.0 && y != 0.0)),
+        Or => loops!(|_, x, y| truth(x != 0.0 || y != 0.0)),
+        Min => loops!(|_, x, y| match x < y || x.is_nan() {
             true => x,
             false => y,
         }),
-        Some(Max) => binary(two, to, |x, y| match x > y || x.is_nan() {
+        Max => loops!(|_, x, y| match x > y || x.is_nan() {
             true => x,
             false => y,
         }),
-        Some(Where) => match x {
-            Operand::Uniform(condition) => {
-                unary(if condition != 0.0 { y } else { z }, to, |x| x);
-            }
-            _ => ternary(operands, to, spread, |c, a, b| if c != 0.0 { a } else { b }),
-        },
-        Some(MultiplyAdd) => match (x, y) {
-            (Operand::Uniform(factor), _) => {
-                binary([y, z], to, |y, z| (sx * factor).mul_add(sy * y, sz * z));
-            }
-            (_, Operand::Uniform(factor)) => {
-                binary([x, z], to, |x, z| (sx * x).mul_add(sy * factor, sz * z));
-            }
-            _ => ternary(operands, to, spread, |x, y, z| {
-                (sx * x).mul_add(sy * y, sz * z)
-            }),
-        },
+        Where => loops!(|_, c, x, y| if c != 0.0 { x } else { y }),
+        MultiplyAdd => loops!(|&[sx, sy, sz, _], x, y, z| (sx * x).mul_add(sy * y, sz * z)),
     }
 }
 
-/// See [`With::Root`].
-fn roots_of(x: Operand, root: [Option<f32>; 3], to: &mut [f32]) {
-    match root {
-        [None, None, None] => unary(x, to, f32::sqrt),
-        [None, None, Some(c)] => unary(x, to, |x| x.sqrt() + c),
-        [None, Some(b), None] => unary(x, to, |x| x.sqrt() / b),
-        [None, Some(b), Some(c)] => unary(x, to, |x| x.sqrt() / b + c),
-        [Some(a), None, None] => unary(x, to, |x| (x / a).sqrt()),
-        [Some(a), None, Some(c)] => unary(x, to, |x| (x / a).sqrt() + c),
-        [Some(a), Some(b), None] => unary(x, to, |x| (x / a).sqrt() / b),
-        [Some(a), Some(b), Some(c)] => unary(x, to, |x| (x / a).sqrt() / b + c),
+/// See [`With::Root`]: which of its numbers there are.
+fn of_root(used: [bool; 3]) -> [Loop; 2] {
+    match used {
+        [false, false, false] => loops!(|_, x| x.sqrt()),
+        [false, false, true] => loops!(|&[_, _, c, _], x| x.sqrt() + c),
+        [false, true, false] => loops!(|&[_, b, ..], x| x.sqrt() / b),
+        [false, true, true] => loops!(|&[_, b, c, _], x| x.sqrt() / b + c),
+        [true, false, false] => loops!(|&[a, ..], x| (x / a).sqrt()),
+        [true, false, true] => loops!(|&[a, _, c, _], x| (x / a).sqrt() + c),
+        [true, true, false] => loops!(|&[a, b, ..], x| (x / a).sqrt() / b),
+        [true, true, true] => loops!(|&[a, b, c, _], x| (x / a).sqrt() / b + c),
     }
 }
 
-/// See [`With::Inner`]: operator, the inner one, and whether that comes first.
-fn sums_of(
-    how: (Option<Operator>, Operator, bool),
-    operands: [Operand; 3],
-    [sx, sy, sz]: [f32; 3],
-    scale: f32,
-    to: &mut [f32],
-    spread: &mut [Vec<f32>; 3],
-) {
+/// See [`With::Inner`]: does the inner operator come first?
+fn of_inner(outer: Operator, inner: Operator, first: bool) -> [Loop; 2] {
     use Operator::{Add, Divide};
-    match how {
-        (Some(Add), Divide, _) => {
-            ternary(operands, to, spread, |x, y, z| {
-                sx * x + scale * ((sy * y) / (sz * z))
-            });
+    match (outer, inner, first) {
+        (Add, Divide, _) => {
+            loops!(|&[sx, sy, sz, s], x, y, z| sx * x + s * ((sy * y) / (sz * z)))
         }
-        (Some(Add), ..) => {
-            ternary(operands, to, spread, |x, y, z| {
-                sx * x + scale * ((sy * y) * (sz * z))
-            });
-        }
+        (Add, ..) => loops!(|&[sx, sy, sz, s], x, y, z| sx * x + s * ((sy * y) * (sz * z))),
         (_, Divide, false) => {
-            ternary(operands, to, spread, |x, y, z| {
-                sx * x - scale * ((sy * y) / (sz * z))
-            });
+            loops!(|&[sx, sy, sz, s], x, y, z| sx * x - s * ((sy * y) / (sz * z)))
         }
-        (_, _, false) => {
-            ternary(operands, to, spread, |x, y, z| {
-                sx * x - scale * ((sy * y) * (sz * z))
-            });
-        }
+        (_, _, false) => loops!(|&[sx, sy, sz, s], x, y, z| sx * x - s * ((sy * y) * (sz * z))),
         (_, Divide, true) => {
-            ternary(operands, to, spread, |x, y, z| {
-                scale * ((sy * y) / (sz * z)) - sx * x
-            });
+            loops!(|&[sx, sy, sz, s], x, y, z| s * ((sy * y) / (sz * z)) - sx * x)
         }
-        (_, _, true) => {
-            ternary(operands, to, spread, |x, y, z| {
-                scale * ((sy * y) * (sz * z)) - sx * x
-            });
-        }
+        (_, _, true) => loops!(|&[sx, sy, sz, s], x, y, z| s * ((sy * y) * (sz * z)) - sx * x),
     }
-}
-
-#[inline(always)]
-fn ternary(
-    operands: [Operand; 3],
-    to: &mut [f32],
-    spread: &mut [Vec<f32>; 3],
-    f: impl Fn(f32, f32, f32) -> f32,
-) {
-    let in_place = matches!(operands[0], Operand::Same);
-    let [x, y, z] = operands;
-    let [for_x, for_y, for_z] = spread;
-    let (y, z) = (spread_out(y, to, for_y), spread_out(z, to, for_z));
-    match in_place {
-        true => {
-            let operands = y.iter().zip(z);
-            to.iter_mut()
-                .zip(operands)
-                .for_each(|(to, (y, z))| *to = f(*to, *y, *z));
-        }
-        false => {
-            let x = spread_out(x, to, for_x);
-            let operands = x.iter().zip(y).zip(z);
-            to.iter_mut()
-                .zip(operands)
-                .for_each(|(to, ((x, y), z))| *to = f(*x, *y, *z));
-        }
-    }
-}
-
-/// An operand as a block of its own.
-fn spread_out<'a>(operand: Operand<'a>, to: &[f32], spread: &'a mut Vec<f32>) -> &'a [f32] {
-    spread.clear();
-    match operand {
-        Operand::Block(block) => return block,
-        Operand::Uniform(x) => spread.resize(to.len(), x),
-        Operand::Same => spread.extend_from_slice(to),
-    }
-    spread
 }
