@@ -270,6 +270,8 @@ mod tests {
             (Network::new(128, &[784, 100, 100, 10], true, 0.0), 1),
             (Network::new(150, &[5, 33, 18, 7, 3], true, 0.1), 1), // two rows to a block
             (Network::new(19, &[40, 17, 2], false, 0.0), 1),
+            // Rows wait for the only tile, which another thread of the emulator computes at that time.
+            (Network::new(16, &[600, 16, 3], true, 0.0), 1),
             (Network::new(3, &[130, 9], true, 0.0), 1),
             // One layer too many; weights that do not fit.
             (Network::new(7, &[5, 4, 4, 4, 4, 3], true, 0.0), 10),
