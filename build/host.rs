@@ -52,9 +52,11 @@ pub fn compile<'a>(kernels: impl Iterator<Item = &'a Source>, emulator: &Path, o
         .map(|source| job(&build, source))
         .chain(kernels.map(|kernel| job(&checked, &kernel.path)))
         .collect();
-    let objects: Vec<PathBuf> = jobs.iter().map(|job| job.made.clone()).collect();
-    made::all(jobs);
-    cc::emit_link_directives(&build, build.create_archive("emulator", objects));
+    if made::of_use() {
+        let objects: Vec<PathBuf> = jobs.iter().map(|job| job.made.clone()).collect();
+        made::all(jobs);
+        cc::emit_link_directives(&build, build.create_archive("emulator", objects));
+    }
     println!("cargo::rustc-cfg=emulator");
     // For the test that makes the emulator a driver.
     let compiler = build.get_compiler();

@@ -17,6 +17,12 @@ pub struct Job {
     pub made: PathBuf,
 }
 
+/// Is machine code of use? Clippy, whose build scripts have a folder of their own, only reads.
+pub fn of_use() -> bool {
+    let wrapper = env::var_os("RUSTC_WORKSPACE_WRAPPER").unwrap_or_default();
+    !Path::new(&wrapper).ends_with("clippy-driver")
+}
+
 /// Makes what is not there or old, as many files at once as cargo runs jobs. What a compiler says becomes a warning.
 pub fn all(jobs: Vec<Job>) {
     let threads = env::var("NUM_JOBS").map_or(1, |n| n.parse().expect("cargo writes a number"));

@@ -24,7 +24,7 @@ pub fn compile(sources: &[Source], out: &Path) -> Vec<(String, PathBuf)> {
     }
     println!("cargo::rerun-if-env-changed=STEPBACK_CUDA_ARCHS");
     println!("cargo::rerun-if-env-changed=STEPBACK_PTXAS");
-    let Some(nvcc) = find() else {
+    let Some(nvcc) = find().filter(|_| made::of_use()) else {
         return Vec::new();
     };
     println!("cargo::rustc-env=STEPBACK_CUDA_MAJOR={}", major(&nvcc));
