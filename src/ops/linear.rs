@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::graph::{Bwd, BwdSlots, Fwd, FwdSlots, Join, Joined, MAX_INPUTS, Op, Tail, Var};
 use crate::ops::{Case, Data, Row};
 
-mod network;
+mod layers;
 
 /// Rows of a tile whose losses its block may compute: with more of them it takes longer than a launch.
 const MOST_ROWS: usize = 32;
@@ -345,7 +345,7 @@ impl Op for Linear {
             }
             _ => false,
         };
-        (steps_fit && rows_fit) || network::takes(self, further)
+        (steps_fit && rows_fit) || layers::takes(self, further)
     }
 
     fn cuda_bwd_joins(&self, further: &[Join]) -> bool {
@@ -366,8 +366,8 @@ impl Op for Linear {
 
     fn cuda_fwd(&self, io: FwdSlots, program: &mut Program) -> Result<()> {
         let joins: Vec<Join> = io.joined.iter().map(|joined| joined.join).collect();
-        if network::takes(self, &joins) {
-            network::emit(self, &io, program);
+        if layers::takes(self, &joins) {
+            layers::emit(self, &io, program);
             return Ok(());
         }
         let (x, [y, ..]) = (io.x.map(View::from), self.products());

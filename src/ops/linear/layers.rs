@@ -81,7 +81,7 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
     };
     let mut joined = io.joined.iter();
     let (loss, smoothing) = loop {
-        let next = joined.next().expect("what network::takes has seen");
+        let next = joined.next().expect("what layers::takes has seen");
         match next.join {
             Join::Linear { relu, .. } => {
                 let [_, w, b, ..] = next.x;
@@ -95,7 +95,7 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
                 count += 1;
             }
             Join::CrossEntropy { smoothing } => break (next, smoothing),
-            _ => unreachable!("network::takes has seen layers and their loss"),
+            _ => unreachable!("layers::takes has seen layers and their loss"),
         }
     };
     let seed = joined.next().expect("backward of the loss").dy;
