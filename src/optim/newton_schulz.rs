@@ -1,4 +1,4 @@
-//! The Newton-Schulz iteration, which brings every matrix of a vector near the orthogonal one that is next to it, for
+//! The Newton-Schulz iteration, which brings every matrix of a vector near the orthogonal matrix closest to it, for
 //! [`muon`](super::muon) and for methods that are files.
 //!
 //! A tensor of more than two dimensions is the matrix of its first dimension, r rows, and all others, c columns. X of norm
