@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::files;
-use crate::common::program::Folder;
+use crate::common::program::{Folder, Ran};
 
 const ADAM: &str = r#"
 name = "mine"
@@ -77,12 +77,18 @@ fn checks_say_what_a_step_costs_and_all_mistakes_of_all_files() {
     assert_eq!(entries[1]["state_bytes_per_parameter"], 8);
 }
 
+/// Makes what is shown of a method a file of one's own, `mine.toml`, and checks it.
+fn check_mine(folder: &Folder, method: &str) -> Ran {
+    let shown = folder.run(&format!("optimizer show {method}")).code(0);
+    let [named, mine] = [method, "mine"].map(|name| format!("\"{name}\""));
+    folder.write("mine.toml", shown.stdout.replace(&named, &mine));
+    folder.run("optimizer check mine.toml").code(0)
+}
+
 #[test]
 fn a_carried_file_is_a_start_for_ones_own() {
     let folder = Folder::new();
-    let shown = folder.run("optimizer show ademamix").code(0).stdout;
-    folder.write("mine.toml", shown.replace("\"ademamix\"", "\"mine\""));
-    let ran = folder.run("optimizer check mine.toml").code(0);
+    let ran = check_mine(&folder, "ademamix");
     assert!(ran.stdout.starts_with("mine.toml: OK, mine\n"));
     // What hand-written ones do is shown too.
     let adam = folder.run("optimizer show adam").code(0).stdout;
@@ -94,9 +100,7 @@ fn a_carried_file_is_a_start_for_ones_own() {
 #[test]
 fn muon_as_a_file_is_shown_checked_and_tried() {
     let folder = Folder::new();
-    let shown = folder.run("optimizer show muon").code(0).stdout;
-    folder.write("mine.toml", shown.replace("\"muon\"", "\"mine\""));
-    let ran = folder.run("optimizer check mine.toml").code(0);
+    let ran = check_mine(&folder, "muon");
     let expected = [
         "  state   vector b",
         "  values  vector u; one per tensor longer",
