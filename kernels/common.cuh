@@ -312,7 +312,7 @@ DEVICE void arrive(unsigned* counter) {
   if (threadIdx.x == 0) atomicAdd(counter, 1u);
 }
 
-// Until so many have arrived.
+// Until this many blocks have arrived.
 DEVICE void wait_for(const unsigned* counter, unsigned blocks) {
   if (threadIdx.x == 0)
     while (*static_cast<const volatile unsigned*>(counter) < blocks) __nanosleep(50);

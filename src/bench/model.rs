@@ -378,7 +378,7 @@ impl Gpu {
         small_product(summed, slice, blocks)
     }
 
-    /// What blocks do with every number of so many tiles, once they are stored.
+    /// What blocks do with every number of this many tiles, once they are stored.
     fn steps(&self, launch: &Launch, tiles: f64) -> f64 {
         const DROPOUT: f64 = 90.0;
         let int = |key: &str| launch.value::<i32>(key).unwrap_or(0);
@@ -455,7 +455,7 @@ pub fn traffic(launch: &Launch) -> [usize; 2] {
     }
 }
 
-/// Products of small tiles by so many blocks, two to a multiprocessor; `slice` for 128 terms of a sum.
+/// Products of small tiles by this many blocks, two to a multiprocessor; `slice` for 128 terms of a sum.
 fn small_product(summed: f64, slice: f64, blocks: f64) -> f64 {
     1.8 + (summed / 128.0).ceil() * slice * (blocks / 264.0).max(1.0)
 }

@@ -44,7 +44,7 @@ impl Recipe {
 }
 
 impl Draws {
-    /// For so many samples of an epoch's steps.
+    /// For this many samples of an epoch's steps.
     pub fn new(data: &Pair, trained: usize, is_ahead: bool) -> Draws {
         let halves = [data.train.clone(), data.val.clone()];
         Draws {
