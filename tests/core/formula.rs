@@ -10,7 +10,7 @@ use stepback_native::optim::formula::syntax::{Default, Definition, Expr, Kind, S
 use stepback_native::optim::formula::{self, FileMethod, load, random_program, read};
 
 use crate::common::draws::Draws;
-use crate::common::formulas::compare;
+use crate::common::formulas::{Comparison, compare};
 use crate::common::kernels::machines;
 
 const ADEMAMIX: &str = r#"
@@ -577,6 +577,33 @@ fn random_methods_do_the_same_on_every_machine() {
         let [exact, close, _] = counts;
         assert!(exact + close >= 60, "few can be compared: {counts:?}");
         counts = [0; 3];
+    }
+}
+
+/// The CPU does several operators in one loop.
+#[test]
+fn operators_round_one_by_one() {
+    let text = r#"name = "x"
+[state]
+vectors = ["v"]
+[step]
+code = """
+v = 0.5*v + g*g
+w = w - 0.3*g/(sqrt(v)/0.7 + 0.01)
+w = w + 0.9*(g/(sqrt(v/0.3) + 0.5))
+w = 0.7*g/(sqrt(v)/1e-20 + 0.3) - 0.9*w
+w = g/(sqrt(v/0.9)/0.3) - w
+w = w*(0.3*g/(sqrt(v) + 1))
+w = w + max(g/(sqrt(v/0.7)/0.9 + 0.1), w)
+w = fma(-0.3, g, w)/0.7
+w = fma(0.7*g, 0.9*v, w)/1.3 + 0.1*w
+w = w*sqrt(fma(g, g, v)/1.7) - sqrt(v + 0.1)/0.3
+"""
+"#;
+    for machine in machines(1) {
+        let target = machine.target(Precision::Fp32);
+        let comparison = compare(text, || machine.open(), target);
+        assert_eq!(comparison, Comparison::Exact);
     }
 }
 

@@ -6,7 +6,7 @@ use super::evaluate::Context;
 use super::plan::{Adding, Cell, Element, Instruction, Number, Pass};
 use super::syntax::Operator;
 
-/// Elements that an operator treats at once: so few that processors look ahead into the next block.
+/// Elements that an operator treats at once: so few that processors look ahead into the next block. Sums depend on it.
 pub const BLOCK: usize = 192;
 
 /// Vectors that a step may write.
@@ -64,16 +64,48 @@ enum Source {
     Register(usize),
 }
 
-/// A loop over a block: numbers, up to three operands, and where the result goes. If that is where the first operand was, the
-/// first operand is empty.
-type Loop = fn(&[f32; 4], [&[f32]; 3], &mut [f32]);
+impl Source {
+    /// A block's part of it.
+    #[inline(always)]
+    fn of_block<'a>(
+        self,
+        registers: &'a [Box<[f32]>],
+        read: [&'a [f32]; 1],
+        write: &'a Slices,
+        block: &Range<usize>,
+    ) -> &'a [f32] {
+        match self {
+            Source::Read(i) => &read[i][block.clone()],
+            Source::Write(i) => &write.at[i][block.clone()],
+            Source::Register(r) => &registers[r][..block.len()],
+        }
+    }
+}
+
+/// A loop over a block: numbers, up to three operands, and where the result goes. If the first operand is there, it is not among
+/// the three.
+type Loop = fn(&Numbers<f32>, [&[f32]; 3], &mut [f32]);
+
+/// The numbers of a loop. One that an operation does not have changes nothing.
+#[derive(Clone, Copy, Default)]
+struct Numbers<T> {
+    /// Factors of the operands.
+    scales: [T; 3],
+    /// What a value within another is multiplied by, or what a fused multiply-add is divided by.
+    by: T,
+    /// See [`Root`].
+    root: [T; 3],
+}
+
+/// `sqrt(x/before)/after + plus`: which uniforms these three are.
+type Root = [Option<usize>; 3];
 
 /// An operator with its places.
 struct Operation {
     run: Loop,
-    operands: [Source; 3],
-    /// Which uniforms its numbers are; 1 where there is none.
-    numbers: [Option<usize>; 4],
+    operands: Vec<Source>,
+    /// Which uniforms its numbers are.
+    numbers: Numbers<Option<usize>>,
     to: Source,
 }
 
@@ -86,9 +118,13 @@ enum With {
         operator: Operator,
         first: bool,
         scale: Option<usize>,
+        /// Of a quotient: its divisor is this of the last operand.
+        root: Option<Root>,
     },
-    /// A root is of what was divided by a uniform, then divided by one, then one is added.
-    Root([Option<usize>; 3]),
+    /// A root is of what was divided by a uniform, then divided by one, then one is added. A quotient's divisor is such a root.
+    Root(Root),
+    /// A fused multiply-add is divided by a uniform.
+    Divided(usize),
 }
 
 /// A pass made ready: where every value lies. Operators write to vectors directly where nothing reads the old values after
@@ -114,6 +150,7 @@ enum Given {
 }
 
 /// A value of a pass before it has a place.
+#[derive(Clone)]
 struct Value {
     operator: Option<Operator>,
     operands: Vec<usize>,
@@ -169,7 +206,12 @@ impl Ready {
             Instruction::Read(Element::Cell(i)) => Value::read(Given::Vector(cell(*i))),
             Instruction::Read(Element::Uniform(i)) => Value::read(Given::Uniform(*i)),
             Instruction::Apply(operator, operands) => {
-                Value::apply(Some(*operator), operands.clone())
+                let mut operands = operands.clone();
+                // The addend comes first: it is the operand where the result most often goes.
+                if *operator == Operator::MultiplyAdd {
+                    operands.rotate_right(1);
+                }
+                Value::apply(Some(*operator), operands)
             }
         });
         let mut values: Vec<Value> = values.collect();
@@ -200,6 +242,7 @@ impl Ready {
         let addends: Vec<(usize, Option<usize>)> = (pass.sums.iter())
             .map(|sum| addends(&mut values, sum.how, sum.value))
             .collect();
+        divided(&mut values);
         inner(&mut values);
         Places::new(&values, &stores, &addends).ready(pass, &addends)
     }
@@ -286,6 +329,38 @@ fn roots(values: &mut [Value]) {
     }
 }
 
+/// A root that is the divisor of one quotient alone becomes part of its loop, as does the division of a fused multiply-add by a
+/// uniform.
+fn divided(values: &mut [Value]) {
+    use Operator::{Divide, MultiplyAdd, Sqrt};
+    for i in 0..values.len() {
+        let (Some(Divide), &[x, y]) = (values[i].operator, &values[i].operands[..]) else {
+            continue;
+        };
+        let once = |x: usize, operator| values[x].operator == Some(operator) && values[x].uses == 1;
+        if values[i].uses == 0 {
+            continue;
+        }
+        let [sx, sy, _] = values[i].scales;
+        match (values[y].with, uniform(values, y)) {
+            (Some(With::Root(root)), _) if once(y, Sqrt) && sy.is_none() => {
+                values[i].operands[1] = values[y].operands[0];
+                values[i].with = Some(With::Root(root));
+                values[y].uses = 0;
+            }
+            (_, Some(by)) if once(x, MultiplyAdd) && sx.is_none() && sy.is_none() => {
+                values[i] = Value {
+                    with: Some(With::Divided(by)),
+                    uses: values[i].uses,
+                    ..values[x].clone()
+                };
+                values[x].uses = 0;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A product or a quotient that one sum or difference alone reads becomes part of its loop.
 fn inner(values: &mut [Value]) {
     use Operator::{Add, Divide, Multiply, Subtract};
@@ -306,6 +381,10 @@ fn inner(values: &mut [Value]) {
                 operator: own.operator.expect("it fits"),
                 first: j == 0,
                 scale: values[i].scales[j],
+                root: match own.with {
+                    Some(With::Root(root)) => Some(root),
+                    _ => None,
+                },
             };
             values[y].uses = 0;
             let value = &mut values[i];
@@ -385,15 +464,14 @@ impl Places {
         };
         let mut free: Vec<usize> = Vec::new();
         for (i, value) in values.iter().enumerate().filter(|(_, x)| computed(x)) {
-            let mut operands = [Source::Read(0); 3];
-            for (operand, x) in operands.iter_mut().zip(&value.operands) {
-                *operand = all.places[*x].expect("computed before");
-            }
-            let others = 1..value.operands.len();
+            let operands = value.operands.iter();
+            let mut operands: Vec<Source> = operands
+                .map(|x| all.places[*x].expect("computed before"))
+                .collect();
             let stored = stores.iter().find(|(_, stored)| *stored == i);
             // A result goes to its vector at once where that is not read any more, or as the first operand alone.
             let direct = stored.map(|(to, _)| *to);
-            let direct = direct.filter(|to| !read_after(*to, i) && !operands[others].contains(to));
+            let direct = direct.filter(|to| !read_after(*to, i) && !operands[1..].contains(to));
             let to = direct.unwrap_or_else(|| {
                 let register = free.pop().unwrap_or_else(|| {
                     all.registers += 1;
@@ -407,8 +485,10 @@ impl Places {
             });
             all.places[i] = Some(to);
             let (loops, numbers) = value.loops();
+            let in_place = operands[0] == to;
+            operands.drain(..usize::from(in_place));
             all.operations.push(Operation {
-                run: loops[usize::from(operands[0] == to)],
+                run: loops[usize::from(in_place)],
                 operands,
                 numbers,
                 to,
@@ -443,16 +523,22 @@ impl Places {
 /// A thread's workspace.
 #[derive(Default)]
 pub struct Registers {
-    at: Vec<Vec<f32>>,
+    at: Vec<Box<[f32]>>,
+    /// Takes a result while operands are read, and then another register's place.
+    spare: Box<[f32]>,
     uniforms: Vec<f32>,
     /// Of each operation.
-    numbers: Vec<[f32; 4]>,
+    numbers: Vec<Numbers<f32>>,
 }
 
 impl Registers {
     pub fn prepare(&mut self, pass: &Ready, context: &Context) {
-        let more = pass.registers.saturating_sub(self.at.len());
-        self.at.extend((0..more).map(|_| vec![0.0; BLOCK]));
+        if self.spare.is_empty() {
+            self.spare = Box::new([0.0; BLOCK]);
+        }
+        while self.at.len() < pass.registers {
+            self.at.push(Box::new([0.0; BLOCK]));
+        }
         self.uniforms.clear();
         let uniforms = pass.uniforms.iter();
         self.uniforms
@@ -460,27 +546,19 @@ impl Registers {
         for (register, uniform) in self.at.iter_mut().zip(&pass.spread) {
             register.fill(self.uniforms[*uniform]);
         }
-        let number = |i: Option<usize>| i.map_or(1.0, |i| self.uniforms[i]);
+        let number = |i: Option<usize>, none: f32| i.map_or(none, |i| self.uniforms[i]);
         self.numbers.clear();
         let operations = pass.operations.iter();
-        self.numbers
-            .extend(operations.map(|operation| operation.numbers.map(number)));
-    }
-
-    /// A block's part of an operand; empty for one that is being written.
-    #[inline(always)]
-    fn operand<'a>(
-        &'a self,
-        source: Source,
-        read: [&'a [f32]; 1],
-        write: &'a Slices,
-        block: &Range<usize>,
-    ) -> &'a [f32] {
-        match source {
-            Source::Read(i) => &read[i][block.clone()],
-            Source::Write(i) => write.at[i].get(block.clone()).unwrap_or_default(),
-            Source::Register(r) => self.at[r].get(..block.len()).unwrap_or_default(),
-        }
+        self.numbers.extend(operations.map(|operation| {
+            let Numbers { scales, by, root } = operation.numbers;
+            let [before, after, plus] = root;
+            Numbers {
+                scales: scales.map(|scale| number(scale, 1.0)),
+                by: number(by, 1.0),
+                // x + -0 is x, and -0 for -0.
+                root: [number(before, 1.0), number(after, 1.0), number(plus, -0.0)],
+            }
+        }));
     }
 
     pub fn block(
@@ -491,31 +569,32 @@ impl Registers {
         block: Range<usize>,
         sums: &mut [f64],
     ) {
+        let Registers {
+            at, spare, numbers, ..
+        } = self;
         let len = block.len();
-        for (operation, numbers) in pass.operations.iter().zip(&self.numbers) {
-            // What it writes is not among what it reads meanwhile.
-            let (mut register, mut vector) = (Vec::new(), Default::default());
+        for (operation, numbers) in pass.operations.iter().zip(numbers) {
+            // Neither of the places that a result goes to is an operand's meanwhile.
+            let mut vector = Default::default();
             let to: &mut [f32] = match operation.to {
-                Source::Register(r) => {
-                    register = std::mem::take(&mut self.at[r]);
-                    &mut register[..len]
-                }
                 Source::Write(i) => {
                     vector = std::mem::take(&mut write.at[i]);
                     &mut vector[block.clone()]
                 }
-                Source::Read(_) => unreachable!("a result in what is read alone"),
+                _ => &mut spare[..len],
             };
-            let [x, y, z] = operation.operands;
-            let operand = |source| self.operand(source, read, write, &block);
-            (operation.run)(numbers, [operand(x), operand(y), operand(z)], to);
+            let mut operands: [&[f32]; 3] = [&[]; 3];
+            for (operand, source) in operands.iter_mut().zip(&operation.operands) {
+                *operand = source.of_block(at, read, write, &block);
+            }
+            (operation.run)(numbers, operands, to);
             match operation.to {
-                Source::Register(r) => self.at[r] = register,
                 Source::Write(i) => write.at[i] = vector,
-                Source::Read(_) => {}
+                Source::Register(r) => std::mem::swap(&mut at[r], spare),
+                Source::Read(_) => unreachable!("a result in what is read alone"),
             }
         }
-        let values = |source: Source| self.operand(source, read, write, &block);
+        let values = |source: Source| source.of_block(at, read, write, &block);
         for ((sum, how), addends) in sums.iter_mut().zip(&pass.sums).zip(&pass.addends) {
             let of_block = match *addends {
                 (x, None) => how.of_block(values(x)),
@@ -524,7 +603,7 @@ impl Registers {
             *sum = how.join(*sum, of_block);
         }
         for (register, to) in &pass.copies {
-            write.at[*to][block.clone()].copy_from_slice(&self.at[*register][..len]);
+            write.at[*to][block.clone()].copy_from_slice(&at[*register][..len]);
         }
     }
 }
@@ -566,7 +645,7 @@ fn lanes(values: &[f32], addend: impl Fn(f32) -> f64) -> f64 {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane += addend(*x);
     }
-    total(lanes)
+    total(&lanes)
 }
 
 /// The sum of products, each rounded to single.
@@ -582,10 +661,12 @@ fn products(x: &[f32], y: &[f32]) -> f64 {
     for (lane, (x, y)) in lanes.iter_mut().zip(rest) {
         *lane += f64::from(x * y);
     }
-    total(lanes)
+    total(&lanes)
 }
 
-fn total([a, b, c, d, e, f, g, h]: [f64; 8]) -> f64 {
+/// Not inlined: compilers that see its order arrange the lanes of the loop before it accordingly, for every element anew.
+#[inline(never)]
+fn total([a, b, c, d, e, f, g, h]: &[f64; 8]) -> f64 {
     ((a + b) + (c + d)) + ((e + f) + (g + h))
 }
 
@@ -593,11 +674,11 @@ fn total([a, b, c, d, e, f, g, h]: [f64; 8]) -> f64 {
 macro_rules! loops {
     (|$n:pat_param, $x:ident| $value:expr) => {
         [
-            |$n: &[f32; 4], [x, ..]: [&[f32]; 3], to: &mut [f32]| {
+            |$n: &Numbers<f32>, [x, ..]: [&[f32]; 3], to: &mut [f32]| {
                 let value = |$x: f32| $value;
                 to.iter_mut().zip(x).for_each(|(to, x)| *to = value(*x));
             },
-            |$n: &[f32; 4], _: [&[f32]; 3], to: &mut [f32]| {
+            |$n: &Numbers<f32>, _: [&[f32]; 3], to: &mut [f32]| {
                 let value = |$x: f32| $value;
                 to.iter_mut().for_each(|to| *to = value(*to));
             },
@@ -605,12 +686,12 @@ macro_rules! loops {
     };
     (|$n:pat_param, $x:ident, $y:ident| $value:expr) => {
         [
-            |$n: &[f32; 4], [x, y, _]: [&[f32]; 3], to: &mut [f32]| {
+            |$n: &Numbers<f32>, [x, y, _]: [&[f32]; 3], to: &mut [f32]| {
                 let value = |$x: f32, $y: f32| $value;
                 let all = to.iter_mut().zip(x).zip(y);
                 all.for_each(|((to, x), y)| *to = value(*x, *y));
             },
-            |$n: &[f32; 4], [_, y, _]: [&[f32]; 3], to: &mut [f32]| {
+            |$n: &Numbers<f32>, [y, ..]: [&[f32]; 3], to: &mut [f32]| {
                 let value = |$x: f32, $y: f32| $value;
                 to.iter_mut()
                     .zip(y)
@@ -620,12 +701,12 @@ macro_rules! loops {
     };
     (|$n:pat_param, $x:ident, $y:ident, $z:ident| $value:expr) => {
         [
-            |$n: &[f32; 4], [x, y, z]: [&[f32]; 3], to: &mut [f32]| {
+            |$n: &Numbers<f32>, [x, y, z]: [&[f32]; 3], to: &mut [f32]| {
                 let value = |$x: f32, $y: f32, $z: f32| $value;
                 let all = to.iter_mut().zip(x).zip(y).zip(z);
                 all.for_each(|(((to, x), y), z)| *to = value(*x, *y, *z));
             },
-            |$n: &[f32; 4], [_, y, z]: [&[f32]; 3], to: &mut [f32]| {
+            |$n: &Numbers<f32>, [y, z, _]: [&[f32]; 3], to: &mut [f32]| {
                 let value = |$x: f32, $y: f32, $z: f32| $value;
                 let all = to.iter_mut().zip(y).zip(z);
                 all.for_each(|((to, y), z)| *to = value(*to, *y, *z));
@@ -636,28 +717,81 @@ macro_rules! loops {
 
 impl Value {
     /// Its loops, and which uniforms are their numbers.
-    fn loops(&self) -> ([Loop; 2], [Option<usize>; 4]) {
-        let [sx, sy, sz] = self.scales;
-        match self.with {
-            None => (of_operator(self.operator), [sx, sy, sz, None]),
-            Some(With::Root([a, b, c])) => {
-                let used = [a, b, c].map(|number| number.is_some());
-                (of_root(used), [a, b, c, None])
+    fn loops(&self) -> ([Loop; 2], Numbers<Option<usize>>) {
+        let mut numbers = Numbers {
+            scales: self.scales,
+            ..Numbers::default()
+        };
+        let loops = match self.with {
+            None => of_operator(self.operator),
+            Some(With::Root(root)) => {
+                numbers.root = root;
+                of_root(self.operator, root)
+            }
+            Some(With::Divided(by)) => {
+                numbers.by = Some(by);
+                loops!(|n, x, y, z| n.multiply_add(x, y, z) / n.by)
             }
             Some(With::Inner {
                 operator,
                 first,
                 scale,
+                root,
             }) => {
+                numbers.by = scale;
+                numbers.root = root.unwrap_or_default();
                 let outer = self.operator.expect("a sum or a difference");
-                (of_inner(outer, operator, first), [sx, sy, sz, scale])
+                of_inner(outer, operator, first, root)
             }
-        }
+        };
+        (loops, numbers)
     }
 }
 
 fn truth(x: bool) -> f32 {
     if x { 1.0 } else { 0.0 }
+}
+
+impl Numbers<f32> {
+    #[inline(always)]
+    fn multiply_add(&self, x: f32, y: f32, z: f32) -> f32 {
+        let [sx, sy, sz] = self.scales;
+        (sy * y).mul_add(sz * z, sx * x)
+    }
+
+    /// See [`Root`].
+    #[inline(always)]
+    fn root(&self, x: f32) -> f32 {
+        let [_, after, plus] = self.root;
+        quotient(x.sqrt(), after) + plus
+    }
+
+    #[inline(always)]
+    fn root_of_quotient(&self, x: f32) -> f32 {
+        self.root(x / self.root[0])
+    }
+}
+
+/// `x / y` for a root x and any y, without a division for every x.
+///
+/// q = x (1/y), rounded, and a correction by the remainder x - q y: rounded as x / y is, where nothing underflows (N. Brisebarre,
+/// J.-M. Muller, S. K. Raina, Accelerating correctly rounded floating-point division when the divisor is known in advance, IEEE
+/// Transactions on Computers 53, 2004). A root is 0, infinite, no number, or between 2^-75 and 2^64.
+#[inline(always)]
+fn quotient(x: f32, y: f32) -> f32 {
+    const LEAST: f32 = 1.0 / (1u64 << 40) as f32;
+    if !cfg!(target_feature = "fma") || !(LEAST..1.0 / LEAST).contains(&y) {
+        return x / y;
+    }
+    let inverse = 1.0 / y;
+    let q = x * inverse;
+    let rest = (-q).mul_add(y, x);
+    // It is 0 or NaN where q is right.
+    if rest.abs() > 0.0 {
+        rest.mul_add(inverse, q)
+    } else {
+        q
+    }
 }
 
 fn of_operator(operator: Option<Operator>) -> [Loop; 2] {
@@ -677,10 +811,10 @@ fn of_operator(operator: Option<Operator>) -> [Loop; 2] {
         Exp => loops!(|_, x| x.exp()),
         Log => loops!(|_, x| x.ln()),
         Floor => loops!(|_, x| x.floor()),
-        Add => loops!(|&[sx, sy, ..], x, y| sx * x + sy * y),
-        Subtract => loops!(|&[sx, sy, ..], x, y| sx * x - sy * y),
-        Multiply => loops!(|&[sx, sy, ..], x, y| (sx * x) * (sy * y)),
-        Divide => loops!(|&[sx, sy, ..], x, y| (sx * x) / (sy * y)),
+        Add => loops!(|n, x, y| n.scales[0] * x + n.scales[1] * y),
+        Subtract => loops!(|n, x, y| n.scales[0] * x - n.scales[1] * y),
+        Multiply => loops!(|n, x, y| (n.scales[0] * x) * (n.scales[1] * y)),
+        Divide => loops!(|n, x, y| (n.scales[0] * x) / (n.scales[1] * y)),
         Power => loops!(|_, x, y| x.powf(y)),
         Less => loops!(|_, x, y| truth(x < y)),
         LessEqual => loops!(|_, x, y| truth(x <= y)),
@@ -699,39 +833,75 @@ fn of_operator(operator: Option<Operator>) -> [Loop; 2] {
             false => y,
         }),
         Where => loops!(|_, c, x, y| if c != 0.0 { x } else { y }),
-        MultiplyAdd => loops!(|&[sx, sy, sz, _], x, y, z| (sx * x).mul_add(sy * y, sz * z)),
+        MultiplyAdd => loops!(|n, x, y, z| n.multiply_add(x, y, z)),
     }
 }
 
-/// See [`With::Root`]: which of its numbers there are.
-fn of_root(used: [bool; 3]) -> [Loop; 2] {
-    match used {
-        [false, false, false] => loops!(|_, x| x.sqrt()),
-        [false, false, true] => loops!(|&[_, _, c, _], x| x.sqrt() + c),
-        [false, true, false] => loops!(|&[_, b, ..], x| x.sqrt() / b),
-        [false, true, true] => loops!(|&[_, b, c, _], x| x.sqrt() / b + c),
-        [true, false, false] => loops!(|&[a, ..], x| (x / a).sqrt()),
-        [true, false, true] => loops!(|&[a, _, c, _], x| (x / a).sqrt() + c),
-        [true, true, false] => loops!(|&[a, b, ..], x| (x / a).sqrt() / b),
-        [true, true, true] => loops!(|&[a, b, c, _], x| (x / a).sqrt() / b + c),
+/// See [`With::Root`].
+fn of_root(operator: Option<Operator>, [before, ..]: Root) -> [Loop; 2] {
+    match (operator, before) {
+        (Some(Operator::Divide), None) => loops!(|n, x, y| (n.scales[0] * x) / n.root(y)),
+        (Some(Operator::Divide), Some(_)) => {
+            loops!(|n, x, y| (n.scales[0] * x) / n.root_of_quotient(y))
+        }
+        (_, None) => loops!(|n, x| n.root(x)),
+        (_, Some(_)) => loops!(|n, x| n.root_of_quotient(x)),
     }
 }
 
-/// See [`With::Inner`]: does the inner operator come first?
-fn of_inner(outer: Operator, inner: Operator, first: bool) -> [Loop; 2] {
-    use Operator::{Add, Divide};
-    match (outer, inner, first) {
-        (Add, Divide, _) => {
-            loops!(|&[sx, sy, sz, s], x, y, z| sx * x + s * ((sy * y) / (sz * z)))
+/// See [`With::Inner`].
+fn of_inner(outer: Operator, inner: Operator, first: bool, root: Option<Root>) -> [Loop; 2] {
+    macro_rules! within {
+        (|$n:ident, $y:ident, $z:ident| $value:expr) => {
+            match (outer, first) {
+                (Operator::Add, _) => {
+                    loops!(|$n, x, $y, $z| $n.scales[0] * x + $n.by * $value)
+                }
+                (_, false) => loops!(|$n, x, $y, $z| $n.scales[0] * x - $n.by * $value),
+                (_, true) => loops!(|$n, x, $y, $z| $n.by * $value - $n.scales[0] * x),
+            }
+        };
+    }
+    match (inner, root) {
+        (Operator::Divide, Some([None, ..])) => {
+            within!(|n, y, z| (n.scales[1] * y) / n.root(z))
         }
-        (Add, ..) => loops!(|&[sx, sy, sz, s], x, y, z| sx * x + s * ((sy * y) * (sz * z))),
-        (_, Divide, false) => {
-            loops!(|&[sx, sy, sz, s], x, y, z| sx * x - s * ((sy * y) / (sz * z)))
+        (Operator::Divide, Some(_)) => {
+            within!(|n, y, z| (n.scales[1] * y) / n.root_of_quotient(z))
         }
-        (_, _, false) => loops!(|&[sx, sy, sz, s], x, y, z| sx * x - s * ((sy * y) * (sz * z))),
-        (_, Divide, true) => {
-            loops!(|&[sx, sy, sz, s], x, y, z| s * ((sy * y) / (sz * z)) - sx * x)
+        (Operator::Divide, None) => within!(|n, y, z| (n.scales[1] * y) / (n.scales[2] * z)),
+        _ => within!(|n, y, z| (n.scales[1] * y) * (n.scales[2] * z)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotients_of_roots_are_rounded_as_divisions_are() {
+        let mut state = 1u32;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state
+        };
+        let two = |n: i32| 2f32.powi(n);
+        let mut divisors = vec![0.0, -0.9, two(-149), two(-40), two(40), f32::MAX];
+        divisors.extend([0.999_999_94, 1.999_999_9, f32::INFINITY, f32::NAN]);
+        let divisor =
+            |bits: u32| two((bits >> 8) as i32 % 80 - 40) * (1.0 + bits as f32 * two(-32));
+        divisors.extend((0..200).map(|_| divisor(draw())));
+        let mut roots = vec![0.0, -0.0, two(-149), f32::MAX, f32::INFINITY, f32::NAN];
+        roots.extend((0..20_000).map(|_| f32::from_bits(draw() >> 1)));
+        for root in &mut roots {
+            *root = root.sqrt();
         }
-        (_, _, true) => loops!(|&[sx, sy, sz, s], x, y, z| s * ((sy * y) * (sz * z)) - sx * x),
+        for y in divisors {
+            for x in &roots {
+                let (ours, exact) = (quotient(*x, y), x / y);
+                let same = ours.to_bits() == exact.to_bits() || ours.is_nan() && exact.is_nan();
+                assert!(same, "{x:e} / {y:e}: {ours:e} for {exact:e}");
+            }
+        }
     }
 }
