@@ -13,6 +13,7 @@ fn shipped_configs_have_as_many_runs_as_the_readme_says() {
         ("cifar100_resnet110-2", 48),
         ("cifar100_resnet110-3", 18),
         ("cifar100_resnet110-5", 18),
+        ("cifar10_methods", 45),
         ("cifar10_resnet20", 69),
         ("cifar10_resnet20-2", 48),
         ("cifar10_resnet20-3", 42),
