@@ -59,6 +59,9 @@ impl Args {
     }
 }
 
+/// Running ones that have a line.
+const SHOWN: usize = 20;
+
 /// `3 of 12 runs done, 1 running, ...`
 pub(super) fn summary(status: &Status) -> String {
     let Status {
@@ -85,7 +88,7 @@ pub(super) fn summary(status: &Status) -> String {
 
 fn text(status: &Status) -> String {
     let mut lines = vec![format!("{}: {}", status.output.display(), summary(status))];
-    for run in &status.running {
+    for run in status.running.iter().take(SHOWN) {
         let stands = match &run.under_way {
             None => String::new(),
             Some(way) => {
@@ -109,6 +112,9 @@ fn text(status: &Status) -> String {
             run.run, run.pid, run.host
         ));
     }
+    // Short runs are claimed many at a time.
+    let more = status.running.len().saturating_sub(SHOWN);
+    lines.extend((more > 0).then(|| format!("running  {more} more")));
     let failed = status.failed.iter();
     lines.extend(failed.map(|run| format!("failed   {}: {}", run.run, run.error)));
     lines.join("\n")

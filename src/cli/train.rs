@@ -544,7 +544,7 @@ impl Job {
     /// Lets other commands see what is to be done.
     fn plan(&self) -> Result<()> {
         let planned = |run: &Pending| Planned {
-            run: run.identity.hash(),
+            run: run.identity.hash().to_owned(),
             label: run.config.label(),
             epochs: run.config.max_epoch,
         };

@@ -360,7 +360,7 @@ impl Shared {
 
     fn claim(self: &Arc<Shared>) -> Result<std::result::Result<Lock, String>> {
         let place = beside(&self.target, "lock");
-        let claimed = self.writer.claim(&place).map_err(|e| {
+        let claimed = self.writer.claim(&place, &[]).map_err(|e| {
             let place = place.display();
             match e.kind() {
                 ErrorKind::NotADirectory => {

@@ -5,6 +5,7 @@
 //! count by value, so that neither spelling nor order matters.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
@@ -33,8 +34,20 @@ const GROUPS: &str = "groups";
 const OBJECTS: [&str; 3] = ["dataset_kwargs", "model_kwargs", "opt"];
 
 /// A run's parts, `opt.lr` and `batch_size` say, each with its value. Whole numbers are integers here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity(BTreeMap<String, Value>);
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Identity {
+    parts: BTreeMap<String, Value>,
+    /// Computed when somebody first asks for it.
+    #[serde(skip)]
+    hash: OnceLock<String>,
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        self.parts == other.parts
+    }
+}
 
 impl Identity {
     /// The identity of a run with this config and this summary. Of a run that is yet to be trained, `summary` need
@@ -57,12 +70,16 @@ impl Identity {
             let value = summary.get(key).cloned().or(unsaid);
             parts.extend(value.map(|v| (key.to_owned(), v)));
         }
-        Identity(parts)
+        Identity {
+            parts,
+            hash: OnceLock::new(),
+        }
     }
 
     /// 32 hexadecimal digits that two runs share exactly if they share all parts.
-    pub fn hash(&self) -> String {
-        hex(&Md5::digest(self.text(|_| true)))
+    pub fn hash(&self) -> &str {
+        self.hash
+            .get_or_init(|| hex(&Md5::digest(self.text(|_| true))))
     }
 
     /// Whether both are the same run, as far as is known.
@@ -88,7 +105,8 @@ impl Identity {
     }
 
     fn told(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let shown = |run: &Identity, key: &str| run.0.get(key).map_or("nothing".into(), python_str);
+        let shown =
+            |run: &Identity, key: &str| run.parts.get(key).map_or("nothing".into(), python_str);
         let text = |key: String| {
             let (mine, theirs) = (shown(self, &key), shown(other, &key));
             format!("{key}={mine} instead of {theirs}")
@@ -98,9 +116,9 @@ impl Identity {
     }
 
     fn differing(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        let keys: BTreeSet<&String> = self.parts.keys().chain(other.parts.keys()).collect();
         let differs = |key: &&String| {
-            let (mine, theirs) = (self.0.get(*key), other.0.get(*key));
+            let (mine, theirs) = (self.parts.get(*key), other.parts.get(*key));
             let unknown = BEYOND.contains(&key.as_str()) && (mine.is_none() || theirs.is_none());
             wanted(key) && !unknown && mine != theirs
         };
@@ -113,7 +131,7 @@ impl Identity {
     }
 
     fn text(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let parts = self.0.iter().filter(|(key, _)| wanted(key));
+        let parts = self.parts.iter().filter(|(key, _)| wanted(key));
         let parts = parts.map(|(key, value)| (key.clone(), value.clone()));
         canonical(&Value::Object(parts.collect()))
     }
@@ -159,9 +177,9 @@ pub struct Varying {
 
 impl Varying {
     pub fn among<'a>(runs: impl Iterator<Item = &'a Identity> + Clone) -> Varying {
-        let all: BTreeSet<&String> = runs.clone().flat_map(|run| run.0.keys()).collect();
+        let all: BTreeSet<&String> = runs.clone().flat_map(|run| run.parts.keys()).collect();
         let varies = |key: &&String| {
-            let mut values = runs.clone().map(|run| run.0.get(*key));
+            let mut values = runs.clone().map(|run| run.parts.get(*key));
             let known = |value: &Option<&Value>| value.is_some();
             if BEYOND.contains(&key.as_str()) {
                 let mut values = values.filter(known);
@@ -203,7 +221,7 @@ impl Varying {
     pub fn beside_opt(&self, run: &Identity) -> Vec<(String, String)> {
         let of_opt = |key: &str| key.starts_with("opt.") || key == METHOD_FILES;
         let keys = self.keys.iter().filter(|key| !of_opt(key));
-        let shown = |key: &String| match run.0.get(key) {
+        let shown = |key: &String| match run.parts.get(key) {
             Some(value) if key == GROUPS => config::groups(value),
             Some(value) => python_str(value),
             None if key == GROUPS => "none".into(),

@@ -289,7 +289,7 @@ pub(super) fn for_each_run(
 ) -> Result<()> {
     // Before the file itself: what goes from there in between comes into the file.
     let loose = match file::target(path) {
-        Ok(target) => Loose::of(&target).read(|_| false)?,
+        Ok(target) => Loose::of(&target).read_all()?,
         // There is no such folder.
         Err(_) => loose::Texts::new(),
     };

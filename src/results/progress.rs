@@ -109,7 +109,7 @@ impl Watch {
             done += 1;
             Ok(())
         })?;
-        let beside = loose.finished();
+        let beside = loose.files();
         if beside.is_ok_and(|runs| runs.is_empty()) {
             self.known.insert(path.to_owned(), (stamp, done));
         }
@@ -142,7 +142,7 @@ fn under_way(path: &Path, target: &Path, loose: &Loose, plan: Plan) -> Result<St
     let at_work = writers::at_work(&file::beside(target, "writers")).map_err(failed)?;
     let claims = loose.claims().map_err(failed)?;
     let failures: BTreeSet<String> = loose.failed().map_err(failed)?.into_iter().collect();
-    let finished: BTreeSet<String> = loose.finished().map_err(failed)?.into_iter().collect();
+    let finished = loose.finished().map_err(failed)?;
     let mut status = Status {
         output: path.to_owned(),
         done: plan.done,

@@ -1,8 +1,8 @@
 //! The output file while it grows: `DIR/<id>.json`, whole at any moment, of one process or of many.
 //!
-//! A finished run goes to a file of its own (`loose.rs`), which takes as long for the last run as for the first. The
-//! output is written again at the end, and from time to time, by the holder of the lock (`writers.rs`): all runs that were
-//! there when this process came, and all that lie beside it, in the experiment's order.
+//! A finished run goes to a file of its own, or into one with other short ones (`loose.rs`), which takes as long for the last
+//! run as for the first. The output is written again at the end, and from time to time, by the holder of the lock
+//! (`writers.rs`): all runs that were there when this process came, and all that lie beside it, in the experiment's order.
 //!
 //! **No run is lost.** A run's file goes only when the output has the run, under the lock, while no other process is at the
 //! output: all who come later, under the lock as well, find it there. So a process that is there need not read the output again to
@@ -11,7 +11,7 @@
 //! **What somebody else puts in the output's place stays.** Who writes the output says in `.<id>.runs/output` what it was
 //! and what it will be, before it is. All else is somebody else's.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -91,9 +91,9 @@ struct State {
     places: Index<usize>,
     /// Does the output lack some of them, or are they in another order there?
     behind: bool,
-    /// Those that have files of their own, by their hashes.
-    loose: BTreeSet<String>,
-    /// Those that had one since this process came, by their hashes.
+    /// The names of files beside the output whose runs are among these.
+    files: HashSet<String>,
+    /// The hashes of runs that such files had since this process came.
     finished: HashSet<String>,
     /// An old output that the next save keeps under another name.
     back_up: bool,
@@ -122,11 +122,20 @@ impl State {
     }
 }
 
+/// A finished run that is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    /// Its place in the experiment.
+    pub index: usize,
+    pub identity: &'a Identity,
+    pub result: &'a RunResult,
+}
+
 /// Who trains a run.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// The process that asks.
-    Mine(Claim),
+    Mine,
     /// It is stored.
     Finished,
     /// It has failed since this process began.
@@ -182,17 +191,18 @@ impl Store {
         let role = options.overwrite.map_or(Role::Sharing, |_| Role::Alone);
         let announced = shared.writer().announce(|about| about.role = role);
         announced.map_err(cannot)?;
-        let finished = loose.read(|_| false)?;
+        let mut beside = loose.files().map_err(cannot)?;
+        let finished = loose.read(&mut beside)?;
         let there = fs::exists(shared.target()).map_err(|e| Error::io("read", &path, &e))?;
         let read = there && options.overwrite != Some(Overwrite::All);
+        let mut behind = !finished.is_empty();
+        let found: HashSet<String> = finished.keys().cloned().collect();
         let mut kept = Vec::new();
-        if read || !finished.is_empty() {
-            kept = read_stored(&path, there.then_some(shared.target()), finished.clone())?;
+        if read || behind {
+            kept = read_stored(&path, there.then_some(shared.target()), finished)?;
         }
-        let mut beside: BTreeSet<String> = finished.into_keys().collect();
-        let mut behind = !beside.is_empty();
         // Of a process that was killed. Now the output has what belongs to it, and can be kept in whole.
-        if alone && !beside.is_empty() {
+        if alone && behind {
             let write = |out: &mut dyn Write| write_runs(out, kept.iter());
             let save = lock.replace(Existing::Replace, write, |_| Ok(()));
             save.map_err(|e| cannot_save(&path, &e))?;
@@ -222,7 +232,8 @@ impl Store {
             state: Mutex::new(State {
                 kept,
                 behind,
-                loose: beside,
+                files: beside.into_iter().collect(),
+                finished: if alone { HashSet::new() } else { found },
                 back_up: seen.is_some() && options.overwrite.is_some(),
                 seen,
                 saved: Some(Instant::now()),
@@ -339,7 +350,9 @@ impl Store {
                 let mine: HashSet<String> = plan.left.iter().map(|run| run.run.clone()).collect();
                 let mut others = theirs.left;
                 others.retain(|run| !mine.contains(&run.run));
-                let finished = others.iter().filter(|run| self.loose.contains(&run.run));
+                let beside = self.loose.finished();
+                let beside = beside.map_err(|e| cannot_save(&self.path, &e))?;
+                let finished = others.iter().filter(|run| beside.contains(&run.run));
                 plan.done = theirs.done.max(plan.done.saturating_sub(finished.count()));
                 plan.left.extend(others);
             }
@@ -349,8 +362,8 @@ impl Store {
     }
 
     /// What the output has since is not to be done any more.
-    fn shorten_plan(&self, done: &BTreeSet<String>) -> Result<()> {
-        let Some(mut plan) = self.loose.plan()?.filter(|_| !done.is_empty()) else {
+    fn shorten_plan(&self, done: &HashSet<String>) -> Result<()> {
+        let Some(mut plan) = self.loose.plan()? else {
             return Ok(());
         };
         let before = plan.left.len();
@@ -360,32 +373,77 @@ impl Store {
         set.map_err(|e| cannot_save(&self.path, &e))
     }
 
-    /// Claims a run, so that nobody else trains it.
+    /// Claims runs that are to be trained one after the other, so that nobody else trains them. Says of each whose it is:
+    /// those that are [`Turn::Mine`] have the claim, which there is if there are any.
     ///
     /// # Errors
     /// If nothing can be written beside the output.
-    pub fn claim(&self, run: &Identity) -> Result<Turn> {
-        let hash = run.hash();
-        if self.state().finished.contains(&hash) || self.loose.contains(&hash) {
-            return Ok(Turn::Finished);
-        }
-        let has_failed = self.loose.has_failed(&hash);
-        if has_failed && !self.failed.contains(&hash) {
-            return Ok(Turn::Failed);
-        }
-        let claimed = self.loose.claim(&hash, self.shared.writer());
-        match claimed.map_err(|e| cannot_save(&self.path, &e))? {
-            Claimed::Held(name) => Ok(Turn::Held(name)),
-            // Its last owner may have finished it in between.
-            Claimed::Mine(_) if self.loose.contains(&hash) => Ok(Turn::Finished),
-            Claimed::Mine(claim) => {
-                if has_failed {
-                    let forgotten = self.loose.note_failure(&hash, None);
-                    forgotten.map_err(|e| cannot_save(&self.path, &e))?;
-                }
-                Ok(Turn::Mine(claim))
+    pub fn claim(&self, runs: &[&Identity]) -> Result<(Vec<Turn>, Option<Claim>)> {
+        let claimed = self.claim_free(runs);
+        claimed.map_err(|e| cannot_save(&self.path, &e))
+    }
+
+    fn claim_free(&self, runs: &[&Identity]) -> io::Result<(Vec<Turn>, Option<Claim>)> {
+        let mut turns = vec![Turn::Mine; runs.len()];
+        let claim = loop {
+            self.leave_taken(runs, &mut turns)?;
+            let mine: Vec<usize> = (0..runs.len())
+                .filter(|i| turns[*i] == Turn::Mine)
+                .collect();
+            let Some(first) = mine.first() else {
+                return Ok((turns, None));
+            };
+            let hashes: Vec<&str> = mine.iter().map(|i| runs[*i].hash()).collect();
+            match self.loose.claim(&hashes, self.shared.writer())? {
+                Claimed::Mine(claim) => break claim,
+                Claimed::Held(name) => turns[*first] = Turn::Held(name),
+            }
+        };
+        // Others may have claimed some in between, and the last owners may have finished them.
+        let claimed = turns.iter().filter(|turn| **turn == Turn::Mine).count();
+        self.leave_taken(runs, &mut turns)?;
+        for (run, turn) in runs.iter().zip(&mut turns) {
+            let hash = run.hash();
+            if *turn != Turn::Mine {
+                continue;
+            }
+            if self.loose.contains(hash) {
+                *turn = Turn::Finished;
+            } else if claimed > 1
+                && let Some(name) = self.loose.holder(hash, self.shared.writer())?
+            {
+                *turn = Turn::Held(name);
+            } else if self.failed.contains(hash) {
+                self.loose.note_failure(hash, None)?;
             }
         }
+        match turns.contains(&Turn::Mine) {
+            true => Ok((turns, Some(claim))),
+            false => Ok((turns, None)),
+        }
+    }
+
+    /// Finds which of the runs that would be ours are others' or need nobody.
+    fn leave_taken(&self, runs: &[&Identity], turns: &mut [Turn]) -> io::Result<()> {
+        // Claims first: what ends in between is found finished.
+        let held = self.loose.held(self.shared.writer())?;
+        let bundled = self.loose.newly_bundled(self.shared.writer())?;
+        let mut state = self.state();
+        state.finished.extend(bundled);
+        for (run, turn) in runs.iter().zip(turns) {
+            let hash = run.hash();
+            if *turn != Turn::Mine {
+                continue;
+            }
+            if state.finished.contains(hash) {
+                *turn = Turn::Finished;
+            } else if !self.failed.contains(hash) && self.loose.has_failed(hash) {
+                *turn = Turn::Failed;
+            } else if let Some(name) = held.get(hash) {
+                *turn = Turn::Held(name.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Waits until it is certain whether this process is alive, or until `stop` is set.
@@ -398,33 +456,50 @@ impl Store {
     /// Tells others why a run that this process has claimed cannot be trained.
     pub fn fail(&self, run: &Identity, why: &Error) {
         // Else they try it themselves.
-        let _ = self.loose.note_failure(&run.hash(), Some(&why.message));
+        let _ = self.loose.note_failure(run.hash(), Some(&why.message));
     }
 
-    /// Adds a finished run, `index` being its place in the experiment. It is on disk when this returns.
+    /// Adds finished runs, in a file of their own. They are on disk when this returns.
     ///
     /// # Errors
-    /// The run is still in memory then: the next save that succeeds writes it too. If somebody else has removed the
+    /// They are still in memory then: the next save that succeeds writes them too. If somebody else has removed the
     /// output or put another file in its place, all runs are written elsewhere, and the error says where.
-    pub fn add(&self, index: usize, run: &RunResult) -> Result<()> {
-        let mut text = String::new();
-        json::write(&mut text, &run.to_json(), 1, self.options.strict_json);
-        let identity = Identity::new(&run.config, &run.summary);
-        let hash = identity.hash();
-        let text: Arc<str> = text.into();
-        let stored = Stored {
-            identity,
-            text: text.clone(),
+    pub fn add(&self, runs: &[Finished]) -> Result<()> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let text = |run: &Finished| -> Arc<str> {
+            let Finished {
+                identity, result, ..
+            } = run;
+            debug_assert_eq!(**identity, Identity::new(&result.config, &result.summary));
+            let mut text = String::new();
+            let json = result.to_json();
+            json::write(&mut text, &json, 1, self.options.strict_json);
+            text.into()
         };
+        let texts: Vec<Arc<str>> = runs.iter().map(text).collect();
+        let hashes: Vec<&str> = runs.iter().map(|run| run.identity.hash()).collect();
+        let name = self.loose.name(&hashes, self.shared.writer());
         let mut state = self.state();
-        state.runs.insert(index, stored);
-        state.loose.insert(hash.clone());
-        state.finished.insert(hash.clone());
+        for (run, text) in runs.iter().zip(&texts) {
+            let stored = Stored {
+                identity: run.identity.clone(),
+                text: text.clone(),
+            };
+            state.runs.insert(run.index, stored);
+        }
+        state.files.insert(name.clone());
+        state
+            .finished
+            .extend(hashes.iter().map(|&hash| hash.into()));
         state.behind = true;
         // Who overwrites has no output of his own yet that the file of a run could belong to.
         if !state.back_up {
             drop(state);
-            let added = self.loose.add(&hash, &text);
+            let texts = hashes.iter().zip(&texts);
+            let texts: Vec<(&str, &str)> = texts.map(|(hash, text)| (*hash, &**text)).collect();
+            let added = self.loose.add(&name, &texts);
             added.map_err(|e| cannot_save(&self.path, &e))?;
             state = self.state();
         }
@@ -466,10 +541,9 @@ impl Store {
                 // A process that was killed meanwhile has left it.
                 lock.tidy()?;
                 let checkpoints = file::beside(self.shared.target(), CHECKPOINTS);
-                for folder in [&checkpoints, self.loose.folder()] {
-                    let tidied = file::remove_left_overs(folder, ".tmp-");
-                    tidied.map_err(|e| cannot_save(&self.path, &e))?;
-                }
+                let tidied = file::remove_left_overs(&checkpoints, ".tmp-");
+                let tidied = tidied.and_then(|()| self.loose.remove_left_overs());
+                tidied.map_err(|e| cannot_save(&self.path, &e))?;
                 self.loose.close();
             }
             Ok(())
@@ -510,15 +584,12 @@ impl Store {
         if self.shared.writer().is_dismissed() && state.elsewhere.is_none() {
             self.come_again(state)?;
         }
-        // A thread may have written one after the last save, which had the run already.
-        let there = self.loose.finished().map_err(cannot)?;
-        let mine = there
-            .into_iter()
-            .filter(|hash| state.finished.contains(hash));
-        state.loose.extend(mine);
-        let others = self.loose.read(|hash| state.loose.contains(hash))?;
+        let there = self.loose.files().map_err(cannot)?;
+        let new = there.iter().filter(|name| !state.files.contains(*name));
+        let mut new: Vec<String> = new.cloned().collect();
+        let others = self.loose.read(&mut new)?;
+        state.files.extend(new);
         if !others.is_empty() {
-            state.loose.extend(others.keys().cloned());
             state.finished.extend(others.keys().cloned());
             for run in read_stored(&self.path, None, others)? {
                 state.insert(self.as_wanted(run));
@@ -526,7 +597,7 @@ impl Store {
         }
         if state.behind {
             if !self.untouched(state)? {
-                return Err(self.save_elsewhere(state, lock));
+                return Err(self.save_elsewhere(state, lock, &there));
             }
             let existing = match (state.seen, state.back_up) {
                 (None, _) => Existing::Refuse,
@@ -546,9 +617,10 @@ impl Store {
             state.saved = Some(Instant::now());
         }
         if lock.others()?.is_empty() {
-            let done = std::mem::take(&mut state.loose);
-            self.shorten_plan(&done)?;
-            self.loose.remove(&done);
+            if !there.is_empty() {
+                self.shorten_plan(&state.finished)?;
+            }
+            self.loose.remove(&there);
             let _ = fs::remove_file(self.loose.note());
         }
         Ok(())
@@ -559,18 +631,21 @@ impl Store {
     fn come_again(&self, state: &mut State) -> Result<()> {
         let entered = self.shared.writer().enter_again();
         entered.map_err(|e| cannot_save(&self.path, &e))?;
-        let finished = self.loose.read(|_| false)?;
-        let beside = finished.keys().cloned().collect();
+        let beside = self.loose.files();
+        let mut beside = beside.map_err(|e| cannot_save(&self.path, &e))?;
+        let finished = self.loose.read(&mut beside)?;
         let seen = Stamp::of(self.shared.target());
         state.seen = seen.map_err(|e| Error::io("read", &self.path, &e))?;
         let target = state.seen.map(|_| self.shared.target());
-        let known: HashSet<String> = state.all().map(|run| run.identity.hash()).collect();
+        state.finished.extend(finished.keys().cloned());
+        let known = state.all().map(|run| run.identity.hash().to_owned());
+        let known: HashSet<String> = known.collect();
         for run in read_stored(&self.path, target, finished)? {
-            if !known.contains(&run.identity.hash()) {
+            if !known.contains(run.identity.hash()) {
                 state.insert(self.as_wanted(run));
             }
         }
-        state.loose = beside;
+        state.files.extend(beside);
         state.behind |= state.seen.is_none() && state.all().next().is_some();
         Ok(())
     }
@@ -583,7 +658,7 @@ impl Store {
     }
 
     /// The output is gone, or it is not ours any more: nothing is written over what others have made.
-    fn save_elsewhere(&self, state: &mut State, lock: &Lock) -> Error {
+    fn save_elsewhere(&self, state: &mut State, lock: &Lock, beside: &[String]) -> Error {
         let runs = state.all();
         let count = runs.clone().count();
         let write = |out: &mut dyn Write| write_runs(out, runs);
@@ -595,7 +670,7 @@ impl Store {
         match written {
             Ok(place) => {
                 // They are no runs of what is there now.
-                self.loose.remove(&std::mem::take(&mut state.loose));
+                self.loose.remove(beside);
                 let _ = fs::remove_file(self.loose.note());
                 let _ = self.loose.set_plan(None);
                 self.loose.close();
@@ -629,11 +704,7 @@ fn cannot_save(path: &Path, cause: &io::Error) -> Error {
 }
 
 fn write_runs<'a>(out: &mut dyn Write, runs: impl Iterator<Item = &'a Stored>) -> io::Result<()> {
-    for (i, run) in runs.enumerate() {
-        out.write_all(if i == 0 { b"[\n    " } else { b",\n    " })?;
-        out.write_all(run.text.as_bytes())?;
-    }
-    out.write_all(b"\n]")
+    loose::write_list(out, runs.map(|run| &*run.text))
 }
 
 /// The runs of an existing output, verbatim, and those that do not stand in it yet.

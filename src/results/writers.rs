@@ -3,8 +3,9 @@
 //! Two kinds of files beside the output `DIR/<id>.json` are all that they know of each other:
 //!
 //! - `.<id>.writers/<name>.writer`: a process that is there. It alone writes this file, every `BEAT`.
-//! - a **claim**, the right to something: a folder that holds one empty file named as its owner. `.<id>.lock/` is the right
-//!   to write the output, which a process has for moments only, `.<id>.runs/<hash>.claim/` that to train a run.
+//! - a **claim**, the right to something: a folder that holds one file named as its owner. `.<id>.lock/` is the right to
+//!   write the output, which a process has for moments only, `.<id>.runs/<hash>.claim/` that to train a run. A claim of several
+//!   short runs is `.<id>.runs/bundles/<hash of the first>.claim/`; its file names them all.
 //!
 //! **A claim has one owner.** A process that wants one makes a folder with its name in it and renames it to the claim's. A rename
 //! is one step, on NFS as well, and succeeds where there is nothing or an empty folder, but not where there is a name in
@@ -12,6 +13,10 @@
 //! who has come since. That is how an owner gives up his claim and how others take it from one who is dead. There is no
 //! moment at which a process may hold what it has looked at for what is there. Only the claim of a finished run, which nobody
 //! wants any more, is moved away as it is ([`Claim::done`]).
+//!
+//! **A run has one claim**, though two may name it. Who has made a claim looks for others that name the same runs, and leaves
+//! these to their owners; of two claims, the one that was made later is sure to see the other. Two processes may leave a run to each
+//! other, so each tries what it has left again in the end, alone, when its own claim has ended: the last to try gets it.
 //!
 //! **Who is dead.** A process of this machine is dead exactly if there is none of its number and start. One of another
 //! machine counts as dead once its file has stayed the same for a time that the observer has measured by his own clock:
@@ -22,10 +27,10 @@
 //!   it is not, the process reads the output again before it writes it.
 //!
 //! **A run is trained once.** Its owner puts the finished run into the folder of its claim before he gives that up, and
-//! looks there for a finished one after he has got it. To rename something into a folder brings a client's view of it up
-//! to date, as does opening a file its view of the file; nothing else is asked of NFS, neither locks nor an order
-//! of what different folders show. If all of that fails, a run is trained twice to the same bits, and is stored once,
-//! since its file's name is its hash.
+//! looks for a finished one, alone or in a bundle, after he has got it. To make a file in a folder, or to rename one into it, brings
+//! a client's view of it up to date, as does opening a file its view of the file; nothing else is asked of NFS, neither
+//! locks nor an order of what different folders show. If all of that fails, a run is trained twice to the same bits, and is
+//! stored once, since runs are known by their hashes.
 //!
 //! No lock of the system's is used.
 
@@ -207,6 +212,8 @@ pub enum Claimed {
 #[derive(Debug)]
 pub struct Claim {
     place: PathBuf,
+    /// The hashes of its runs; none if it is no claim of runs.
+    runs: Vec<String>,
     lost: Arc<AtomicBool>,
     done: bool,
     shared: Arc<Shared>,
@@ -218,16 +225,15 @@ impl Claim {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Tells others, with the next beat, how far the run has come that was claimed, and whether an epoch of it was trained
-    /// just now.
-    pub fn report(&self, under_way: UnderWay, trained: bool) {
+    /// Tells others, with the next beat, how far a run of the claim has come, and whether an epoch of it was trained just now.
+    pub fn report(&self, run: &str, under_way: UnderWay, trained: bool) {
         let about = &mut lock(&self.shared.about).about;
-        about.runs.insert(self.what(), under_way);
+        about.runs.insert(run.to_owned(), under_way);
         about.epochs += usize::from(trained);
     }
 
-    /// Ends the claim of something that is done: who claims it from now on learns that first. So there is nothing to guard
-    /// any more, and its folder may become that of the next claim, which saves making and removing one for each.
+    /// Ends the claim of what is done, all of it: who claims it from now on learns that first. So there is nothing to guard any
+    /// more, and its folder may become that of the next claim, which saves making and removing one for each.
     pub fn done(mut self) {
         self.done = true;
         let spare = self.shared.next_claiming();
@@ -239,11 +245,6 @@ impl Claim {
         }
     }
 
-    fn what(&self) -> String {
-        let stem = self.place.file_stem().unwrap_or_default();
-        stem.to_string_lossy().into_owned()
-    }
-
     /// As [`Claim::is_lost`], at this moment.
     pub fn is_there(&self) -> bool {
         !matches!(fs::exists(self.place.join(&self.shared.name)), Ok(false))
@@ -253,7 +254,10 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         lock(&self.shared.claims).retain(|(_, lost)| !Arc::ptr_eq(lost, &self.lost));
-        lock(&self.shared.about).about.runs.remove(&self.what());
+        let about = &mut lock(&self.shared.about).about;
+        for run in &self.runs {
+            about.runs.remove(run);
+        }
         if self.done {
             return;
         }
@@ -304,6 +308,11 @@ impl Writer {
         })
     }
 
+    /// The random name of this process.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// Changes what it says of itself, and says so at once.
     pub fn announce(&self, change: impl FnOnce(&mut About)) -> io::Result<()> {
         let mut published = lock(&self.shared.about);
@@ -340,6 +349,13 @@ impl Writer {
         Ok(others)
     }
 
+    /// Is no other process there, not even a dead one that nobody has dismissed?
+    pub fn is_alone(&self) -> io::Result<bool> {
+        let names = names(&self.shared.folder)?;
+        let other = |name: &String| name.ends_with(WRITER) && !name.starts_with(&self.shared.name);
+        Ok(!names.iter().any(other))
+    }
+
     /// A process by its name; none if it is dead.
     pub fn look(&self, name: &str) -> io::Result<Option<About>> {
         self.shared.look(name)
@@ -365,17 +381,24 @@ impl Writer {
         }
     }
 
-    /// Claims what has this place, whose folder must be there and on the same file system.
-    pub fn claim(&self, place: &Path) -> io::Result<Claimed> {
+    /// Claims what has this place, whose folder must be there and on the same file system: runs of these hashes, if it is a
+    /// claim of runs.
+    pub fn claim(&self, place: &Path, runs: &[&str]) -> io::Result<Claimed> {
         let shared = &self.shared;
         let mut claiming = shared.claiming()?;
         let lost = Arc::default();
         let outcome = loop {
-            match fs::rename(&claiming, place) {
+            // One run is named by the place.
+            let named = match runs.len() {
+                0 | 1 => Ok(()),
+                _ => fs::write(claiming.join(&shared.name), runs.join("\n")),
+            };
+            match named.and_then(|()| fs::rename(&claiming, place)) {
                 Ok(()) => {
                     lock(&shared.claims).push((place.to_owned(), Arc::clone(&lost)));
                     return Ok(Claimed::Mine(Claim {
                         place: place.to_owned(),
+                        runs: runs.iter().map(|run| (*run).to_owned()).collect(),
                         lost,
                         done: false,
                         shared: shared.clone(),
@@ -396,6 +419,11 @@ impl Writer {
         };
         lock(&shared.spare).push(claiming);
         outcome
+    }
+
+    /// Who has a claim, if anybody. Takes it from who is dead.
+    pub fn holder(&self, place: &Path) -> io::Result<Option<String>> {
+        self.shared.holder(place)
     }
 
     /// Removes what dead processes have left in the folder, for who holds the lock.

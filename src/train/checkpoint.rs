@@ -295,7 +295,7 @@ impl Place<'_> {
         let hash = self.run.hash();
         let named = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| name.starts_with(&hash))
+            name.is_some_and(|name| name.starts_with(hash))
         };
         for path in self.of.files().into_iter().filter(named) {
             // One that stays is removed by the next command that finds the run stored.

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
@@ -23,7 +23,7 @@ use crate::models;
 use crate::optim::schedule::Schedule;
 use crate::optim::{self, Optimizer};
 use crate::results::identity::Identity;
-use crate::results::store::{Store, Turn};
+use crate::results::store::{Finished, Store, Turn};
 use crate::results::timestamp::timestamp;
 use crate::results::writers::{Claim, UnderWay};
 use crate::results::{Epoch, RunResult, provenance};
@@ -249,83 +249,123 @@ pub fn sweep(
         store,
         stop,
         progress,
-        next: AtomicUsize::new(0),
+        workers: workers.len(),
+        next: Mutex::default(),
         held: Mutex::default(),
     };
     let (failure, end) = (Mutex::new(None), Mutex::new(None));
+    let train = |worker: &Worker, turn: usize, claim: &Claim| {
+        let Pending {
+            config, identity, ..
+        } = &pending[turn];
+        let watch = RunWatch {
+            turn,
+            config,
+            run: identity.hash(),
+            choices,
+            stop,
+            progress,
+            claim,
+            since: timestamp(SystemTime::now()),
+        };
+        watch.report(0, None);
+        progress.started(turn, config);
+        let data = library.load(config)?;
+        let machine = worker.machine()?;
+        let plans = match lock(&first_plans).take_if(|_| turn == 0) {
+            Some(plans) => plans,
+            None => Plans::from_weights(init, config, &data, target.device)?,
+        };
+        let mut result = one(plans, &data, machine, &optima, &watch)?;
+        if let Some(result) = &mut result {
+            result.summary.extend(chosen.clone());
+            result.summary.insert("threads".into(), threads.into());
+        }
+        Ok(result)
+    };
+    // Ends the sweep, unless it is the run's own fault.
+    let fail = |turn: usize, mut error: Error| {
+        let Pending {
+            config, identity, ..
+        } = &pending[turn];
+        // A reader of the message must learn which run met it.
+        error.message = format!("{}: {}", config.label(), error.message);
+        let its_own = match error.kind {
+            Kind::Io | Kind::CannotCreate => false,
+            Kind::Device => target.device == Device::Cpu,
+            _ => true,
+        };
+        if its_own {
+            store.fail(identity, &error);
+            progress.failed(turn, &error);
+            lock(&failure).get_or_insert(error.kind);
+        } else {
+            lock(&end).get_or_insert(error);
+        }
+    };
+    let ended = || stop.load(Ordering::Relaxed) || lock(&end).is_some();
     let work = |worker: &Worker| {
-        while !stop.load(Ordering::Relaxed) && lock(&end).is_none() {
-            let (turn, claim) = match queue.next() {
-                Ok(Some(next)) => next,
+        let mut pace = None;
+        while !ended() {
+            let Taken { turns, held, claim } = match queue.next(pace.as_ref()) {
+                Ok(Some(taken)) => taken,
                 Ok(None) => break,
                 Err(error) => {
                     lock(&end).get_or_insert(error);
                     break;
                 }
             };
-            let Pending {
-                index,
-                config,
-                identity,
-            } = &pending[turn];
-            let watch = RunWatch {
-                turn,
-                config,
-                choices,
-                stop,
-                progress,
-                claim: &claim,
-                since: timestamp(SystemTime::now()),
-            };
-            watch.report(0, None);
-            progress.started(turn, config);
-            let outcome = library
-                .load(config)
-                .and_then(|data| {
-                    let machine = worker.machine()?;
-                    let plans = match lock(&first_plans).take_if(|_| turn == 0) {
-                        Some(plans) => plans,
-                        None => Plans::from_weights(init, config, &data, target.device)?,
-                    };
-                    one(plans, &data, machine, &optima, &watch)
-                })
-                .map(|result| {
-                    let mut result = result?;
-                    result.summary.extend(chosen.clone());
-                    result.summary.insert("threads".into(), threads.into());
-                    Some(result)
-                });
-            match outcome {
-                // Others thought that we were dead, and have taken the run.
-                Ok(_) if claim.is_lost() => lock(&queue.held).push(turn),
-                Ok(None) => {}
-                Ok(Some(result)) => match store.add(*index, &result) {
-                    Ok(()) => {
-                        if let Some(checkpoints) = &choices.checkpoints {
-                            checkpoints.place(turn).remove();
-                        }
-                        claim.done();
-                        progress.finished(turn, &result);
-                    }
-                    Err(error) => drop(lock(&end).get_or_insert(error)),
-                },
-                Err(mut error) => {
-                    // A reader of the message must learn which run met it.
-                    error.message = format!("{}: {}", config.label(), error.message);
-                    let its_own = match error.kind {
-                        Kind::Io | Kind::CannotCreate => false,
-                        Kind::Device => target.device == Device::Cpu,
-                        _ => true,
-                    };
-                    if its_own {
-                        store.fail(identity, &error);
-                        progress.failed(turn, &error);
-                        lock(&failure).get_or_insert(error.kind);
-                    } else {
-                        lock(&end).get_or_insert(error);
-                    }
+            let (begin, mut begun) = (Instant::now(), 0);
+            let mut results: Vec<(usize, RunResult)> = Vec::new();
+            for &turn in &turns {
+                begun += 1;
+                match train(worker, turn, &claim) {
+                    Ok(result) => results.extend(result.map(|result| (turn, result))),
+                    Err(error) => fail(turn, error),
+                }
+                if ended() || claim.is_lost() || begin.elapsed() > 4 * WORTH {
+                    break;
                 }
             }
+            let mean = begin.elapsed().as_secs_f64() / begun as f64;
+            // Others thought that we were dead, and have taken the runs.
+            if claim.is_lost() {
+                drop(claim);
+                lock(&queue.held).extend(turns.into_iter().chain(held));
+                continue;
+            }
+            let finished = results.iter().map(|(turn, result)| Finished {
+                index: pending[*turn].index,
+                identity: &pending[*turn].identity,
+                result,
+            });
+            if let Err(error) = store.add(&finished.collect::<Vec<_>>()) {
+                lock(&end).get_or_insert(error);
+                break;
+            }
+            if let Some(checkpoints) = &choices.checkpoints {
+                for (turn, _) in &results {
+                    checkpoints.place(*turn).remove();
+                }
+            }
+            match results.len() == turns.len() {
+                true => claim.done(),
+                false => drop(claim),
+            }
+            for (turn, result) in &results {
+                progress.finished(*turn, result);
+            }
+            // Of runs that have failed nothing is known, and those that went on from a checkpoint took longer than now.
+            let of_run = |(_, result): &(usize, RunResult)| {
+                let epochs = result.history.iter();
+                epochs.map(|e| e.train_epoch_time + e.eval_epoch_time).sum()
+            };
+            pace = (results.len() == begun).then(|| Pace {
+                like: turns[0],
+                seconds: results.iter().map(of_run).fold(mean, f64::max),
+            });
+            // Only now: see `writers.rs`.
+            lock(&queue.held).extend(turns[begun..].iter().copied().chain(held));
         }
     };
     if let [worker] = workers {
@@ -360,53 +400,137 @@ pub fn sweep(
     }
 }
 
+/// Runs that are trained in less than this are claimed and stored several at a time, so that a claim is worth it: to claim a run,
+/// to store it and to sync it takes longer than to train a tiny one. A process that is killed loses it.
+const WORTH: Duration = Duration::from_millis(200);
+
+/// How long a run has taken.
+struct Pace {
+    /// A run of which that is known, by its place among the pending ones.
+    like: usize,
+    seconds: f64,
+}
+
+/// Runs by their places among the pending ones.
+struct Taken {
+    /// Those that are to be trained, one after the other.
+    turns: Vec<usize>,
+    /// Those that others had. They are tried again in the end, once the claim has ended.
+    held: Vec<usize>,
+    claim: Claim,
+}
+
 /// Gives out pending runs, each once.
 struct Queue<'a> {
     pending: &'a [Pending],
     store: &'a Store,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
-    next: AtomicUsize,
+    workers: usize,
+    next: Mutex<usize>,
     /// Those that another process had, when it was their turn.
     held: Mutex<Vec<usize>>,
 }
 
 impl Queue<'_> {
-    /// The next run that this process has claimed.
-    fn next(&self) -> Result<Option<(usize, Claim)>> {
+    /// The next runs that this process has claimed: several if they are short, as far as that is known.
+    fn next(&self, pace: Option<&Pace>) -> Result<Option<Taken>> {
         while !self.stop.load(Ordering::Relaxed) {
-            let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            let again = turn >= self.pending.len();
-            let turn = match again {
-                false => turn,
-                true => match lock(&self.held).pop() {
-                    Some(turn) => turn,
-                    None => break,
-                },
-            };
-            let run = &self.pending[turn].identity;
-            let what = loop {
-                match self.store.claim(run)? {
-                    Turn::Mine(claim) => return Ok(Some((turn, claim))),
-                    Turn::Finished => break Elsewhere::Finished,
-                    Turn::Failed => break Elsewhere::Failed,
-                    Turn::Held(_) if !again => {
-                        lock(&self.held).push(turn);
-                        break Elsewhere::UnderWay;
-                    }
-                    Turn::Held(name) if self.store.is_alive(&name, self.stop)? => {
-                        break Elsewhere::UnderWay;
-                    }
-                    // Its owner has died.
-                    Turn::Held(_) => {}
+            let mut turns = self.take(pace);
+            let again = turns.is_empty();
+            if again {
+                turns.extend(lock(&self.held).pop());
+            }
+            if turns.is_empty() {
+                break;
+            }
+            let runs = turns.iter().map(|turn| &self.pending[*turn].identity);
+            let runs: Vec<&Identity> = runs.collect();
+            let (mut mine, mut held) = (Vec::new(), Vec::new());
+            let claim = loop {
+                let (whose, claim) = self.store.claim(&runs)?;
+                // Its owner may have died.
+                if let ([Turn::Held(name)], true) = (&whose[..], again)
+                    && !self.store.is_alive(name, self.stop)?
+                {
+                    continue;
                 }
+                for (turn, whose) in turns.iter().zip(whose) {
+                    let what = match whose {
+                        Turn::Mine => {
+                            mine.push(*turn);
+                            continue;
+                        }
+                        Turn::Held(_) if !again => {
+                            held.push(*turn);
+                            continue;
+                        }
+                        Turn::Held(_) => Elsewhere::UnderWay,
+                        Turn::Finished => Elsewhere::Finished,
+                        Turn::Failed => Elsewhere::Failed,
+                    };
+                    self.progress.elsewhere(*turn, what);
+                }
+                break claim;
             };
-            if again || what != Elsewhere::UnderWay {
-                self.progress.elsewhere(turn, what);
+            match claim {
+                Some(claim) => {
+                    return Ok(Some(Taken {
+                        turns: mine,
+                        held,
+                        claim,
+                    }));
+                }
+                None => lock(&self.held).extend(held),
             }
         }
         Ok(None)
     }
+
+    /// Whose turn it is: one run, or some that take as long as one that is known to be short.
+    fn take(&self, pace: Option<&Pace>) -> Vec<usize> {
+        let mut next = lock(&self.next);
+        let begin = *next;
+        let left = self.pending.len() - begin;
+        let several = pace.map_or(1, |pace| {
+            let worth = (WORTH.as_secs_f64() / pace.seconds) as usize;
+            let like = &self.pending[pace.like].config;
+            let alike = self.pending[begin..].iter().take(worth);
+            let alike = alike.take_while(|run| take_as_long(&run.config, like));
+            // In the end there is something for everybody.
+            alike.count().min(left / (2 * self.workers))
+        });
+        *next += several.max(1).min(left);
+        (begin..*next).collect()
+    }
+}
+
+/// Do two runs differ in learning rate and seed only?
+fn take_as_long(a: &RunConfig, b: &RunConfig) -> bool {
+    fn rest(run: &RunConfig) -> impl PartialEq + '_ {
+        let RunConfig {
+            dataset,
+            dataset_kwargs,
+            model,
+            model_kwargs,
+            loss_func,
+            score_func,
+            opt,
+            groups,
+            batch_size,
+            max_epoch,
+            run_id: _,
+        } = run;
+        (
+            [dataset, model, loss_func, score_func],
+            [dataset_kwargs, model_kwargs],
+            opt.iter()
+                .filter(|(key, _)| *key != "lr")
+                .collect::<Vec<_>>(),
+            (groups, batch_size, max_epoch),
+        )
+    }
+    rest(a) == rest(b)
 }
 
 /// One run, with the optimal value where there is one.
@@ -471,6 +595,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct RunWatch<'a> {
     turn: usize,
     config: &'a RunConfig,
+    /// The hash of its identity.
+    run: &'a str,
     choices: &'a Choices,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
@@ -489,7 +615,7 @@ impl RunWatch<'_> {
                 .map(|e| e.train_loss)
                 .filter(|loss| loss.is_finite()),
         };
-        self.claim.report(under_way, trained.is_some());
+        self.claim.report(self.run, under_way, trained.is_some());
     }
 }
 
@@ -530,6 +656,8 @@ impl Watch for RunWatch<'_> {
 
 #[cfg(all(test, emulator))]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use serde_json::json;
 
     use super::super::run::run;
@@ -558,7 +686,8 @@ mod tests {
         }
     }
 
-    fn configs() -> Vec<Pending> {
+    fn configs(target: Target) -> Vec<Pending> {
+        let chosen = chosen(target, &Choices::default());
         let one = |id: u64| {
             let config = json!({
                 "dataset": "synthetic_linear", "dataset_kwargs": {"p": 5, "n_samples": 40}, "model": "linear",
@@ -568,7 +697,7 @@ mod tests {
             let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
             Pending {
                 index: id as usize,
-                identity: identity(&config, &Map::new(), None),
+                identity: identity(&config, &chosen, Some(Value::Null)),
                 config,
             }
         };
@@ -591,7 +720,7 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
         let outcome = pool.build().unwrap().install(|| {
             prepare();
-            let pending = configs();
+            let pending = configs(target);
             sweep(
                 &pending,
                 &library,
@@ -649,7 +778,7 @@ mod tests {
         let store = Store::open(folder.path(), "one-bad", Options::default()).unwrap();
         let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
         let (counts, stop) = (Counts::default(), AtomicBool::new(false));
-        let mut pending = configs();
+        let mut pending = configs(target);
         pending[1].config.batch_size = 41;
         let runs = pending.iter().map(|run| &run.config);
         let choices = Choices {
@@ -726,6 +855,51 @@ mod tests {
         assert_eq!(device.rounds(), alone[0].1);
     }
 
+    #[test]
+    fn as_many_short_runs_are_claimed_as_a_claim_is_worth() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), "short", Options::default()).unwrap();
+        let [one, ..] = &configs(Device::Cpu.into())[..] else {
+            panic!()
+        };
+        let run = |lr: f64, epochs: usize| {
+            let mut run = one.clone();
+            run.config.opt.insert("lr".into(), lr.into());
+            run.config.max_epoch = epochs;
+            run
+        };
+        let mut pending: Vec<Pending> = (1..=100).map(|i| run(i as f64, 2)).collect();
+        pending.extend((1..=100).map(|i| run(i as f64, 3)));
+        let (stop, progress) = (AtomicBool::new(false), Counts::default());
+        let queue = Queue {
+            pending: &pending,
+            store: &store,
+            stop: &stop,
+            progress: &progress,
+            workers: 2,
+            next: Mutex::default(),
+            held: Mutex::default(),
+        };
+        let taken = |like, seconds| queue.take(Some(&Pace { like, seconds })).len();
+        assert_eq!(queue.take(None), [0]);
+        assert_eq!(
+            queue.take(Some(&Pace {
+                like: 0,
+                seconds: 0.06
+            })),
+            [1, 2, 3]
+        );
+        assert_eq!(taken(0, 0.4), 1);
+        // A quarter of those that are left, and none that may take longer.
+        assert_eq!(taken(0, 1e-9), (200 - 5) / 4);
+        assert_eq!(taken(0, 1e-9), (200 - 53) / 4);
+        assert_eq!(taken(0, 1e-9), 100 - 89);
+        assert_eq!(taken(0, 1e-9), 1);
+        assert_eq!(taken(100, 0.02), 10);
+        let rest: usize = std::iter::repeat_with(|| taken(100, 2e-3)).take(50).sum();
+        assert_eq!(rest, 200 - 111);
+    }
+
     /// Begins runs in pairs only.
     struct Pairs(std::sync::Barrier);
 
@@ -745,7 +919,7 @@ mod tests {
             precision: None,
         };
         let (pairs, stop) = (Pairs(std::sync::Barrier::new(2)), AtomicBool::new(false));
-        let (pending, choices) = (configs(), Choices::default());
+        let (pending, choices) = (configs(target), Choices::default());
         let targets = [target; 2];
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let outcome = pool.unwrap().install(|| {

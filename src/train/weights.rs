@@ -379,7 +379,7 @@ pub fn places(
     let labels = all.iter().map(RunConfig::file_label);
     labels.for_each(|label| *uses.entry(label).or_default() += 1);
     let place = |(config, identity): &(&RunConfig, Identity)| {
-        let (label, run) = (config.file_label(), identity.hash());
+        let (label, run) = (config.file_label(), identity.hash().to_owned());
         let own = format!("{label}:run={}", &run[..8]);
         let plain = (uses.get(&label) == Some(&1)).then_some(label);
         let names = plain.into_iter().chain([own]);

@@ -112,8 +112,15 @@ fn finished(stdout: &str) -> Vec<String> {
     whole.map(config).collect()
 }
 
-/// Kills at numbers of epochs that a seed decides: how many kills came before all runs were there.
-fn share(runs: usize, epochs: usize, writers: usize, kills: usize, seed: u64) -> usize {
+/// Kills at numbers of epochs, up to `most`, that a seed decides: how many kills came before all runs were there.
+fn share(
+    runs: usize,
+    epochs: usize,
+    most: usize,
+    writers: usize,
+    kills: usize,
+    seed: u64,
+) -> usize {
     let config = sweep(runs, epochs);
     let expected = undisturbed(&config);
     let folder = folder(&config);
@@ -127,7 +134,7 @@ fn share(runs: usize, epochs: usize, writers: usize, kills: usize, seed: u64) ->
                 let (mut told, mut came) = (Vec::new(), 0);
                 loop {
                     let mut process = begun(folder, "--checkpoint-every 0.01");
-                    let patience = 1 + draws.randint(2 * epochs as u64) as usize;
+                    let patience = 1 + draws.randint(most as u64) as usize;
                     if came < kills / writers {
                         process.trains(patience);
                         let _ = process.child.kill();
@@ -171,7 +178,13 @@ fn share(runs: usize, epochs: usize, writers: usize, kills: usize, seed: u64) ->
 
 #[test]
 fn processes_share_a_sweep_whoever_is_killed() {
-    let kills = share(12, 30, 4, 12, 1);
+    let kills = share(12, 30, 60, 4, 12, 1);
+    assert!(kills > 0);
+}
+
+#[test]
+fn processes_share_runs_that_are_claimed_many_at_a_time_whoever_is_killed() {
+    let kills = share(600, 2, 200, 4, 12, 1);
     assert!(kills > 0);
 }
 
@@ -182,9 +195,10 @@ fn many_kills() {
     let wanted = std::env::var("STEPBACK_KILLS").map_or(1000, |n| n.parse().unwrap());
     let (mut kills, mut seed) = (0, 2);
     while kills < wanted {
-        kills += share(80, 30, 4, 40, seed);
+        kills += share(80, 30, 60, 4, 40, seed);
+        kills += share(2000, 2, 400, 4, 40, seed);
         seed += 1;
-        eprintln!("{kills} kills, {} sweeps of 80 runs", seed - 2);
+        eprintln!("{kills} kills, {} sweeps of 80 runs and of 2,000", seed - 2);
     }
 }
 

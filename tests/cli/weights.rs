@@ -145,9 +145,12 @@ fn weights_of_other_runs_stay() {
     // The file says whose weights it has, as the output distinguishes its runs.
     let runs: Value = serde_json::from_str(&folder.read("output/small.json")).unwrap();
     let map = |key: &str| runs[0][key].as_object().unwrap();
-    let hash = Identity::new(map("config"), map("summary")).hash();
+    let identity = Identity::new(map("config"), map("summary"));
     let (_, metadata) = SafeTensors::read_metadata(&first).unwrap();
-    assert_eq!(metadata.metadata().as_ref().unwrap()["run"], hash);
+    assert_eq!(
+        metadata.metadata().as_ref().unwrap()["run"],
+        identity.hash()
+    );
     // A run of more epochs goes beside it, and so does one from other initial weights; each has one file, however often
     // it is trained.
     let others = [

@@ -2,6 +2,8 @@
 
 use crate::common::files;
 use proptest::prelude::*;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use stepback_native::results::json::{self, Json};
 
 #[test]
@@ -103,6 +105,27 @@ fn floats_are_spelled_as_python_spells_them() {
         let x = f64::from_bits(bits);
         assert_eq!(json::repr(x), text);
         assert_eq!(json::dumps(&Json::Float(x), false), text);
+    }
+    // As short as Rust's, and the nearest of that length, the even one of two.
+    let mut draws = Xoshiro256PlusPlus::seed_from_u64(1);
+    for i in 0..100_000 {
+        let bits: u64 = draws.random();
+        let single = f64::from(f32::from_bits(bits as u32));
+        let x = [f64::from_bits(bits), single, (bits >> 40) as f64 / 1e3][i % 3];
+        if x.is_finite() {
+            let rust = format!("{x:e}");
+            let digits = |text: &str| text.split('e').next().unwrap().replace(['-', '.'], "");
+            let nearest = format!("{x:.*e}", digits(&rust).len() - 1);
+            let best = if nearest.parse() == Ok(x) {
+                &nearest
+            } else {
+                &rust
+            };
+            let text = json::repr(x);
+            assert_eq!(text.parse(), Ok(x));
+            let counted = |text: &str| digits(text).trim_matches('0').to_owned();
+            assert_eq!(counted(&text), counted(best), "{x:e}");
+        }
     }
     let words = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
     let spell = |f: &dyn Fn(f64) -> String| words.map(f).join(" ");

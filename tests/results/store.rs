@@ -19,7 +19,8 @@ use stepback_native::results::edit::filter;
 use stepback_native::results::file::{self, Existing};
 use stepback_native::results::identity::Identity;
 use stepback_native::results::progress::{Planned, Watch};
-use stepback_native::results::store::Turn;
+use stepback_native::results::store::{Finished, Turn};
+use stepback_native::results::writers::Claim;
 use stepback_native::results::{Epoch, Options, Overwrite, RunResult, Store, json as python};
 
 fn config(index: usize) -> Map<String, Value> {
@@ -71,6 +72,41 @@ fn run(index: usize) -> RunResult {
 
 fn open(dir: &Path) -> Store {
     Store::open(dir, "x", Options::default()).unwrap()
+}
+
+/// Adds a run that was trained alone.
+fn add(store: &Store, index: usize, run: &RunResult) -> Result<(), Error> {
+    add_all(store, &[(index, run)])
+}
+
+fn add_all(store: &Store, runs: &[(usize, &RunResult)]) -> Result<(), Error> {
+    let identities = runs
+        .iter()
+        .map(|(_, run)| Identity::new(&run.config, &run.summary));
+    let identities: Vec<Identity> = identities.collect();
+    let finished = runs
+        .iter()
+        .zip(&identities)
+        .map(|(&(index, result), identity)| Finished {
+            index,
+            identity,
+            result,
+        });
+    store.add(&finished.collect::<Vec<_>>())
+}
+
+/// Claims one run.
+fn claim(store: &Store, index: usize) -> (Turn, Option<Claim>) {
+    let (mut turns, claim) = claim_all(store, [index]);
+    (turns.remove(0), claim)
+}
+
+fn claim_all(
+    store: &Store,
+    indices: impl IntoIterator<Item = usize>,
+) -> (Vec<Turn>, Option<Claim>) {
+    let all = identities(indices);
+    store.claim(&all.iter().collect::<Vec<_>>()).unwrap()
 }
 
 fn read(dir: &Path) -> String {
@@ -142,7 +178,7 @@ fn child() {
                     let (store, done) = (&store, &done);
                     scope.spawn(move || {
                         for i in (thread..RUNS).step_by(3).filter(|&i| !done[i]) {
-                            store.add(i, &run(i)).unwrap();
+                            add(store, i, &run(i)).unwrap();
                             println!("\nadded {i}");
                         }
                     });
@@ -154,19 +190,31 @@ fn child() {
             std::thread::sleep(Duration::from_secs(60));
         }
         "leave" => {
-            (0..3).for_each(|i| store.add(i, &run(i)).unwrap());
+            (0..3).for_each(|i| add(&store, i, &run(i)).unwrap());
             std::process::exit(0);
+        }
+        // Short runs, of which the last were under way.
+        "bundle" => {
+            let _claim = claim_all(&store, 0..6).1.unwrap();
+            let runs = [0, 1, 2].map(run);
+            // The first one that comes goes into the output.
+            add(&store, 6, &run(6)).unwrap();
+            add_all(&store, &[(0, &runs[0]), (1, &runs[1])]).unwrap();
+            // Of the version before: each run has a file.
+            add(&store, 2, &runs[2]).unwrap();
+            println!("\nclaimed");
+            std::thread::sleep(Duration::from_secs(60));
         }
         "full" => {
             let noted = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
             signal_hook::flag::register(libc::SIGXFSZ, noted).unwrap();
             limit_file_size(100);
-            let error = store.add(3, &run(3)).unwrap_err();
+            let error = add(&store, 3, &run(3)).unwrap_err();
             println!("\nerror {:?} {error}", error.kind);
             limit_file_size(1 << 30);
             println!("\ntemps {:?}", names(&dir));
             fs::copy(dir.join("x.json"), dir.join("after-error")).unwrap();
-            store.add(4, &run(4)).unwrap();
+            add(&store, 4, &run(4)).unwrap();
         }
         other => panic!("no role {other}"),
     }
@@ -333,21 +381,21 @@ fn a_run_is_claimed_once_and_what_all_have_finished_is_in_the_output() {
                 let done = settle(&store, 0..200);
                 let left = all.iter().enumerate().filter(|(i, _)| !done[*i]);
                 for (i, identity) in left {
-                    let Turn::Mine(claim) = store.claim(identity).unwrap() else {
+                    let Some(claim) = store.claim(&[identity]).unwrap().1 else {
                         continue;
                     };
                     if i % 50 == 7 && claimed[i].fetch_add(1, Ordering::Relaxed) == i {
                         // Given up: others may have it.
                         continue;
                     }
-                    store.add(i, &run(i)).unwrap();
+                    add(&store, i, &run(i)).unwrap();
                     claimed[i].fetch_add(1000, Ordering::Relaxed);
                     claim.done();
                 }
                 // Those that were given up, when nobody else has them any more.
                 for i in [7, 57, 107, 157].into_iter().filter(|i| !done[*i]) {
-                    if let Turn::Mine(_claim) = store.claim(&all[i]).unwrap() {
-                        store.add(i, &run(i)).unwrap();
+                    if let Some(_claim) = store.claim(&[&all[i]]).unwrap().1 {
+                        add(&store, i, &run(i)).unwrap();
                         claimed[i].fetch_add(1000, Ordering::Relaxed);
                     }
                 }
@@ -361,6 +409,89 @@ fn a_run_is_claimed_once_and_what_all_have_finished_is_in_the_output() {
 }
 
 #[test]
+fn processes_that_claim_several_runs_leave_each_other_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (open(dir.path()), open(dir.path()));
+    for store in [&first, &second] {
+        settle(store, 0..10);
+    }
+    let name = |turn: &Turn| match turn {
+        Turn::Held(name) => name.clone(),
+        turn => panic!("{turn:?}"),
+    };
+    let (turns, several) = claim_all(&first, 2..6);
+    assert_eq!(turns, [Turn::Mine, Turn::Mine, Turn::Mine, Turn::Mine]);
+    let alone = claim(&second, 7).1;
+    // A part of both, one with the same first run.
+    let (turns, none) = claim_all(&second, [2, 3]);
+    assert!(turns.iter().all(|turn| name(turn) == name(&turns[0])) && none.is_none());
+    let (turns, rest) = claim_all(&second, [1, 5, 6]);
+    assert_eq!((&turns[0], &turns[2]), (&Turn::Mine, &Turn::Mine));
+    let holder = name(&turns[1]);
+    assert_eq!(name(&claim(&second, 4).0), holder);
+    let (turns, more) = claim_all(&first, [6, 7, 8]);
+    assert_eq!(turns[2], Turn::Mine);
+    assert!(name(&turns[0]) == name(&turns[1]) && name(&turns[0]) != holder);
+    // What is finished, in whatever file, is known before the claim ends.
+    let runs: Vec<RunResult> = (0..10).map(run).collect();
+    let of = |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| (i, &runs[i])).collect() };
+    add_all(&first, &of(&[2, 3, 4, 5])).unwrap();
+    several.unwrap().done();
+    add_all(&second, &of(&[7])).unwrap();
+    alone.unwrap().done();
+    assert_eq!(claim(&second, 5).0, Turn::Finished);
+    let (turns, last) = claim_all(&second, [3, 0, 4]);
+    assert_eq!(turns, [Turn::Finished, Turn::Mine, Turn::Finished]);
+    // Given up.
+    drop((rest, more, last));
+    let (turns, all) = claim_all(&first, [0, 1, 6, 7, 8, 9]);
+    assert_eq!(turns.iter().filter(|turn| **turn == Turn::Mine).count(), 5);
+    assert_eq!(turns[3], Turn::Finished);
+    add_all(&first, &of(&[0, 1, 6, 8, 9])).unwrap();
+    all.unwrap().done();
+    drop((first, second));
+    assert_eq!(read(dir.path()), file_of(&(0..10).collect::<Vec<_>>()));
+    assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+#[test]
+fn a_claim_of_several_runs_some_of_which_are_done_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut owner = spawn("bundle", dir.path());
+    await_line(&mut owner, "claimed");
+    let other = open(dir.path());
+    let done = settle(&other, 0..7);
+    assert_eq!(done, [true, true, true, false, false, false, true]);
+    let status = || Watch::default().status(&dir.path().join("x.json"));
+    let planned = |index: usize| Planned {
+        run: identity(&config(index)).hash().to_owned(),
+        label: format!("run {index}"),
+        epochs: 5,
+    };
+    other.plan(1, (0..6).map(planned).collect()).unwrap();
+    let before = status().unwrap();
+    assert_eq!((before.done, before.running.len(), before.to_go), (4, 3, 0));
+    let (turns, none) = claim_all(&other, [3, 4]);
+    assert!(turns.iter().all(|turn| matches!(turn, Turn::Held(_))) && none.is_none());
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert_eq!(status().unwrap().to_go, 3);
+    assert_eq!(seen(dir.path()).matches("run_id").count(), 4);
+    let (turns, taken) = claim_all(&other, 0..6);
+    let [finished, mine] = [Turn::Finished, Turn::Mine].map(|turn| vec![turn; 3]);
+    assert_eq!(turns, [finished, mine].concat());
+    let runs = [3, 4, 5].map(run);
+    add_all(&other, &[(3, &runs[0]), (4, &runs[1]), (5, &runs[2])]).unwrap();
+    taken.unwrap().done();
+    // Both bundles are there until the output has them.
+    assert_eq!(names(&dir.path().join(".x.runs/bundles")).len(), 2);
+    assert_eq!(seen(dir.path()).matches("run_id").count(), 7);
+    drop(other);
+    assert_eq!(read(dir.path()), file_of(&(0..7).collect::<Vec<_>>()));
+    assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+#[test]
 fn the_folder_of_a_claim_that_is_done_becomes_the_next_ones_unless_others_have_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -370,10 +501,7 @@ fn the_folder_of_a_claim_that_is_done_becomes_the_next_ones_unless_others_have_i
     for store in [&store, &other] {
         settle(store, 0..4);
     }
-    let claimed = |store: &Store, index| match store.claim(&identity(&config(index))).unwrap() {
-        Turn::Mine(claim) => claim,
-        _ => panic!("it is free"),
-    };
+    let claimed = |store: &Store, index| claim(store, index).1.expect("it is free");
     let folder = |index| {
         let name = format!("{}.claim", identity(&config(index)).hash());
         dir.path().join(".x.runs").join(name)
@@ -381,7 +509,7 @@ fn the_folder_of_a_claim_that_is_done_becomes_the_next_ones_unless_others_have_i
     let inode = |index| fs::metadata(folder(index)).unwrap().ino();
     let claim = claimed(&store, 0);
     let first = inode(0);
-    store.add(0, &run(0)).unwrap();
+    add(&store, 0, &run(0)).unwrap();
     claim.done();
     assert!(!folder(0).exists());
     let claim = claimed(&store, 1);
@@ -389,7 +517,7 @@ fn the_folder_of_a_claim_that_is_done_becomes_the_next_ones_unless_others_have_i
     // The other one thinks that the first is dead.
     fs::remove_file(&file).unwrap();
     let taken = claimed(&other, 1);
-    store.add(1, &run(1)).unwrap();
+    add(&store, 1, &run(1)).unwrap();
     claim.done();
     let claim = claimed(&store, 2);
     assert!(claim.is_there());
@@ -403,7 +531,7 @@ fn the_folder_of_a_claim_that_is_done_becomes_the_next_ones_unless_others_have_i
 fn whoever_looks_sees_how_far_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let planned = |index: usize| Planned {
-        run: identity(&config(index)).hash(),
+        run: identity(&config(index)).hash().to_owned(),
         label: format!("run {index}"),
         epochs: 5,
     };
@@ -424,27 +552,22 @@ fn whoever_looks_sees_how_far_it_is() {
     let first = open(dir.path());
     settle(&first, 0..6);
     first.plan(0, (0..6).map(planned).collect()).unwrap();
-    first.add(0, &run(0)).unwrap();
-    let Turn::Mine(claim) = first.claim(&identity(&config(1))).unwrap() else {
-        panic!("it is free");
-    };
+    add(&first, 0, &run(0)).unwrap();
+    let held = claim(&first, 1).1.expect("it is free");
     assert_eq!(status(), (1, vec!["run 1".into()], vec![], 4));
     // One that comes later, with another config.
     let second = open(dir.path());
     settle(&second, 0..8);
     second.plan(1, (1..8).map(planned).collect()).unwrap();
     assert_eq!(status(), (1, vec!["run 1".into()], vec![], 6));
-    second.add(2, &run(2)).unwrap();
+    add(&second, 2, &run(2)).unwrap();
     second.fail(&identity(&config(3)), &Error::usage("no memory"));
-    assert!(matches!(
-        first.claim(&identity(&config(3))).unwrap(),
-        Turn::Failed
-    ));
+    assert_eq!(claim(&first, 3).0, Turn::Failed);
     assert_eq!(
         status(),
         (2, vec!["run 1".into()], vec!["run 3: no memory".into()], 4)
     );
-    drop((claim, first, second));
+    drop((held, first, second));
     assert_eq!(read(dir.path()), file_of(&[0, 2]));
     assert_eq!(status(), (2, vec![], vec!["run 3: no memory".into()], 5));
     // Who comes then tries it again.
@@ -453,11 +576,8 @@ fn whoever_looks_sees_how_far_it_is() {
     third.plan(2, [1, 3].map(planned).into()).unwrap();
     assert_eq!(status(), (2, vec![], vec![], 2));
     for i in [1, 3] {
-        assert!(matches!(
-            third.claim(&identities([i])[0]).unwrap(),
-            Turn::Mine(_)
-        ));
-        third.add(i, &run(i)).unwrap();
+        assert_eq!(claim(&third, i).0, Turn::Mine);
+        add(&third, i, &run(i)).unwrap();
     }
     drop(third);
     assert_eq!(status(), (4, vec![], vec![], 0));
@@ -475,27 +595,24 @@ fn a_process_that_was_counted_as_dead_loses_nothing_of_the_others() {
     for store in [&late, &other] {
         settle(store, 0..5);
     }
-    late.add(0, &run(0)).unwrap();
-    let Turn::Mine(claim) = late.claim(&identity(&config(4))).unwrap() else {
-        panic!("it is free");
-    };
+    add(&late, 0, &run(0)).unwrap();
+    let claimed = claim(&late, 4).1.expect("it is free");
     fs::remove_file(file).unwrap();
-    let taken = other.claim(&identity(&config(4))).unwrap();
-    assert!(matches!(taken, Turn::Mine(_)));
-    assert!(!claim.is_there());
+    let taken = claim(&other, 4).1.expect("its owner is dead");
+    assert!(!claimed.is_there());
     // Not that of the new owner.
-    drop(claim);
+    drop(claimed);
     let beside = names(&dir.path().join(".x.runs"));
     assert!(
         beside.iter().any(|name| name.ends_with(".claim")),
         "{beside:?}"
     );
     for i in [1, 2] {
-        other.add(i, &run(i)).unwrap();
+        add(&other, i, &run(i)).unwrap();
     }
     other.finish().unwrap();
     assert_eq!(read(dir.path()), file_of(&[0, 1, 2]));
-    late.add(3, &run(3)).unwrap();
+    add(&late, 3, &run(3)).unwrap();
     late.finish().unwrap();
     assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3]));
     drop((taken, late, other));
@@ -526,7 +643,7 @@ fn runs_of_two_problems_do_not_meet_even_before_the_first_is_stored() {
 fn a_full_disk_leaves_the_last_whole_file() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    (0..3).for_each(|i| store.add(i, &run(i)).unwrap());
+    (0..3).for_each(|i| add(&store, i, &run(i)).unwrap());
     drop(store);
     let output = spawn("full", dir.path()).wait_with_output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
@@ -557,7 +674,7 @@ fn threads_add_side_by_side_and_the_file_is_in_config_order() {
             let store = &store;
             scope.spawn(move || {
                 for i in (0..200).rev().filter(|i| i % 8 == thread) {
-                    store.add(i, &run(i)).unwrap();
+                    add(store, i, &run(i)).unwrap();
                     assert!(seen(dir_of(store)).contains(&format!("\"run_id\": {i}\n")));
                 }
             });
@@ -582,7 +699,7 @@ fn runs_of_the_reference_are_kept_byte_for_byte() {
     fs::write(dir.path().join("x.json"), &published).unwrap();
     let store = open(dir.path());
     assert_eq!(read(dir.path()), published);
-    store.add(0, &run(7)).unwrap();
+    add(&store, 0, &run(7)).unwrap();
     store.finish().unwrap();
     let added = file_of(&[7]);
     let [old, new] = [&published, &added].map(|s| s.strip_suffix("\n]").unwrap());
@@ -595,7 +712,7 @@ fn finished_runs_are_found_and_take_their_place() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     for i in [9, 4, 2] {
-        store.add(i, &run(i)).unwrap();
+        add(&store, i, &run(i)).unwrap();
     }
     drop(store);
     let store = open(dir.path());
@@ -608,7 +725,7 @@ fn finished_runs_are_found_and_take_their_place() {
     assert!(!store.contains(&identity(other.as_object().unwrap())));
     let done = settle(&store, 0..5);
     assert_eq!(done, [false, false, true, false, true]);
-    store.add(3, &run(3)).unwrap();
+    add(&store, 3, &run(3)).unwrap();
     store.finish().unwrap();
     assert_eq!(read(dir.path()), file_of(&[9, 2, 3, 4]));
 }
@@ -619,16 +736,14 @@ fn overwrite_keeps_the_old_file_until_the_first_save_and_then_as_backup() {
     fs::write(dir.path().join("x.json"), "even { this").unwrap();
     let store = overwrite(dir.path(), Overwrite::All);
     assert_eq!(read(dir.path()), "even { this");
-    store.add(0, &run(0)).unwrap();
-    store.add(1, &run(1)).unwrap();
+    add(&store, 0, &run(0)).unwrap();
+    add(&store, 1, &run(1)).unwrap();
     drop(store);
     assert_eq!(read(dir.path()), file_of(&[0, 1]));
     let backup = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     assert_eq!(backup("x.json.bak"), "even { this");
     // No backup is ever written over.
-    overwrite(dir.path(), Overwrite::All)
-        .add(2, &run(2))
-        .unwrap();
+    add(&overwrite(dir.path(), Overwrite::All), 2, &run(2)).unwrap();
     assert_eq!(backup("x.json.bak"), "even { this");
     assert_eq!(backup("x.json.bak.1"), file_of(&[0, 1]));
     assert_eq!(read(dir.path()), file_of(&[2]));
@@ -656,7 +771,7 @@ fn only_selected_runs_are_overwritten() {
     assert_eq!(read(dir.path()), old);
     let mut again = run(3);
     again.summary.insert("again".into(), true.into());
-    store.add(1, &again).unwrap();
+    add(&store, 1, &again).unwrap();
     // The run that has not been trained again yet is in the backup alone.
     let text = read(dir.path());
     assert_eq!(text.matches("run_id").count(), 3);
@@ -670,11 +785,11 @@ fn only_selected_runs_are_overwritten() {
 fn a_finished_run_has_a_file_of_its_own_until_the_output_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store.add(3, &run(3)).unwrap();
+    add(&store, 3, &run(3)).unwrap();
     let first = read(dir.path());
     assert_eq!(first, file_of(&[3]));
     for i in [2, 0, 1] {
-        store.add(i, &run(i)).unwrap();
+        add(&store, i, &run(i)).unwrap();
         assert_eq!(
             read(dir.path()),
             first,
@@ -694,7 +809,7 @@ fn a_finished_run_has_a_file_of_its_own_until_the_output_has_it() {
         ..Options::default()
     };
     let store = Store::open(dir.path(), "x", options).unwrap();
-    store.add(4, &run(4)).unwrap();
+    add(&store, 4, &run(4)).unwrap();
     assert_eq!(read(dir.path()), file_of(&[0, 1, 2, 3, 4]));
     assert_eq!(names(dir.path()), [".x.runs", ".x.writers", "x.json"]);
 }
@@ -720,7 +835,7 @@ fn runs_that_a_killed_process_left_are_found_by_all() {
         assert_eq!(seen(dir.path()).matches("run_id").count(), 3);
         let done = settle(&store, 0..4);
         assert_eq!(done[1], which.is_none());
-        store.add(3, &run(3)).unwrap();
+        add(&store, 3, &run(3)).unwrap();
         drop(store);
         let backup = dir.path().join("x.json.bak");
         match which {
@@ -737,12 +852,26 @@ fn runs_that_a_killed_process_left_are_found_by_all() {
     }
     // A file of a run that is no JSON is named.
     let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).add(0, &run(0)).unwrap();
+    add(&open(dir.path()), 0, &run(0)).unwrap();
     fs::create_dir(dir.path().join(".x.runs")).unwrap();
     fs::write(dir.path().join(".x.runs/abc.json"), "{").unwrap();
     let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
     assert_eq!(error.kind, Kind::Corrupt);
     assert!(error.message.contains("abc.json"), "{error}");
+    // So is one of several that is no list, or lacks a run that it names.
+    fs::remove_file(dir.path().join(".x.runs/abc.json")).unwrap();
+    let bundle = dir.path().join(".x.runs/bundles/abc-0.json");
+    fs::create_dir(bundle.parent().unwrap()).unwrap();
+    for text in ["a b", "a b\n{}", "a b\n[{}]", "a\n[{}, {}]"] {
+        fs::write(&bundle, text).unwrap();
+        let error = Store::open(dir.path(), "x", Options::default()).unwrap_err();
+        assert_eq!(error.kind, Kind::Corrupt);
+        assert!(error.message.contains("abc-0.json"), "{error}");
+    }
+    // One that a power cut has left empty is none.
+    fs::write(&bundle, "").unwrap();
+    open(dir.path());
+    assert_eq!(names(dir.path()), ["x.json"]);
 }
 
 #[test]
@@ -756,7 +885,7 @@ fn an_output_is_one_file_under_all_its_names() {
     let error = refused(&big, "y", Some(Overwrite::All));
     assert_eq!(error.kind, Kind::Locked);
     for i in 0..2 {
-        store.add(i, &run(i)).unwrap();
+        add(&store, i, &run(i)).unwrap();
     }
     assert_eq!(seen(&out), file_of(&[0, 1]));
     drop(store);
@@ -839,7 +968,7 @@ fn what_others_put_in_the_outputs_place_stays() {
         fs::write(&path, text).unwrap();
     };
     let elsewhere = |store: &Store, index: usize, name: &str, runs: &[usize]| {
-        let error = store.add(index, &run(index)).unwrap_err();
+        let error = add(store, index, &run(index)).unwrap_err();
         assert_eq!(error.kind, Kind::Io);
         assert!(error.message.contains(name), "{error}");
         assert_eq!(
@@ -855,7 +984,7 @@ fn what_others_put_in_the_outputs_place_stays() {
     assert_eq!(read(dir.path()), "theirs");
     fs::remove_file(&path).unwrap();
     let store = open(dir.path());
-    (0..3).for_each(|i| store.add(i, &run(i)).unwrap());
+    (0..3).for_each(|i| add(&store, i, &run(i)).unwrap());
     other("theirs");
     elsewhere(&store, 3, "x.json.bak.1", &[0, 1, 2, 3]);
     elsewhere(&store, 4, "x.json.bak.1", &[0, 1, 2, 3, 4]);
@@ -865,7 +994,7 @@ fn what_others_put_in_the_outputs_place_stays() {
     // Removed.
     fs::remove_file(&path).unwrap();
     let store = open(dir.path());
-    (0..2).for_each(|i| store.add(i, &run(i)).unwrap());
+    (0..2).for_each(|i| add(&store, i, &run(i)).unwrap());
     fs::remove_file(&path).unwrap();
     elsewhere(&store, 2, "x.json.bak.2", &[0, 1, 2]);
     drop(store);
@@ -877,7 +1006,7 @@ fn whoever_writes_an_output_holds_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.json");
     let store = open(dir.path());
-    (0..2).for_each(|i| store.add(i, &run(i)).unwrap());
+    (0..2).for_each(|i| add(&store, i, &run(i)).unwrap());
     let write = |existing| file::write(&path, b"[]", existing).unwrap_err();
     assert_eq!(write(Existing::Refuse).kind, Kind::CannotCreate);
     let error = write(Existing::Replace);
@@ -899,7 +1028,7 @@ fn whoever_writes_an_output_holds_it() {
 #[test]
 fn strict_files_hold_null() {
     let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).add(0, &run(0)).unwrap();
+    add(&open(dir.path()), 0, &run(0)).unwrap();
     assert!(read(dir.path()).contains("NaN"));
     let options = Options {
         strict_json: true,
@@ -907,7 +1036,7 @@ fn strict_files_hold_null() {
     };
     let store = Store::open(dir.path(), "x", options).unwrap();
     settle(&store, [0]);
-    store.add(3, &run(3)).unwrap();
+    add(&store, 3, &run(3)).unwrap();
     store.finish().unwrap();
     let runs: Value = serde_json::from_str(&read(dir.path())).unwrap();
     for i in 0..2 {
@@ -961,7 +1090,7 @@ fn left_over_temporary_files_go_and_others_stay() {
 #[test]
 fn the_mode_follows_the_umask() {
     let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).add(0, &run(0)).unwrap();
+    add(&open(dir.path()), 0, &run(0)).unwrap();
     fs::write(dir.path().join("plain"), "").unwrap();
     let mode = |name: &str| {
         fs::metadata(dir.path().join(name))
@@ -977,7 +1106,7 @@ fn the_mode_follows_the_umask() {
 #[test]
 fn folders_are_made_and_impossible_ones_named_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
-    open(&dir.path().join("a/b")).add(0, &run(0)).unwrap();
+    add(&open(&dir.path().join("a/b")), 0, &run(0)).unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     fs::create_dir(dir.path().join("y.json")).unwrap();
     let refused = |folder: &str, id: &str| refused(&dir.path().join(folder), id, None);

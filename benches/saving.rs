@@ -1,0 +1,93 @@
+//! How much of a sweep of 20,000 short runs is saving.
+//!
+//! `cargo bench --bench saving`, on a quiet machine. The output is in the temporary folder, which should be on a disk.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use stepback_native::config::RunConfig;
+use stepback_native::data::{Library, fetch};
+use stepback_native::device::{Device, Machine, Target};
+use stepback_native::results::{Options, Store};
+use stepback_native::train;
+use stepback_native::train::sweep::{self, Choices, Pending, Progress};
+
+/// Nobody follows.
+struct Quiet;
+
+impl Progress for Quiet {}
+
+/// The problem of `synthetic_small` with 100 learning rates and 200 seeds: each run takes less than a millisecond.
+fn short_runs(target: Target) -> Vec<Pending> {
+    let chosen = sweep::chosen(target, &Choices::default());
+    let one = |index: usize| {
+        let config = json!({
+            "dataset": "synthetic_linear", "dataset_kwargs": {"p": 10, "n_samples": 200}, "model": "linear",
+            "loss_func": "squared", "score_func": "squared", "batch_size": 20, "max_epoch": 20, "run_id": index % 200,
+            "opt": {"name": "sgd-m", "lr": 0.001 * 1.05f64.powi((index / 200) as i32), "weight_decay": 0,
+                    "momentum": 0.9, "dampening": 0.9, "lr_schedule": "constant"},
+        });
+        let config = config.as_object().and_then(RunConfig::from_json);
+        let config = config.expect("a whole config");
+        Pending {
+            index,
+            identity: sweep::identity(&config, &chosen, Some(Value::Null)),
+            config,
+        }
+    };
+    (0..20_000).map(one).collect()
+}
+
+/// Trains runs as a sweep does, and keeps nothing of them.
+fn train_alone(pending: &[Pending], library: &Library, target: Target) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let _pool = pool.use_current_thread().build();
+        while let Some(run) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let data = library.load(&run.config).expect("data");
+            let machine = Machine::open(target).expect("a machine");
+            black_box(train::run(&run.config, &data, machine, None, None, &()).expect("a run"));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..rayon::current_num_threads() {
+            scope.spawn(work);
+        }
+    });
+}
+
+/// Both are measured in turn; the best of each counts.
+fn main() {
+    let target = Target::from(Device::Cpu);
+    let pending = short_runs(target);
+    let library = Library::new("data", true, fetch::Options::new(Vec::new(), true));
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..3 {
+        let begin = Instant::now();
+        train_alone(&pending, &library, target);
+        best[0] = best[0].min(begin.elapsed().as_secs_f64());
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(dir.path(), "short", Options::default()).expect("an output");
+        let identities: Vec<_> = pending.iter().map(|run| run.identity.clone()).collect();
+        store.settle(&identities, &[]);
+        let (choices, stop) = (Choices::default(), AtomicBool::new(false));
+        let begin = Instant::now();
+        let swept = sweep::sweep(
+            &pending,
+            &library,
+            &store,
+            &[target],
+            &choices,
+            &stop,
+            &Quiet,
+        );
+        best[1] = best[1].min(begin.elapsed().as_secs_f64());
+        assert_eq!(swept.expect("a sweep"), None);
+    }
+    let [alone, swept] = best;
+    let share = 100.0 * (1.0 - alone / swept);
+    println!("trained in {alone:.2} s, as a sweep in {swept:.2} s: {share:.1} % is saving");
+}
