@@ -12,15 +12,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::file;
 use super::identity::Identity;
 use super::json::{self, Json, SyntaxError};
 use super::progress::Plan;
-use super::writers::{Claimed, Writer};
+use super::writers::{Claimed, Writer, lock};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -388,10 +388,6 @@ impl Loose {
     pub fn clear(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The names of what has this extension, without it. None if there is no such folder.
