@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -452,6 +453,36 @@ fn processes_that_claim_several_runs_leave_each_other_theirs() {
     drop((first, second));
     assert_eq!(read(dir.path()), file_of(&(0..10).collect::<Vec<_>>()));
     assert_eq!(names(dir.path()), ["x.json"]);
+}
+
+/// Who looks for other claims only before making one may see none.
+#[test]
+fn claims_that_are_made_at_the_same_time_share_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = [open(dir.path()), open(dir.path())];
+    let turn = Barrier::new(2);
+    let mine = |store: &Store, first: usize| -> Vec<Vec<usize>> {
+        let claim_at_once = |_| {
+            turn.wait();
+            let (turns, claim) = claim_all(store, first..first + 4);
+            turn.wait();
+            drop(claim);
+            let mine = (first..).zip(turns).filter(|(_, turn)| *turn == Turn::Mine);
+            mine.map(|(run, _)| run).collect()
+        };
+        (0..200).map(claim_at_once).collect()
+    };
+    let [ours, theirs] = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|i| {
+            let (mine, store) = (&mine, &stores[i]);
+            scope.spawn(move || mine(store, 2 * i))
+        });
+        threads.map(|thread| thread.join().unwrap())
+    });
+    for (round, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        let both: Vec<_> = ours.iter().filter(|run| theirs.contains(run)).collect();
+        assert!(both.is_empty(), "round {round}: {both:?}");
+    }
 }
 
 #[test]
