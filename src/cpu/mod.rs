@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod batch_norm;
+pub mod blocks;
 pub mod causal_attention;
 pub mod conv;
 pub mod gemm;

@@ -1,90 +1,18 @@
 //! A pass over a block of elements that stays in cache: each operator one loop.
 
-use std::ops::Range;
-
 use super::evaluate::Context;
 use super::plan::{Adding, Cell, Element, Instruction, Number, Pass};
 use super::syntax::Operator;
+use crate::cpu::blocks::{self, Calls, Place, Register, Slices, for_blocks};
 
-/// Elements that an operator treats at once: so few that processors look ahead into the next block. Sums depend on it.
-pub const BLOCK: usize = 192;
-
-/// Vectors that a step may write.
-pub const MOST: usize = 64;
-
-/// Vectors that a step writes, or one part of each.
-pub struct Slices<'a> {
-    count: usize,
-    pub at: [&'a mut [f32]; MOST],
-}
-
-impl Default for Slices<'_> {
-    fn default() -> Self {
-        let at = [(); MOST].map(|()| Default::default());
-        Slices { count: 0, at }
-    }
-}
-
-impl<'a> Slices<'a> {
-    pub fn push(&mut self, vector: &'a mut [f32]) {
-        self.at[self.count] = vector;
-        self.count += 1;
-    }
-
-    pub fn part(&mut self, start: usize, end: usize) -> Slices<'_> {
-        let mut part = Slices::default();
-        let vectors = self.at[..self.count].iter_mut();
-        vectors.for_each(|vector| part.push(&mut vector[start..end]));
-        part
-    }
-
-    pub fn split_at(&mut self, at: usize) -> (Slices<'_>, Slices<'_>) {
-        let (mut left, mut right) = (Slices::default(), Slices::default());
-        for vector in &mut self.at[..self.count] {
-            let (x, y) = vector.split_at_mut(at);
-            left.push(x);
-            right.push(y);
-        }
-        (left, right)
-    }
-}
-
-/// The place among them of a cell that is not the gradient.
+/// The place of a cell that is not the gradient among the vectors that a step may write.
 pub fn write_place(cells: &[Cell], cell: usize) -> usize {
     let before = |cell: &&Cell| **cell != Cell::Gradient;
     cells[..cell].iter().filter(before).count()
 }
 
-/// Where an operand of a block is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// Of the vectors that are only read, and of those that may be written.
-    Read(usize),
-    Write(usize),
-    Register(usize),
-}
-
-impl Source {
-    /// A block's part of it.
-    #[inline(always)]
-    fn of_block<'a>(
-        self,
-        registers: &'a [Box<[f32]>],
-        read: [&'a [f32]; 1],
-        write: &'a Slices,
-        block: &Range<usize>,
-    ) -> &'a [f32] {
-        match self {
-            Source::Read(i) => &read[i][block.clone()],
-            Source::Write(i) => &write.at[i][block.clone()],
-            Source::Register(r) => &registers[r][..block.len()],
-        }
-    }
-}
-
-/// A loop over a block: numbers, up to three operands, and where the result goes. If the first operand is there, it is not among
-/// the three.
-type Loop = fn(&Numbers<f32>, [&[f32]; 3], &mut [f32]);
+/// If the first operand lies where the result goes, it is not among a loop's operands.
+type Loop = blocks::Loop<Numbers<f32>>;
 
 /// The numbers of a loop. One that an operation does not have changes nothing.
 #[derive(Clone, Copy, Default)]
@@ -103,10 +31,10 @@ type Root = [Option<usize>; 3];
 /// An operator with its places.
 struct Operation {
     run: Loop,
-    operands: Vec<Source>,
+    operands: Vec<Place>,
     /// Which uniforms its numbers are.
     numbers: Numbers<Option<usize>>,
-    to: Source,
+    to: Place,
 }
 
 /// What an operator does in the same loop, rounding as if it did not.
@@ -138,14 +66,14 @@ pub struct Ready {
     copies: Vec<(usize, usize)>,
     pub sums: Vec<Adding>,
     /// What they add up; of two, their products.
-    addends: Vec<(Source, Option<Source>)>,
+    addends: Vec<(Place, Option<Place>)>,
     registers: usize,
 }
 
 /// What a pass does not compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
-    Vector(Source),
+    Vector(Place),
     Uniform(usize),
 }
 
@@ -198,8 +126,8 @@ impl Ready {
     pub fn new(pass: &Pass, cells: &[Cell]) -> Ready {
         // The gradient is read alone; all others lie in the order of cells: parameters, state, work.
         let cell = |i: usize| match cells[i] {
-            Cell::Gradient => Source::Read(0),
-            _ => Source::Write(write_place(cells, i)),
+            Cell::Gradient => Place::Read,
+            _ => Place::Write(write_place(cells, i)),
         };
         let instructions = pass.code.instructions.iter();
         let values = instructions.map(|instruction| match instruction {
@@ -215,7 +143,7 @@ impl Ready {
             }
         });
         let mut values: Vec<Value> = values.collect();
-        let mut stores: Vec<(Source, usize)> = Vec::new();
+        let mut stores: Vec<(Place, usize)> = Vec::new();
         for (to, value) in &pass.stores {
             // What is no operator's fresh result is copied.
             let taken = stores.iter().any(|(_, other)| other == value);
@@ -413,7 +341,7 @@ fn addends(values: &mut [Value], how: Adding, value: usize) -> (usize, Option<us
 
 /// The places of values, given in the order in which they are computed.
 struct Places {
-    places: Vec<Option<Source>>,
+    places: Vec<Option<Place>>,
     spread: Vec<usize>,
     operations: Vec<Operation>,
     copies: Vec<(usize, usize)>,
@@ -423,7 +351,7 @@ struct Places {
 impl Places {
     fn new(
         values: &[Value],
-        stores: &[(Source, usize)],
+        stores: &[(Place, usize)],
         addends: &[(usize, Option<usize>)],
     ) -> Places {
         let end = values.len();
@@ -450,22 +378,22 @@ impl Places {
                 Some(Given::Uniform(uniform)) if last[i] > 0 => {
                     all.spread.push(uniform);
                     all.registers += 1;
-                    Some(Source::Register(all.registers - 1))
+                    Some(Place::Register(all.registers - 1))
                 }
                 _ => None,
             };
         }
         // Is what a vector holds before the pass read after an operation?
-        let reads: Vec<(Option<Source>, usize)> =
+        let reads: Vec<(Option<Place>, usize)> =
             all.places.iter().copied().zip(last.clone()).collect();
-        let read_after = |source: Source, i: usize| {
+        let read_after = |source: Place, i: usize| {
             let mut reads = reads.iter();
             reads.any(|(own, last)| *own == Some(source) && *last > i)
         };
         let mut free: Vec<usize> = Vec::new();
         for (i, value) in values.iter().enumerate().filter(|(_, x)| computed(x)) {
             let operands = value.operands.iter();
-            let mut operands: Vec<Source> = operands
+            let mut operands: Vec<Place> = operands
                 .map(|x| all.places[*x].expect("computed before"))
                 .collect();
             let stored = stores.iter().find(|(_, stored)| *stored == i);
@@ -477,11 +405,11 @@ impl Places {
                     all.registers += 1;
                     all.registers - 1
                 });
-                if let Some((Source::Write(to), _)) = stored {
+                if let Some((Place::Write(to), _)) = stored {
                     all.copies.push((register, *to));
                     last[i] = end;
                 }
-                Source::Register(register)
+                Place::Register(register)
             });
             all.places[i] = Some(to);
             let (loops, numbers) = value.loops();
@@ -494,7 +422,7 @@ impl Places {
                 to,
             });
             for x in &value.operands {
-                if let (Some(Source::Register(r)), None, true) =
+                if let (Some(Place::Register(r)), None, true) =
                     (all.places[*x], values[*x].source, last[*x] == i)
                     && !free.contains(&r)
                 {
@@ -522,89 +450,67 @@ impl Places {
 
 /// A thread's workspace.
 #[derive(Default)]
-pub struct Registers {
-    at: Vec<Box<[f32]>>,
-    /// Takes a result while operands are read, and then another register's place.
-    spare: Box<[f32]>,
+pub struct Workspace {
+    registers: Vec<Register>,
     uniforms: Vec<f32>,
-    /// Of each operation.
-    numbers: Vec<Numbers<f32>>,
+    calls: Calls<Numbers<f32>>,
 }
 
-impl Registers {
-    pub fn prepare(&mut self, pass: &Ready, context: &Context) {
-        if self.spare.is_empty() {
-            self.spare = Box::new([0.0; BLOCK]);
-        }
-        while self.at.len() < pass.registers {
-            self.at.push(Box::new([0.0; BLOCK]));
-        }
-        self.uniforms.clear();
-        let uniforms = pass.uniforms.iter();
-        self.uniforms
-            .extend(uniforms.map(|number| context.number(*number) as f32));
-        for (register, uniform) in self.at.iter_mut().zip(&pass.spread) {
-            register.fill(self.uniforms[*uniform]);
-        }
-        let number = |i: Option<usize>, none: f32| i.map_or(none, |i| self.uniforms[i]);
-        self.numbers.clear();
-        let operations = pass.operations.iter();
-        self.numbers.extend(operations.map(|operation| {
-            let Numbers { scales, by, root } = operation.numbers;
-            let [before, after, plus] = root;
-            Numbers {
-                scales: scales.map(|scale| number(scale, 1.0)),
-                by: number(by, 1.0),
-                // x + -0 is x, and -0 for -0.
-                root: [number(before, 1.0), number(after, 1.0), number(plus, -0.0)],
-            }
-        }));
-    }
-
-    pub fn block(
+impl Workspace {
+    /// Runs a pass over a piece of the gradient and of the vectors that it writes, and adds to its sums.
+    pub fn run(
         &mut self,
         pass: &Ready,
-        read: [&[f32]; 1],
-        write: &mut Slices,
-        block: Range<usize>,
+        context: &Context,
+        gradient: &[f32],
+        write: Slices,
         sums: &mut [f64],
     ) {
-        let Registers {
-            at, spare, numbers, ..
+        let Workspace {
+            registers,
+            uniforms,
+            calls,
         } = self;
-        let len = block.len();
-        for (operation, numbers) in pass.operations.iter().zip(numbers) {
-            // Neither of the places that a result goes to is an operand's meanwhile.
-            let mut vector = Default::default();
-            let to: &mut [f32] = match operation.to {
-                Source::Write(i) => {
-                    vector = std::mem::take(&mut write.at[i]);
-                    &mut vector[block.clone()]
+        uniforms.clear();
+        uniforms.extend((pass.uniforms.iter()).map(|number| context.number(*number) as f32));
+        registers.resize(registers.len().max(pass.registers), [0.0; _]);
+        for (register, uniform) in registers.iter_mut().zip(&pass.spread) {
+            register.fill(uniforms[*uniform]);
+        }
+        let number = |i: Option<usize>, none: f32| i.map_or(none, |i| uniforms[i]);
+        let operations = pass.operations.iter().map(|operation| {
+            let Numbers { scales, by, root } = operation.numbers;
+            let [before, after, plus] = root;
+            blocks::Operation {
+                run: operation.run,
+                numbers: Numbers {
+                    scales: scales.map(|scale| number(scale, 1.0)),
+                    by: number(by, 1.0),
+                    // x + -0 is x, and -0 for -0.
+                    root: [number(before, 1.0), number(after, 1.0), number(plus, -0.0)],
+                },
+                operands: &operation.operands,
+                to: operation.to,
+            }
+        });
+        for_blocks(
+            gradient,
+            write,
+            registers,
+            operations,
+            &pass.copies,
+            calls,
+            |block| {
+                let values = |place| block.values(place);
+                for ((sum, how), addends) in sums.iter_mut().zip(&pass.sums).zip(&pass.addends) {
+                    let of_block = match *addends {
+                        (x, None) => how.of_block(values(x)),
+                        (x, Some(y)) => products(values(x), values(y)),
+                    };
+                    *sum = how.join(*sum, of_block);
                 }
-                _ => &mut spare[..len],
-            };
-            let mut operands: [&[f32]; 3] = [&[]; 3];
-            for (operand, source) in operands.iter_mut().zip(&operation.operands) {
-                *operand = source.of_block(at, read, write, &block);
-            }
-            (operation.run)(numbers, operands, to);
-            match operation.to {
-                Source::Write(i) => write.at[i] = vector,
-                Source::Register(r) => std::mem::swap(&mut at[r], spare),
-                Source::Read(_) => unreachable!("a result in what is read alone"),
-            }
-        }
-        let values = |source: Source| source.of_block(at, read, write, &block);
-        for ((sum, how), addends) in sums.iter_mut().zip(&pass.sums).zip(&pass.addends) {
-            let of_block = match *addends {
-                (x, None) => how.of_block(values(x)),
-                (x, Some(y)) => products(values(x), values(y)),
-            };
-            *sum = how.join(*sum, of_block);
-        }
-        for (register, to) in &pass.copies {
-            write.at[*to][block.clone()].copy_from_slice(&at[*register][..len]);
-        }
+            },
+        );
     }
 }
 

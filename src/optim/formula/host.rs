@@ -5,11 +5,12 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::blocks::{BLOCK, Ready, Registers, Slices, write_place};
+use super::blocks::{Ready, Workspace, write_place};
 use super::evaluate::{Context, Values};
 use super::places::{Cuts, Piece, Places};
 use super::plan::{Cell, Orthogonalize, Plan};
 use crate::cpu::CHUNK;
+use crate::cpu::blocks::Slices;
 use crate::device::gpu::kernels::Step;
 use crate::device::program::{floats, floats_mut, one};
 use crate::device::{Program, View};
@@ -380,18 +381,14 @@ impl Job<'_> {
         );
     }
 
-    fn piece(&self, piece: &Piece, read: [&[f32]; 1], mut write: Slices, sums: &mut [f64]) {
+    fn piece(&self, piece: &Piece, read: [&[f32]; 1], write: Slices, sums: &mut [f64]) {
         thread_local! {
-            static REGISTERS: RefCell<Registers> = RefCell::default();
+            static WORKSPACE: RefCell<Workspace> = RefCell::default();
         }
         let context = self.context.of_tensor(piece.tensor as usize, self.tensors);
-        REGISTERS.with_borrow_mut(|registers| {
-            registers.prepare(self.pass, &context);
-            sums.fill(0.0);
-            for start in (0..read[0].len()).step_by(BLOCK) {
-                let end = (start + BLOCK).min(read[0].len());
-                registers.block(self.pass, read, &mut write, start..end, sums);
-            }
+        sums.fill(0.0);
+        WORKSPACE.with_borrow_mut(|workspace| {
+            workspace.run(self.pass, &context, read[0], write, sums);
         });
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::blocks::MOST;
 use super::evaluate::Coefficients;
 use super::graph::{Graph, Setting, settings};
 use super::places::{Cuts, Places};
@@ -11,6 +10,7 @@ use super::ptx::Kernels;
 use super::syntax::{Definition, Expr, Over};
 use super::{host, rounds};
 use crate::config::Values;
+use crate::cpu::blocks::MOST;
 use crate::device::{Program, View};
 use crate::error::{Error, Result};
 use crate::graph::{Range, Role, Tensor};
