@@ -5,7 +5,7 @@
 //! count by value, so that neither spelling nor order matters.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
@@ -35,17 +35,35 @@ const OBJECTS: [&str; 3] = ["dataset_kwargs", "model_kwargs", "opt"];
 
 /// A run's parts, `opt.lr` and `batch_size` say, each with its value. Whole numbers are integers here.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Identity {
-    parts: BTreeMap<String, Value>,
+#[serde(from = "Parts", into = "Parts")]
+pub struct Identity(Arc<Known>);
+
+type Parts = BTreeMap<String, Value>;
+
+/// What all copies of an identity share.
+#[derive(Debug)]
+struct Known {
+    parts: Parts,
     /// Computed when somebody first asks for it.
-    #[serde(skip)]
     hash: OnceLock<String>,
+}
+
+impl From<Parts> for Identity {
+    fn from(parts: Parts) -> Identity {
+        let hash = OnceLock::new();
+        Identity(Arc::new(Known { parts, hash }))
+    }
+}
+
+impl From<Identity> for Parts {
+    fn from(identity: Identity) -> Parts {
+        identity.0.parts.clone()
+    }
 }
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Identity) -> bool {
-        self.parts == other.parts
+        self.parts() == other.parts()
     }
 }
 
@@ -53,7 +71,7 @@ impl Identity {
     /// The identity of a run with this config and this summary. Of a run that is yet to be trained, `summary` need
     /// hold no more than [`BEYOND`].
     pub fn new(config: &Map<String, Value>, summary: &Map<String, Value>) -> Identity {
-        let mut parts = BTreeMap::new();
+        let mut parts = Parts::new();
         for (key, value) in completed(config) {
             match value {
                 Value::Object(inner) if OBJECTS.contains(&key.as_str()) => {
@@ -70,16 +88,17 @@ impl Identity {
             let value = summary.get(key).cloned().or(unsaid);
             parts.extend(value.map(|v| (key.to_owned(), v)));
         }
-        Identity {
-            parts,
-            hash: OnceLock::new(),
-        }
+        parts.into()
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.0.parts
     }
 
     /// 32 hexadecimal digits that two runs share exactly if they share all parts.
     pub fn hash(&self) -> &str {
-        self.hash
-            .get_or_init(|| hex(&Md5::digest(self.text(|_| true))))
+        let hash = &self.0.hash;
+        hash.get_or_init(|| hex(&Md5::digest(self.text(|_| true))))
     }
 
     /// Whether both are the same run, as far as is known.
@@ -106,7 +125,7 @@ impl Identity {
 
     fn told(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let shown =
-            |run: &Identity, key: &str| run.parts.get(key).map_or("nothing".into(), python_str);
+            |run: &Identity, key: &str| run.parts().get(key).map_or("nothing".into(), python_str);
         let text = |key: String| {
             let (mine, theirs) = (shown(self, &key), shown(other, &key));
             format!("{key}={mine} instead of {theirs}")
@@ -116,9 +135,9 @@ impl Identity {
     }
 
     fn differing(&self, other: &Identity, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let keys: BTreeSet<&String> = self.parts.keys().chain(other.parts.keys()).collect();
+        let keys: BTreeSet<&String> = self.parts().keys().chain(other.parts().keys()).collect();
         let differs = |key: &&String| {
-            let (mine, theirs) = (self.parts.get(*key), other.parts.get(*key));
+            let (mine, theirs) = (self.parts().get(*key), other.parts().get(*key));
             let unknown = BEYOND.contains(&key.as_str()) && (mine.is_none() || theirs.is_none());
             wanted(key) && !unknown && mine != theirs
         };
@@ -131,7 +150,7 @@ impl Identity {
     }
 
     fn text(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let parts = self.parts.iter().filter(|(key, _)| wanted(key));
+        let parts = self.parts().iter().filter(|(key, _)| wanted(key));
         let parts = parts.map(|(key, value)| (key.clone(), value.clone()));
         canonical(&Value::Object(parts.collect()))
     }
@@ -177,9 +196,9 @@ pub struct Varying {
 
 impl Varying {
     pub fn among<'a>(runs: impl Iterator<Item = &'a Identity> + Clone) -> Varying {
-        let all: BTreeSet<&String> = runs.clone().flat_map(|run| run.parts.keys()).collect();
+        let all: BTreeSet<&String> = runs.clone().flat_map(|run| run.parts().keys()).collect();
         let varies = |key: &&String| {
-            let mut values = runs.clone().map(|run| run.parts.get(*key));
+            let mut values = runs.clone().map(|run| run.parts().get(*key));
             let known = |value: &Option<&Value>| value.is_some();
             if BEYOND.contains(&key.as_str()) {
                 let mut values = values.filter(known);
@@ -221,7 +240,7 @@ impl Varying {
     pub fn beside_opt(&self, run: &Identity) -> Vec<(String, String)> {
         let of_opt = |key: &str| key.starts_with("opt.") || key == METHOD_FILES;
         let keys = self.keys.iter().filter(|key| !of_opt(key));
-        let shown = |key: &String| match run.parts.get(key) {
+        let shown = |key: &String| match run.parts().get(key) {
             Some(value) if key == GROUPS => config::groups(value),
             Some(value) => python_str(value),
             None if key == GROUPS => "none".into(),

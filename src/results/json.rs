@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-pub(super) use parse::parse_items;
 pub use parse::{SyntaxError, parse};
+pub(super) use parse::{count_items, parse_items};
 
 /// A JSON value that borrows from the text it was read from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -192,116 +192,27 @@ pub fn repr(x: f64) -> String {
 }
 
 fn write_repr(out: &mut String, x: f64) {
-    let Decimal {
-        digits,
-        length,
-        exponent,
-    } = Decimal::shortest(x);
-    let digits = str::from_utf8(&digits[..length]).expect("digits");
-    if x.is_sign_negative() {
-        out.push('-');
-    }
-    match exponent {
-        -4..0 => {
-            out.push_str("0.");
-            out.extend(std::iter::repeat_n('0', (-exponent - 1) as usize));
-            out.push_str(digits);
-        }
-        0..16 => {
-            let whole = exponent as usize + 1;
-            let fraction = digits.get(whole..).filter(|f| !f.is_empty());
-            out.push_str(&digits[..whole.min(length)]);
-            out.extend(std::iter::repeat_n('0', whole.saturating_sub(length)));
-            out.push('.');
-            out.push_str(fraction.unwrap_or("0"));
-        }
-        _ => {
-            let (first, rest) = digits.split_at(1);
-            let point = if rest.is_empty() { "" } else { "." };
-            let sign = if exponent < 0 { '-' } else { '+' };
-            let exponent = exponent.abs();
-            write!(out, "{first}{point}{rest}e{sign}{exponent:02}").expect("writing to a string");
-        }
-    }
-}
-
-/// A number without its sign: the first digit has the value 10^`exponent`, and the last one is none of the zeros at the end.
-struct Decimal {
-    digits: [u8; Decimal::MOST],
-    length: usize,
-    exponent: i32,
-}
-
-impl Decimal {
-    /// Digits that a double needs at most.
-    const MOST: usize = 17;
-
-    /// The shortest decimal that reads back as `x`, the nearest of these, and of two that are equally near the even one, which
-    /// Python takes: Rust's formatting, where the number of digits is given, does that too.
-    fn shortest(x: f64) -> Decimal {
-        // The longest is as -1.2345678901234567e-300.
-        let mut text = [0; 32];
-        let mut rest = &mut text[..];
-        serde_json::to_writer(&mut rest, &x).expect("room for any double");
-        let left = rest.len();
-        let decimal = Decimal::read(&text[..text.len() - left]);
-        match decimal.may_be_one_of_two(x) {
-            true => {
-                let even = format!("{x:.*e}", decimal.length - 1);
-                match even.parse() == Ok(x) {
-                    true => Decimal::read(even.as_bytes()),
-                    false => decimal,
-                }
-            }
-            false => decimal,
-        }
-    }
-
-    fn read(text: &[u8]) -> Decimal {
-        let end = text.iter().position(|b| *b == b'e');
-        let (mantissa, exponent) = text.split_at(end.unwrap_or(text.len()));
-        let exponent = str::from_utf8(exponent).map(|e| e.trim_start_matches('e').parse());
-        let mut read = Decimal {
-            digits: [b'0'; Decimal::MOST],
-            length: 0,
-            exponent: exponent.unwrap_or(Ok(0)).unwrap_or(0),
-        };
-        let point = mantissa.iter().position(|b| *b == b'.');
-        let point = point.unwrap_or(mantissa.len());
-        // Where the first digit stands that is no zero, and zeros behind it that another digit may follow.
-        let (mut first, mut zeros) = (None, 0);
-        for (at, byte) in mantissa.iter().enumerate() {
-            match byte {
-                b'0' => zeros += usize::from(first.is_some()),
-                b'1'..=b'9' => {
-                    first.get_or_insert(at);
-                    read.length += std::mem::take(&mut zeros);
-                    read.digits[read.length] = *byte;
-                    read.length += 1;
-                }
-                _ => {}
-            }
-        }
-        match first {
-            // Zero.
-            None => (read.length, read.exponent) = (1, 0),
-            Some(at) if at < point => read.exponent += (point - at) as i32 - 1,
-            Some(at) => read.exponent -= (at - point) as i32,
-        }
-        read
-    }
-
-    /// Could there be two decimals of this length that are equally near to `x`? Then `x` ends one digit later, and such a number
-    /// is large, or a fraction with a power of two below it that is as small as its digits are many.
-    fn may_be_one_of_two(&self, x: f64) -> bool {
-        const MANTISSA: u32 = f64::MANTISSA_DIGITS - 1;
-        let bits = x.to_bits();
-        let exponent = (bits >> MANTISSA & 0x7ff) as i32;
-        let fraction = bits & ((1 << MANTISSA) - 1);
-        // As many places behind the point in base two are as many in base ten.
-        let zeros = fraction.trailing_zeros().min(MANTISSA) as i32;
-        let places = 1075 - exponent.max(1) - zeros;
-        self.length >= 15 && (places <= 0 || places + self.exponent == self.length as i32)
+    // The shortest decimal that reads back as `x`, the nearest of these, and of two that are equally near the even one, as in
+    // Python. The longest is as -1.2345678901234567e-300.
+    let mut text = [0; 32];
+    let mut rest = &mut text[..];
+    serde_json::to_writer(&mut rest, &x).expect("room for any double");
+    let left = rest.len();
+    let text = str::from_utf8(&text[..32 - left]).expect("ASCII");
+    let digits = text.trim_start_matches('-');
+    if let Some(digits) = digits.strip_prefix("0.0000") {
+        // Python has an exponent one digit earlier,
+        let sign = if x < 0.0 { "-" } else { "" };
+        let (first, rest) = digits.split_at(1);
+        let point = if rest.is_empty() { "" } else { "." };
+        out.extend([sign, first, point, rest, "e-05"]);
+    } else if let Some((mantissa, exponent)) = text.split_once("e-")
+        && exponent.len() == 1
+    {
+        // and two digits in an exponent.
+        out.extend([mantissa, "e-0", exponent]);
+    } else {
+        out.push_str(text);
     }
 }
 

@@ -149,10 +149,6 @@ impl Loose {
         }
     }
 
-    pub fn contains(&self, hash: &str) -> bool {
-        self.path(hash, EXTENSION).exists()
-    }
-
     /// Claims runs, one or more, for the process that trains them.
     pub fn claim(&self, hashes: &[&str], writer: &Writer) -> io::Result<Claimed> {
         let (folder, other) = match hashes.len() {
@@ -171,18 +167,20 @@ impl Loose {
         Ok(claimed)
     }
 
-    /// Who else has claimed this run alone.
-    pub fn holder(&self, hash: &str, writer: &Writer) -> io::Result<Option<String>> {
-        let place = self.path(hash, CLAIM);
-        match place.exists() {
-            true => writer.holder(&place),
-            false => Ok(None),
-        }
-    }
-
-    /// The runs of other processes' claims of several, with their owners. What an ended claim has left is in a bundle by now.
-    pub fn held(&self, writer: &Writer) -> io::Result<HashMap<String, String>> {
+    /// Those of these runs that other processes have claimed, with their owners: of several runs all, of one those who have claimed
+    /// it with others; who has claimed it alone is found by [`Loose::claim`].
+    pub fn held(&self, hashes: &[&str], writer: &Writer) -> io::Result<HashMap<String, String>> {
         let mut held = HashMap::new();
+        if hashes.len() > 1 {
+            for run in names(&self.folder, CLAIM)? {
+                if hashes.contains(&&*run)
+                    && let Some(owner) = writer.holder(&self.path(&run, CLAIM))?
+                {
+                    held.insert(run, owner);
+                }
+            }
+        }
+        // What an ended claim has left is in a bundle by now.
         if writer.is_alone()? {
             return Ok(held);
         }
@@ -196,6 +194,27 @@ impl Loose {
             }
         }
         Ok(held)
+    }
+
+    /// Those of these runs that are finished, in no bundle.
+    pub fn finished_alone(&self, hashes: &[&str]) -> io::Result<HashSet<String>> {
+        self.marked(hashes, EXTENSION)
+    }
+
+    /// Those of these runs that have failed.
+    pub fn failed_of(&self, hashes: &[&str]) -> io::Result<HashSet<String>> {
+        self.marked(hashes, FAILED)
+    }
+
+    /// Those of these runs that have such a file, and of several others as well: then the folder, which may be long, is read once.
+    fn marked(&self, hashes: &[&str], extension: &str) -> io::Result<HashSet<String>> {
+        match hashes {
+            [hash] => {
+                let there = self.path(hash, extension).exists();
+                Ok(there.then(|| (*hash).to_owned()).into_iter().collect())
+            }
+            _ => Ok(names(&self.folder, extension)?.into_iter().collect()),
+        }
     }
 
     /// The runs of other processes' bundles that have come since this was last asked.
@@ -232,10 +251,6 @@ impl Loose {
                 _ => Ok(()),
             },
         }
-    }
-
-    pub fn has_failed(&self, hash: &str) -> bool {
-        self.path(hash, FAILED).exists()
     }
 
     /// Those that have failed.
@@ -360,11 +375,6 @@ impl Loose {
 
     /// Removes what dead processes have left half done. For when nobody else writes the output.
     pub fn tidy(&self) -> io::Result<()> {
-        for folder in [&self.folder, &self.bundles] {
-            for name in names(folder, CLAIM)? {
-                fs::remove_dir_all(folder.join(name).with_extension(CLAIM))?;
-            }
-        }
         // Those are tried again.
         for hash in self.failed()? {
             self.note_failure(&hash, None)?;
@@ -378,8 +388,13 @@ impl Loose {
         self.remove_left_overs()
     }
 
-    /// Removes temporary files. For when nobody is writing one.
+    /// Removes claims and temporary files. For when nobody else is there, and this process trains nothing.
     pub fn remove_left_overs(&self) -> io::Result<()> {
+        for folder in [&self.folder, &self.bundles] {
+            for name in names(folder, CLAIM)? {
+                fs::remove_dir_all(folder.join(name).with_extension(CLAIM))?;
+            }
+        }
         file::remove_left_overs(&self.bundles, TEMPORARY)?;
         file::remove_left_overs(&self.folder, TEMPORARY)
     }

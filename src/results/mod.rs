@@ -73,21 +73,22 @@ pub type Name = Cow<'static, str>;
 
 impl Epoch {
     pub fn to_json(&self) -> Json<'static> {
+        // In the order of the alphabet, as they will be written.
         let mut members: Vec<(Name, Json)> = vec![
             ("epoch".into(), Json::Int(self.epoch.to_string().into())),
+            ("eval_epoch_time".into(), Json::Float(self.eval_epoch_time)),
+            ("grad_norm".into(), Json::Float(self.grad_norm.into())),
             ("learning_rate".into(), self.learning_rate.clone()),
+            ("model_norm".into(), Json::Float(self.model_norm.into())),
+            (
+                "train_epoch_time".into(),
+                Json::Float(self.train_epoch_time),
+            ),
+            ("train_loss".into(), Json::Float(self.train_loss)),
+            ("train_score".into(), Json::Float(self.train_score)),
+            ("val_loss".into(), Json::Float(self.val_loss)),
+            ("val_score".into(), Json::Float(self.val_score)),
         ];
-        let numbers = [
-            ("train_epoch_time", self.train_epoch_time),
-            ("eval_epoch_time", self.eval_epoch_time),
-            ("model_norm", self.model_norm.into()),
-            ("grad_norm", self.grad_norm.into()),
-            ("train_loss", self.train_loss),
-            ("train_score", self.train_score),
-            ("val_loss", self.val_loss),
-            ("val_score", self.val_score),
-        ];
-        members.extend(numbers.map(|(name, x)| (name.into(), Json::Float(x))));
         members.extend(self.values.iter().cloned());
         members.extend(self.series.iter().map(|(name, list)| {
             let list = list.iter().copied().map(Json::Float).collect();

@@ -304,6 +304,21 @@ pub(super) fn for_each_run(
     })
 }
 
+/// How many runs an output has, those that do not stand in it yet included.
+pub(super) fn count_runs(path: &Path) -> Result<usize> {
+    let target = file::target(path).map_err(|e| Error::io("read", path, &e))?;
+    let beside = Loose::of(&target).files();
+    if !beside.map_err(|e| Error::io("read", path, &e))?.is_empty() {
+        let mut count = 0;
+        for_each_run(path, |_, _| {
+            count += 1;
+            Ok(())
+        })?;
+        return Ok(count);
+    }
+    json::count_items(&read_text(path)?).map_err(|e| not_whole(path, &e))
+}
+
 fn not_whole(path: &Path, cause: &json::SyntaxError) -> Error {
     Error::corrupt(format!(
         "{}: {cause}; is it a whole output file, and not being written at this moment?",

@@ -104,11 +104,7 @@ impl Watch {
     }
 
     fn count(&mut self, path: &Path, loose: &Loose, stamp: Stamp) -> Result<usize> {
-        let mut done = 0;
-        output::for_each_run(path, |_, _| {
-            done += 1;
-            Ok(())
-        })?;
+        let done = output::count_runs(path)?;
         let beside = loose.files();
         if beside.is_ok_and(|runs| runs.is_empty()) {
             self.known.insert(path.to_owned(), (stamp, done));

@@ -400,21 +400,10 @@ impl Store {
             }
         };
         // Others may have claimed some in between, and the last owners may have finished them.
-        let claimed = turns.iter().filter(|turn| **turn == Turn::Mine).count();
         self.leave_taken(runs, &mut turns)?;
-        for (run, turn) in runs.iter().zip(&mut turns) {
-            let hash = run.hash();
-            if *turn != Turn::Mine {
-                continue;
-            }
-            if self.loose.contains(hash) {
-                *turn = Turn::Finished;
-            } else if claimed > 1
-                && let Some(name) = self.loose.holder(hash, self.shared.writer())?
-            {
-                *turn = Turn::Held(name);
-            } else if self.failed.contains(hash) {
-                self.loose.note_failure(hash, None)?;
+        for (run, turn) in runs.iter().zip(&turns) {
+            if *turn == Turn::Mine && self.failed.contains(run.hash()) {
+                self.loose.note_failure(run.hash(), None)?;
             }
         }
         match turns.contains(&Turn::Mine) {
@@ -425,9 +414,14 @@ impl Store {
 
     /// Finds which of the runs that would be ours are others' or need nobody.
     fn leave_taken(&self, runs: &[&Identity], turns: &mut [Turn]) -> io::Result<()> {
+        let mine = runs.iter().zip(&*turns);
+        let mine = mine.filter(|(_, turn)| **turn == Turn::Mine);
+        let mine: Vec<&str> = mine.map(|(run, _)| run.hash()).collect();
         // Claims first: what ends in between is found finished.
-        let held = self.loose.held(self.shared.writer())?;
+        let held = self.loose.held(&mine, self.shared.writer())?;
         let bundled = self.loose.newly_bundled(self.shared.writer())?;
+        let finished = self.loose.finished_alone(&mine)?;
+        let failed = self.loose.failed_of(&mine)?;
         let mut state = self.state();
         state.finished.extend(bundled);
         for (run, turn) in runs.iter().zip(turns) {
@@ -435,9 +429,9 @@ impl Store {
             if *turn != Turn::Mine {
                 continue;
             }
-            if state.finished.contains(hash) {
+            if state.finished.contains(hash) || finished.contains(hash) {
                 *turn = Turn::Finished;
-            } else if !self.failed.contains(hash) && self.loose.has_failed(hash) {
+            } else if !self.failed.contains(hash) && failed.contains(hash) {
                 *turn = Turn::Failed;
             } else if let Some(name) = held.get(hash) {
                 *turn = Turn::Held(name.clone());
@@ -468,15 +462,16 @@ impl Store {
         if runs.is_empty() {
             return Ok(());
         }
+        let mut buffer = String::new();
         let text = |run: &Finished| -> Arc<str> {
             let Finished {
                 identity, result, ..
             } = run;
             debug_assert_eq!(**identity, Identity::new(&result.config, &result.summary));
-            let mut text = String::new();
+            buffer.clear();
             let json = result.to_json();
-            json::write(&mut text, &json, 1, self.options.strict_json);
-            text.into()
+            json::write(&mut buffer, &json, 1, self.options.strict_json);
+            buffer.as_str().into()
         };
         let texts: Vec<Arc<str>> = runs.iter().map(text).collect();
         let hashes: Vec<&str> = runs.iter().map(|run| run.identity.hash()).collect();

@@ -278,7 +278,10 @@ pub fn sweep(
         };
         let mut result = one(plans, &data, machine, &optima, &watch)?;
         if let Some(result) = &mut result {
-            result.summary.extend(chosen.clone());
+            let chosen = chosen.iter();
+            result
+                .summary
+                .extend(chosen.map(|(key, value)| (key.clone(), value.clone())));
             result.summary.insert("threads".into(), threads.into());
         }
         Ok(result)

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use stepback_native::results::json::{self, Json};
+use stepback_native::results::output;
+use stepback_native::results::progress::Watch;
 
 #[test]
 fn published_outputs_are_rewritten_byte_for_byte() {
@@ -23,6 +25,39 @@ fn published_outputs_are_rewritten_byte_for_byte() {
             json::dumps(&value, false) == text,
             "{name} changed by rewriting"
         );
+    }
+}
+
+/// A finished output is read to be counted, without what its runs hold.
+#[test]
+fn what_is_counted_is_what_is_read() {
+    let published = files::path("records/reference/outputs/test.json");
+    let whole = std::fs::read_to_string(&published).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.json");
+    let counted = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let status = Watch::default().status(&path);
+        status.map(|status| status.done).map_err(|e| e.message)
+    };
+    let runs = output::read(&published).unwrap().len();
+    assert!(runs > 1);
+    assert_eq!(counted(&whole), Ok(runs));
+    assert_eq!(counted("[]"), Ok(0));
+    let end = whole.len() / 2;
+    for text in [
+        &whole[..end],
+        "",
+        "{}",
+        "[{\"a\": [1, 2.5e]}]",
+        "[{\"a\": [1, 2,]}]",
+        "[{\"a\" 1}]",
+        "[{\"a\": \"\\x\"}]",
+        "[] []",
+        &"[".repeat(1000),
+    ] {
+        let error = counted(text).unwrap_err();
+        assert_eq!(error, output::read(&path).unwrap_err().message, "{text}");
     }
 }
 
