@@ -304,10 +304,9 @@ pub(super) fn for_each_run(
     })
 }
 
-/// How many runs an output has, those that do not stand in it yet included.
-pub(super) fn count_runs(path: &Path) -> Result<usize> {
-    let target = file::target(path).map_err(|e| Error::io("read", path, &e))?;
-    let beside = Loose::of(&target).files();
+/// How many runs an output has, those of its `loose` ones that do not stand in it yet included.
+pub(super) fn count_runs(path: &Path, loose: &Loose) -> Result<usize> {
+    let beside = loose.files();
     if !beside.map_err(|e| Error::io("read", path, &e))?.is_empty() {
         let mut count = 0;
         for_each_run(path, |_, _| {

@@ -104,7 +104,7 @@ impl Watch {
     }
 
     fn count(&mut self, path: &Path, loose: &Loose, stamp: Stamp) -> Result<usize> {
-        let done = output::count_runs(path)?;
+        let done = output::count_runs(path, loose)?;
         let beside = loose.files();
         if beside.is_ok_and(|runs| runs.is_empty()) {
             self.known.insert(path.to_owned(), (stamp, done));

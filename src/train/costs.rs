@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::sweep::lock;
 use crate::device::{Call, Program};
+use crate::results::writers::lock;
 
 /// What a run costs.
 pub(super) struct Costs {

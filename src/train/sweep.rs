@@ -25,7 +25,7 @@ use crate::optim::{self, Optimizer};
 use crate::results::identity::Identity;
 use crate::results::store::{Finished, Store, Turn};
 use crate::results::timestamp::timestamp;
-use crate::results::writers::{Claim, UnderWay};
+use crate::results::writers::{Claim, UnderWay, lock};
 use crate::results::{Epoch, RunResult, provenance};
 
 /// A training step of fewer floating-point operations than this does not fill several threads: such
@@ -586,13 +586,6 @@ fn optimal_value(config: &RunConfig, data: &Pair, optima: &Optima) -> Option<f64
     *lock(optima)
         .entry(problem)
         .or_insert_with(|| optimum(&config.loss_func, &data.train, weight_decay, bias))
-}
-
-/// Locks, whether or not a thread has panicked while it held the lock.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 struct RunWatch<'a> {

@@ -15,9 +15,10 @@ use crate::error::{Error, Result};
 use crate::results::progress::duration;
 use crate::results::table::format_small;
 use crate::results::tensorboard::Board;
+use crate::results::writers::lock;
 use crate::results::{Epoch, RunResult, escape};
 use crate::stop;
-use crate::train::sweep::{self, Elsewhere, lock};
+use crate::train::sweep::{self, Elsewhere};
 
 /// Without a terminal, one epoch in this time has a line.
 const PAUSE: Duration = Duration::from_secs(10);
