@@ -134,7 +134,8 @@ pub fn for_blocks<'o, N>(
     // From here on memory is reached by these addresses alone.
     let registers = registers.as_mut_ptr();
     let vectors = &mut write.at[..write.count];
-    assert!(vectors.iter().all(|vector| vector.len() == read.len()));
+    let same_length = vectors.iter().all(|vector| vector.len() == read.len());
+    assert!(same_length, "vectors of one length");
     let mut firsts = [std::ptr::null_mut(); MOST];
     for (first, vector) in firsts.iter_mut().zip(&mut *vectors) {
         *first = vector.as_mut_ptr();
@@ -150,7 +151,7 @@ pub fn for_blocks<'o, N>(
             moves: usize::MAX,
         },
         Place::Register(r) => {
-            assert!(r < count);
+            assert!(r < count, "a register that is there");
             Address {
                 first: registers.wrapping_add(r).cast(),
                 moves: 0,
@@ -165,7 +166,8 @@ pub fn for_blocks<'o, N>(
             operands,
             to,
         } = operation;
-        assert!(to != Place::Read && operands.len() <= 3 && !operands.contains(&to));
+        assert!(to != Place::Read && operands.len() <= 3);
+        assert!(!operands.contains(&to), "a result beside its operands");
         let operand = |i| *operands.get(i).unwrap_or(&Place::Read);
         Call {
             run,
@@ -263,19 +265,19 @@ mod tests {
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "a result beside its operands")]
     fn a_result_goes_to_no_operand() {
         run([9; 3], &[(IN_PLACE, &[Place::Write(0)], Place::Write(0))]);
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "vectors of one length")]
     fn vectors_are_as_long_as_one_another() {
         run([9, 9, 8], &[]);
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "a register that is there")]
     fn a_register_must_be_there() {
         run([9; 3], &[(APART, &[Place::Register(1)], Place::Write(0))]);
     }
