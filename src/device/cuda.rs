@@ -142,7 +142,7 @@ pub fn usable() -> Result<Vec<String>> {
     if count == 0 {
         return Err(Error::usage("--device cuda: the driver finds no GPU"));
     }
-    if driver() / 1000 < kernels_major() {
+    if driver() < needed() {
         return Err(too_old(driver()));
     }
     let name = |i| result::device::get(i).and_then(result::device::get_name);
@@ -228,7 +228,27 @@ fn compile(text: &str) -> std::result::Result<sys::CUmodule, (DriverError, Strin
     })
 }
 
-/// What to say where the driver does not take the text of a kernel.
+/// What to say where the driver compiles no PTX at all, be it of methods that are files or, for a newer GPU, of the build.
+fn compiles_nothing(kernels: &str, code: sys::CUresult) -> Option<Error> {
+    use sys::CUresult as Code;
+    let why = match code {
+        Code::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => {
+            "its compiler, libnvidia-ptxjitcompiler.so.1, is missing: install all of the driver"
+        }
+        Code::CUDA_ERROR_JIT_COMPILATION_DISABLED => {
+            "CUDA_DISABLE_PTX_JIT or CUDA_DISABLE_JIT forbids it"
+        }
+        Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            "it is older than the CUDA that wrote them: install a newer driver"
+        }
+        _ => return None,
+    };
+    Some(Error::usage(format!(
+        "--device cuda: the NVIDIA driver cannot compile {kernels}: {why} ({code:?})"
+    )))
+}
+
+/// What to say where the driver's compiler does not take the text of a kernel.
 fn not_compiled(kernel: &str, code: sys::CUresult, log: &str) -> Error {
     let says = match log.trim() {
         "" => format!("{code:?}"),
@@ -261,41 +281,39 @@ fn driver() -> i32 {
     version
 }
 
-/// The first number of the CUDA version that compiled the kernels.
-fn kernels_major() -> i32 {
-    let number = option_env!("STEPBACK_CUDA_MAJOR").and_then(|n| n.parse().ok());
-    number.unwrap_or(0)
+/// The CUDA that a driver must know, counted like that: it loads what a CUDA of the same major version compiled, and has all
+/// functions that are called here, of which `cuEventElapsedTime_v2` is the newest. cudarc panics where one is missing.
+fn needed() -> i32 {
+    const CALLED: i32 = 12_080;
+    let major = option_env!("STEPBACK_CUDA_MAJOR").and_then(|n| n.parse().ok());
+    CALLED.max(1000 * major.unwrap_or(0))
 }
 
 fn too_old(driver: i32) -> Error {
+    let spelled = |version| format!("{}.{}", version / 1000, version % 1000 / 10);
     Error::usage(format!(
-        "--device cuda: the NVIDIA driver knows CUDA {}.{} at most, too old for this binary's kernels, which CUDA {} made: install a newer driver (580 or newer for CUDA 13)",
-        driver / 1000,
-        driver % 1000 / 10,
-        kernels_major()
+        "--device cuda: the NVIDIA driver knows CUDA {} at most, and this binary needs {}: install a newer driver (580 or newer for CUDA 13)",
+        spelled(driver),
+        spelled(needed())
     ))
 }
 
 /// What to say where a GPU or its driver cannot take the kernels of this binary. `gpu` is its number and name.
-fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32), driver: i32) -> Option<Error> {
+fn refusal(code: sys::CUresult, gpu: &str, capability: (i32, i32)) -> Option<Error> {
     use sys::CUresult::{
         CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PTX, CUDA_ERROR_INVALID_SOURCE,
-        CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+        CUDA_ERROR_NO_BINARY_FOR_GPU,
     };
     let unreadable = [
         CUDA_ERROR_INVALID_IMAGE,
         CUDA_ERROR_INVALID_PTX,
         CUDA_ERROR_INVALID_SOURCE,
         CUDA_ERROR_NO_BINARY_FOR_GPU,
-        CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
     ];
     if !unreadable.contains(&code) {
-        return None;
+        return compiles_nothing(&format!("this binary's kernels for GPU {gpu}"), code);
     }
     let (major, minor) = capability;
-    if code == CUDA_ERROR_UNSUPPORTED_PTX_VERSION || driver / 1000 < kernels_major() {
-        return Some(too_old(driver));
-    }
     let why = match major {
         8.. => format!(
             "this binary carries no kernels for it: build it with STEPBACK_CUDA_ARCHS={major}{minor}, or without that variable"
@@ -338,13 +356,8 @@ impl Gpu {
             // SAFETY: a fatbin as nvcc wrote it.
             let module = unsafe { result::module::load_data(words.as_ptr().cast()) };
             let module = module.map_err(|e| {
-                refusal(
-                    e.0,
-                    &format!("{index} ({name})"),
-                    capability(device),
-                    driver(),
-                )
-                .unwrap_or_else(|| failed(&format!("kernels of {file}.cu"), e))
+                refusal(e.0, &format!("{index} ({name})"), capability(device))
+                    .unwrap_or_else(|| failed(&format!("kernels of {file}.cu"), e))
             })?;
             let of_file = kernels::KERNELS.iter();
             for kernel in of_file.filter(|k| k.file() == Some(*file)) {
@@ -547,9 +560,7 @@ impl Cuda {
             Entry::Occupied(made) => made.into_mut(),
             Entry::Vacant(place) => {
                 let module = compile(text).map_err(|(e, log)| {
-                    let gpu = format!("{}", self.gpu.index);
-                    refusal(e.0, &gpu, capability(self.gpu.device), driver())
-                        .filter(|_| log.is_empty())
+                    compiles_nothing("methods that are files", e.0)
                         .unwrap_or_else(|| not_compiled(&kernel.name, e.0, &log))
                 })?;
                 place.insert(Made {
@@ -778,29 +789,20 @@ mod tests {
     /// What no test machine has.
     #[test]
     fn gpus_and_drivers_that_cannot_take_the_kernels_are_named() {
-        let says = |code, capability, driver, parts: &[&str]| {
-            let error = refusal(code, "0 (Some GPU)", capability, driver).expect("a refusal");
+        let says = |code, capability, parts: &[&str]| {
+            let error = refusal(code, "0 (Some GPU)", capability).expect("a refusal");
             assert_eq!(error.kind.exit_code(), 2);
-            for part in parts {
-                assert!(
-                    error.message.contains(part),
-                    "{}: no {part:?}",
-                    error.message
-                );
-            }
+            let mut missing = parts.iter().filter(|p| !error.message.contains(**p));
+            assert_eq!(missing.next(), None, "{}", error.message);
         };
         let old_gpu = ["GPU 0 (Some GPU)", "7.5", "8.0 or newer"];
-        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (7, 5), 13_000, &old_gpu);
-        let old_driver = ["CUDA 12.4", "580"];
-        says(
-            CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
-            (9, 0),
-            12_040,
-            &old_driver,
-        );
+        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (7, 5), &old_gpu);
         let unknown = ["GPU 0 (Some GPU)", "12.0", "STEPBACK_CUDA_ARCHS=120"];
-        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (12, 0), 13_000, &unknown);
+        says(CUDA_ERROR_NO_BINARY_FOR_GPU, (12, 0), &unknown);
+        // As PTX they would have to be compiled.
+        let newer = ["GPU 0 (Some GPU)", "a newer driver"];
+        says(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, (12, 0), &newer);
         // Whatever else goes wrong is no matter of the build.
-        assert!(refusal(CUDA_ERROR_OUT_OF_MEMORY, "0", (9, 0), 13_000).is_none());
+        assert!(refusal(CUDA_ERROR_OUT_OF_MEMORY, "0", (9, 0)).is_none());
     }
 }

@@ -245,7 +245,7 @@ fn drivers_and_gpus_that_cannot_be_used_are_named() {
         (
             "STUB_CUDA_VERSION",
             "12040",
-            "the NVIDIA driver knows CUDA 12.4 at most",
+            "the NVIDIA driver knows CUDA 12.4 at most, and this binary needs",
         ),
         ("STUB_CUDA_CAPABILITY", "75", "compute capability 7.5"),
     ] {
@@ -253,6 +253,13 @@ fn drivers_and_gpus_that_cannot_be_used_are_named() {
         ran.code(2).says(&["--device cuda", why]);
         assert!(!gpu.folder.exists("output/mlp.json"));
     }
+    // Its compiler is a library of its own, which is needed for methods that are files.
+    let mut config = mlp();
+    config["opt"] = json!({"name": "adagrad", "lr": 0.01});
+    gpu.folder.config("file", &config);
+    let (ran, _) = gpu.run("train file.json --device cuda", &[]);
+    ran.code(2)
+        .says(&["cannot compile methods", "libnvidia-ptxjitcompiler"]);
 }
 
 #[test]

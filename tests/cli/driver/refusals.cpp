@@ -30,7 +30,7 @@ int cuMemsetD8Async(uint64_t, unsigned char, size_t, uint64_t);
 int cuMemcpyDtoHAsync_v2(void*, uint64_t, size_t, uint64_t);
 int cuEventCreate(uint64_t*, unsigned);
 int cuEventRecord(uint64_t, uint64_t);
-int cuEventElapsedTime(float*, uint64_t, uint64_t);
+int cuEventElapsedTime_v2(float*, uint64_t, uint64_t);
 }
 
 struct NodeParameters {
@@ -129,13 +129,13 @@ int main(int, char** arguments) {
   expect(0, cuEventCreate(&event[0], 0), "an event");
   expect(0, cuEventCreate(&event[1], 0), "an event");
   float ms;
-  expect(400, cuEventElapsedTime(&ms, event[0], event[1]), "time between events that were not recorded");
+  expect(400, cuEventElapsedTime_v2(&ms, event[0], event[1]), "time between events that were not recorded");
   expect(0, cuEventRecord(event[0], stream), "an event is recorded");
   expect(0, cuEventRecord(event[1], stream), "an event is recorded");
-  expect(600, cuEventElapsedTime(&ms, event[0], event[1]), "time between events that are not over");
+  expect(600, cuEventElapsedTime_v2(&ms, event[0], event[1]), "time between events that are not over");
   expect(401, cuModuleUnload(module), "a module is unloaded while a kernel may run");
   expect(0, cuStreamSynchronize(stream), "a wait");
-  expect(0, cuEventElapsedTime(&ms, event[0], event[1]), "time between events");
+  expect(0, cuEventElapsedTime_v2(&ms, event[0], event[1]), "time between events");
 
   expect(0, cuModuleUnload(module), "a module is unloaded");
   expect(400, launch(1, 1, 256, 0), "a kernel is launched whose module is gone");
