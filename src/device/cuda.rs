@@ -94,20 +94,23 @@ unsafe impl Sync for Gpu {}
 fn failed(what: &str, error: DriverError) -> Error {
     let text = match ends_the_process(error.0) {
         true => format!(
-            "cuda: a kernel failed, noticed at: {what}: {error:?}; no more can be run in this process; with {NO_GRAPH}=1 the message names the kernel"
+            "cuda: a kernel or the GPU failed, noticed at: {what}: {error:?}; no more can be run in this process; with {NO_GRAPH}=1 the message names the kernel"
         ),
         false => format!("cuda: {what}: {error:?}"),
     };
     Error::new(Kind::Device, text)
 }
 
-/// Has a kernel ended so badly that its context answers everything with this? Whatever is called next reports it.
+/// Has a kernel or the GPU failed so badly that the context answers everything with this? Whatever is called next reports it.
 fn ends_the_process(code: sys::CUresult) -> bool {
     use sys::CUresult as Code;
     matches!(
         code,
         Code::CUDA_ERROR_ASSERT
+            | Code::CUDA_ERROR_CONTAINED
+            | Code::CUDA_ERROR_CONTEXT_IS_DESTROYED
             | Code::CUDA_ERROR_ECC_UNCORRECTABLE
+            | Code::CUDA_ERROR_EXTERNAL_DEVICE
             | Code::CUDA_ERROR_HARDWARE_STACK_ERROR
             | Code::CUDA_ERROR_ILLEGAL_ADDRESS
             | Code::CUDA_ERROR_ILLEGAL_INSTRUCTION
@@ -116,6 +119,10 @@ fn ends_the_process(code: sys::CUresult) -> bool {
             | Code::CUDA_ERROR_LAUNCH_FAILED
             | Code::CUDA_ERROR_LAUNCH_TIMEOUT
             | Code::CUDA_ERROR_MISALIGNED_ADDRESS
+            | Code::CUDA_ERROR_MPS_CLIENT_TERMINATED
+            | Code::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | Code::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | Code::CUDA_ERROR_UNKNOWN
     )
 }
 

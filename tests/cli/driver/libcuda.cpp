@@ -11,9 +11,10 @@
 //   STUB_CUDA_CAPABILITY=75         of the GPUs; 90 otherwise
 //   STUB_CUDA_MEMORY=1000000        bytes of each; 1 GiB otherwise
 //   STUB_CUDA_FAIL_ALLOC=3          the third allocation finds no memory
-//   STUB_CUDA_FAIL_LAUNCH=100       the hundredth launch of a kernel ends the context
-//   STUB_CUDA_REPORT=FILE           at the end of the process: calls of each function, launches, the kernel
-//                                   that was made to fail, and what was not given back
+//   STUB_CUDA_FAIL_LAUNCH=100       the hundredth launch of a kernel ends the context,
+//   STUB_CUDA_FAIL_CODE=226         which then answers with this; 700 otherwise
+//   STUB_CUDA_REPORT=FILE           at the end of the process: calls of each function, launches, edges of graphs,
+//                                   the kernel that was made to fail, and what was not given back
 #include <dlfcn.h>
 #include <elf.h>
 #include <stdarg.h>
@@ -239,9 +240,8 @@ Memory* live(uint64_t address, size_t bytes) {
 
 // ---- kernels ----
 
-Code break_context(uint64_t context) {
-  contexts.find(context)->broken = ILLEGAL_ADDRESS;
-  return ILLEGAL_ADDRESS;
+Code break_context(uint64_t context, Code code = ILLEGAL_ADDRESS) {
+  return contexts.find(context)->broken = code;
 }
 
 Code execute(Launch& launch) {
@@ -250,7 +250,7 @@ Code execute(Launch& launch) {
   const EmulatedKernel* kernel = function->kernel;
   if (++launches == setting("STUB_CUDA_FAIL_LAUNCH", 0)) {
     broken = function->name;
-    return break_context(function->context);
+    return break_context(function->context, Code(setting("STUB_CUDA_FAIL_CODE", ILLEGAL_ADDRESS)));
   }
   std::vector<void*> arguments;
   for (size_t i = 0; i < launch.arguments.size(); i++) {

@@ -283,17 +283,25 @@ fn a_kernel_that_fails_ends_the_sweep() {
     let (expected, seen) = gpu.trained("mlp.json --device cuda", &[]);
     let late = (seen.counts["launches"] * 3 / 4).to_string();
     let train = "train -q mlp.json --device cuda --overwrite";
-    for (nth, eager) in [("1", "0"), (&*late, "0"), (&*late, "1")] {
-        let settings = [("STUB_CUDA_FAIL_LAUNCH", nth), ("STUB_CUDA_EAGER", eager)];
+    for (nth, eager, code, name) in [
+        ("1", "0", "226", "CONTAINED"),
+        (&*late, "0", "700", "ILLEGAL_ADDRESS"),
+        (&*late, "1", "999", "UNKNOWN"),
+    ] {
+        let mut settings = vec![
+            ("STUB_CUDA_FAIL_LAUNCH", nth),
+            ("STUB_CUDA_FAIL_CODE", code),
+            ("STUB_CUDA_EAGER", eager),
+        ];
         let (ran, _) = gpu.run(train, &settings);
         ran.code(1)
-            .says(&["a kernel failed", "ILLEGAL_ADDRESS", "STEPBACK_NO_GRAPH=1"]);
-        let settings = [settings[0], settings[1], ("STEPBACK_NO_GRAPH", "1")];
+            .says(&["a kernel or the GPU failed", name, "STEPBACK_NO_GRAPH=1"]);
+        settings.push(("STEPBACK_NO_GRAPH", "1"));
         let (ran, seen) = gpu.run(train, &settings);
         let kernel = seen.broken.unwrap();
         assert!(KERNELS.iter().any(|k| k.name == kernel));
         ran.code(1)
-            .says(&[&format!("kernel {kernel} failed"), "ILLEGAL_ADDRESS"]);
+            .says(&[&format!("kernel {kernel} failed"), name]);
     }
     // The first of two runs was done.
     let output = gpu.folder.read("output/mlp.json");
