@@ -81,12 +81,13 @@ train() {
     stage "$name" "$most" "$@" "$binary" train "$scratch/$network.json" --data-dir "$folder" --offline --quiet \
         --output-dir "$scratch/$name" --device "$device" $options
 }
-# The precision may also be pdl: the default one, by programmatic dependent launch.
+# The precision may also be pdl or chain: the default one, by programmatic dependent launch or in graphs that are chains.
 epochs() {
     local network=$1 precision=$2 name=epochs-$1-$2 options="--epochs $epochs" before=()
     case $precision in
     default) ;;
     pdl) before=(env STEPBACK_PDL=1) ;;
+    chain) before=(env STEPBACK_CHAIN=1) ;;
     *) options+=" --precision $precision" ;;
     esac
     train "$name" 60 "$network" "$scratch/data" "$options" "${before[@]}" || return
@@ -98,8 +99,12 @@ epochs() {
 for network in "${networks[@]}"; do
     "${report[@]}" data "$scratch/data" "$network" "${small[@]}" >"$work/data.out"
     epochs "$network" default
-    # Where launches are short. The losses must be the same.
-    [[ "$network-$device" != @(mlp|resnet20)-cuda ]] || epochs "$network" pdl
+    # Where launches are short.
+    if [[ "$network-$device" == @(mlp|resnet20)-cuda ]]; then
+        epochs "$network" pdl
+        epochs "$network" chain
+        stage "losses-$network" 10 "${report[@]}" same "$work/ours.jsonl" "$network"
+    fi
     [ "$network-$device" != vit-cuda ] || epochs vit tf32
 done
 

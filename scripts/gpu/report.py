@@ -5,6 +5,7 @@
     report.py data DIR NETWORK [--samples N]      random files in place of those that DIR lacks
     report.py kernels FILE                        the lines of a report of bench-kernels that take longest
     report.py epochs FOLDER NETWORK PRECISION     what a run took, and where it came, as a line of JSON
+    report.py same FILE NETWORK                   fails if the losses of a network differ between such lines, TF32's apart
     report.py table FOLDER                        such lines in FOLDER/ours.jsonl beside PyTorch's in FOLDER/peers.jsonl
 """
 
@@ -23,6 +24,7 @@ CONFIGS = {
     "resnet110": "cifar100_resnet110",
     "vit": "cifar10_vit",
 }
+LOSSES = ("train_loss", "val_loss", "val_score")
 
 
 def config(args):
@@ -137,15 +139,22 @@ def epochs(args):
         "train_seconds": round(medians[0], 6),
         "evaluation_seconds": round(medians[1], 6),
         "epoch_seconds": round(sum(medians), 6),
-        "train_loss": history[-1]["train_loss"],
-        "val_loss": history[-1]["val_loss"],
-        "val_score": history[-1]["val_score"],
+        **{key: history[-1][key] for key in LOSSES},
     }))
 
 
 def json_lines(path):
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def same(args):
+    """How launches wait for one another must change no number."""
+    lines = [line for line in json_lines(args.file) if line["network"] == args.network and line["precision"] != "tf32"]
+    losses = {line["precision"]: [line[key] for key in LOSSES] for line in lines}
+    print(json.dumps(losses, indent=4))
+    if len(losses) < 2 or any(own != losses["default"] for own in losses.values()):
+        raise SystemExit(f"{args.network}: losses that differ, or nothing to compare")
 
 
 def table(args):
@@ -188,7 +197,7 @@ def main():
     commands = parser.add_subparsers(required=True)
     path = pathlib.Path
     for run, names in ((config, ["network"]), (data, ["dir", "network"]), (kernels, ["file"]),
-                       (epochs, ["folder", "network", "precision"]), (table, ["folder"])):
+                       (epochs, ["folder", "network", "precision"]), (same, ["file", "network"]), (table, ["folder"])):
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
         for name in names:

@@ -7,6 +7,8 @@
 //!
 //! `STEPBACK_PDL=1` is programmatic dependent launch: along chains of a graph a kernel comes to the GPU while the one before ends,
 //! and waits for it itself (`begin_kernel` in `kernels/common.cuh`).
+//!
+//! `STEPBACK_CHAIN=1` is to compare with: every launch of a graph waits for the one before.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,6 +31,9 @@ const NO_GRAPH: &str = "STEPBACK_NO_GRAPH";
 
 /// The variable that asks for programmatic dependent launch.
 const OVERLAP: &str = "STEPBACK_PDL";
+
+/// The variable that makes every graph one chain.
+const CHAIN: &str = "STEPBACK_CHAIN";
 
 fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|v| !v.is_empty() && v != "0")
@@ -56,9 +61,10 @@ pub(super) struct Cuda {
     memory: Vec<sys::CUdeviceptr>,
     /// None where they were given back.
     programs: Vec<Option<Ready>>,
-    /// Are launches parts of graphs? May they come while those before end?
+    /// Are launches parts of graphs? May they come while those before end? Do all wait for the one before?
     uses_graphs: bool,
     overlaps: bool,
+    chains: bool,
     /// Of programs, and of several that ran side by side.
     graphs: HashMap<Vec<usize>, sys::CUgraphExec>,
 }
@@ -395,6 +401,7 @@ impl Cuda {
             programs: Vec::new(),
             uses_graphs: !is_set(NO_GRAPH),
             overlaps: is_set(OVERLAP),
+            chains: is_set(CHAIN),
             graphs: HashMap::new(),
         })
     }
@@ -469,7 +476,12 @@ impl Cuda {
         let programs = (0..times).flat_map(|_| programs);
         let launches = programs.flat_map(|p| p.launches.iter().map(|l| (l, &*p.addresses)));
         let touched = launches.clone().map(|(l, addresses)| l.touches(addresses));
-        let edges = edges(touched);
+        let edges: Vec<Vec<usize>> = match self.chains {
+            false => edges(touched),
+            true => (0..touched.count())
+                .map(|i| i.checked_sub(1).into_iter().collect())
+                .collect(),
+        };
         let mut behind = vec![0; edges.len()];
         edges.iter().flatten().for_each(|i| behind[*i] += 1);
         let mut nodes: Vec<sys::CUgraphNode> = Vec::new();

@@ -170,7 +170,7 @@ Table<Stream> streams{"streams", {}};
 Table<Event> events{"events", {}};
 Table<Memory> memory{"allocations", {}};
 std::map<std::string, long> calls;
-long allocations = 0, launches = 0;
+long allocations = 0, launches = 0, graph_edges = 0;
 std::string broken;
 std::mt19937 random_order;
 thread_local uint64_t current = 0;
@@ -495,7 +495,7 @@ struct AtExit {
     FILE* file = path ? fopen(path, "w") : nullptr;
     if (!file) return;
     for (auto& [name, count] : calls) fprintf(file, "%s %ld\n", name.c_str(), count);
-    fprintf(file, "launches %ld\n", launches);
+    fprintf(file, "launches %ld\nedges %ld\n", launches, graph_edges);
     if (!broken.empty()) fprintf(file, "broken: %s\n", broken.c_str());
     auto left = [&](auto& table) {
       if (!table.all.empty()) fprintf(file, "left: %zu %s\n", table.all.size(), table.what);
@@ -700,6 +700,7 @@ int cuGraphInstantiateWithFlags(uint64_t* executable, uint64_t handle, unsigned 
   ENTER();
   FIND(graphs, graph, handle);
   if (flags) return wrong(INVALID_VALUE, "cuGraphInstantiateWithFlags: flags %llx", flags);
+  for (const Node& node : graph->nodes) graph_edges += long(node.before.size());
   *executable = add(executables, *graph);
   return SUCCESS;
 }

@@ -194,6 +194,12 @@ fn training_is_the_emulators_bit_for_bit() {
             let (ours, early) = gpu.trained(&on_gpu, &[("STEPBACK_PDL", "1")]);
             assert_eq!(ours, expected);
             assert!(edges(&early) && !edges(&seen));
+            let (ours, chain) = gpu.trained(&on_gpu, &[("STEPBACK_CHAIN", "1")]);
+            assert_eq!(ours, expected);
+            let [nodes, graphs] = ["cuGraphAddKernelNode_v2", "cuGraphCreate"];
+            let in_chains = chain.counts[nodes] - chain.counts[graphs];
+            assert_eq!(chain.counts["edges"], in_chains);
+            assert_ne!(seen.counts["edges"], in_chains);
             for settings in [&[][..], &[("STEPBACK_NO_GRAPH", "1")]] {
                 let (ours, seen) = gpu.trained(&format!("{on_gpu} --jobs 2"), settings);
                 assert_eq!(ours, expected);
