@@ -1,5 +1,7 @@
 //! What the machine itself can do, and its clock.
 
+use std::time::Instant;
+
 use super::{Measured, Shapes};
 use crate::device::gpu::{Precision, kernels};
 use crate::device::{Device, Machine, Prepared, Program, Slot, Target, View};
@@ -15,6 +17,9 @@ const WARM_UP: usize = 5;
 const GRAPHS: usize = 7;
 const REPEATS: usize = 20;
 const LONG: f64 = 2e-3;
+
+/// Seconds of work before anything is timed: the clocks of a GPU that has nothing to do are a fraction of those under load.
+const WARM_UP_GPU: f64 = 0.5;
 
 /// Floats that are written between repeats, so that the L2 cache holds nothing of the last one.
 pub(super) const FLUSH: usize = 64 << 20;
@@ -150,6 +155,14 @@ pub(super) fn peaks(device: Device, shapes: Shapes) -> Result<Vec<Measured>> {
     let most = copies.iter().map(|(_, n)| *n).max().expect("a copy");
     let x: Vec<f32> = (0..most).map(|i| i as f32).collect();
     let from = gpu.alloc_with("numbers", &x)?;
+    if let Device::Cuda(_) = device {
+        let to: View<f32> = gpu.alloc("a copy", most)?;
+        let program = copy(&mut gpu, [from, to])?;
+        let begin = Instant::now();
+        while begin.elapsed().as_secs_f64() < WARM_UP_GPU {
+            gpu.time(&[program], REPEATS)?;
+        }
+    }
     let mut peaks = Vec::new();
     for &(name, n) in copies {
         let to: View<f32> = gpu.alloc("a copy", n)?;
