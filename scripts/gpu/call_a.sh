@@ -39,6 +39,8 @@ archive=call_a.tar.gz
 binary=$pack/stepback-native
 report=("${PYTHON:-python3}" "$here/report.py")
 there() { command -v "$1" >/dev/null; }
+# Tests must not do without the GPU.
+[ "$device" = cpu ] || export REQUIRE_GPU=1
 
 there nvidia-smi && stage smi 10 nvidia-smi --format=csv \
     --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,memory.total,power.limit && show smi 3
