@@ -110,8 +110,12 @@ for network in "${networks[@]}"; do
     [ "$network-$device" != vit-cuda ] || epochs vit tf32
 done
 
+# Profilers and checkers do not work on every machine. What they are tried on has passed without them.
+trial=("$scratch/rows-tests" relu::kernels --test-threads 1)
+works() { there "$1" && failure=SKIP stage "$1" 60 "$@" "${trial[@]}"; }
+
 # One step and evaluations, launch by launch.
-if there ncu; then
+if works ncu --clock-control none --launch-count 1 --metrics gpu__time_duration.sum; then
     metrics=gpu__time_duration.sum,smsp__issue_active.avg.pct_of_peak_sustained_active
     metrics+=,sm__warps_active.avg.pct_of_peak_sustained_active,dram__bytes.sum,lts__t_bytes.sum
     metrics+=,l1tex__data_pipe_lsu_wavefronts_mem_shared.sum,launch__registers_per_thread
@@ -121,11 +125,12 @@ if there ncu; then
             --cache-control none --launch-count 250 --csv --metrics "$metrics"
     done
 fi
-if there compute-sanitizer; then
+# Tests, which launch little: bench-kernels repeats what it times.
+if works compute-sanitizer --tool synccheck; then
     for tool in racecheck memcheck; do
         for part in conv2d linear; do
-            stage "$tool-$part" 30 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-                "$binary" bench-kernels --device "$device" --small --filter "$part"
+            stage "$tool-$part" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+                "$scratch/rows-tests" "$part::kernels" --test-threads 1
         done
     done
 fi
