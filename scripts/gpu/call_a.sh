@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The first of two calls on a machine with an NVIDIA GPU, Python and no Rust, in eight minutes: is everything right, how fast
+# The first of two calls on a machine with an NVIDIA GPU, Python and no Rust, in seven minutes: is everything right, how fast
 # is each kernel, how fast are epochs. call_b.sh is the second; pack.sh says what to carry.
 #
 #   scripts/gpu/call_a.sh PACK [--results DIR] [--limit SECONDS] [--device DEVICE] [--small] [NETWORK...]
@@ -11,7 +11,7 @@
 set -uo pipefail
 
 here=$(realpath "$(dirname "$0")")
-results=gpu-results limit=480 device=cuda epochs=4 networks=()
+results=gpu-results limit=420 device=cuda epochs=4 networks=()
 small=() shapes=() part=() suite=() tests=kernels
 usage() {
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The second call, on the same GPU at once, in five minutes: PyTorch on the same work, what is worth most first.
+# The second call, on the same GPU at once, in four minutes: PyTorch on the same work, what is worth most first.
 #
 #   scripts/gpu/call_b.sh [--results DIR] [--limit SECONDS] [--device DEVICE] [--small] [NETWORK...]
 #
@@ -8,7 +8,7 @@
 set -uo pipefail
 
 here=$(realpath "$(dirname "$0")")
-results=gpu-results limit=300 device=cuda epochs=4 small=() networks=()
+results=gpu-results limit=240 device=cuda epochs=4 small=() networks=()
 while [ $# -gt 0 ]; do
     case $1 in
     --results) results=$2 && shift ;;
