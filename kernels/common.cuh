@@ -87,7 +87,7 @@ DEVICE void copy_async(void* to, const void* from, int bytes = N CALLER) {
 #endif
 }
 
-// Copies N = 4 or 16 bytes, or 0 if there is nothing to be copied; `from` is then not looked at.
+// Copies N = 4 or 16 bytes, or 0 if there is nothing to be copied: then nothing is read at `from`, which must be aligned all the same.
 template <int N>
 DEVICE void copy_async_if(bool there, void* to, const void* from CALLER) {
   static_assert(N == 4 || N == 16, "of one number or four");
@@ -105,7 +105,7 @@ DEVICE void copy_async_if(bool there, void* to, const void* from CALLER) {
         "l"(from), "r"((unsigned)there)
         : "memory");
 #elif !defined(__CUDACC__)
-  emulator::copy_async(to, there ? from : to, N, there ? N : 0, site);
+  emulator::copy_async(to, from, N, there ? N : 0, site);
 #endif
 }
 

@@ -121,6 +121,9 @@ struct Pixel {
   }
 };
 
+// Where pixels outside of a tensor begin: nothing is read there, but copies of four channels want an aligned address.
+constexpr int OUTSIDE = -4;
+
 // `height` by `width` pixels of each of 2^log_images images of a tensor.
 struct Patch {
   const float* tensor;
@@ -128,16 +131,16 @@ struct Patch {
   int log_images, height, width;
   int image, top, left;  // where it begins
   METHOD int pixels() const { return (height * width) << log_images; }
-  // Where a pixel of the patch begins in the tensor, -1 outside.
+  // Where a pixel of the patch begins in the tensor.
   METHOD int place(int pixel, unsigned per_image, unsigned per_row) const {
     const int n = divide(pixel, per_image), rest = pixel - n * height * width;
     const int row = divide(rest, per_row), column = rest - row * width, i = top + row, j = left + column;
     const bool inside = image + n < images && i >= 0 && i < rows && j >= 0 && j < columns;
-    return inside ? (((image + n) * rows + i) * columns + j) * channels : -1;
+    return inside ? (((image + n) * rows + i) * columns + j) * channels : OUTSIDE;
   }
 };
 
-// Where the pixels of a patch begin in its tensor, -1 outside: found once for all that is done with them.
+// Where the pixels of a patch begin in its tensor: found once for all that is done with them.
 DEVICE void place_pixels(int* places, const Patch& p) {
   const unsigned per_image = reciprocal(p.height * p.width), per_row = reciprocal(p.width);
   for (int pixel = threadIdx.x; pixel < p.pixels(); pixel += THREADS) places[pixel] = p.place(pixel, per_image, per_row);
