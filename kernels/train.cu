@@ -8,10 +8,13 @@
   Step* __restrict__ now, float* __restrict__ seed, float df, unsigned* __restrict__ counter
 #define GIVEN_STEP steps, taken, again, now, seed, df, counter
 
-// The step, which all blocks read before the last one of them to arrive moves on.
+// The step, which the first thread of every block finds before the last one of them to arrive moves on. A barrier does not wait
+// for the loads of other threads.
 DEVICE Step begin_step(const Step* steps, int* taken, int again, Step* now, float* seed, float df, unsigned* counter) {
-  const Step step = steps[*taken - again];
-  __syncthreads();  // the whole block has read
+  SHARED(int, at, [1]);
+  if (threadIdx.x == 0) at[0] = *taken - again;
+  __syncthreads();
+  const Step step = steps[at[0]];
   if (threadIdx.x > 0) return step;
   __threadfence();
   if (!is_last(counter, gridDim.x * gridDim.y)) return step;
