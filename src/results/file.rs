@@ -164,15 +164,72 @@ fn whole(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<NamedTempFile> {
     // Dropping it on an error removes it.
-    let mut temp = temporary(dir, prefix)?;
-    let mut out = BufWriter::with_capacity(1 << 16, temp.as_file_mut());
-    write(&mut out)?;
-    out.flush()?;
-    drop(out);
-    if durable {
-        temp.as_file().sync_all()?;
+    let temp = temporary(dir, prefix)?;
+    let file = temp.as_file();
+    let buffered = |out: &mut dyn Write| {
+        let mut out = BufWriter::with_capacity(1 << 16, out);
+        write(&mut out)?;
+        out.flush()
+    };
+    match durable {
+        true => thread::scope(|scope| {
+            let mut out = Synced {
+                file,
+                scope,
+                since: 0,
+                syncing: None,
+            };
+            buffered(&mut out)?;
+            out.wait()?;
+            file.sync_all()
+        })?,
+        false => buffered(&mut &*file)?,
     }
     Ok(temp)
+}
+
+/// A long file, which goes to the disk while more of it is written.
+struct Synced<'scope, 'env> {
+    file: &'env File,
+    scope: &'scope thread::Scope<'scope, 'env>,
+    /// Bytes written since that last began.
+    since: usize,
+    syncing: Option<thread::ScopedJoinHandle<'scope, io::Result<()>>>,
+}
+
+impl Synced<'_, '_> {
+    const LONG: usize = 1 << 24;
+
+    /// An error is told once, to whoever asks next.
+    fn wait(&mut self) -> io::Result<()> {
+        let ended = self.syncing.take().map(|thread| thread.join());
+        ended.map_or(Ok(()), |ended| ended.expect("nothing in it panics"))
+    }
+}
+
+impl Write for Synced<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut file = self.file;
+        let written = file.write(bytes)?;
+        self.since += written;
+        let idle = self
+            .syncing
+            .as_ref()
+            .is_none_or(|thread| thread.is_finished());
+        if self.since >= Self::LONG && idle {
+            self.wait()?;
+            self.since = 0;
+            // The system may give no thread: then the end takes longer.
+            let builder = thread::Builder::new();
+            let sync = builder.spawn_scoped(self.scope, || file.sync_data());
+            self.syncing = sync.ok();
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes a file that this process alone can be writing, durably, in place of what was there.
@@ -533,4 +590,31 @@ pub fn remove_left_overs(dir: &Path, prefix: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_files_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("long");
+        // Pieces that neither fill buffers nor begin syncs at their ends.
+        let piece: Vec<u8> = (0..999_983).map(|i| (i % 251) as u8).collect();
+        let pieces = 5 * Synced::LONG / piece.len();
+        let write = |out: &mut dyn Write| (0..pieces).try_for_each(|_| out.write_all(&piece));
+        replace(&path, ".tmp-", write).unwrap();
+        let text = fs::read(&path).unwrap();
+        assert_eq!(text.len(), pieces * piece.len());
+        assert!(text.chunks(piece.len()).all(|read| read == piece));
+        // And none is left that could not be written.
+        let write = |out: &mut dyn Write| {
+            out.write_all(&text)?;
+            Err(ErrorKind::Other.into())
+        };
+        replace(&path, ".tmp-", write).unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read(&path).unwrap(), text);
+    }
 }

@@ -117,9 +117,18 @@ pub(super) fn write(out: &mut String, value: &Json, depth: usize, strict: bool) 
             });
         }
         Json::Dict(members) => {
+            let one = |out: &mut String, (key, item): &(Cow<str>, Json)| {
+                write_string(out, key);
+                out.push_str(": ");
+                write(out, item, depth + 1, strict);
+            };
+            let whole = members.iter().all(|m| is_whole(&m.0));
+            if !whole && members.is_sorted_by(|a, b| a.0 < b.0) {
+                return write_items(out, ['{', '}'], members, depth, one);
+            }
             let mut sorted: Vec<_> = members.iter().collect();
             // Whole numbers are integers in Python's dict, and sorted as such.
-            match members.iter().all(|m| is_whole(&m.0)) {
+            match whole {
                 true => sorted.sort_by(|a, b| (a.0.len(), &a.0).cmp(&(b.0.len(), &b.0))),
                 false => sorted.sort_by(|a, b| a.0.cmp(&b.0)),
             }
@@ -127,10 +136,8 @@ pub(super) fn write(out: &mut String, value: &Json, depth: usize, strict: bool) 
             sorted.reverse();
             sorted.dedup_by(|a, b| a.0 == b.0);
             sorted.reverse();
-            write_items(out, ['{', '}'], &sorted, depth, |out, (key, item)| {
-                write_string(out, key);
-                out.push_str(": ");
-                write(out, item, depth + 1, strict);
+            write_items(out, ['{', '}'], &sorted, depth, |out, member| {
+                one(out, member)
             });
         }
     }
@@ -199,6 +206,9 @@ fn write_repr(out: &mut String, x: f64) {
     serde_json::to_writer(&mut rest, &x).expect("room for any double");
     let left = rest.len();
     let text = str::from_utf8(&text[..32 - left]).expect("ASCII");
+    if x.abs() >= 1e-4 || x == 0.0 {
+        return out.push_str(text);
+    }
     let digits = text.trim_start_matches('-');
     if let Some(digits) = digits.strip_prefix("0.0000") {
         // Python has an exponent one digit earlier,

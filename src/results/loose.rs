@@ -16,6 +16,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::file;
 use super::identity::Identity;
 use super::json::{self, Json, SyntaxError};
@@ -53,8 +55,8 @@ struct Syncs {
 }
 
 impl Syncs {
-    const MOST: f64 = 0.5;
-    const SHARE: f64 = 0.02;
+    const MOST: f64 = 0.1;
+    const SHARE: f64 = 0.01;
 
     fn is_allowed(&mut self) -> bool {
         let earned = Syncs::SHARE * self.since.elapsed().as_secs_f64();
@@ -360,11 +362,11 @@ impl Loose {
     }
 
     /// Removes files whose runs the output has.
-    pub fn remove<'a>(&self, files: impl IntoIterator<Item = &'a String>) {
-        for name in files {
+    pub fn remove(&self, files: &[String]) {
+        files.par_iter().for_each(|name| {
             // One that stays is read as what it is: runs of the output.
             let _ = fs::remove_file(self.folder.join(name));
-        }
+        });
     }
 
     /// Removes the folder, if no run is in it. For when nobody is adding one.
@@ -414,10 +416,9 @@ fn names(folder: &Path, extension: &str) -> io::Result<Vec<String>> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        let path = PathBuf::from(entry?.file_name());
-        let name = path.file_stem().and_then(|stem| stem.to_str());
-        let wanted = path.extension().is_some_and(|e| e == extension);
-        names.extend(name.filter(|_| wanted).map(str::to_owned));
+        let name = entry?.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(extension));
+        names.extend(name.and_then(|n| n.strip_suffix('.')).map(str::to_owned));
     }
     Ok(names)
 }

@@ -225,10 +225,12 @@ impl Claim {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Tells others, with the next beat, how far a run of the claim has come, and whether an epoch of it was trained just now.
-    pub fn report(&self, run: &str, under_way: UnderWay, trained: bool) {
+    /// Tells others, with the next beat, how far a run of the claim has come if they are to know, and whether an epoch of it was
+    /// trained just now.
+    pub fn report(&self, run: &str, under_way: Option<UnderWay>, trained: bool) {
         let about = &mut lock(&self.shared.about).about;
-        about.runs.insert(run.to_owned(), under_way);
+        let under_way = under_way.map(|under_way| (run.to_owned(), under_way));
+        about.runs.extend(under_way);
         about.epochs += usize::from(trained);
     }
 

@@ -254,7 +254,7 @@ pub fn sweep(
         held: Mutex::default(),
     };
     let (failure, end) = (Mutex::new(None), Mutex::new(None));
-    let train = |worker: &Worker, turn: usize, claim: &Claim| {
+    let train = |worker: &Worker, turn: usize, claim: &Claim, alone: bool| {
         let Pending {
             config, identity, ..
         } = &pending[turn];
@@ -266,7 +266,7 @@ pub fn sweep(
             stop,
             progress,
             claim,
-            since: timestamp(SystemTime::now()),
+            since: alone.then(|| timestamp(SystemTime::now())),
         };
         watch.report(0, None);
         progress.started(turn, config);
@@ -322,7 +322,7 @@ pub fn sweep(
             let mut results: Vec<(usize, RunResult)> = Vec::new();
             for &turn in &turns {
                 begun += 1;
-                match train(worker, turn, &claim) {
+                match train(worker, turn, &claim, turns.len() == 1) {
                     Ok(result) => results.extend(result.map(|result| (turn, result))),
                     Err(error) => fail(turn, error),
                 }
@@ -359,13 +359,12 @@ pub fn sweep(
                 progress.finished(*turn, result);
             }
             // Of runs that have failed nothing is known, and those that went on from a checkpoint took longer than now.
-            let of_run = |(_, result): &(usize, RunResult)| {
-                let epochs = result.history.iter();
-                epochs.map(|e| e.train_epoch_time + e.eval_epoch_time).sum()
-            };
+            let epochs = results.iter().flat_map(|(_, result)| &result.history);
+            let of_epochs = epochs.map(|e| e.train_epoch_time + e.eval_epoch_time);
+            let of_epochs = of_epochs.sum::<f64>() / begun as f64;
             pace = (results.len() == begun).then(|| Pace {
                 like: turns[0],
-                seconds: results.iter().map(of_run).fold(mean, f64::max),
+                seconds: mean.max(of_epochs),
             });
             // Only now: see `writers.rs`.
             lock(&queue.held).extend(turns[begun..].iter().copied().chain(held));
@@ -597,20 +596,21 @@ struct RunWatch<'a> {
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
     claim: &'a Claim,
-    since: String,
+    /// When it began; none if it is one of several short ones, which end before others hear of them.
+    since: Option<String>,
 }
 
 impl RunWatch<'_> {
     /// Lets other processes see where the run stands.
     fn report(&self, epochs: usize, trained: Option<&Epoch>) {
-        let under_way = UnderWay {
-            since: self.since.clone(),
+        let under_way = self.since.clone().map(|since| UnderWay {
+            since,
             epochs,
             of: self.config.max_epoch,
             loss: trained
                 .map(|e| e.train_loss)
                 .filter(|loss| loss.is_finite()),
-        };
+        });
         self.claim.report(self.run, under_way, trained.is_some());
     }
 }
