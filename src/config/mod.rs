@@ -19,7 +19,7 @@ pub use change::{Changes, Seeds};
 pub use filter::{Choice, Filter, select};
 pub use parts::{list, split};
 pub use read::Form;
-pub use same::canonical;
+pub use same::{canonical, canonical_object};
 pub use schema::{Entry, Key, Kind, Values, Vocabulary, complete, opt_keys};
 pub use text::{groups, nearest, position, printable, suggestion};
 

@@ -17,6 +17,23 @@ pub fn canonical(value: &Value) -> String {
     text
 }
 
+/// As [`canonical`] of an object that has these entries, sorted by their keys.
+pub fn canonical_object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>) -> String {
+    let mut text = String::new();
+    write_object(entries, &mut text);
+    text
+}
+
+fn write_object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, out: &mut String) {
+    out.push('{');
+    for (key, item) in entries {
+        let _ = write!(out, "{}:", Value::from(key.as_str()));
+        write(item, out);
+        out.push(',');
+    }
+    out.push('}');
+}
+
 fn write(value: &Value, out: &mut String) {
     match value {
         Value::Number(number) => write_number(number, out),
@@ -31,13 +48,7 @@ fn write(value: &Value, out: &mut String) {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_unstable_by_key(|(key, _)| *key);
-            out.push('{');
-            for (key, item) in entries {
-                let _ = write!(out, "{}:", Value::from(key.as_str()));
-                write(item, out);
-                out.push(',');
-            }
-            out.push('}');
+            write_object(entries.into_iter(), out);
         }
         other => {
             let _ = write!(out, "{other}");

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::output::{Run, python_str};
-use crate::config::{self, Key, canonical, complete};
+use crate::config::{self, Key, canonical_object, complete};
 use crate::files::hex;
 use crate::{data, models, optim};
 
@@ -150,9 +150,7 @@ impl Identity {
     }
 
     fn text(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let parts = self.parts().iter().filter(|(key, _)| wanted(key));
-        let parts = parts.map(|(key, value)| (key.clone(), value.clone()));
-        canonical(&Value::Object(parts.collect()))
+        canonical_object(self.parts().iter().filter(|(key, _)| wanted(key)))
     }
 }
 
