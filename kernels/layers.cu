@@ -4,9 +4,9 @@
 //
 // Blocks take tasks in their order, and a task waits for some that come before it. So whichever blocks run at a time, and in
 // whatever order they begin, the first of the tasks under way waits for nobody:
-//   a tile of the first layer's y
-//   some rows of everything up to the gradient of that y, always in single precision. The weights that it takes are on their
-//   way before it waits, for those tiles that have its rows
+//   a tile of a part of the first layer's x w^T: of some of the terms of its sums
+//   some rows of everything else up to the gradient of that layer's y, always in single precision. The weights that it takes are
+//   on their way before it waits, for those tiles that have its rows. It adds the parts up, in their order
 //   a tile of a dw, or 32 columns of a db, when all rows are done
 #include "cross_entropy.cuh"
 #include "product.cuh"
@@ -19,6 +19,7 @@ struct LayerSizes {
   int relu, biased;         // a bit for each layer: ReLU behind it? a bias?
   int trained;              // the same: are dw and db wanted?
   int group;                // rows of a task of rows, which divide a tile's
+  int parts, part;          // of the first layer's sums, and slices of ForRows in each but the last
 };
 
 struct Layer {
@@ -32,11 +33,14 @@ struct LayerAt : Layer {
   int pitch, weights, values;  // in shared memory: of a row of w, where w begins, and where a task's rows of y do
   int dw_tiles, db_tiles;
 
+  METHOD float bias(int output) const { return b ? b[output] : 0.0f; }
+  METHOD float activated(float z) const { return relu && z < 0.0f ? 0.0f : z; }  // a NaN stays
+
   // Where y is 0 because of ReLU, its gradient is.
   METHOD float behind_relu(float dy, float y) const { return relu && y <= 0.0f ? 0.0f : dy; }
 };
 
-using ForRows = Tile16;     // of the first layer's y
+using ForRows = Tile16;     // of the first layer's x w^T
 using ForWeights = Tile32;  // of dw
 
 // The counters: tasks that were taken, groups of rows and blocks that are done, and tiles of each row of tiles.
@@ -44,9 +48,9 @@ constexpr int TAKEN = 0, GROUPS_DONE = 1, BLOCKS_DONE = 2, TILES_DONE = 3;
 
 DEVICE int tiles_of(int tile, int rows, int columns) { return (rows + tile - 1) / tile * ((columns + tile - 1) / tile); }
 
-// A task of rows. The first layer's y is there when `tiles` of its tiles are.
-DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, int tiles, const CrossEntropy& loss,
-                      unsigned* counters) {
+// A task of rows, which are there when `tiles` tiles are.
+DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, const float* parts, int tiles,
+                      const CrossEntropy& loss, unsigned* counters) {
   SHARED_DYN(float, memory);
   const int thread = threadIdx.x, first = group * s.group, rows = min(s.group, s.rows - first);
   for (int l = 1; l < s.count; l++) {
@@ -60,8 +64,14 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, int
   wait_for(counters + TILES_DONE + first / ForRows::TILE, tiles);
   {
     const LayerAt& at = layers[0];
-    const float* from = at.y + (long long)first * at.outputs;
-    for (int e = thread; e < rows * at.outputs; e += 256) memory[at.values + e] = __ldcg(from + e);
+    const long long begin = (long long)first * at.outputs, size = (long long)s.rows * at.outputs;
+    for (int e = thread; e < rows * at.outputs; e += 256) {
+      const float bias = at.bias(e % at.outputs);
+      float sum = 0.0f;
+#pragma unroll 4
+      for (int part = 0; part < s.parts; part++) sum += __ldcg(parts + part * size + begin + e);
+      memory[at.values + e] = at.y[begin + e] = at.activated(sum + bias);
+    }
   }
   copy_wait<0>();
   __syncthreads();
@@ -74,9 +84,7 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, int
       float sum = 0.0f;
 #pragma unroll 8
       for (int i = 0; i < at.inputs; i++) sum = fmaf(x[i], w[i], sum);
-      if (at.b) sum += at.b[o];
-      if (at.relu && sum < 0.0f) sum = 0.0f;  // a NaN stays
-      memory[at.values + e] = to[e] = sum;
+      memory[at.values + e] = to[e] = at.activated(sum + at.bias(o));
     }
     __syncthreads();
   }
@@ -125,7 +133,7 @@ DEVICE void gradient(const LayerAt* layers, const LayerSizes& s, int task, bool 
 KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const float* w2, const float* w3, const float* b0,
        const float* b1, const float* b2, const float* b3, float* y0, float* y1, float* y2, float* y3, float* dy0, float* dy1,
        float* dy2, float* dy3, float* dw0, float* dw1, float* dw2, float* dw3, float* db0, float* db1, float* db2, float* db3,
-       LayerSizes s, int tf32, const float* target, float smoothing, const float* df, float* f, double* partial,
+       LayerSizes s, int tf32, float* parts, const float* target, float smoothing, const float* df, float* f, double* partial,
        unsigned* counters) {
   SHARED(LayerAt, layers, [MOST_LAYERS]);
   SHARED(int, taken, [1]);
@@ -157,7 +165,7 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
   if (threadIdx.x == 0) {
     int gradients = 0;
     for (int l = 0; l < s.count; l++) gradients += layers[l].dw_tiles + layers[l].db_tiles;
-    ends[0] = across * down;
+    ends[0] = across * down * s.parts;
     ends[1] = ends[0] + groups;
     ends[2] = ends[1] + gradients;
   }
@@ -169,16 +177,17 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
     if (task >= ends[2]) break;
     if (task < ends[0]) {
       const LayerAt& at = layers[0];
-      Product p = {at.x, at.w, at.y, s.rows, at.outputs, at.inputs};
-      p.bias = at.b;
-      p.relu = at.relu;
-      product<ForRows, true, true>(p, task, tf32);
-      arrive(counters + TILES_DONE + taken[0] / across);
+      const int part = task % s.parts;
+      Product p = {at.x, at.w, parts + (long long)part * s.rows * at.outputs, s.rows, at.outputs, at.inputs};
+      p.first = part * s.part * ForRows::SLICE;
+      p.slices = s.part;
+      product<ForRows, true, true>(p, task / s.parts, tf32);
+      arrive(counters + TILES_DONE + taken[0] / s.parts / across);
     } else if (task < ends[1]) {
       const LayerAt& last = layers[s.count - 1];
       unsigned* of_loss = counters + TILES_DONE + down;
       const CrossEntropy loss = {last.y, target, true, true, smoothing, df, f, last.dy, partial, of_loss, s.rows, last.outputs};
-      pass_rows(layers, s, task - ends[0], across, loss, counters);
+      pass_rows(layers, s, task - ends[0], parts, across * s.parts, loss, counters);
     } else {
       wait_for(counters + GROUPS_DONE, groups);
       gradient(layers, s, task - ends[1], tf32);

@@ -32,6 +32,7 @@ struct Product {
   float* c;  // of A^T B (gridDim.y, m, n): block (x, y) computes a tile of the y-th
   int m, n, k;
   int first = 0;                  // of k: terms before are left out
+  int slices = 1 << 30;           // so many at most, from there on
   const float* bias = nullptr;    // (n)
   const float* added = nullptr;   // (m, n)
   bool relu = false;
@@ -187,7 +188,7 @@ DEVICE void product(const Product& p, int tile) {
   int m1, n1, k1;
   place(threadIdx.x, m1, n1, k1);
   const bool a_aligned = aligned(p.a, A_BY_ROW ? p.k : p.m, 4), b_aligned = aligned(p.b, B_BY_ROW ? p.k : p.n, 4);
-  const int slices = (p.k - p.first + S::SLICE - 1) / S::SLICE;
+  const int slices = min(p.slices, (p.k - p.first + S::SLICE - 1) / S::SLICE);
   auto copy = [&](int slice) {
     float* to = ring + slice % S::STAGES * S::STAGE;
     const int k = p.first + slice * S::SLICE;

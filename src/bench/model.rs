@@ -324,13 +324,14 @@ impl Gpu {
         tiles * cycles / PROCESSORS as f64 / self.clock + LATENCY
     }
 
-    /// Tiles of the first layer, then some rows of all others, then tiles of the weights' gradients, on as many
+    /// Tiles of parts of the first layer, then some rows of all others, then tiles of the weights' gradients, on as many
     /// multiprocessors as each has blocks for.
     fn layers(&self, launch: &Launch) -> f64 {
         let Some(s) = launch.value::<LayerSizes>("s") else {
             return 0.0;
         };
         let [rows, inputs, group] = [s.rows, s.inputs, s.group].map(f64::from);
+        let [parts, part] = [s.parts, s.part].map(f64::from);
         let outputs = [s.outputs0, s.outputs1, s.outputs2, s.outputs3].map(f64::from);
         let widths: Vec<f64> = [inputs].into_iter().chain(outputs).collect();
         let widths = &widths[..=s.count as usize];
@@ -349,7 +350,8 @@ impl Gpu {
             .map(|pair| tiles(32.0, pair[1], pair[0]) + pair[1] / 32.0);
         // A block sees what others have written, and loads it; so does the loss with what the last product has written.
         let waits = 3.0 * LATENCY + 2.0 * LATENCY;
-        let first = small_product(inputs, 0.45, tiles(16.0, rows, outputs[0]));
+        let first = parts * tiles(16.0, rows, outputs[0]);
+        let first = small_product(128.0 * part, 0.45, first);
         let last = small_product(rows, 1.2, gradients.sum());
         first + of_rows.sum::<f64>() + last + waits
     }

@@ -356,6 +356,10 @@ impl Op for Linear {
         )
     }
 
+    fn cuda_fwd_work(&self) -> usize {
+        layers::work(self)
+    }
+
     fn cuda_bwd_work(&self) -> usize {
         let [_, _, to_w] = self.products();
         match self.is_small() {

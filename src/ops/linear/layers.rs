@@ -11,9 +11,10 @@ use crate::graph::{FwdSlots, Join, Tail};
 
 /// Layers that the kernel takes.
 const MOST: usize = 4;
-/// The sides of its tiles, of y and of the gradients of weights.
+/// The sides of its tiles, of the first layer's product and of the gradients of weights, and terms of a slice of that product.
 const TILE: usize = 16;
 const GRADIENT_TILE: usize = 32;
+const SLICE: usize = 128;
 /// Blocks that a multiprocessor has at a time, and what they may have beside other shared memory.
 const RESIDENT: usize = 2;
 const SHARED: usize = MOST_SHARED / RESIDENT - (8 << 10);
@@ -26,7 +27,6 @@ pub(super) fn takes(first: &Linear, further: &[Join]) -> bool {
     };
     let mut outputs = vec![first.outputs];
     outputs.extend(further.iter().map_while(layer));
-    let [y, ..] = first.products();
     let [Join::CrossEntropy { .. }, backward @ ..] = &further[outputs.len() - 1..] else {
         return false;
     };
@@ -38,10 +38,32 @@ pub(super) fn takes(first: &Linear, further: &[Join]) -> bool {
     let of_inputs = (0..=outputs.len()).rev().map(|i| Some(i > 0));
     backward.iter().map(of_input).eq(of_inputs)
         && outputs.len() <= MOST
-        && first.tail != Some(Tail::Add)
-        && y.nt_tile() == TILE
-        && group(first.rows) <= TILE
+        && is_first(first)
         && shared(first.rows, &outputs) <= SHARED
+}
+
+/// Can it be the first one of such layers?
+fn is_first(layer: &Linear) -> bool {
+    let [y, ..] = layer.products();
+    layer.tail != Some(Tail::Add) && y.nt_tile() == TILE && group(layer.rows) <= TILE
+}
+
+/// Parts of the sums over the first layer's inputs, each by blocks of its own, and slices of each: so many as all run at a time, and
+/// none that takes no time off the longest.
+fn parts(first: &Linear) -> [usize; 2] {
+    let slices = first.inputs.div_ceil(SLICE);
+    let most = RESIDENT * PROCESSORS / tiles(TILE, first.rows, first.outputs);
+    let part = slices.div_ceil(most.max(1));
+    [slices.div_ceil(part), part]
+}
+
+/// Floats of workspace: the parts of the first layer's product.
+pub(super) fn work(first: &Linear) -> usize {
+    let [parts, _] = parts(first);
+    match is_first(first) {
+        true => parts * first.rows * first.outputs,
+        false => 0,
+    }
 }
 
 /// Rows that a block takes through the network at a time.
@@ -110,6 +132,7 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
         bits.fold(0, |all, (i, layer)| all | i32::from(has(layer)) << i)
     };
     let [y0, y1, y2, y3] = outputs.map(|n| n as i32);
+    let [parts, part] = parts(first);
     let sizes = LayerSizes {
         rows: rows as i32,
         inputs: inputs as i32,
@@ -122,13 +145,15 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
         biased: bits(|layer| layer.b.len > 0),
         trained: bits(|layer| layer.dw.len > 0),
         group: group(rows) as i32,
+        parts: parts as i32,
+        part: part as i32,
     };
     let groups = rows.div_ceil(group(rows));
     let gradients = layers[..count].iter().enumerate().map(|(i, layer)| {
         let inputs = if i == 0 { inputs } else { outputs[i - 1] };
         tiles(GRADIENT_TILE, layer.dw.len / inputs, inputs) + layer.db.len.div_ceil(32)
     });
-    let tasks = tiles(TILE, rows, outputs[0]) + groups + gradients.sum::<usize>();
+    let tasks = parts * tiles(TILE, rows, outputs[0]) + groups + gradients.sum::<usize>();
     let shared = [
         grid(TILE, 1, 1).shared,
         grid(GRADIENT_TILE, 1, 1).shared,
@@ -173,6 +198,7 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
         db3,
         s: sizes,
         tf32: i32::from(program.linear_precision() == Precision::Tf32),
+        parts: View::from(io.work).part(0, work(first)),
         target: loss.x[1].into(),
         smoothing,
         df: seed.into(),
