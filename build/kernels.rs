@@ -363,7 +363,7 @@ fn write_arguments(sources: &[Source], text: &mut String) {
             }
             writeln!(
                 text,
-                "/// Arguments of `{}` in `kernels/{}.cu`.\npub struct {name} {{\n{list}}}\n",
+                "/// Arguments of `{}` in `kernels/{}.cu`.\n#[derive(Clone, Copy, Default)]\npub struct {name} {{\n{list}}}\n",
                 source.family(kernel),
                 source.stem
             )

@@ -8,6 +8,9 @@
 //   some rows of everything else up to the gradient of that layer's y, always in single precision. The weights that it takes are
 //   on their way before it waits, for those tiles that have its rows. It adds the parts up, in their order
 //   a tile of a dw, or 32 columns of a db, when all rows are done
+//
+// In training on bytes the launch begins the step, too, as `gather_bytes` in train.cu does: tiles read the samples' bytes, the
+// first of each row leaves x, and the rows' tasks leave the targets.
 #include "cross_entropy.cuh"
 #include "product.cuh"
 
@@ -43,6 +46,56 @@ struct LayerAt : Layer {
 using ForRows = Tile16;     // of the first layer's x w^T
 using ForWeights = Tile32;  // of dw
 
+// x in a product: as it is stored, or as bytes of a data set, of which a table says what numbers they stand for.
+struct Samples {
+  const unsigned char* data;  // (samples, inputs); or x is stored, if there are no channels
+  const unsigned* rows;       // in shared memory: the samples of the batch
+  const float* numbers;       // there, too: (channels, 256)
+  int channels;
+  float* x;                   // where the numbers go, if anywhere
+
+  // A thread has eight numbers of a slice.
+  static constexpr int EACH = 8, ACROSS = ForRows::SLICE / EACH;
+  static_assert(ForRows::TILE * ACROSS == ForRows::THREADS, "all of a slice");
+  METHOD static int row() { return threadIdx.x / ACROSS; }
+  METHOD static int column() { return threadIdx.x % ACROSS * EACH; }
+
+  template <class S, bool BY_ROW>
+  METHOD void bring(float* to, const Product& p, int i0, int k0, bool aligned) const {
+    if (channels == 0) return copy_tile<S, BY_ROW>(to, p.a, nullptr, i0, p.m, k0, p.k, aligned);
+    const int i = i0 + row(), k = k0 + column();
+    const bool inside = i < p.m && k < p.k;
+    const unsigned char* from = inside ? data + (long long)rows[i] * p.k + k : data;
+    copy_async<EACH>(to + row() * S::ROW_PITCH + column(), from, inside ? EACH : 0);
+  }
+
+  // The bytes lie where the first of their numbers go.
+  template <class S>
+  METHOD void finish(float* to, const Product& p, int i0, int k0) const {
+    if (channels == 0) return;
+    const int i = i0 + row(), k = k0 + column();
+    const bool inside = i < p.m && k < p.k;
+    to += row() * S::ROW_PITCH + column();
+    unsigned bytes[2];
+    for (int h = 0; h < 2; h++) bytes[h] = __float_as_uint(to[h]);
+    int channel = k % channels;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      Pack<4> pack;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        pack.at[j] = inside ? numbers[channel * 256 + (bytes[h] >> 8 * j & 255)] : 0.0f;
+        if (++channel == channels) channel = 0;
+      }
+      store(to + 4 * h, pack);
+      if (x && inside) store(x + (long long)i * p.k + k + 4 * h, pack);
+    }
+  }
+};
+
+// Of a batch of bytes, of whose rows each thread finds one.
+constexpr int MOST_ROWS = 256, MOST_CHANNELS = 3;
+
 // The counters: tasks that were taken, groups of rows and blocks that are done, and tiles of each row of tiles.
 constexpr int TAKEN = 0, GROUPS_DONE = 1, BLOCKS_DONE = 2, TILES_DONE = 3;
 
@@ -60,6 +113,8 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, con
         copy_async<4>(memory + at.weights + o * at.pitch + i, at.w + (long long)o * at.inputs + i);
   }
   copy_commit();
+  copy_wait<1>();
+  __syncthreads();  // targets, if they were gathered
   const int counted = rows_counted<8>(loss);
   wait_for(counters + TILES_DONE + first / ForRows::TILE, tiles);
   {
@@ -134,10 +189,34 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
        const float* b1, const float* b2, const float* b3, float* y0, float* y1, float* y2, float* y3, float* dy0, float* dy1,
        float* dy2, float* dy3, float* dw0, float* dw1, float* dw2, float* dw3, float* db0, float* db1, float* db2, float* db3,
        LayerSizes s, int tf32, float* parts, const float* target, float smoothing, const float* df, float* f, double* partial,
-       unsigned* counters) {
+       unsigned* counters, const unsigned char* data, const float* table, int channels, const float* targets,
+       const unsigned* order, const Step* steps, int* taken, int again, Step* now, float* seed, float start, float* gathered_x,
+       float* gathered_target) {
   SHARED(LayerAt, layers, [MOST_LAYERS]);
-  SHARED(int, taken, [1]);
+  SHARED(int, next, [1]);
+  SHARED(unsigned, rows, [MOST_ROWS]);
+  SHARED(float, classes, [MOST_ROWS]);
+  SHARED(float, upstream, [1]);
+  SHARED(float, numbers, [MOST_CHANNELS * 256]);
+  // While the first task is asked for, the way to the batch is found: the step, its rows' samples, and what belongs to them.
+  const unsigned first = threadIdx.x == 0 ? atomicAdd(counters + TAKEN, 1u) : 0;
+  int entry = 0;
+  if (channels > 0) {
+    entry = *taken - again;
+    for (int i = threadIdx.x; i < channels * 256; i += 256) numbers[i] = table[i];
+    const int row = threadIdx.x;
+    if (row < s.rows) {
+      rows[row] = order[steps[entry].first + row];
+      copy_async<4>(classes + row, targets + rows[row]);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      *now = steps[entry];
+      *seed = start;
+    }
+  }
+  copy_commit();
   if (threadIdx.x == 0) {
+    upstream[0] = start;
     auto set = [&](int l, const Layer& layer) { static_cast<Layer&>(layers[l]) = layer; };
     set(0, {x, w0, b0, y0, dy0, dw0, db0, s.inputs, s.outputs0});
     set(1, {y0, w1, b1, y1, dy1, dw1, db1, s.outputs0, s.outputs1});
@@ -169,11 +248,10 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
     ends[1] = ends[0] + groups;
     ends[2] = ends[1] + gradients;
   }
+  if (threadIdx.x == 0) next[0] = first;
   for (;;) {
-    __syncthreads();  // all are done with the task before
-    if (threadIdx.x == 0) taken[0] = atomicAdd(counters + TAKEN, 1u);
     __syncthreads();
-    const int task = taken[0];
+    const int task = next[0];
     if (task >= ends[2]) break;
     if (task < ends[0]) {
       const LayerAt& at = layers[0];
@@ -181,20 +259,27 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
       Product p = {at.x, at.w, parts + (long long)part * s.rows * at.outputs, s.rows, at.outputs, at.inputs};
       p.first = part * s.part * ForRows::SLICE;
       p.slices = s.part;
-      product<ForRows, true, true>(p, task / s.parts, tf32);
-      arrive(counters + TILES_DONE + taken[0] / s.parts / across);
+      const Samples samples = {data, rows, numbers, channels, task / s.parts % across > 0 ? nullptr : gathered_x};
+      product<ForRows, true, true>(p, task / s.parts, tf32, samples);
+      arrive(counters + TILES_DONE + next[0] / s.parts / across);
     } else if (task < ends[1]) {
       const LayerAt& last = layers[s.count - 1];
       unsigned* of_loss = counters + TILES_DONE + down;
-      const CrossEntropy loss = {last.y, target, true, true, smoothing, df, f, last.dy, partial, of_loss, s.rows, last.outputs};
+      const CrossEntropy loss = {last.y, channels > 0 ? classes : target, true, true, smoothing, channels > 0 ? upstream : df, f,
+                                 last.dy, partial, of_loss, s.rows, last.outputs};
       pass_rows(layers, s, task - ends[0], parts, across * s.parts, loss, counters);
+      const int place = threadIdx.x, row = (task - ends[0]) * s.group + place;
+      if (channels > 0 && place < s.group && row < s.rows) gathered_target[row] = classes[row];
     } else {
       wait_for(counters + GROUPS_DONE, groups);
       gradient(layers, s, task - ends[1], tf32);
     }
+    __syncthreads();  // all are done with the task
+    if (threadIdx.x == 0) next[0] = atomicAdd(counters + TAKEN, 1u);
   }
   // As they were before.
   if (threadIdx.x > 0 || !is_last(counters + BLOCKS_DONE, gridDim.x)) return;
+  if (channels > 0) *taken = entry + 1;
   counters[TAKEN] = counters[GROUPS_DONE] = 0;
   for (int row = 0; row < down; row++) counters[TILES_DONE + row] = 0;
 }

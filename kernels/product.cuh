@@ -97,6 +97,16 @@ DEVICE void copy_tile(float* to, const float* x, const float* mask, int i0, int 
   }
 }
 
+// A as it is stored. Other sources bring it in another form, and finish what this thread has brought before others see it.
+struct Stored {
+  template <class S, bool BY_ROW>
+  METHOD void bring(float* to, const Product& p, int i0, int k0, bool aligned) const {
+    copy_tile<S, BY_ROW>(to, p.a, p.mask, i0, p.m, k0, p.k, aligned);
+  }
+  template <class S>
+  METHOD void finish(float*, const Product&, int, int) const {}
+};
+
 // Entries of 16 rows and 8 k of an operand, from i and k on, as mma_tf32 wants them: the fragment of A, or those of two
 // times 8 columns of B.
 template <class S, bool BY_ROW, bool A>
@@ -172,8 +182,8 @@ DEVICE void multiply(float (&sums)[M][N][4], const float* as, const float* bs, i
 }
 
 // The block's tile of C; tiles are counted row by row.
-template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32>
-DEVICE void product(const Product& p, int tile) {
+template <class S, bool A_BY_ROW, bool B_BY_ROW, bool TF32, class Source>
+DEVICE void product(const Product& p, int tile, const Source& source) {
   SHARED_DYN(float, ring);
   constexpr int M = S::WARP / 16, N = S::WARP / 8;
   const int across = (p.n + S::TILE - 1) / S::TILE;
@@ -192,7 +202,7 @@ DEVICE void product(const Product& p, int tile) {
   auto copy = [&](int slice) {
     float* to = ring + slice % S::STAGES * S::STAGE;
     const int k = p.first + slice * S::SLICE;
-    copy_tile<S, A_BY_ROW>(to, p.a, p.mask, m0, p.m, k, p.k, a_aligned);
+    source.template bring<S, A_BY_ROW>(to, p, m0, k, a_aligned);
     copy_tile<S, B_BY_ROW>(to + S::OPERAND, p.b, nullptr, n0, p.n, k, p.k, b_aligned);
   };
 
@@ -203,6 +213,7 @@ DEVICE void product(const Product& p, int tile) {
   // The ring runs ahead by all stages but one.
   for (int slice = 1 - S::STAGES; slice < slices; slice++) {
     copy_wait<S::STAGES - 2>();
+    if (slice >= 0) source.template finish<S>(ring + slice % S::STAGES * S::STAGE, p, m0, p.first + slice * S::SLICE);
     __syncthreads();  // this slice is there, and all are done with the one before, which now makes room
     const int next = slice + S::STAGES - 1;
     if (next < slices) copy(next);
@@ -294,12 +305,12 @@ DEVICE void product(const Product& p, int tile) {
   }
 }
 
-template <class S, bool A_BY_ROW, bool B_BY_ROW>
-DEVICE void product(const Product& p, int tile, bool tf32) {
+template <class S, bool A_BY_ROW, bool B_BY_ROW, class Source = Stored>
+DEVICE void product(const Product& p, int tile, bool tf32, const Source& source = Source()) {
   if (tf32)
-    product<S, A_BY_ROW, B_BY_ROW, true>(p, tile);
+    product<S, A_BY_ROW, B_BY_ROW, true>(p, tile, source);
   else
-    product<S, A_BY_ROW, B_BY_ROW, false>(p, tile);
+    product<S, A_BY_ROW, B_BY_ROW, false>(p, tile, source);
 }
 
 // ---- what a block does once its tile of C is stored: it reads it again, from the cache ----

@@ -37,6 +37,9 @@ const CLOCK: f64 = 1850.0;
 const TENSOR: f64 = HMMAS / 6.4 * CLOCK / 1e6;
 /// Microseconds until the first loads arrive.
 const LATENCY: f64 = 1.0;
+/// The same until a batch is gathered by five loads, each of which waits for the one before: the steps taken, the step, the
+/// sample, its number as a byte and by a table.
+const GATHER: f64 = 2.5;
 
 impl Gpu {
     /// By their documentation, and what others have reported of them.
@@ -133,7 +136,7 @@ impl Gpu {
                 (self.product(launch, flops, outputs.max(rows)) + steps).max(streamed)
             }
             "layers" => self.layers(launch).max(streamed),
-            _ if name.starts_with("gather") => 2.5 + written / 2.0,
+            _ if name.starts_with("gather") => GATHER + written / 2.0,
             "column_sums" => self.column_sums(launch, int("rows")).max(streamed),
             // Targets are counted, then each row's numbers read, then the blocks' losses.
             "cross_entropy" => streamed + 3.0 * LATENCY,
@@ -353,7 +356,12 @@ impl Gpu {
         let first = parts * tiles(16.0, rows, outputs[0]);
         let first = small_product(128.0 * part, 0.45, first);
         let last = small_product(rows, 1.2, gradients.sum());
-        first + of_rows.sum::<f64>() + last + waits
+        // Of what a gather waits for, the bytes are this product's own first loads, and the table has come by then.
+        let gathered = match launch.value::<i32>("channels") {
+            Some(0) | None => 0.0,
+            Some(_) => GATHER * 3.0 / 5.0,
+        };
+        gathered + first + of_rows.sum::<f64>() + last + waits
     }
 
     /// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.
@@ -448,12 +456,19 @@ impl Gpu {
     }
 }
 
-/// Bytes that a launch names to read and to write. A gather reads of the data set what it writes.
+/// Bytes that a launch names to read and to write. What gathers a batch reads of the data set what it writes.
 pub fn traffic(launch: &Launch) -> [usize; 2] {
     let [read, written] = launch.traffic();
-    match launch.kernel.name.starts_with("gather") {
-        true => [written, written],
-        false => [read, written],
+    match &*launch.kernel.name {
+        name if name.starts_with("gather") => [written, written],
+        "layers" => {
+            let bytes = |name: &&str| launch.bytes_of(name);
+            let data_set = ["data", "table", "targets", "order", "steps"].iter();
+            let batch = ["gathered_x", "gathered_target"].iter();
+            let read = read - data_set.map(bytes).sum::<usize>();
+            [read + batch.map(bytes).sum::<usize>(), written]
+        }
+        _ => [read, written],
     }
 }
 

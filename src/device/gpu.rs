@@ -224,6 +224,18 @@ impl Launch {
         ranges.map(|ranges| ranges.iter().map(|range| range.len).sum())
     }
 
+    /// Bytes of the range that a parameter points to; 0 if it has none of this name.
+    pub fn bytes_of(&self, name: &str) -> usize {
+        let mut parameters = self.kernel.parameters.iter().zip(&self.arguments);
+        let bytes = parameters.find_map(|(parameter, argument)| match argument {
+            Argument::Read(range) | Argument::Write(range) if parameter.name == name => {
+                Some(range.len)
+            }
+            _ => None,
+        });
+        bytes.unwrap_or(0)
+    }
+
     /// A parameter that is a number or a structure; `None` if it has none of this name.
     ///
     /// # Panics

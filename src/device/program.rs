@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 
 use super::arena::ALIGN;
+use super::gpu::kernels::{self, GatherBytes};
 use super::gpu::{Argument, Callee, Grid, Launch, Precision};
 use super::{Device, Slot, Target};
 use crate::error::Result;
@@ -251,6 +252,8 @@ pub struct Program {
     calls: Vec<Call>,
     /// How many counters its launches have.
     counters: usize,
+    /// What the last of so many calls gathers.
+    gather: Option<(usize, GatherBytes)>,
 }
 
 impl Program {
@@ -260,6 +263,7 @@ impl Program {
             base: 0,
             calls: Vec::new(),
             counters: 0,
+            gather: None,
         }
     }
 
@@ -402,6 +406,23 @@ impl Program {
             writes: writes.to_vec(),
             body: Box::new(call),
         }));
+    }
+
+    /// Adds the launch that gathers a batch from bytes. The one behind it may take it back ([`Program::take_gather`]).
+    pub fn gather(&mut self, grid: impl Into<Grid>, arguments: GatherBytes) {
+        kernels::gather_bytes(self, grid, arguments);
+        self.gather = Some((self.calls.len(), arguments));
+    }
+
+    /// Takes the last call out if it gathers a batch from bytes that is fit for the launch to come, which then does so as it reads
+    /// the batch.
+    pub fn take_gather(&mut self, fits: impl FnOnce(&GatherBytes) -> bool) -> Option<GatherBytes> {
+        let (calls, gather) = self.gather.take()?;
+        let taken = calls == self.calls.len() && fits(&gather);
+        taken.then(|| {
+            self.calls.pop();
+            gather
+        })
     }
 
     /// Adds the launch of a kernel; the functions in [`gpu::kernels`](super::gpu::kernels) and

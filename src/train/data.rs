@@ -185,19 +185,23 @@ impl Resident {
         let grid = (samples, (width as usize).div_ceil(1024));
         // Beside what all of these kernels take, each has arguments of its own.
         macro_rules! gather {
-            ($kernel:ident, $Arguments:ident: $($own:tt)*) => {
-                kernels::$kernel(program, grid, kernels::$Arguments {
+            ($Arguments:ident: $($own:tt)*) => {
+                kernels::$Arguments {
                     order, steps, taken, again, now, seed, df, counter, x, y, $($own)*
-                })
+                }
             };
         }
         match *self {
             Resident::Floats {
                 values: data,
                 targets,
-            } => gather!(gather_floats, GatherFloats: data, targets, width, count),
+            } => {
+                let arguments = gather!(GatherFloats: data, targets, width, count);
+                kernels::gather_floats(program, grid, arguments);
+            }
             Resident::Tokens(tokens) => {
-                gather!(gather_tokens, GatherTokens: tokens, length: width)
+                let arguments = gather!(GatherTokens: tokens, length: width);
+                kernels::gather_tokens(program, grid, arguments);
             }
             Resident::Bytes {
                 values: data,
@@ -207,7 +211,8 @@ impl Resident {
             } if augmented => {
                 let places = placements.cast();
                 let side = (width as usize / channels).isqrt() as i32;
-                gather!(gather_images, GatherImages: data, table, places, targets, side, count)
+                let arguments = gather!(GatherImages: data, table, places, targets, side, count);
+                kernels::gather_images(program, grid, arguments);
             }
             Resident::Bytes {
                 values: data,
@@ -216,7 +221,8 @@ impl Resident {
                 targets,
             } => {
                 let channels = channels as i32;
-                gather!(gather_bytes, GatherBytes: data, table, channels, targets, width, count)
+                let arguments = gather!(GatherBytes: data, table, channels, targets, width, count);
+                program.gather(grid, arguments);
             }
         }
     }

@@ -2,10 +2,10 @@
 //! rows, and layers whose weights fit into the shared memory of one block.
 
 use super::Linear;
-use crate::device::gpu::kernels::{self, LayerSizes};
+use crate::device::gpu::kernels::{self, GatherBytes, LayerSizes};
 use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, counters_of};
 use crate::device::product::{grid, tiles};
-use crate::device::program::doubles;
+use crate::device::program::{ByteRange, doubles};
 use crate::device::{Program, Slot, View};
 use crate::graph::{FwdSlots, Join, Tail};
 
@@ -17,7 +17,7 @@ const GRADIENT_TILE: usize = 32;
 const SLICE: usize = 128;
 /// Blocks that a multiprocessor has at a time, and what they may have beside other shared memory.
 const RESIDENT: usize = 2;
-const SHARED: usize = MOST_SHARED / RESIDENT - (8 << 10);
+const SHARED: usize = MOST_SHARED / RESIDENT - (12 << 10);
 
 /// Is this what follows the first layer: some more layers, cross entropy, and backward of all of them?
 pub(super) fn takes(first: &Linear, further: &[Join]) -> bool {
@@ -77,6 +77,16 @@ fn shared(rows: usize, outputs: &[usize]) -> usize {
     let weights: usize = pitches.zip(&outputs[1..]).map(|(pitch, n)| pitch * n).sum();
     let values = group(rows) * outputs.iter().sum::<usize>();
     4 * (weights + values)
+}
+
+/// Can tiles of a first layer with this many inputs read a batch's bytes themselves? As `Samples` in the kernel does.
+fn gathers(bytes: &GatherBytes, inputs: usize) -> bool {
+    const MOST_ROWS: usize = 256;
+    const MOST_CHANNELS: i32 = 3;
+    bytes.y.len <= MOST_ROWS
+        && bytes.count == 1
+        && bytes.channels <= MOST_CHANNELS
+        && inputs.is_multiple_of(8)
 }
 
 /// Where a layer's operands are.
@@ -169,9 +179,15 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
     let [dw0, dw1, dw2, dw3] = layers.map(|layer| View::from(layer.dw));
     let [db0, db1, db2, db3] = layers.map(|layer| View::from(layer.db));
     let [y0, y1, y2, y3] = layers.map(|layer| View::from(layer.y));
+    let [x, target] = [io.x[0], loss.x[1]];
+    let ranges = [x, target].map(ByteRange::from);
+    let gather = program.take_gather(|bytes| {
+        ranges == [bytes.x, bytes.y].map(ByteRange::from) && gathers(bytes, inputs)
+    });
+    let gather = gather.unwrap_or_default();
     let counters = 3 + rows.div_ceil(TILE) + counters_of(groups);
     let arguments = kernels::Layers {
-        x: io.x[0].into(),
+        x: x.into(),
         w0,
         w1,
         w2,
@@ -199,12 +215,25 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
         s: sizes,
         tf32: i32::from(program.linear_precision() == Precision::Tf32),
         parts: View::from(io.work).part(0, work(first)),
-        target: loss.x[1].into(),
+        target: target.into(),
         smoothing,
         df: seed.into(),
         f: loss.to.into(),
         partial: doubles(loss.work).part(0, groups),
         counters: program.counters(counters),
+        data: gather.data,
+        table: gather.table,
+        channels: gather.channels,
+        targets: gather.targets,
+        order: gather.order,
+        steps: gather.steps,
+        taken: gather.taken,
+        again: gather.again,
+        now: gather.now,
+        seed: gather.seed,
+        start: gather.df,
+        gathered_x: gather.x,
+        gathered_target: gather.y,
     };
     kernels::layers(program, grid, arguments);
 }
@@ -212,8 +241,9 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
 #[cfg(all(test, emulator))]
 mod tests {
     use crate::device::gpu::Precision;
-    use crate::device::{Device, Machine, Program, Schedule, Target, View};
-    use crate::graph::{Mode, Params, Plan, Session, Targets};
+    use crate::device::gpu::kernels::{self, GatherBytes, Step};
+    use crate::device::{Device, Machine, Program, Schedule, Slot, Target, View};
+    use crate::graph::{Layout, Mode, Params, Plan, Session, Targets};
     use crate::ops::distance;
     use crate::random::torch::Generator;
 
@@ -287,6 +317,106 @@ mod tests {
                 all.push(session.grads().unwrap());
                 all
             })
+        }
+    }
+
+    impl Network {
+        /// Two steps on batches of bytes, each gathered by a launch of its own or as it pleases: launches, the bits of all numbers,
+        /// where training is, and how many steps were taken.
+        fn run_on_bytes(
+            &self,
+            schedule: Schedule,
+            channels: usize,
+            apart: bool,
+        ) -> (usize, Vec<u32>, [u64; 2], Vec<i32>) {
+            let target = Target::from(Device::Emulator);
+            let (rows, width) = (self.rows, self.widths[0]);
+            let samples = 2 * rows + 5;
+            let mut machine = Machine::emulator(schedule, None).unwrap();
+            let plan = self.plan(Device::Emulator);
+            Layout::alloc(&self.params, [&plan], &mut machine).unwrap();
+            let bytes: Vec<u8> = (0..samples * width).map(|i| (i * i % 251) as u8).collect();
+            let values = (0..256 * channels).map(|i| 1.0 - (i % 259) as f32 / 100.0);
+            let values: Vec<f32> = values.collect();
+            let classes = self.widths.last().unwrap();
+            let targets: Vec<f32> = (0..samples).map(|i| (i % classes) as f32).collect();
+            let order: Vec<u32> = (0..samples as u32).rev().collect();
+            let steps = [2, rows + 3].map(|first| Step {
+                first: first as i64,
+                slot: first as i64 + 40,
+                ..Step::default()
+            });
+            let now = machine.alloc("now", 1).unwrap();
+            let taken = machine.alloc_with("taken", &[0]).unwrap();
+            let arguments = GatherBytes {
+                data: machine.alloc_with("data", &bytes).unwrap(),
+                table: machine.alloc_with("table", &values).unwrap(),
+                channels: channels as i32,
+                targets: machine.alloc_with("targets", &targets).unwrap(),
+                order: machine.alloc_with("order", &order).unwrap(),
+                steps: machine.alloc_with("steps", &steps).unwrap(),
+                taken,
+                again: 0,
+                now,
+                seed: plan.seed.into(),
+                df: 0.5,
+                counter: View::default(),
+                x: plan.inputs[0].into(),
+                y: plan.inputs[1].into(),
+                width: width as i32,
+                count: 1,
+            };
+            let mut program = Program::new(target);
+            for _ in 0..2 {
+                let counter = program.counters(1);
+                let arguments = GatherBytes {
+                    counter,
+                    ..arguments
+                };
+                match apart {
+                    true => kernels::gather_bytes(&mut program, rows, arguments),
+                    false => program.gather(rows, arguments),
+                }
+                plan.emit(now, &mut program).unwrap();
+            }
+            let launches = program.calls().len();
+            let program = machine.prepare(program).unwrap();
+            machine.run(program).unwrap();
+            let arena = Slot {
+                start: 0,
+                len: plan.end(),
+            };
+            let arena = machine.download(View::<f32>::from(arena)).unwrap();
+            let [now] = machine.download(now).unwrap()[..] else {
+                unreachable!("one step")
+            };
+            let now = [now.first, now.slot].map(|n| n as u64);
+            let bits = arena.iter().map(|x| x.to_bits()).collect();
+            (launches, bits, now, machine.download(taken).unwrap())
+        }
+    }
+
+    #[test]
+    fn batches_of_bytes_are_gathered_where_they_are_read() {
+        let cases = [
+            (Network::new(128, &[784, 100, 100, 10], true, 0.0), 1, 2),
+            (Network::new(150, &[24, 33, 18, 7, 3], true, 0.1), 3, 2), // two rows to a block
+            (Network::new(19, &[40, 17, 2], false, 0.0), 1, 2),
+            // Rows of bytes that are no whole pieces; more channels and more rows than there is room for.
+            (Network::new(19, &[44, 17, 2], true, 0.0), 1, 4),
+            (Network::new(19, &[40, 17, 2], true, 0.0), 4, 4),
+            (Network::new(257, &[40, 17, 2], true, 0.0), 1, 4),
+        ];
+        for (network, channels, launches) in cases {
+            let what = (&network.widths, network.rows);
+            let run = |schedule, apart| network.run_on_bytes(schedule, channels, apart);
+            let (_, bits, now, taken) = run(Schedule::default(), true);
+            assert_eq!(taken, [2], "{what:?}");
+            for schedule in Schedule::all() {
+                let ours = run(schedule, false);
+                let expected = (launches, bits.clone(), now, taken.clone());
+                assert!(ours == expected, "{what:?}, {schedule:?}");
+            }
         }
     }
 
