@@ -13,6 +13,9 @@ struct CrossEntropy {
   double* partial;          // a sum of each block's losses
   unsigned* counters;       // counters_of(blocks)
   int rows, classes;
+  bool own = false;         // is x this block's own, perhaps in shared memory?
+
+  METHOD float load(const float* from) const { return own ? *from : __ldcg(from); }
 };
 
 // A warp's row: its loss, for the first lane, and its dx.
@@ -26,24 +29,24 @@ DEVICE float row_loss(const CrossEntropy& of, int row, float rows) {
   }
   float largest = -INFINITY;
 #pragma unroll 1
-  for (int j = lane; j < classes; j += 32) largest = fmaxf(largest, __ldcg(x + j));
+  for (int j = lane; j < classes; j += 32) largest = fmaxf(largest, of.load(x + j));
   largest = max_over<32>(largest);
   float sum = 0.0f;
 #pragma unroll 1
-  for (int j = lane; j < classes; j += 32) sum += expf(__ldcg(x + j) - largest);
+  for (int j = lane; j < classes; j += 32) sum += expf(of.load(x + j) - largest);
   sum = warp_sum(sum);
-  const float every = of.smoothing / classes, of_class = __ldcg(x + target);
+  const float every = of.smoothing / classes, of_class = of.load(x + target);
   if (of.backward) {
 #pragma unroll 1
     for (int j = lane; j < classes; j += 32) {
-      const float g = expf(__ldcg(x + j) - largest) / sum - (j == target ? 1.0f - of.smoothing : 0.0f) - every;
+      const float g = expf(of.load(x + j) - largest) / sum - (j == target ? 1.0f - of.smoothing : 0.0f) - every;
       dx[j] = g / rows * of.df[0];
     }
   }
   const float loss = logf(sum) - (of_class - largest);
   if (of.smoothing == 0.0f) return loss;
   float all = 0.0f;
-  for (int j = lane; j < classes; j += 32) all += __ldcg(x + j) - of_class;
+  for (int j = lane; j < classes; j += 32) all += of.load(x + j) - of_class;
   return loss - every * warp_sum(all);
 }
 

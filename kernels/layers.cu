@@ -1,6 +1,6 @@
 // A whole network in one launch: linear layers, some with ReLU, the mean cross entropy of what the last one gives, and the
 // gradients of all. For few rows and narrow layers, which take less time than launches do.
-//   x (rows, inputs); of layer i: w, dw (outputs, its inputs), b, db (outputs), y, dy (rows, outputs)
+//   x (rows, inputs); of layer i: w, dw (outputs, its inputs), b, db (outputs), y (rows, outputs), and dy, before its ReLU
 //
 // Blocks take tasks in their order, and a task waits for some that come before it. So whichever blocks run at a time, and in
 // whatever order they begin, the first of the tasks under way waits for nobody:
@@ -42,6 +42,8 @@ struct LayerAt : Layer {
   // Where y is 0 because of ReLU, its gradient is.
   METHOD float behind_relu(float dy, float y) const { return relu && y <= 0.0f ? 0.0f : dy; }
 };
+
+DEVICE int whole_packs(int n) { return (n + 3) / 4 * 4; }
 
 using ForRows = Tile16;     // of the first layer's x w^T
 using ForWeights = Tile32;  // of dw
@@ -101,9 +103,25 @@ constexpr int TAKEN = 0, GROUPS_DONE = 1, BLOCKS_DONE = 2, TILES_DONE = 3;
 
 DEVICE int tiles_of(int tile, int rows, int columns) { return (rows + tile - 1) / tile * ((columns + tile - 1) / tile); }
 
+// The sum of n products in shared memory: of x with a row of a matrix, or a column.
+template <bool BY_ROW>
+DEVICE float dot(const float* x, const float* w, int n, int pitch) {
+  const int packed = reinterpret_cast<uintptr_t>(x) % 16 == 0 ? n / 4 * 4 : 0;
+  float sums[4] = {};
+#pragma unroll 4
+  for (int i = 0; i < packed; i += 4) {
+    const Pack<4> xs = load<4>(x + i);
+    const Pack<4> ws = BY_ROW ? load<4>(w + i) : Pack<4>{{w[i * pitch], w[(i + 1) * pitch], w[(i + 2) * pitch], w[(i + 3) * pitch]}};
+#pragma unroll
+    for (int k = 0; k < 4; k++) sums[k] = fmaf(xs.at[k], ws.at[k], sums[k]);
+  }
+  for (int i = packed; i < n; i++) sums[0] = fmaf(x[i], w[BY_ROW ? i : i * pitch], sums[0]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 // A task of rows, which are there when `tiles` tiles are.
 DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, const float* parts, int tiles,
-                      const CrossEntropy& loss, unsigned* counters) {
+                      CrossEntropy loss, unsigned* counters) {
   SHARED_DYN(float, memory);
   const int thread = threadIdx.x, first = group * s.group, rows = min(s.group, s.rows - first);
   for (int l = 1; l < s.count; l++) {
@@ -136,21 +154,23 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, con
     for (int e = thread; e < rows * at.outputs; e += 256) {
       const int o = e % at.outputs;
       const float *x = memory + layers[l - 1].values + e / at.outputs * at.inputs, *w = memory + at.weights + o * at.pitch;
-      float sum = 0.0f;
-#pragma unroll 8
-      for (int i = 0; i < at.inputs; i++) sum = fmaf(x[i], w[i], sum);
-      memory[at.values + e] = to[e] = at.activated(sum + at.bias(o));
+      const float bias = at.bias(o);
+      memory[at.values + e] = to[e] = at.activated(dot<true>(x, w, at.inputs, at.pitch) + bias);
     }
     __syncthreads();
   }
-  const double sum = sum_losses<8>(loss, first, first + rows, counted);
-  __syncthreads();
+  double sum;
   {
     const LayerAt& at = layers[s.count - 1];
-    const float* from = at.dy + (long long)first * at.outputs;
+    const long long begin = (long long)first * at.outputs;
+    const float* of_loss = memory + at.values + whole_packs(s.group * at.outputs);
+    loss.x = memory + at.values - begin;
+    loss.dx = memory + at.values + whole_packs(s.group * at.outputs) - begin;
+    sum = sum_losses<8>(loss, first, first + rows, counted);
+    __syncthreads();
     for (int e = thread; e < rows * at.outputs; e += 256) {
       float& value = memory[at.values + e];
-      value = at.behind_relu(from[e], value);
+      value = at.dy[begin + e] = at.behind_relu(of_loss[e], value);
     }
   }
   for (int l = s.count - 1; l > 0; l--) {
@@ -160,12 +180,8 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, con
     for (int e = thread; e < rows * at.inputs; e += 256) {
       const int i = e % at.inputs;
       const float *dz = memory + at.values + e / at.inputs * at.outputs, *w = memory + at.weights + i;
-      float sum = 0.0f;
-#pragma unroll 8
-      for (int o = 0; o < at.outputs; o++) sum = fmaf(dz[o], w[o * at.pitch], sum);
-      to[e] = sum;
       float& value = memory[before.values + e];
-      value = before.behind_relu(sum, value);
+      value = to[e] = before.behind_relu(dot<false>(dz, w, at.outputs, at.pitch), value);
     }
   }
   arrive(counters + GROUPS_DONE);
@@ -177,11 +193,8 @@ DEVICE void gradient(const LayerAt* layers, const LayerSizes& s, int task, bool 
   int l = 0;
   for (; task >= layers[l].dw_tiles + layers[l].db_tiles; l++) task -= layers[l].dw_tiles + layers[l].db_tiles;
   const LayerAt& at = layers[l];
-  const float* mask = at.relu ? at.y : nullptr;
-  if (task >= at.dw_tiles) return bias_gradient(at.dy, mask, at.db, s.rows, at.outputs, task - at.dw_tiles);
-  Product p = {at.dy, at.x, at.dw, at.outputs, at.inputs, s.rows};
-  p.mask = mask;
-  product<ForWeights, false, false>(p, task, tf32);
+  if (task >= at.dw_tiles) return bias_gradient(at.dy, nullptr, at.db, s.rows, at.outputs, task - at.dw_tiles);
+  product<ForWeights, false, false>({at.dy, at.x, at.dw, at.outputs, at.inputs, s.rows}, task, tf32);
 }
 
 // Pointers are not __restrict__: what one block writes, others read.
@@ -227,11 +240,11 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
       LayerAt& at = layers[l];
       at.relu = s.relu >> l & 1;
       if (!(s.biased >> l & 1)) at.b = nullptr;
-      at.pitch = at.inputs | 1;  // neither rows nor columns of it meet in a bank
+      at.pitch = 4 * ((at.inputs + 3) / 4 | 1);  // neither packs of rows nor numbers of columns meet in a bank
       at.weights = end;
       if (l > 0) end += at.outputs * at.pitch;
       at.values = end;
-      end += s.group * at.outputs;
+      end += whole_packs(s.group * at.outputs);
       const bool trained = s.trained >> l & 1;
       at.dw_tiles = trained ? tiles_of(ForWeights::TILE, at.outputs, at.inputs) : 0;
       at.db_tiles = trained && at.b ? tiles_of(32, 1, at.outputs) : 0;
@@ -265,8 +278,9 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
     } else if (task < ends[1]) {
       const LayerAt& last = layers[s.count - 1];
       unsigned* of_loss = counters + TILES_DONE + down;
-      const CrossEntropy loss = {last.y, channels > 0 ? classes : target, true, true, smoothing, channels > 0 ? upstream : df, f,
-                                 last.dy, partial, of_loss, s.rows, last.outputs};
+      // x and dx are those rows', in shared memory.
+      const CrossEntropy loss = {nullptr, channels > 0 ? classes : target, true, true, smoothing, channels > 0 ? upstream : df, f,
+                                 nullptr, partial, of_loss, s.rows, last.outputs, true};
       pass_rows(layers, s, task - ends[0], parts, across * s.parts, loss, counters);
       const int place = threadIdx.x, row = (task - ends[0]) * s.group + place;
       if (channels > 0 && place < s.group && row < s.rows) gathered_target[row] = classes[row];

@@ -338,11 +338,11 @@ impl Gpu {
         let outputs = [s.outputs0, s.outputs1, s.outputs2, s.outputs3].map(f64::from);
         let widths: Vec<f64> = [inputs].into_iter().chain(outputs).collect();
         let widths = &widths[..=s.count as usize];
-        // Each thread has an entry of a product, and term by term waits for two numbers of shared memory, which answers one
-        // warp in a cycle.
+        // Each thread has an entry of a product. Shared memory answers one warp in a cycle: with a weight of each of its entries, or
+        // with four numbers that are those of all. Sixteen terms are under way at once, so that a thread waits for four cycles.
         let product = |terms: f64, entries: f64| {
             let warps = (group * entries / 32.0).ceil();
-            (warps / 8.0).ceil() * terms * (2.0 * warps.min(8.0)).max(9.0) / self.clock
+            (warps / 8.0).ceil() * terms * (1.25 * warps.min(8.0)).max(4.0) / self.clock
         };
         let of_rows = widths[1..].windows(2);
         let of_rows = of_rows.map(|pair| product(pair[0], pair[1]) + product(pair[1], pair[0]));
@@ -351,8 +351,8 @@ impl Gpu {
         let gradients = widths
             .windows(2)
             .map(|pair| tiles(32.0, pair[1], pair[0]) + pair[1] / 32.0);
-        // A block sees what others have written, and loads it; so does the loss with what the last product has written.
-        let waits = 3.0 * LATENCY + 2.0 * LATENCY;
+        // Blocks see what others have written; those of rows then load it.
+        let waits = 3.0 * LATENCY;
         let first = parts * tiles(16.0, rows, outputs[0]);
         let first = small_product(128.0 * part, 0.45, first);
         let last = small_product(rows, 1.2, gradients.sum());

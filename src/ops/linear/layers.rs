@@ -71,11 +71,16 @@ fn group(rows: usize) -> usize {
     rows.div_ceil(PROCESSORS).next_power_of_two()
 }
 
-/// Bytes of shared memory for the weights of all layers but the first, and for a group's outputs.
+/// Bytes of shared memory for the weights of all layers but the first, for a group's outputs, and for their gradient by the loss.
 fn shared(rows: usize, outputs: &[usize]) -> usize {
-    let pitches = outputs.iter().map(|inputs| inputs | 1);
+    let pitches = outputs.iter().map(|inputs| 4 * (inputs.div_ceil(4) | 1));
     let weights: usize = pitches.zip(&outputs[1..]).map(|(pitch, n)| pitch * n).sum();
-    let values = group(rows) * outputs.iter().sum::<usize>();
+    let values = |outputs: &usize| (group(rows) * outputs).next_multiple_of(4);
+    let values = outputs
+        .iter()
+        .chain(outputs.last())
+        .map(values)
+        .sum::<usize>();
     4 * (weights + values)
 }
 
