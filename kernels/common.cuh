@@ -56,7 +56,6 @@ struct Step {
   unsigned long long seed;   // of dropout's masks
   unsigned long long batch;  // batches trained on before this one
   unsigned long long done;   // training steps before this one, of one batch or of several
-  long long first;           // place of this batch's first sample in the table of indices
   long long slot;            // place of this step in the epoch's tables: coefficients, step sizes
   long long mean_of;         // k: the running averages become plain means, this batch being their k-th; 0: a tenth of it
 };

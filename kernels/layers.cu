@@ -1,6 +1,6 @@
 // A whole network in one launch: linear layers, some with ReLU, the mean cross entropy of what the last one gives, and the
 // gradients of all. For few rows and narrow layers, which take less time than launches do.
-//   x (rows, inputs); of layer i: w, dw (outputs, its inputs), b, db (outputs), y (rows, outputs), and dy, before its ReLU
+//   x (rows, inputs); of layer i: w, dw (outputs, its inputs), b, db (outputs), y (rows, outputs), dy, before its ReLU
 //
 // Blocks take tasks in their order, and a task waits for some that come before it. So whichever blocks run at a time, and in
 // whatever order they begin, the first of the tasks under way waits for nobody:
@@ -95,7 +95,7 @@ struct Samples {
   }
 };
 
-// Of a batch of bytes, of whose rows each thread finds one.
+// Of a batch of bytes: each thread finds the sample of a row.
 constexpr int MOST_ROWS = 256, MOST_CHANNELS = 3;
 
 // The counters: tasks that were taken, groups of rows and blocks that are done, and tiles of each row of tiles.
@@ -111,8 +111,11 @@ DEVICE float dot(const float* x, const float* w, int n, int pitch) {
 #pragma unroll 4
   for (int i = 0; i < packed; i += 4) {
     const Pack<4> xs = load<4>(x + i);
-    const Pack<4> ws = BY_ROW ? load<4>(w + i) : Pack<4>{{w[i * pitch], w[(i + 1) * pitch], w[(i + 2) * pitch], w[(i + 3) * pitch]}};
-#pragma unroll
+    Pack<4> ws;
+    if (BY_ROW)
+      ws = load<4>(w + i);
+    else
+      for (int k = 0; k < 4; k++) ws.at[k] = w[(i + k) * pitch];
     for (int k = 0; k < 4; k++) sums[k] = fmaf(xs.at[k], ws.at[k], sums[k]);
   }
   for (int i = packed; i < n; i++) sums[0] = fmaf(x[i], w[BY_ROW ? i : i * pitch], sums[0]);
@@ -163,9 +166,9 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, con
   {
     const LayerAt& at = layers[s.count - 1];
     const long long begin = (long long)first * at.outputs;
-    const float* of_loss = memory + at.values + whole_packs(s.group * at.outputs);
+    float* of_loss = memory + at.values + whole_packs(s.group * at.outputs);
     loss.x = memory + at.values - begin;
-    loss.dx = memory + at.values + whole_packs(s.group * at.outputs) - begin;
+    loss.dx = of_loss - begin;
     sum = sum_losses<8>(loss, first, first + rows, counted);
     __syncthreads();
     for (int e = thread; e < rows * at.outputs; e += 256) {
@@ -203,15 +206,15 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
        float* dy2, float* dy3, float* dw0, float* dw1, float* dw2, float* dw3, float* db0, float* db1, float* db2, float* db3,
        LayerSizes s, int tf32, float* parts, const float* target, float smoothing, const float* df, float* f, double* partial,
        unsigned* counters, const unsigned char* data, const float* table, int channels, const float* targets,
-       const unsigned* order, const Step* steps, int* taken, int again, Step* now, float* seed, float start, float* gathered_x,
-       float* gathered_target) {
+       const unsigned* order, const Step* steps, int* taken, int again, int batch_size, Step* now, float* seed, float start,
+       float* gathered_x, float* gathered_target) {
   SHARED(LayerAt, layers, [MOST_LAYERS]);
   SHARED(int, next, [1]);
   SHARED(unsigned, rows, [MOST_ROWS]);
   SHARED(float, classes, [MOST_ROWS]);
   SHARED(float, upstream, [1]);
   SHARED(float, numbers, [MOST_CHANNELS * 256]);
-  // While the first task is asked for, the way to the batch is found: the step, its rows' samples, and what belongs to them.
+  // While the first task is asked for, the batch is found: its place, the samples of its rows, and their targets.
   const unsigned first = threadIdx.x == 0 ? atomicAdd(counters + TAKEN, 1u) : 0;
   int entry = 0;
   if (channels > 0) {
@@ -219,16 +222,18 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
     for (int i = threadIdx.x; i < channels * 256; i += 256) numbers[i] = table[i];
     const int row = threadIdx.x;
     if (row < s.rows) {
-      rows[row] = order[steps[entry].first + row];
+      rows[row] = order[(long long)entry * batch_size + row];
       copy_async<4>(classes + row, targets + rows[row]);
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) {
+    // The last block has rows to wait for, if there are enough.
+    if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) {
       *now = steps[entry];
       *seed = start;
     }
   }
   copy_commit();
   if (threadIdx.x == 0) {
+    next[0] = first;
     upstream[0] = start;
     auto set = [&](int l, const Layer& layer) { static_cast<Layer&>(layers[l]) = layer; };
     set(0, {x, w0, b0, y0, dy0, dw0, db0, s.inputs, s.outputs0});
@@ -261,7 +266,6 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
     ends[1] = ends[0] + groups;
     ends[2] = ends[1] + gradients;
   }
-  if (threadIdx.x == 0) next[0] = first;
   for (;;) {
     __syncthreads();
     const int task = next[0];

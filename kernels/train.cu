@@ -2,38 +2,41 @@
 #include "optim.cuh"
 
 // What a gather begins with, and leaves to the calls behind it. Its step is the next one in the table of steps, or, `again`,
-// the one taken last. `now` becomes this step, and `seed`, where backward starts, df.
+// the one taken last. `now` becomes this step, and `seed`, where backward starts, df. Batches of `batch_size` lie one behind the
+// other in the table of indices, of which the last one may be shorter.
 #define STEP                                                                                              \
   const unsigned* __restrict__ order, const Step* __restrict__ steps, int* __restrict__ taken, int again, \
-  Step* __restrict__ now, float* __restrict__ seed, float df, unsigned* __restrict__ counter
-#define GIVEN_STEP steps, taken, again, now, seed, df, counter
+  int batch_size, Step* __restrict__ now, float* __restrict__ seed, float df, unsigned* __restrict__ counter
+#define GIVEN_STEP steps, taken, again, batch_size, now, seed, df, counter
 
-// The step, which the first thread of every block finds before the last one of them to arrive moves on. A barrier does not wait
-// for the loads of other threads.
-DEVICE Step begin_step(const Step* steps, int* taken, int again, Step* now, float* seed, float df, unsigned* counter) {
+// The batch's first place in the table of indices. The first thread of every block finds it before the last one of them to arrive
+// moves on: a barrier does not wait for the loads of other threads.
+DEVICE long long begin_step(const Step* steps, int* taken, int again, int batch_size, Step* now, float* seed, float df,
+                            unsigned* counter) {
   SHARED(int, at, [1]);
   if (threadIdx.x == 0) at[0] = *taken - again;
   __syncthreads();
-  const Step step = steps[at[0]];
-  if (threadIdx.x > 0) return step;
+  const int entry = at[0];
+  const long long first = (long long)entry * batch_size;
+  if (threadIdx.x > 0) return first;
   __threadfence();
-  if (!is_last(counter, gridDim.x * gridDim.y)) return step;
-  *now = step;
-  *taken += 1 - again;
+  if (!is_last(counter, gridDim.x * gridDim.y)) return first;
+  *now = steps[entry];
+  *taken = entry + 1;
   *seed = df;
-  return step;
+  return first;
 }
 
-// A batch: row r of x (rows, width) and of y (rows, targets) is row order[first + r] of the data. Block (r, c) writes
+// A batch: row r of x (rows, width) and of y (rows, targets) is row order[batch + r] of the data. Block (r, c) writes
 // 1024 numbers of row r of x, and where c = 0 its targets.
 struct Gather {
   int first, end;    // of x's row
   long long index;   // of the sample
 };
 
-DEVICE Gather gather(const unsigned* order, const Step& step, int width, const float* targets, float* y, int count) {
+DEVICE Gather gather(const unsigned* order, long long batch, int width, const float* targets, float* y, int count) {
   const int first = blockIdx.y * 1024;
-  const long long row = blockIdx.x, index = order[step.first + row];
+  const long long row = blockIdx.x, index = order[batch + row];
   if (blockIdx.y == 0)
     for (int i = threadIdx.x; i < count; i += 256) y[row * count + i] = targets[index * count + i];
   return {first, min(width, first + 1024), index};
@@ -50,7 +53,7 @@ KERNEL(gather_floats, 256, const float* __restrict__ data, const float* __restri
 KERNEL(gather_tokens, 256, const unsigned char* __restrict__ tokens, STEP, float* __restrict__ x,
        float* __restrict__ y, int length) {
   const int first = blockIdx.y * 1024, end = min(length, first + 1024);
-  const long long row = blockIdx.x, index = order[begin_step(GIVEN_STEP).first + row];
+  const long long row = blockIdx.x, index = order[begin_step(GIVEN_STEP) + row];
   const unsigned char* window = tokens + index * length;
   for (int i = first + threadIdx.x; i < end; i += 256) {
     x[row * length + i] = window[i];
@@ -74,9 +77,9 @@ KERNEL(gather_images, 256, const unsigned char* __restrict__ data, const float* 
        const unsigned* __restrict__ places, const float* __restrict__ targets, STEP, float* __restrict__ x,
        float* __restrict__ y, int side, int count) {
   const int width = side * side * 3;
-  const Step step = begin_step(GIVEN_STEP);
-  const Gather g = gather(order, step, width, targets, y, count);
-  const unsigned place = places[step.first + blockIdx.x];
+  const long long batch = begin_step(GIVEN_STEP);
+  const Gather g = gather(order, batch, width, targets, y, count);
+  const unsigned place = places[batch + blockIdx.x];
   const bool flip = place & 1;
   const int top = (int)(place >> 8 & 255) - 4, left = (int)(place >> 16 & 255) - 4;
   const unsigned char* image = data + g.index * width;

@@ -37,9 +37,9 @@ const CLOCK: f64 = 1850.0;
 const TENSOR: f64 = HMMAS / 6.4 * CLOCK / 1e6;
 /// Microseconds until the first loads arrive.
 const LATENCY: f64 = 1.0;
-/// The same until a batch is gathered by five loads, each of which waits for the one before: the steps taken, the step, the
-/// sample, its number as a byte and by a table.
-const GATHER: f64 = 2.5;
+/// The same until a batch is gathered by four loads, each of which waits for the one before: the steps taken, the sample, its number
+/// as a byte and by a table.
+const GATHER: f64 = 2.0;
 
 impl Gpu {
     /// By their documentation, and what others have reported of them.
@@ -359,7 +359,7 @@ impl Gpu {
         // Of what a gather waits for, the bytes are this product's own first loads, and the table has come by then.
         let gathered = match launch.value::<i32>("channels") {
             Some(0) | None => 0.0,
-            Some(_) => GATHER * 3.0 / 5.0,
+            Some(_) => GATHER * 2.0 / 4.0,
         };
         gathered + first + of_rows.sum::<f64>() + last + waits
     }

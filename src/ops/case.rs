@@ -98,7 +98,6 @@ const NOW: Step = Step {
     seed: 3,
     batch: 5,
     done: 5,
-    first: 0,
     slot: 0,
     mean_of: 0,
 };

@@ -36,7 +36,7 @@ enum Resident {
     Tokens(View<u8>),
 }
 
-/// Where a batch is found: its step, and by it the samples' indices and, for augmented images, where each is flipped
+/// Where a batch is found: by the number of its step the samples' indices and, for augmented images, where each is flipped
 /// and cropped.
 #[derive(Clone, Copy)]
 pub(super) struct Batch {
@@ -45,6 +45,8 @@ pub(super) struct Batch {
     pub taken: View<i32>,
     /// The entry that was taken last, instead of the next one.
     pub again: bool,
+    /// From the first sample of a batch to that of the next one.
+    pub size: usize,
     /// Becomes this entry.
     pub now: View<Step>,
     /// What backward begins with.
@@ -103,6 +105,7 @@ impl Half {
             steps,
             taken,
             again,
+            size,
             now,
             df,
             order,
@@ -118,13 +121,11 @@ impl Half {
             writes,
             move |[steps, order, placements], [taken, now, seed, x, y]| {
                 let taken: &mut i32 = one_mut(taken);
-                let step =
-                    bytemuck::cast_slice::<u8, Step>(steps)[(*taken - i32::from(again)) as usize];
+                let entry = (*taken - i32::from(again)) as usize;
                 *taken += i32::from(!again);
-                *one_mut(now) = step;
+                *one_mut(now) = bytemuck::cast_slice::<u8, Step>(steps)[entry];
                 floats_mut(seed)[0] = df;
-                let first = step.first as usize;
-                let batch = first..first + samples;
+                let batch = entry * size..entry * size + samples;
                 let order: &[u32] = bytemuck::cast_slice(order);
                 let placements: &[Placement] = match split.augmentation() {
                     Some(_) => &bytemuck::cast_slice(placements)[batch.clone()],
@@ -173,6 +174,7 @@ impl Resident {
             steps,
             taken,
             again,
+            size,
             now,
             df,
             order,
@@ -181,13 +183,13 @@ impl Resident {
         let [x, y] = [plan.inputs[0], plan.inputs[1]];
         let [width, count] = [x, y].map(|slot| (slot.len / samples) as i32);
         let (x, y, seed) = (x.into(), y.into(), Batch::seed(plan).into());
-        let (again, counter) = (again.into(), program.counters(1));
+        let (again, batch_size, counter) = (again.into(), size as i32, program.counters(1));
         let grid = (samples, (width as usize).div_ceil(1024));
         // Beside what all of these kernels take, each has arguments of its own.
         macro_rules! gather {
             ($Arguments:ident: $($own:tt)*) => {
                 kernels::$Arguments {
-                    order, steps, taken, again, now, seed, df, counter, x, y, $($own)*
+                    order, steps, taken, again, batch_size, now, seed, df, counter, x, y, $($own)*
                 }
             };
         }

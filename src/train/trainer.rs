@@ -53,7 +53,6 @@ pub(super) struct Trainer {
     operands: Operands,
     clock: Clock,
     update_passes: f64,
-    batch_size: usize,
     /// Batches of a step.
     accumulated: usize,
     /// Training steps done when this epoch began, and its programs that were run.
@@ -133,12 +132,7 @@ impl Trainer {
         let steps = data.train.len() / batch_size / accumulated;
         let longest = data.train.len().max(data.val.len());
         let in_order: Vec<u32> = (0..longest as u32).collect();
-        let eval_step = |i: usize| Step {
-            first: (i * plans.eval_size) as i64,
-            ..Step::default()
-        };
-        let eval_steps = longest.div_ceil(plans.eval_size);
-        let eval_steps: Vec<Step> = (0..eval_steps).map(eval_step).collect();
+        let eval_steps = vec![Step::default(); longest.div_ceil(plans.eval_size)];
         let in_order = machine.alloc_with("the order of evaluation", &in_order)?;
         let eval_steps = machine.alloc_with("steps of evaluation", &eval_steps)?;
         let now = machine.alloc_with("the step", &[Step::default()])?;
@@ -162,6 +156,7 @@ impl Trainer {
             steps: tables.steps,
             taken: tables.taken,
             again: false,
+            size: batch_size,
             now,
             df: 1.0 / accumulated as f32,
             order: tables.order,
@@ -271,6 +266,7 @@ impl Trainer {
 
         let batch = Batch {
             steps: eval_steps,
+            size: plans.eval_size,
             df: 1.0,
             order: in_order,
             ..batch
@@ -304,7 +300,6 @@ impl Trainer {
             Some(_) if layout.buffers.len > 0 => {
                 let (whole, left) = (data.train.len() / batch_size, data.train.len() % batch_size);
                 let step = |i: usize| Step {
-                    first: (i * batch_size) as i64,
                     mean_of: i as i64 + 1,
                     ..Step::default()
                 };
@@ -316,7 +311,12 @@ impl Trainer {
                     [(&plans.train, batch_size, whole)].into_iter().chain(rest)
                 {
                     let mut program = Program::new(target);
-                    let batch = Batch { steps, ..batch };
+                    let size = batch_size;
+                    let batch = Batch {
+                        steps,
+                        size,
+                        ..batch
+                    };
                     halves[0].0.gather(plan, samples, batch, &mut program);
                     plan.emit_halves(now, [&mut program, &mut Program::new(target)])?;
                     batches.push((machine.prepare(program)?, times));
@@ -334,7 +334,6 @@ impl Trainer {
             layout,
             optimizer,
             operands,
-            batch_size,
             accumulated,
             done: 0,
             trained: 0,
@@ -576,7 +575,6 @@ impl Trainer {
             seed: SEED,
             batch: self.done * accumulated as u64 + i as u64,
             done: self.done + (i / accumulated) as u64,
-            first: (i * self.batch_size) as i64,
             slot: (i / accumulated) as i64,
             mean_of: 0,
         };

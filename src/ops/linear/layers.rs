@@ -234,6 +234,7 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
         steps: gather.steps,
         taken: gather.taken,
         again: gather.again,
+        batch_size: gather.batch_size,
         now: gather.now,
         seed: gather.seed,
         start: gather.df,
@@ -333,7 +334,7 @@ mod tests {
             schedule: Schedule,
             channels: usize,
             apart: bool,
-        ) -> (usize, Vec<u32>, [u64; 2], Vec<i32>) {
+        ) -> (usize, Vec<u32>, i64, Vec<i32>) {
             let target = Target::from(Device::Emulator);
             let (rows, width) = (self.rows, self.widths[0]);
             let samples = 2 * rows + 5;
@@ -346,9 +347,8 @@ mod tests {
             let classes = self.widths.last().unwrap();
             let targets: Vec<f32> = (0..samples).map(|i| (i % classes) as f32).collect();
             let order: Vec<u32> = (0..samples as u32).rev().collect();
-            let steps = [2, rows + 3].map(|first| Step {
-                first: first as i64,
-                slot: first as i64 + 40,
+            let steps = [40, 50].map(|slot| Step {
+                slot,
                 ..Step::default()
             });
             let now = machine.alloc("now", 1).unwrap();
@@ -362,6 +362,7 @@ mod tests {
                 steps: machine.alloc_with("steps", &steps).unwrap(),
                 taken,
                 again: 0,
+                batch_size: rows as i32 + 3,
                 now,
                 seed: plan.seed.into(),
                 df: 0.5,
@@ -395,7 +396,7 @@ mod tests {
             let [now] = machine.download(now).unwrap()[..] else {
                 unreachable!("one step")
             };
-            let now = [now.first, now.slot].map(|n| n as u64);
+            let now = now.slot;
             let bits = arena.iter().map(|x| x.to_bits()).collect();
             (launches, bits, now, machine.download(taken).unwrap())
         }

@@ -245,11 +245,7 @@ fn augmented_images_are_those_of_the_loader() {
         let targets = gpu.alloc_with("targets", &train.targets()).unwrap();
         let places = gpu.alloc_with("places", &all).unwrap().cast();
         let order = gpu.alloc_with("order", &order).unwrap();
-        let now = Step {
-            first: 1,
-            ..Step::default()
-        };
-        let now = gpu.alloc_with("step", &[now]).unwrap();
+        let steps = gpu.alloc_with("steps", &[Step::default(); 2]).unwrap();
         let mut program = Program::new(machine.target(Precision::Fp32));
         let arguments = kernels::GatherImages {
             data,
@@ -257,9 +253,10 @@ fn augmented_images_are_those_of_the_loader() {
             places,
             targets,
             order,
-            steps: now,
-            taken: gpu.alloc_with("taken", &[0]).unwrap(),
+            steps,
+            taken: gpu.alloc_with("taken", &[1]).unwrap(),
             again: 0,
+            batch_size: 1,
             now: gpu.alloc("now", 1).unwrap(),
             seed: gpu.alloc("seed", 1).unwrap(),
             df: 0.5,
@@ -310,19 +307,16 @@ fn windows_of_tokens_are_those_of_the_loader() {
                 ["x", "y"].map(|name| gpu.alloc::<f32>(name, n * length).unwrap());
             let tokens = gpu.alloc_with("tokens", train.tokens().unwrap()).unwrap();
             let order = gpu.alloc_with("order", &order).unwrap();
-            let now = Step {
-                first: 1,
-                ..Step::default()
-            };
-            let now = gpu.alloc_with("step", &[now]).unwrap();
+            let steps = gpu.alloc_with("steps", &[Step::default(); 2]).unwrap();
             let mut program = Program::new(machine.target(Precision::Fp32));
             let grid = (n, length.div_ceil(1024));
             let arguments = kernels::GatherTokens {
                 tokens,
                 order,
-                steps: now,
-                taken: gpu.alloc_with("taken", &[0]).unwrap(),
+                steps,
+                taken: gpu.alloc_with("taken", &[1]).unwrap(),
                 again: 0,
+                batch_size: 1,
                 now: gpu.alloc("now", 1).unwrap(),
                 seed: gpu.alloc("seed", 1).unwrap(),
                 df: 1.0,
