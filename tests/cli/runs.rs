@@ -226,7 +226,7 @@ fn idx(magic: u32, sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
 }
 
 /// `n` images of noise, brightened in rows that depend on the label.
-fn write_digits(folder: &Folder, name: &str, n: usize) {
+pub fn write_digits(folder: &Folder, name: &str, n: usize) {
     let labels: Vec<u8> = (0..n).map(|i| (i * 7 % 10) as u8).collect();
     let pixels = labels.iter().enumerate().flat_map(|(i, label)| {
         (0..28 * 28).map(move |at| {
