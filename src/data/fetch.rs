@@ -606,8 +606,31 @@ impl Partial {
     }
 }
 
+impl Drop for Partial {
+    /// A process that is starting another has its open files twice for a moment, and with them the lock.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
     name.push(suffix);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Partial;
+
+    #[test]
+    fn a_file_that_is_open_twice_is_unlocked() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let target = dir.path().join("file");
+        let partial = Partial::open(&target).unwrap();
+        let _child = partial.file.try_clone().unwrap();
+        assert!(Partial::open(&target).is_err());
+        drop(partial);
+        assert!(Partial::open(&target).is_ok());
+    }
 }
