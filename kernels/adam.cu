@@ -1,38 +1,11 @@
 // Adam and AdamW; formulas and coefficients in src/optim/adam.rs.
-#include "optim.cuh"
-
-struct AdamStep {
-  double lr;    // lr / (1 - beta1^k)
-  double root;  // sqrt(1 - beta2^k)
-  double eps;
-  double weight_decay;  // added to the gradient
-  double shrink;        // factor of the weights
-  double beta1, beta2;
-};
-
-// One element: the averages move on, and u of the formula. `largest` is what amsgrad keeps, or none.
-DEVICE float adam_update(const AdamStep& c, float x, float& d, float& v, float* largest) {
-  d = lerp(d, x, (float)(1.0 - c.beta1));
-  v = average_square(c.beta2, v, x);
-  float second = v;
-  if (largest) *largest = second = v <= *largest ? *largest : v;  // a NaN stays
-  return (float)c.lr * d / (sqrtf(second) / (float)c.root + (float)c.eps);
-}
+#include "adam.cuh"
 
 KERNEL(adam, 256, const Step* __restrict__ now, const AdamStep* __restrict__ steps, float* __restrict__ w,
        const float* __restrict__ g, float* __restrict__ d, float* __restrict__ v, long long n) {
   const AdamStep c = steps[now->slot];
-  const float wd = (float)c.weight_decay, shrink = (float)c.shrink;
   each_pack(at_16_bytes(w, g, d, v), n, [&](auto width, long long i) {
-    constexpr int V = decltype(width)::VALUE;
-    Pack<V> ws = load<V>(w + i), ds = load<V>(d + i), vs = load<V>(v + i);
-    const Pack<V> gs = load<V>(g + i);
-#pragma unroll
-    for (int k = 0; k < V; k++) {
-      const float u = adam_update(c, decayed(gs.at[k], wd, ws.at[k]), ds.at[k], vs.at[k], nullptr);
-      ws.at[k] = shrink * ws.at[k] - u;
-    }
-    store(w + i, ws), store(d + i, ds), store(v + i, vs);
+    adam_pack<decltype(width)::VALUE>(c, w + i, g + i, d + i, v + i);
   });
 }
 

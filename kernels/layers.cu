@@ -7,10 +7,12 @@
 //   a tile of a part of the first layer's x w^T: of some of the terms of its sums
 //   some rows of everything else up to the gradient of that layer's y, always in single precision. The weights that it takes are
 //   on their way before it waits, for those tiles that have its rows. It adds the parts up, in their order
-//   a tile of a dw, or 32 columns of a db, when all rows are done
+//   a tile of a dw, or 32 columns of a db, when all rows are done and nobody reads w and b any more: where Adam's update is all
+//   that the step does with them, it follows at once
 //
 // In training on bytes the launch begins the step, too, as `gather_bytes` in train.cu does: tiles read the samples' bytes, the
 // first of each row leaves x, and the rows' tasks leave the targets.
+#include "adam.cuh"
 #include "cross_entropy.cuh"
 #include "product.cuh"
 
@@ -25,10 +27,16 @@ struct LayerSizes {
   int parts, part;          // of the first layer's sums, and slices of ForRows in each but the last
 };
 
+// Where w and b of the layers have what Adam keeps of them.
+struct LayerPlaces {
+  int w0, w1, w2, w3, b0, b1, b2, b3;
+};
+
 struct Layer {
-  const float *x, *w, *b;
-  float *y, *dy, *dw, *db;
+  const float* x;
+  float *w, *b, *y, *dy, *dw, *db;
   int inputs, outputs;
+  int w_place, b_place;
 };
 
 struct LayerAt : Layer {
@@ -191,29 +199,58 @@ DEVICE void pass_rows(const LayerAt* layers, const LayerSizes& s, int group, con
   mean_loss<8>(loss, sum, counted, group, (s.rows + s.group - 1) / s.group);
 }
 
+// Adam's step, if there is one, and what it keeps of all layers.
+struct Update {
+  const AdamStep* step;
+  float *d, *v;
+};
+
 // A task behind those of rows.
-DEVICE void gradient(const LayerAt* layers, const LayerSizes& s, int task, bool tf32) {
+DEVICE void gradient(const LayerAt* layers, const LayerSizes& s, int task, bool tf32, const Update& update) {
   int l = 0;
   for (; task >= layers[l].dw_tiles + layers[l].db_tiles; l++) task -= layers[l].dw_tiles + layers[l].db_tiles;
   const LayerAt& at = layers[l];
-  if (task >= at.dw_tiles) return bias_gradient(at.dy, nullptr, at.db, s.rows, at.outputs, task - at.dw_tiles);
-  product<ForWeights, false, false>({at.dy, at.x, at.dw, at.outputs, at.inputs, s.rows}, task, tf32);
+  const int columns = task - at.dw_tiles;
+  if (columns >= 0)
+    bias_gradient(at.dy, nullptr, at.db, s.rows, at.outputs, columns);
+  else
+    product<ForWeights, false, false>({at.dy, at.x, at.dw, at.outputs, at.inputs, s.rows}, task, tf32);
+  if (!update.step) return;
+  __syncthreads();  // the gradient is stored
+  if (columns >= 0) {
+    const int i = columns * 32 + threadIdx.x, place = at.b_place + i;
+    if (threadIdx.x < 32 && i < at.outputs)
+      adam_pack<1>(*update.step, at.b + i, at.db + i, update.d + place, update.v + place);
+    return;
+  }
+  float *d = update.d + at.w_place, *v = update.v + at.w_place;
+  auto tile = [&](auto width) {
+    constexpr int V = decltype(width)::VALUE;
+    for_packs<ForWeights, V>(task, at.outputs, at.inputs, [&](long long i) {
+      adam_pack<V>(*update.step, at.w + i, at.dw + i, d + i, v + i);
+    });
+  };
+  if (at.inputs % 4 == 0 && at_16_bytes(at.w, at.dw, d, v))
+    tile(Width<4>());
+  else
+    tile(Width<1>());
 }
 
 // Pointers are not __restrict__: what one block writes, others read.
-KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const float* w2, const float* w3, const float* b0,
-       const float* b1, const float* b2, const float* b3, float* y0, float* y1, float* y2, float* y3, float* dy0, float* dy1,
-       float* dy2, float* dy3, float* dw0, float* dw1, float* dw2, float* dw3, float* db0, float* db1, float* db2, float* db3,
-       LayerSizes s, int tf32, float* parts, const float* target, float smoothing, const float* df, float* f, double* partial,
-       unsigned* counters, const unsigned char* data, const float* table, int channels, const float* targets,
-       const unsigned* order, const Step* steps, int* taken, int again, int batch_size, Step* now, float* seed, float start,
-       float* gathered_x, float* gathered_target) {
+KERNEL(layers, 256, const float* x, float* w0, float* w1, float* w2, float* w3, float* b0, float* b1, float* b2, float* b3,
+       float* y0, float* y1, float* y2, float* y3, float* dy0, float* dy1, float* dy2, float* dy3, float* dw0, float* dw1,
+       float* dw2, float* dw3, float* db0, float* db1, float* db2, float* db3, LayerSizes s, int tf32, float* parts,
+       const float* target, float smoothing, const float* df, float* f, double* partial, unsigned* counters,
+       const unsigned char* data, const float* table, int channels, const float* targets, const unsigned* order,
+       const Step* steps, int* taken, int again, int batch_size, Step* now, float* seed, float start, float* gathered_x,
+       float* gathered_target, int adam, const AdamStep* adam_steps, LayerPlaces places, float* adam_d, float* adam_v) {
   SHARED(LayerAt, layers, [MOST_LAYERS]);
   SHARED(int, next, [1]);
   SHARED(unsigned, rows, [MOST_ROWS]);
   SHARED(float, classes, [MOST_ROWS]);
   SHARED(float, upstream, [1]);
   SHARED(float, numbers, [MOST_CHANNELS * 256]);
+  SHARED(AdamStep, adam_step, [1]);
   // While the first task is asked for, the batch is found: its place, the samples of its rows, and their targets.
   const unsigned first = threadIdx.x == 0 ? atomicAdd(counters + TAKEN, 1u) : 0;
   int entry = 0;
@@ -232,14 +269,15 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
     }
   }
   copy_commit();
+  if (adam && threadIdx.x == 32) *adam_step = adam_steps[(channels > 0 ? steps[entry] : *now).slot];
   if (threadIdx.x == 0) {
     next[0] = first;
     upstream[0] = start;
     auto set = [&](int l, const Layer& layer) { static_cast<Layer&>(layers[l]) = layer; };
-    set(0, {x, w0, b0, y0, dy0, dw0, db0, s.inputs, s.outputs0});
-    set(1, {y0, w1, b1, y1, dy1, dw1, db1, s.outputs0, s.outputs1});
-    set(2, {y1, w2, b2, y2, dy2, dw2, db2, s.outputs1, s.outputs2});
-    set(3, {y2, w3, b3, y3, dy3, dw3, db3, s.outputs2, s.outputs3});
+    set(0, {x, w0, b0, y0, dy0, dw0, db0, s.inputs, s.outputs0, places.w0, places.b0});
+    set(1, {y0, w1, b1, y1, dy1, dw1, db1, s.outputs0, s.outputs1, places.w1, places.b1});
+    set(2, {y1, w2, b2, y2, dy2, dw2, db2, s.outputs1, s.outputs2, places.w2, places.b2});
+    set(3, {y2, w3, b3, y3, dy3, dw3, db3, s.outputs2, s.outputs3, places.w3, places.b3});
     int end = 0;
     for (int l = 0; l < s.count; l++) {
       LayerAt& at = layers[l];
@@ -258,6 +296,7 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
   SHARED(int, ends, [3]);  // of each kind of tasks
   const int across = tiles_of(ForRows::TILE, 1, s.outputs0), down = tiles_of(ForRows::TILE, s.rows, 1);
   const int groups = (s.rows + s.group - 1) / s.group;
+  const Update update = {adam ? adam_step : nullptr, adam_d, adam_v};
   __syncthreads();
   if (threadIdx.x == 0) {
     int gradients = 0;
@@ -290,7 +329,7 @@ KERNEL(layers, 256, const float* x, const float* w0, const float* w1, const floa
       if (channels > 0 && place < s.group && row < s.rows) gathered_target[row] = classes[row];
     } else {
       wait_for(counters + GROUPS_DONE, groups);
-      gradient(layers, s, task - ends[1], tf32);
+      gradient(layers, s, task - ends[1], tf32, update);
     }
     __syncthreads();  // all are done with the task
     if (threadIdx.x == 0) next[0] = atomicAdd(counters + TAKEN, 1u);

@@ -361,7 +361,10 @@ impl Gpu {
             Some(0) | None => 0.0,
             Some(_) => GATHER * 2.0 / 4.0,
         };
-        gathered + first + of_rows.sum::<f64>() + last + waits
+        // What an update reads comes from L2 when the gradient is stored.
+        let adam = launch.value::<i32>("adam");
+        let update = f64::from(adam.unwrap_or(0)) * LATENCY;
+        gathered + first + of_rows.sum::<f64>() + last + waits + update
     }
 
     /// Products of matrices: large tiles at a rate, small ones slice by slice of the dimension that is summed over.

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 
 use super::arena::ALIGN;
-use super::gpu::kernels::{self, GatherBytes};
+use super::gpu::kernels::{self, GatherBytes, Layers};
 use super::gpu::{Argument, Callee, Grid, Launch, Precision};
 use super::{Device, Slot, Target};
 use crate::error::Result;
@@ -252,9 +252,12 @@ pub struct Program {
     calls: Vec<Call>,
     /// How many counters its launches have.
     counters: usize,
-    /// What the last of so many calls gathers.
-    gather: Option<(usize, GatherBytes)>,
+    gather: Open<GatherBytes>,
+    layers: Open<(Grid, Layers)>,
 }
+
+/// The arguments of the last of so many calls, a launch that the next one may take over.
+type Open<T> = Option<(usize, T)>;
 
 impl Program {
     pub fn new(target: Target) -> Program {
@@ -264,6 +267,7 @@ impl Program {
             calls: Vec::new(),
             counters: 0,
             gather: None,
+            layers: None,
         }
     }
 
@@ -417,11 +421,19 @@ impl Program {
     /// Takes the last call out if it gathers a batch from bytes that is fit for the launch to come, which then does so as it reads
     /// the batch.
     pub fn take_gather(&mut self, fits: impl FnOnce(&GatherBytes) -> bool) -> Option<GatherBytes> {
-        let (calls, gather) = self.gather.take()?;
-        let taken = calls == self.calls.len() && fits(&gather);
-        taken.then(|| {
-            self.calls.pop();
-            gather
+        take(&mut self.gather, &mut self.calls, fits)
+    }
+
+    /// Adds the launch of a network of linear layers. The one behind it may take it back ([`Program::take_layers`]).
+    pub fn layers(&mut self, grid: Grid, arguments: Layers) {
+        kernels::layers(self, grid, arguments);
+        self.layers = Some((self.calls.len(), (grid, arguments)));
+    }
+
+    /// Takes the last call out if it is the launch of layers that are fit for the update to come, which is then made there.
+    pub fn take_layers(&mut self, fits: impl FnOnce(&Layers) -> bool) -> Option<(Grid, Layers)> {
+        take(&mut self.layers, &mut self.calls, |(_, layers)| {
+            fits(layers)
         })
     }
 
@@ -447,6 +459,15 @@ impl Program {
             arguments,
         }));
     }
+}
+
+fn take<T>(open: &mut Open<T>, calls: &mut Vec<Call>, fits: impl FnOnce(&T) -> bool) -> Option<T> {
+    let (last, arguments) = open.take()?;
+    let taken = last == calls.len() && fits(&arguments);
+    taken.then(|| {
+        calls.pop();
+        arguments
+    })
 }
 
 /// Floats in the bytes that a function on the host gets.

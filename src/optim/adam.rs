@@ -26,11 +26,11 @@ use super::{
     Vectors, average_square, cautious, lerp,
 };
 use crate::config::{Entry, Key, Kind, Values};
-use crate::device::Program;
 use crate::device::gpu::{
     elementwise,
-    kernels::{self, AdamStep},
+    kernels::{self, AdamStep, LayerPlaces, Layers},
 };
+use crate::device::{Program, View};
 use crate::graph::Tensor;
 
 pub(super) const ADAM: Row = Row {
@@ -118,6 +118,49 @@ impl Adam {
     }
 }
 
+/// Has the update made in the launch that computes the gradient, if one computes all of it: `kernels/layers.cu`. Was there one?
+fn in_layers(u: &Update<Adam>, program: &mut Program) -> bool {
+    let inside = |of: &View<f32>| of.start >= u.g.start && of.start + of.len <= u.g.end();
+    let fits = |layers: &Layers| {
+        let Layers {
+            dw0, dw1, dw2, dw3, ..
+        } = *layers;
+        let Layers {
+            db0, db1, db2, db3, ..
+        } = *layers;
+        let all = [dw0, dw1, dw2, dw3, db0, db1, db2, db3];
+        let mut trained = all.iter().filter(|gradient| gradient.len > 0);
+        let len: usize = trained.clone().map(|gradient| gradient.len).sum();
+        trained.all(inside) && len == u.g.len
+    };
+    let Some((grid, layers)) = program.take_layers(fits) else {
+        return false;
+    };
+    // Of what is not trained it does not matter.
+    let place = |of: View<f32>| of.start.saturating_sub(u.w.start) as i32;
+    let [adam_d, adam_v] = u.vectors();
+    let arguments = Layers {
+        now: u.now,
+        adam: 1,
+        adam_steps: u.coefficients,
+        places: LayerPlaces {
+            w0: place(layers.w0),
+            w1: place(layers.w1),
+            w2: place(layers.w2),
+            w3: place(layers.w3),
+            b0: place(layers.b0),
+            b1: place(layers.b1),
+            b2: place(layers.b2),
+            b3: place(layers.b3),
+        },
+        adam_d,
+        adam_v,
+        ..layers
+    };
+    kernels::layers(program, grid, arguments);
+    true
+}
+
 impl Method for Adam {
     type Coefficients = AdamStep;
     type Scalars = ();
@@ -191,7 +234,7 @@ impl Method for Adam {
                 largest,
                 n,
             );
-        } else {
+        } else if !in_layers(u, program) {
             kernels::adam(program, grid, u.now, u.coefficients, u.w, u.g, d, v, n);
         }
     }

@@ -492,4 +492,68 @@ mod tests {
             );
         }
     }
+
+    /// Keeps the weights.
+    #[derive(Default)]
+    struct Kept(std::sync::Mutex<Vec<u32>>);
+
+    impl Watch for Kept {
+        fn trained(&self, weights: &Snapshot<'_>) -> Result<()> {
+            let bits = weights.values.iter().map(|x| x.to_bits());
+            *self.0.lock().unwrap() = bits.collect();
+            Ok(())
+        }
+    }
+
+    /// Steps that are logged read the gradient before the update, which is a launch of its own then.
+    #[cfg(emulator)]
+    #[test]
+    fn adam_updates_layers_where_their_gradients_are_computed() {
+        use crate::data::random_bytes;
+        use crate::device::Schedule;
+
+        let adam = json!({"name": "adam", "lr": 0.01, "weight_decay": 0.1});
+        let clipped = json!({"name": "adam", "lr": 0.01, "grad_clip_norm": 1.0});
+        let (whole, halves) = (json!([]), json!([{"match": "bias", "weight_decay": 0}]));
+        let adamw = json!({"name": "adamw", "lr": 0.01, "weight_decay": 0.1});
+        let sgd = json!({"name": "sgd", "lr": 0.01});
+        let cases = [
+            (&adam, &whole, 18, "layers"),
+            (&adamw, &whole, 18, "layers"),
+            // More rows than are gathered there.
+            (&adam, &whole, 257, "layers"),
+            // Two updates, or a gradient that is clipped before.
+            (&adam, &halves, 18, "adam"),
+            (&clipped, &whole, 18, "adam"),
+            (&sgd, &whole, 18, "sgd"),
+        ];
+        for (opt, groups, batch_size, last) in cases {
+            let config = json!({
+                "dataset": "mnist", "dataset_kwargs": {"as_image": false}, "model": "mlp",
+                "model_kwargs": {"output_size": 7, "hidden_sizes": [33, 10], "bias": true},
+                "loss_func": "cross_entropy", "score_func": "cross_entropy_accuracy", "opt": opt, "groups": groups,
+                "batch_size": batch_size, "max_epoch": 1, "run_id": 0,
+            });
+            let config = RunConfig::from_json(config.as_object().unwrap()).unwrap();
+            let samples = [300.min(2 * batch_size), 2];
+            let data = random_bytes(&config, &[784], 7, samples).unwrap();
+            let plan = crate::train::EpochPlan::new(&config, &data, None).unwrap();
+            let step = plan.step();
+            assert_eq!(step.launches().last().unwrap().kernel.name, last, "{opt}");
+            if last != "layers" {
+                continue;
+            }
+            let trained = |schedule, log| {
+                let machine = Machine::emulator(schedule, None).unwrap();
+                let kept = Kept::default();
+                run(&config, &data, machine, None, log, &kept).unwrap();
+                kept.0.into_inner().unwrap()
+            };
+            let every = std::num::NonZeroUsize::MIN.into();
+            let expected = trained(Schedule::default(), Some(every));
+            for schedule in Schedule::all() {
+                assert!(trained(schedule, None) == expected, "{opt}, {schedule:?}");
+            }
+        }
+    }
 }

@@ -5,7 +5,6 @@
 //! takes the next entry. So all steps are the same program, of which a GPU takes many at a time, and what they report
 //! (step sizes, norms, losses and scores) is read after the epoch.
 
-use std::cell::Cell;
 use std::io;
 
 use super::Watch;
@@ -177,8 +176,7 @@ impl Trainer {
             n => Some(Accumulation::new(&mut machine, n, parameters)?),
         };
         let clock = Clock::default();
-        // How often its update goes over the parameters.
-        let one_step = |program: &mut Program| -> Result<f64> {
+        let one_step = |program: &mut Program| -> Result<()> {
             let plan = &plans.train;
             clock.emit(Mark::Step, program);
             for i in 0..accumulated {
@@ -194,38 +192,31 @@ impl Trainer {
             if let Some(layers) = &layers {
                 layers.emit_before(program, now, operands.w, operands.g);
             }
-            let passes_since =
-                |start: usize, program: &Program| passes(&program.calls()[start..], parameters);
-            let of_gradients = Cell::new(0.0);
             let gradient = |program: &mut Program| match accumulated {
-                1 => {
-                    let start = program.calls().len();
-                    plan.emit_again(now, program)?;
-                    of_gradients.update(|all| all + passes_since(start, program));
-                    Ok(())
-                }
+                1 => plan.emit_again(now, program),
                 _ => Err(Error::usage(
                     "accumulate_steps: a method with a second gradient (sam_rho) takes one batch a step; use a larger \
                      batch_size instead",
                 )),
             };
             clock.emit(Mark::Update, program);
-            let start = program.calls().len();
             optimizer.step(&operands, &gradient, program)?;
-            let of_update = passes_since(start, program) - of_gradients.get();
             clock.emit(Mark::End, program);
             if let Some(layers) = &layers {
                 layers.emit_after(program, now, operands.w);
             }
-            Ok(of_update)
+            Ok(())
         };
+        let mut update = Program::new(target);
+        optimizer.step(&operands, &|_| Ok(()), &mut update)?;
+        let mut update_passes = passes(update.calls(), parameters);
         let mut program = Program::new(target);
-        let mut update_passes = one_step(&mut program)?;
+        one_step(&mut program)?;
         let all_after = optimizer.after();
         let between = all_after.iter().map(|after| after.every as usize);
         let between = between.min().map_or(steps, |every| every.min(steps));
         let at_once = machine.steps_at_once(between, program.calls().len());
-        (1..at_once).try_for_each(|_| one_step(&mut program).map(drop))?;
+        (1..at_once).try_for_each(|_| one_step(&mut program))?;
         let mut train = vec![(machine.prepare(program)?, at_once)];
         if at_once > 1 && !(all_after.is_empty() && steps.is_multiple_of(at_once)) {
             let mut program = Program::new(target);

@@ -136,7 +136,7 @@ fn kernels_are_compared_with_the_cpu_on_the_emulator() {
     assert!(rows.all(|l| l["error"].as_f64().unwrap() < 1e-5));
     let report = bench(&folder, "--device emulator --filter mnist");
     let experiment = &report["experiments"][0];
-    assert!(experiment["kernels"].as_u64().unwrap() >= 2);
+    assert!(experiment["kernels"].as_u64().unwrap() >= 1);
     assert!(experiment["cannot"].is_null(), "{experiment}");
 }
 

@@ -2,7 +2,7 @@
 //! rows, and layers whose weights fit into the shared memory of one block.
 
 use super::Linear;
-use crate::device::gpu::kernels::{self, GatherBytes, LayerSizes};
+use crate::device::gpu::kernels::{self, GatherBytes, LayerPlaces, LayerSizes};
 use crate::device::gpu::{Grid, MOST_SHARED, PROCESSORS, Precision, counters_of};
 use crate::device::product::{grid, tiles};
 use crate::device::program::{ByteRange, doubles};
@@ -240,8 +240,13 @@ pub(super) fn emit(first: &Linear, io: &FwdSlots, program: &mut Program) {
         start: gather.df,
         gathered_x: gather.x,
         gathered_target: gather.y,
+        adam: 0,
+        adam_steps: View::default(),
+        places: LayerPlaces::default(),
+        adam_d: View::default(),
+        adam_v: View::default(),
     };
-    kernels::layers(program, grid, arguments);
+    program.layers(grid, arguments);
 }
 
 #[cfg(all(test, emulator))]
