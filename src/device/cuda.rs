@@ -59,6 +59,7 @@ pub(super) struct Cuda {
     /// Of kernels that are text.
     made: HashMap<Arc<str>, Made>,
     memory: Vec<sys::CUdeviceptr>,
+    pinned: Option<Pinned>,
     /// None where they were given back.
     programs: Vec<Option<Ready>>,
     /// Are launches parts of graphs? May they come while those before end? Do all wait for the one before?
@@ -68,6 +69,16 @@ pub(super) struct Cuda {
     /// Of programs, and of several that ran side by side.
     graphs: HashMap<Vec<usize>, sys::CUgraphExec>,
 }
+
+/// Memory of the host that the GPU reads by itself. Uploads are copied to it, and nobody waits for them.
+struct Pinned {
+    start: *mut u8,
+    /// Since somebody has waited.
+    used: usize,
+}
+
+/// Bytes of it: tables of an epoch fit.
+const PINNED: usize = 4 << 20;
 
 /// A program made ready.
 struct Ready {
@@ -398,6 +409,7 @@ impl Cuda {
             stream: stream.map_err(|e| failed(&format!("cannot open GPU {index}"), e))?,
             made: HashMap::new(),
             memory: Vec::new(),
+            pinned: None,
             programs: Vec::new(),
             uses_graphs: !is_set(NO_GRAPH),
             overlaps: is_set(OVERLAP),
@@ -424,6 +436,32 @@ impl Cuda {
     fn wait(&self) -> Result<()> {
         // SAFETY: the stream lives as long as we do.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed("wait", e))
+    }
+
+    /// A copy in pinned memory, which is good until the stream has been waited for; of no more than [`PINNED`] bytes.
+    fn pin(&mut self, bytes: &[u8]) -> Result<*const u8> {
+        let pinned = match &mut self.pinned {
+            Some(pinned) => pinned,
+            none => {
+                // SAFETY: an allocation, which drop frees.
+                let start = unsafe { result::malloc_host(PINNED, 0) };
+                let start = start.map_err(|e| failed("pinned memory", e))?.cast();
+                none.insert(Pinned { start, used: 0 })
+            }
+        };
+        if pinned.used + bytes.len() > PINNED {
+            // SAFETY: the stream lives as long as we do.
+            unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed("wait", e))?;
+            pinned.used = 0;
+        }
+        // SAFETY: so many bytes are left, which nobody reads any more.
+        let copy = unsafe {
+            let copy = pinned.start.add(pinned.used);
+            copy.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            copy
+        };
+        pinned.used += bytes.len().next_multiple_of(64);
+        Ok(copy)
     }
 
     /// Launches a kernel and waits for it.
@@ -678,10 +716,20 @@ impl Backend for Cuda {
             return Ok(());
         }
         self.gpu.enter()?;
-        // SAFETY: inside of an allocation; in the order of the stream, and `bytes` outlive the wait.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
-            .map_err(|e| failed("upload", e))?;
-        self.wait()
+        let fits = bytes.len() <= PINNED;
+        let from = if fits {
+            self.pin(bytes)?
+        } else {
+            bytes.as_ptr()
+        };
+        // SAFETY: inside of an allocation; in the order of the stream. A copy is kept as long as it is read, and `bytes` outlive
+        // the wait.
+        unsafe {
+            let from = std::slice::from_raw_parts(from, bytes.len());
+            result::memcpy_htod_async(address, from, self.stream)
+        }
+        .map_err(|e| failed("upload", e))?;
+        if fits { Ok(()) } else { self.wait() }
     }
 
     fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
@@ -778,6 +826,9 @@ impl Drop for Cuda {
                 let _ = result::module::unload(made.module);
             }
             let _ = result::stream::destroy(self.stream);
+            if let Some(Pinned { start, .. }) = self.pinned {
+                let _ = result::free_host(start.cast());
+            }
         }
     }
 }

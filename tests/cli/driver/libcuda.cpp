@@ -168,7 +168,7 @@ Table<Function> functions{"functions", {}};
 Table<Graph> graphs{"graphs", {}}, executables{"executable graphs", {}};
 Table<Stream> streams{"streams", {}};
 Table<Event> events{"events", {}};
-Table<Memory> memory{"allocations", {}};
+Table<Memory> memory{"allocations", {}}, pinned{"pinned allocations", {}};
 std::map<std::string, long> calls;
 long allocations = 0, launches = 0, graph_edges = 0;
 std::string broken;
@@ -500,7 +500,7 @@ struct AtExit {
     auto left = [&](auto& table) {
       if (!table.all.empty()) fprintf(file, "left: %zu %s\n", table.all.size(), table.what);
     };
-    left(graphs), left(executables), left(streams), left(events), left(memory);
+    left(graphs), left(executables), left(streams), left(events), left(memory), left(pinned);
     fclose(file);
   }
 } at_exit;
@@ -839,6 +839,30 @@ int cuMemFree_v2(uint64_t address) {
     wrong(ILLEGAL_ADDRESS, "bytes %s device memory were written", side < 0 ? "before" : "behind");
   emulated_free(reinterpret_cast<void*>(address));
   memory.all.erase(address);
+  return SUCCESS;
+}
+
+int cuMemHostAlloc(void** start, size_t bytes, unsigned flags) {
+  ENTER();
+  if (!bytes || flags) return wrong(INVALID_VALUE, "cuMemHostAlloc of %zu bytes with flags %u", bytes, flags);
+  void* made = emulated_alloc(bytes, "pinned memory");
+  if (!made) return OUT_OF_MEMORY;
+  *start = made;
+  pinned.all[uint64_t(made)] = Memory{current, bytes};
+  return SUCCESS;
+}
+
+int cuMemFreeHost(void* start) {
+  ENTER();
+  FIND(pinned, block, uint64_t(start));
+  (void)block;
+  for (auto& [_, stream] : streams.all)
+    if (stream.context == current && !stream.queue.empty())
+      return wrong(ILLEGAL_STATE, "pinned memory is given back that a stream may read");
+  if (int side = emulated_check(start))
+    wrong(ILLEGAL_ADDRESS, "bytes %s pinned memory were written", side < 0 ? "before" : "behind");
+  emulated_free(start);
+  pinned.all.erase(uint64_t(start));
   return SUCCESS;
 }
 
