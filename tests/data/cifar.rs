@@ -1,7 +1,7 @@
 //! `cifar10`, `cifar100` and `imagenet32`, on small files made here in each of their formats.
 
 use super::pickle::python2_batch;
-use super::{all, corrupt, data_command, gather, load, offline, put};
+use super::{all, corrupt, data_command, gather, load, offline, put, put_later};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -248,7 +248,7 @@ fn imagenet32_counts_from_one_and_crops_first() {
         (1001, "label 0 is 1001 (expected 1 to 1000)"),
     ] {
         let batch = python2_batch(2, "labels", &[label], &[1, 3072], &planes(0));
-        set.put("imagenet32/train/train_data_batch_7", &batch);
+        put_later(set.path(), "imagenet32/train/train_data_batch_7", &batch);
         corrupt(set.try_load(), &["train_data_batch_7", refused]);
     }
 }
@@ -348,8 +348,12 @@ fn damaged_files_are_named() {
 fn shards_follow_the_files_and_are_checked() {
     let set = ImageSet::cifar10(&[2; 5], 2);
     let (x, _) = gather(&set.load().train, &[3]);
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    set.put("cifar-10-batches-bin/data_batch_2.bin", &records(7..9, 10));
+    let changed = records(7..9, 10);
+    put_later(
+        set.path(),
+        "cifar-10-batches-bin/data_batch_2.bin",
+        &changed,
+    );
     let (changed, _) = gather(&set.load().train, &[3]);
     assert_ne!(x, changed);
     let shard = set.path().join("shards/cifar10-train.shard");

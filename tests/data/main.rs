@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use stepback_native::data::fetch::Options;
 use stepback_native::data::{Library, Loader, Origin, Pair, ROWS, Request, Split};
 use stepback_native::error::{Error, Kind, Result};
@@ -68,6 +69,15 @@ fn put(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, bytes).unwrap();
     path
+}
+
+/// Puts other content into a file, whose time is another one then: at once, the clock of the file system may give it the same.
+fn put_later(dir: &Path, name: &str, bytes: &[u8]) {
+    let before = fs::metadata(dir.join(name)).unwrap().modified().unwrap();
+    let file = fs::File::options().append(true).open(put(dir, name, bytes));
+    file.unwrap()
+        .set_modified(before + Duration::from_secs(1))
+        .unwrap();
 }
 
 /// Runs the program's `data` subcommand.

@@ -1,6 +1,6 @@
 //! `mnist` and the life of shards, on small IDX files made here.
 
-use super::{all, corrupt, gather, load, offline, put};
+use super::{all, corrupt, gather, load, offline, put, put_later};
 use serde_json::json;
 use std::fs;
 use std::io::Write;
@@ -151,11 +151,7 @@ fn shards_follow_the_raw_files() {
     let dir = small_mnist();
     let shard = dir.path().join("shards/mnist-train.shard");
     let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&shard).unwrap());
-    // File systems tell times apart by a few milliseconds at best.
-    let change_labels = |labels: &[u8]| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        put(dir.path(), TRAIN_LABELS, labels);
-    };
+    let change_labels = |labels: &[u8]| put_later(dir.path(), TRAIN_LABELS, labels);
     let first = mnist(dir.path()).unwrap();
     let made = (inode(), fs::read(&shard).unwrap());
     mnist(dir.path()).unwrap();
@@ -241,7 +237,7 @@ fn a_shard_changed_while_it_is_read_is_an_error_after_the_run() {
     mnist(dir.path()).unwrap();
     let before = fs::read(&path).unwrap();
     let with_other_labels = |label: u8| {
-        put(dir.path(), TRAIN_LABELS, &idx(1, &[40], &[label; 40]));
+        put_later(dir.path(), TRAIN_LABELS, &idx(1, &[40], &[label; 40]));
         mnist(dir.path()).unwrap();
         fs::read(&path).unwrap()
     };
@@ -364,7 +360,7 @@ fn what_is_no_file_is_refused_at_once() {
         if name == "shards/.lock" {
             // Nothing is made as long as nothing has changed.
             mnist(dir.path()).unwrap();
-            put(dir.path(), TRAIN_LABELS, &idx(1, &[40], &[3; 40]));
+            put_later(dir.path(), TRAIN_LABELS, &idx(1, &[40], &[3; 40]));
         }
         let e = mnist(dir.path()).err().unwrap();
         assert!(matches!(e.kind, Kind::Io | Kind::CannotCreate), "{e}");
