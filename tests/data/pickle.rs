@@ -200,7 +200,7 @@ fn numbers_of_numpy_are_integers() {
 fn refused(bytes: &[u8]) -> String {
     let begin = Instant::now();
     let error = Pickle::parse(bytes).map(|_| ()).expect_err("refused");
-    assert!(begin.elapsed() < Duration::from_secs(5), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(60), "{error}");
     error
 }
 
