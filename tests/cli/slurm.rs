@@ -1,8 +1,7 @@
 //! `slurm`: the script that it writes, run as Slurm would, and an `sbatch` that fails in every way.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::common::program::{Folder, Ran, runs_in, send, without_times};
@@ -24,8 +23,15 @@ fn folder(config: &Value, sbatch: &str) -> Folder {
         ("sbatch", sbatch),
         ("scontrol", "echo \"$@\" >> scontrol.log"),
     ] {
-        let path = folder.write(&format!("bin/{name}"), format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        let text = folder.write(&format!("{name}.sh"), format!("#!/bin/sh\n{script}\n"));
+        fs::create_dir_all(folder.path("bin")).unwrap();
+        // What somebody has open for writing cannot be run. What we open, a process that another test starts has open for a
+        // moment longer.
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).arg(&text);
+        let installed = install.arg(folder.path("bin").join(name)).status();
+        assert!(installed.unwrap().success());
+        fs::remove_file(text).unwrap();
     }
     folder
 }

@@ -1,6 +1,9 @@
 //! The command line: help, bad input with its exit code and message, and stdout that goes away.
 
 use std::fs::{self, File};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -635,6 +638,14 @@ fn a_full_disk_is_an_error() {
     }
 }
 
+/// What nobody reads any more, as a pipe whose other end is closed: that may still be open for a moment in a process that
+/// another test starts.
+fn closed() -> OwnedFd {
+    let (other, ours) = UnixStream::pair().unwrap();
+    other.shutdown(Shutdown::Both).unwrap();
+    ours.into()
+}
+
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let folder = Folder::new();
@@ -649,10 +660,8 @@ fn a_closed_pipe_ends_quietly() {
         "train -q good.json --overwrite",
         "train -q good.json --dry-run",
     ] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
         let mut command = folder.command(arguments);
-        let ran: Ran = command.stdout(writer).output().unwrap().into();
+        let ran: Ran = command.stdout(closed()).output().unwrap().into();
         assert_eq!(ran.code(141).stderr, "", "{arguments}");
     }
     // What was finished is kept.
@@ -663,17 +672,12 @@ fn a_closed_pipe_ends_quietly() {
 fn nobody_has_to_read_stderr() {
     let folder = Folder::new();
     folder.config("good", &linear());
-    let gone = || {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        writer
-    };
     let full = || File::options().write(true).open("/dev/full").unwrap();
     for (arguments, code) in [
         ("train good.json -v --overwrite", 0),
         ("train none.json", 2),
     ] {
-        for stderr in [Stdio::from(gone()), Stdio::from(full())] {
+        for stderr in [Stdio::from(closed()), Stdio::from(full())] {
             let ran: Ran = (folder.command(arguments).stderr(stderr))
                 .output()
                 .unwrap()
