@@ -178,7 +178,7 @@ fn share(
 
 #[test]
 fn processes_share_a_sweep_whoever_is_killed() {
-    let kills = share(12, 30, 60, 4, 12, 1);
+    let kills = share(12, 210, 420, 4, 12, 1);
     assert!(kills > 0);
 }
 
@@ -313,12 +313,13 @@ fn a_process_of_another_machine_is_judged_by_its_signs_of_life() {
 
 #[test]
 fn a_folder_that_is_moved_or_removed_loses_no_run() {
-    let config = sweep(4, 500);
+    let config = sweep(2, 2000);
     let expected = undisturbed(&config);
     for moves in [true, false] {
         let folder = folder(&config);
         let mut process = begun(&folder, "");
-        process.trains(700);
+        // In its second run, and it does not come to the end of that, where it would write, until somebody reads what it says.
+        process.trains(2100);
         match moves {
             true => fs::rename(folder.path("output"), folder.path("moved")).unwrap(),
             // It may be adding to it.

@@ -91,10 +91,10 @@ fn a_sweep_is_seen_from_outside() {
 #[test]
 fn a_sweep_is_watched_to_its_end() {
     let folder = Folder::new();
-    folder.config("sweep", &sweep(4, 500));
+    folder.config("sweep", &sweep(4, 1000));
     let mut trains = folder.command("train sweep.json -v --threads 1");
     let mut trains = trains.stderr(Stdio::piped()).spawn().unwrap();
-    // It does not come far as long as nobody reads what it says.
+    // It does not come to the end of its first run as long as nobody reads what it says: that does not fit into a pipe.
     let mut told = BufReader::new(trains.stderr.take().unwrap()).lines();
     assert!(told.any(|line| line.unwrap().contains(" epoch ")));
     let mut watches = folder.command("status sweep --watch=0.01");
