@@ -37,17 +37,24 @@ pub fn listen() -> Result<()> {
     static ONCE: Once = Once::new();
     let mut outcome = Ok(());
     let all = [SIGINT, SIGTERM, SIGUSR1];
-    ONCE.call_once(|| outcome = all.into_iter().try_for_each(register));
+    ONCE.call_once(|| {
+        outcome = all.into_iter().try_for_each(register);
+        // One that came in between.
+        if received().is_some() {
+            stop::flag().store(true, Ordering::Relaxed);
+        }
+    });
     outcome.map_err(|e| Error::new(Kind::Io, format!("cannot handle signals: {e}")))
 }
 
 fn register(signal: i32) -> std::io::Result<()> {
+    // This comes first: from here on the signal does not end the process any more, and must not be lost.
+    flag::register_usize(signal, SIGNAL.clone(), signal as usize)?;
     if signal != SIGUSR1 {
         // Order matters: the second signal finds the flag set by the first.
         flag::register_conditional_shutdown(signal, 128 + signal, ASKED.clone())?;
         flag::register(signal, ASKED.clone())?;
     }
     flag::register(signal, stop::flag().clone())?;
-    flag::register_usize(signal, SIGNAL.clone(), signal as usize)?;
     Ok(())
 }
