@@ -148,6 +148,7 @@ static void set_timer(unsigned ms) {
   if (!handling.has_timer) return;
   itimerspec when = {};
   when.it_value = {time_t(ms / 1000), long(ms % 1000) * 1000000};
+  when.it_interval = when.it_value;  // one that comes between two blocks says nothing
   timer_settime(handling.timer, 0, &when, nullptr);
 }
 
