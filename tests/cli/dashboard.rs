@@ -230,6 +230,13 @@ fn a_browser_shows_sweeps_while_they_are_trained() {
     };
     let mut trains = start(train);
     let mut begun = start("train begun.json -q --threads 1");
+    // What the page shows open goes by what is trained when it first looks.
+    for (id, trains) in [("sweep", &mut trains), ("begun", &mut begun)] {
+        while !(folder.run(&format!("status {id}")).stdout).contains(" 1 running") {
+            assert!(trains.try_wait().unwrap().is_none(), "{id} has ended");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
     let dashboard = Dashboard::of(&folder, "output");
     browser.open(&dashboard.address);
     let until = |script: &str, expected: Value| {
