@@ -146,7 +146,8 @@ fn no_kill_loses_a_finished_run() {
     let config = sweep(24, 20);
     let begin = Instant::now();
     let expected = undisturbed(&config);
-    let whole_sweep = begin.elapsed().as_micros() as u64;
+    // Where the machine is so busy that it takes longer, a hundred kills would take minutes.
+    let whole_sweep = begin.elapsed().as_micros().min(300_000) as u64;
     let mut generator = Generator::new(1);
     let mut kills = 0;
     while kills < 100 {
