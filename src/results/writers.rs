@@ -337,7 +337,7 @@ impl Writer {
     pub fn others(&self) -> io::Result<Vec<(String, About)>> {
         let shared = &self.shared;
         let mut others = Vec::new();
-        for name in names(&shared.folder)? {
+        for name in names_if_any(&shared.folder)? {
             let Some(name) = name.strip_suffix(WRITER).and_then(|n| n.strip_suffix('.')) else {
                 continue;
             };
@@ -354,7 +354,7 @@ impl Writer {
 
     /// Is no other process there, not even a dead one that nobody has dismissed?
     pub fn is_alone(&self) -> io::Result<bool> {
-        let names = names(&self.shared.folder)?;
+        let names = names_if_any(&self.shared.folder)?;
         let other = |name: &String| name.ends_with(WRITER) && !name.starts_with(&self.shared.name);
         Ok(!names.iter().any(other))
     }
@@ -431,7 +431,7 @@ impl Writer {
 
     /// Removes what dead processes have left in the folder, for who holds the lock.
     pub fn tidy(&self) -> io::Result<()> {
-        for name in names(&self.shared.folder)? {
+        for name in names_if_any(&self.shared.folder)? {
             let mut parts = name.split('.');
             if name.ends_with(ENTERING) {
                 // Of one that is alive it is made again.
@@ -515,8 +515,10 @@ impl Shared {
     fn beat(&self) {
         // If it cannot be written for long, others take the claims.
         let _ = self.publish(&mut lock(&self.about));
+        let gone = |path: &Path| matches!(fs::exists(path), Ok(false));
         for (place, lost) in &*lock(&self.claims) {
-            if matches!(fs::exists(place.join(&self.name)), Ok(false)) {
+            // Somebody may also have moved or removed all of them: then nobody else has any.
+            if gone(&place.join(&self.name)) && !place.parent().is_some_and(gone) {
                 lost.store(true, Ordering::Relaxed);
             }
         }
@@ -624,15 +626,18 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// As [`names`], none if there is no such folder: somebody may have moved or removed it.
+fn names_if_any(folder: &Path) -> io::Result<Vec<String>> {
+    match names(folder) {
+        Err(e) if files::absent(&e) => Ok(Vec::new()),
+        outcome => outcome,
+    }
+}
+
 /// The processes in the folder of a file that somebody looks at, with their names: all but those that are known to be dead.
 pub fn at_work(folder: &Path) -> io::Result<Vec<(String, About)>> {
-    let names = match names(folder) {
-        Ok(names) => names,
-        Err(e) if files::absent(&e) => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
     let mut all = Vec::new();
-    for name in names {
+    for name in names_if_any(folder)? {
         if let Some(name) = name.strip_suffix(WRITER).and_then(|n| n.strip_suffix('.'))
             && let Ok(bytes) = files::read(&folder.join(name).with_extension(WRITER))
         {
@@ -643,4 +648,34 @@ pub fn at_work(folder: &Path) -> io::Result<Vec<(String, About)>> {
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_lost_to_others_not_with_the_folder_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writers, runs) = (dir.path().join("writers"), dir.path().join("runs"));
+        fs::create_dir(&runs).unwrap();
+        let writer = Writer::new(writers.clone(), SILENCE).unwrap();
+        let claimed = || match writer.claim(&runs.join("a.claim"), &["a"]).unwrap() {
+            Claimed::Mine(claim) => claim,
+            Claimed::Held(name) => panic!("{name} has it"),
+        };
+        let claim = claimed();
+        fs::remove_dir_all(&writers).unwrap();
+        fs::rename(&runs, dir.path().join("moved")).unwrap();
+        writer.shared.beat();
+        assert!(!claim.is_lost());
+        assert!(writer.is_alone().unwrap() && writer.others().unwrap().is_empty());
+        writer.tidy().unwrap();
+        drop(claim);
+        fs::create_dir(&runs).unwrap();
+        let claim = claimed();
+        fs::remove_dir_all(runs.join("a.claim")).unwrap();
+        writer.shared.beat();
+        assert!(claim.is_lost());
+    }
 }

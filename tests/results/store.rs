@@ -651,6 +651,27 @@ fn a_process_that_was_counted_as_dead_loses_nothing_of_the_others() {
 }
 
 #[test]
+fn runs_are_claimed_where_the_folder_was_that_somebody_has_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let store = open(&out);
+    settle(&store, 0..4);
+    add(&store, 0, &run(0)).unwrap();
+    for (runs, moved) in [(vec![1], "once"), (vec![2, 3], "twice")] {
+        fs::rename(&out, dir.path().join(moved)).unwrap();
+        let (turns, claim) = claim_all(&store, runs.clone());
+        assert!(turns.iter().all(|turn| *turn == Turn::Mine), "{turns:?}");
+        let results: Vec<_> = runs.into_iter().map(|i| (i, run(i))).collect();
+        let results: Vec<_> = results.iter().map(|(i, run)| (*i, run)).collect();
+        add_all(&store, &results).unwrap();
+        claim.unwrap().done();
+    }
+    drop(store);
+    assert_eq!(read(&out), file_of(&[0, 1, 2, 3]));
+    assert_eq!(names(&out), ["x.json"]);
+}
+
+#[test]
 fn runs_of_two_problems_do_not_meet_even_before_the_first_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let of = |model: &str| {
