@@ -99,7 +99,10 @@ fn completed(script: &str, words: &[&str]) -> Vec<String> {
         before.join(" "),
         before.last().unwrap(),
     );
-    let output = Command::new("bash").arg("-c").arg(press).output().unwrap();
+    let mut bash = Command::new("bash");
+    // It warns of locales that are not there.
+    bash.args(["-c", &press]).env("LC_ALL", "C");
+    let output = bash.output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && errors.is_empty(), "{errors}");
     let text = String::from_utf8(output.stdout).unwrap();
