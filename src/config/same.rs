@@ -1,8 +1,8 @@
 //! Which values are equal: as the reference compares them, and within one config.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 
+use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
 use super::RunConfig;
@@ -12,59 +12,62 @@ use super::text::{child, item};
 
 /// JSON text that two values share exactly if they are equal: keys sorted, `1` and `1.0` alike.
 pub fn canonical(value: &Value) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     write(value, &mut text);
-    text
+    String::from_utf8(text).expect("JSON")
 }
 
 /// As [`canonical`] of an object that has these entries, sorted by their keys.
 pub fn canonical_object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     write_object(entries, &mut text);
-    text
+    String::from_utf8(text).expect("JSON")
 }
 
-fn write_object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, out: &mut String) {
-    out.push('{');
+fn write_object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, out: &mut Vec<u8>) {
+    out.push(b'{');
     for (key, item) in entries {
-        let _ = write!(out, "{}:", Value::from(key.as_str()));
+        plain(key, out);
+        out.push(b':');
         write(item, out);
-        out.push(',');
+        out.push(b',');
     }
-    out.push('}');
+    out.push(b'}');
 }
 
-fn write(value: &Value, out: &mut String) {
+fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Number(number) => write_number(number, out),
         Value::Array(items) => {
-            out.push('[');
+            out.push(b'[');
             for item in items {
                 write(item, out);
-                out.push(',');
+                out.push(b',');
             }
-            out.push(']');
+            out.push(b']');
         }
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_unstable_by_key(|(key, _)| *key);
             write_object(entries.into_iter(), out);
         }
-        other => {
-            let _ = write!(out, "{other}");
-        }
+        other => plain(other, out),
     }
 }
 
-fn write_number(number: &Number, out: &mut String) {
+fn write_number(number: &Number, out: &mut Vec<u8>) {
     // No JSON integer reaches 2^64 (the reader makes it a double), so larger ones need no care.
     let whole = number
         .as_f64()
         .filter(|x| number.is_f64() && x.fract() == 0.0 && x.abs() < 2f64.powi(64));
-    let _ = match whole {
-        Some(x) => write!(out, "{}", x as i128),
-        None => write!(out, "{number}"),
-    };
+    match whole {
+        Some(x) => plain(&(x as i128), out),
+        None => plain(number, out),
+    }
+}
+
+fn plain(value: &impl Serialize, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value).expect("memory takes all");
 }
 
 /// The paths of choices, or of runs, that stand twice in a config and so make two runs the same.

@@ -200,12 +200,9 @@ pub fn repr(x: f64) -> String {
 
 fn write_repr(out: &mut String, x: f64) {
     // The shortest decimal that reads back as `x`, the nearest of these, and of two that are equally near the even one, as in
-    // Python. The longest is as -1.2345678901234567e-300.
-    let mut text = [0; 32];
-    let mut rest = &mut text[..];
-    serde_json::to_writer(&mut rest, &x).expect("room for any double");
-    let left = rest.len();
-    let text = str::from_utf8(&text[..32 - left]).expect("ASCII");
+    // Python.
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(x);
     if x.abs() >= 1e-4 || x == 0.0 {
         return out.push_str(text);
     }
@@ -229,7 +226,8 @@ fn write_repr(out: &mut String, x: f64) {
 fn write_string(out: &mut String, s: &str) {
     out.push('"');
     let plain = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
-    if s.bytes().all(plain) {
+    // All bytes are looked at: nearly all strings are short and plain.
+    if s.bytes().fold(true, |all, b| all & plain(b)) {
         out.push_str(s);
         out.push('"');
         return;
