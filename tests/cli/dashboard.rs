@@ -239,11 +239,7 @@ fn a_browser_shows_sweeps_while_they_are_trained() {
     }
     let dashboard = Dashboard::of(&folder, "output");
     browser.open(&dashboard.address);
-    let until = |script: &str, expected: Value| {
-        while browser.script(&format!("return {script}")) != expected {
-            thread::sleep(Duration::from_millis(50));
-        }
-    };
+    let until = |script: &str, expected: Value| browser.until(script, &expected);
     until(
         "[...document.querySelectorAll('h2')].map(h => h.textContent).slice(0, 3)",
         json!(["begun", "other", "sweep"]),

@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -35,7 +37,7 @@ impl Browser {
             Some(rest.trim_end_matches('.').to_owned())
         })?;
         // chromedriver must be able to go on writing.
-        std::thread::spawn(move || lines.for_each(drop));
+        thread::spawn(move || lines.for_each(drop));
         let base = format!("http://127.0.0.1:{port}/session");
         let mut browser = Browser {
             driver,
@@ -84,8 +86,20 @@ impl Browser {
     /// Shows a page, once all of it is there: the driver may come back earlier.
     pub fn open(&self, address: &str) {
         self.post("url", json!({"url": address}));
-        while self.script("return document.readyState") != "complete" {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        self.until("document.readyState", &json!("complete"));
+    }
+
+    /// Waits until an expression is this; not for ever.
+    pub fn until(&self, expression: &str, expected: &Value) {
+        let begin = Instant::now();
+        loop {
+            let value = self.script(&format!("return {expression}"));
+            if value == *expected {
+                return;
+            }
+            let waits = begin.elapsed() < Duration::from_secs(120);
+            assert!(waits, "{expression} is {value} and not {expected}");
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
