@@ -269,7 +269,6 @@ KERNEL(layers, 256, const float* x, float* w0, float* w1, float* w2, float* w3, 
     }
   }
   copy_commit();
-  if (adam && threadIdx.x == 32) *adam_step = adam_steps[(channels > 0 ? steps[entry] : *now).slot];
   if (threadIdx.x == 0) {
     next[0] = first;
     upstream[0] = start;
@@ -328,6 +327,7 @@ KERNEL(layers, 256, const float* x, float* w0, float* w1, float* w2, float* w3, 
       const int place = threadIdx.x, row = (task - ends[0]) * s.group + place;
       if (channels > 0 && place < s.group && row < s.rows) gathered_target[row] = classes[row];
     } else {
+      if (adam && threadIdx.x == 32) *adam_step = adam_steps[(channels > 0 ? steps[entry] : *now).slot];
       wait_for(counters + GROUPS_DONE, groups);
       gradient(layers, s, task - ends[1], tf32, update);
     }

@@ -73,7 +73,7 @@ pub(super) struct Cuda {
 /// Memory of the host that the GPU reads by itself. Uploads are copied to it, and nobody waits for them.
 struct Pinned {
     start: *mut u8,
-    /// Since somebody has waited.
+    /// Bytes, since there was no more room and somebody waited.
     used: usize,
 }
 
