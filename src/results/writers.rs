@@ -337,7 +337,7 @@ impl Writer {
     pub fn others(&self) -> io::Result<Vec<(String, About)>> {
         let shared = &self.shared;
         let mut others = Vec::new();
-        for name in names_if_any(&shared.folder)? {
+        for name in names(&shared.folder)? {
             let Some(name) = name.strip_suffix(WRITER).and_then(|n| n.strip_suffix('.')) else {
                 continue;
             };
@@ -354,7 +354,7 @@ impl Writer {
 
     /// Is no other process there, not even a dead one that nobody has dismissed?
     pub fn is_alone(&self) -> io::Result<bool> {
-        let names = names_if_any(&self.shared.folder)?;
+        let names = names(&self.shared.folder)?;
         let other = |name: &String| name.ends_with(WRITER) && !name.starts_with(&self.shared.name);
         Ok(!names.iter().any(other))
     }
@@ -431,7 +431,7 @@ impl Writer {
 
     /// Removes what dead processes have left in the folder, for who holds the lock.
     pub fn tidy(&self) -> io::Result<()> {
-        for name in names_if_any(&self.shared.folder)? {
+        for name in names(&self.shared.folder)? {
             let mut parts = name.split('.');
             if name.ends_with(ENTERING) {
                 // Of one that is alive it is made again.
@@ -616,9 +616,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The names in a folder that are text.
+/// The names in a folder that are text; none if there is no such folder: somebody may have moved or removed it.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = fs::read_dir(folder)?;
+    let entries = match fs::read_dir(folder) {
+        Err(e) if files::absent(&e) => return Ok(Vec::new()),
+        entries => entries?,
+    };
     let mut names = Vec::new();
     for entry in entries {
         names.extend(entry?.file_name().into_string());
@@ -626,18 +629,10 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// As [`names`], none if there is no such folder: somebody may have moved or removed it.
-fn names_if_any(folder: &Path) -> io::Result<Vec<String>> {
-    match names(folder) {
-        Err(e) if files::absent(&e) => Ok(Vec::new()),
-        outcome => outcome,
-    }
-}
-
 /// The processes in the folder of a file that somebody looks at, with their names: all but those that are known to be dead.
 pub fn at_work(folder: &Path) -> io::Result<Vec<(String, About)>> {
     let mut all = Vec::new();
-    for name in names_if_any(folder)? {
+    for name in names(folder)? {
         if let Some(name) = name.strip_suffix(WRITER).and_then(|n| n.strip_suffix('.'))
             && let Ok(bytes) = files::read(&folder.join(name).with_extension(WRITER))
         {
