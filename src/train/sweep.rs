@@ -41,7 +41,7 @@ pub trait Progress: Sync {
     fn part(&self, _run: usize, _epoch: usize, _part: f64) {}
     fn epoch(&self, _run: usize, _done: &Epoch) {}
     /// The run is on disk.
-    fn finished(&self, _run: usize, _result: &RunResult) {}
+    fn finished(&self, _run: usize, _result: RunResult) {}
     /// Something went wrong, and the run goes on.
     fn warned(&self, _run: usize, _what: &str) {}
     /// The run could not be trained to its end; the others go on.
@@ -355,9 +355,6 @@ pub fn sweep(
                 true => claim.done(),
                 false => drop(claim),
             }
-            for (turn, result) in &results {
-                progress.finished(*turn, result);
-            }
             // Of runs that have failed nothing is known, and those that went on from a checkpoint took longer than now.
             let epochs = results.iter().flat_map(|(_, result)| &result.history);
             let of_epochs = epochs.map(|e| e.train_epoch_time + e.eval_epoch_time);
@@ -366,6 +363,9 @@ pub fn sweep(
                 like: turns[0],
                 seconds: mean.max(of_epochs),
             });
+            for (turn, result) in results {
+                progress.finished(turn, result);
+            }
             // Only now: see `writers.rs`.
             lock(&queue.held).extend(turns[begun..].iter().copied().chain(held));
         }
@@ -496,9 +496,9 @@ impl Queue<'_> {
         let left = self.pending.len() - begin;
         let several = pace.map_or(1, |pace| {
             let worth = (WORTH.as_secs_f64() / pace.seconds) as usize;
-            let like = &self.pending[pace.like].config;
+            let time = what_takes_time(&self.pending[pace.like].config);
             let alike = self.pending[begin..].iter().take(worth);
-            let alike = alike.take_while(|run| take_as_long(&run.config, like));
+            let alike = alike.take_while(|run| what_takes_time(&run.config) == time);
             // In the end there is something for everybody.
             alike.count().min(left / (2 * self.workers))
         });
@@ -507,32 +507,28 @@ impl Queue<'_> {
     }
 }
 
-/// Do two runs differ in learning rate and seed only?
-fn take_as_long(a: &RunConfig, b: &RunConfig) -> bool {
-    fn rest(run: &RunConfig) -> impl PartialEq + '_ {
-        let RunConfig {
-            dataset,
-            dataset_kwargs,
-            model,
-            model_kwargs,
-            loss_func,
-            score_func,
-            opt,
-            groups,
-            batch_size,
-            max_epoch,
-            run_id: _,
-        } = run;
-        (
-            [dataset, model, loss_func, score_func],
-            [dataset_kwargs, model_kwargs],
-            opt.iter()
-                .filter(|(key, _)| *key != "lr")
-                .collect::<Vec<_>>(),
-            (groups, batch_size, max_epoch),
-        )
-    }
-    rest(a) == rest(b)
+/// All of a run that decides how long it takes: what is beside learning rate and seed.
+fn what_takes_time(run: &RunConfig) -> impl PartialEq + '_ {
+    let RunConfig {
+        dataset,
+        dataset_kwargs,
+        model,
+        model_kwargs,
+        loss_func,
+        score_func,
+        opt,
+        groups,
+        batch_size,
+        max_epoch,
+        run_id: _,
+    } = run;
+    let opt = opt.iter().filter(|(key, _)| *key != "lr");
+    (
+        [dataset, model, loss_func, score_func],
+        [dataset_kwargs, model_kwargs],
+        opt.collect::<Vec<_>>(),
+        (groups, batch_size, max_epoch),
+    )
 }
 
 /// One run, with the optimal value where there is one.
@@ -674,7 +670,7 @@ mod tests {
         fn started(&self, _: usize, _: &RunConfig) {
             self.started.fetch_add(1, Ordering::Relaxed);
         }
-        fn finished(&self, _: usize, _: &RunResult) {
+        fn finished(&self, _: usize, _: RunResult) {
             self.finished.fetch_add(1, Ordering::Relaxed);
         }
         fn failed(&self, _: usize, error: &Error) {

@@ -244,14 +244,14 @@ impl sweep::Progress for Report<'_> {
         }
     }
 
-    fn finished(&self, run: usize, result: &RunResult) {
+    fn finished(&self, run: usize, result: RunResult) {
         self.finished.fetch_add(1, Ordering::Relaxed);
         self.show_count();
         if self.options.json {
-            let line = json_lines::run(&self.job.experiment.id, result);
+            let line = json_lines::run(&self.job.experiment.id, &result);
             self.must(print::json(&line));
         }
-        lock(&self.results).push((run, result.clone()));
+        lock(&self.results).push((run, result));
     }
 
     fn elsewhere(&self, run: usize, what: Elsewhere) {
