@@ -300,7 +300,7 @@ pub(super) fn for_each_run(
     })
     .map_err(|e| match refused {
         true => Error::corrupt(format!("{}: {e}", path.display())),
-        false => not_whole(path, &e),
+        false => not_whole(path, &text, &e),
     })
 }
 
@@ -315,14 +315,19 @@ pub(super) fn count_runs(path: &Path, loose: &Loose) -> Result<usize> {
         })?;
         return Ok(count);
     }
-    json::count_items(&read_text(path)?).map_err(|e| not_whole(path, &e))
+    let text = read_text(path)?;
+    json::count_items(&text).map_err(|e| not_whole(path, &text, &e))
 }
 
-fn not_whole(path: &Path, cause: &json::SyntaxError) -> Error {
-    Error::corrupt(format!(
-        "{}: {cause}; is it a whole output file, and not being written at this moment?",
-        path.display()
-    ))
+fn not_whole(path: &Path, text: &str, cause: &json::SyntaxError) -> Error {
+    let hint = match text.trim_start().starts_with('{') {
+        true => format!(
+            "is it a config? its experiment is called {}",
+            file::stem(path)
+        ),
+        false => "is it a whole output file, and not being written at this moment?".to_owned(),
+    };
+    Error::corrupt(format!("{}: {cause}; {hint}", path.display()))
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String> {

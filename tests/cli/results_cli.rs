@@ -525,7 +525,10 @@ fn files_that_are_no_outputs_are_named() {
     let folder = Folder::new();
     for (text, what) in [
         ("text", "line 1 column 1"),
-        ("{}", "expected '['"),
+        (
+            "{}",
+            "expected '[' and the list of runs; is it a config? its experiment is called x",
+        ),
         ("[3]", "not a run"),
         ("[{\"config\": {}}]", "not a run"),
         ("[]", "no runs"),
