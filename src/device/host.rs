@@ -1,14 +1,15 @@
 //! The CPU as a machine: its buffers are memory of this process, its programs lists of functions.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
 use super::machine::Backend;
 use super::program::{Call, HostCall};
 use crate::error::Result;
 
-/// Buffers begin at cache lines.
-const ALIGN: usize = 64;
+/// Buffers begin at cache lines, large ones at huge pages.
+const CACHE_LINE: usize = 64;
+const HUGE_PAGE: usize = 1 << 21;
 
 #[derive(Default)]
 pub(super) struct Host {
@@ -29,9 +30,22 @@ unsafe impl Send for Block {}
 impl Block {
     /// Zeros; none if there is no memory.
     fn new(bytes: usize) -> Option<Block> {
-        let layout = Layout::from_size_align(bytes.max(1), ALIGN).ok()?;
+        let align = match bytes {
+            HUGE_PAGE.. => HUGE_PAGE,
+            _ => CACHE_LINE,
+        };
+        let layout = Layout::from_size_align(bytes.max(1), align).ok()?;
         // SAFETY: not of size 0.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let start = NonNull::new(unsafe { alloc(layout) })?;
+        // Products read rows that are far apart: with a page for each they wait for addresses. It is as good as a system
+        // that knows no huge pages.
+        #[cfg(target_os = "linux")]
+        if align == HUGE_PAGE {
+            // SAFETY: advice about memory that is ours.
+            unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        }
+        // SAFETY: it has this size.
+        unsafe { start.write_bytes(0, layout.size()) };
         Some(Block { start, layout })
     }
 }
