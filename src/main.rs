@@ -1,6 +1,5 @@
 use std::process::ExitCode;
 
-use clap::Parser;
 use stepback_native::cli::{Cli, note};
 use stepback_native::error::Kind;
 

@@ -30,6 +30,8 @@ mod verify;
 
 pub use print::note;
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 
 use crate::config::Vocabulary;
@@ -84,6 +86,11 @@ enum Command {
 }
 
 impl Cli {
+    /// The program's arguments. What is wrong with them is printed, and ends the process.
+    pub fn parse() -> Cli {
+        parse(std::env::args_os()).unwrap_or_else(|error: clap::Error| error.exit())
+    }
+
     /// Runs the command and gives the process's exit code.
     pub fn run(self) -> Result<u8> {
         crate::cpu::avx512()?;
@@ -117,6 +124,23 @@ impl Cli {
             Command::Completions(command) => command.run(),
         }
     }
+}
+
+fn parse<T: Parser>(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> std::result::Result<T, clap::Error> {
+    let command = take_negative_numbers(T::command());
+    T::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+/// Behind an option a negative number is its value, right or wrong, and no unknown option.
+fn take_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| match arg.get_action().takes_values() {
+            true if !arg.is_positional() => arg.allow_negative_numbers(true),
+            _ => arg,
+        })
+        .mut_subcommands(take_negative_numbers)
 }
 
 /// All names and keys that configs may use, from the tables.

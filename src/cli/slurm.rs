@@ -62,7 +62,7 @@ struct Task {
 impl Slurm {
     pub fn run(&self) -> Result<u8> {
         let arguments = self.arguments()?;
-        let task = Task::try_parse_from(&arguments).map_err(|e| {
+        let task: Task = super::parse(&arguments).map_err(|e| {
             let text = e.render().to_string();
             let text = text.trim_start_matches("error: ").trim_end();
             Error::usage(format!("options of train, after --: {text}"))

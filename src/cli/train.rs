@@ -355,7 +355,7 @@ impl Train {
         for path in &self.configs {
             match self.runs.load(path, &vocabulary) {
                 Ok(experiment) => experiments.push(experiment),
-                Err(error) => problems.push(error.message),
+                Err(error) => problems.push(error.message + &self.equals_sign(path)),
             }
         }
         let mut ids = BTreeSet::new();
@@ -380,6 +380,17 @@ impl Train {
             warnings.for_each(|text| print::note(format_args!("warning: {text}")));
         }
         Ok(experiments)
+    }
+
+    /// What to write instead, where a folder for weights was taken for a config.
+    fn equals_sign(&self, path: &Path) -> String {
+        match &self.save_weights {
+            Some(None) if path.extension().is_none() && !path.is_file() => format!(
+                "; as the folder for weights: --save-weights={}",
+                path.display()
+            ),
+            _ => String::new(),
+        }
     }
 
     /// `chosen` is what is chosen beside the configs.

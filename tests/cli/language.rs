@@ -96,6 +96,7 @@ fn what_no_model_can_write_is_an_error() {
         ("--prompt", "", "empty"),
         ("--temperature", "NaN", "expected a finite number"),
         ("--temperature", "inf", "expected a finite number"),
+        ("--temperature", "-1", "expected a finite number, 0 or more"),
         ("--device", "gpu", "gpu"),
     ] {
         let command = format!("sample {file} {arguments}");

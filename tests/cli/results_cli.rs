@@ -311,13 +311,17 @@ fn figures_are_written_in_every_format() {
     }
     for bad in [
         "plot test --top 0",
-        "plot test --sigma=-1",
+        "plot test --sigma -1",
+        "compare test --alpha -1",
         "plot test --height 50",
         "report test --target nan",
         "table test --columns time --target inf",
     ] {
         folder.run(bad).code(2).says(&["invalid value"]);
     }
+    folder
+        .run("table test --columns epochs --target -1")
+        .code(0);
 }
 
 #[test]

@@ -231,6 +231,8 @@ fn a_folder_of_its_own_and_its_failures() {
     folder.write("file", "");
     let ran = folder.run("train -q small.json --save-weights=file/below");
     ran.code(73).says(&["file/below", "--save-weights=DIR"]);
+    let ran = folder.run("train -q small.json --save-weights kept");
+    ran.code(2).says(&["kept: ", "--save-weights=kept"]);
     assert!(!folder.exists("output/small.json"), "nothing was trained");
     assert!(
         folder.names(".") == ["file", "small.json"],
