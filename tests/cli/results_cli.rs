@@ -311,6 +311,7 @@ fn figures_are_written_in_every_format() {
     }
     for bad in [
         "plot test --top 0",
+        "plot test --sigma=-1",
         "plot test --sigma -1",
         "compare test --alpha -1",
         "plot test --height 50",
